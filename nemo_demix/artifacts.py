@@ -1,0 +1,182 @@
+"""Records: frozen dataclasses kept as JSON beside what they describe, and the fingerprints that say what is done.
+
+A record is written last, so its absence means "not done". Its fingerprint covers every input that can change
+the output; a stage whose record carries the expected fingerprint is skipped.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nemo_demix.errors import DemixError
+
+T = TypeVar("T")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, shortest round-trip floats.
+
+    Raises:
+        TypeError: if the value has no stable identity (a set, an object, NaN or infinity).
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{value} has no place in a record: record the failure and its reason instead")
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no stable identity: {value!r}")
+
+
+def fingerprint(**inputs: Any) -> str:
+    """SHA-256 (first 16 hex digits) over the canonical JSON of named inputs."""
+    return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: temporary name in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value or a record as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DemixError: if the file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DemixError(f"{path}: not found; run the stage that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DemixError(f"{path}: expected JSON, found: {error}; delete it and run its stage again") from None
+
+
+def load_record(path: Path, kind: type[T]) -> T:
+    """Read a record back into its frozen dataclass; unknown or missing fields are refused."""
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    value = read_json(path)
+    if not isinstance(value, dict) or set(value) != fields:
+        found = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise DemixError(f"{path}: expected the fields {sorted(fields)}, found {found}; run its stage again")
+    return kind(**value)
+
+
+def is_done(path: Path, expected_fingerprint: str) -> bool:
+    """Whether a record exists at `path` and carries the expected fingerprint."""
+    if not path.exists():
+        return False
+    value = read_json(path)
+    return isinstance(value, dict) and value.get("fingerprint") == expected_fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRecord:
+    """A candidate dataset on disk: `<train_prefix>.bin/.idx` and `<heldout_prefix>.bin/.idx` (Megatron's format)."""
+
+    name: str
+    capability: str
+    train_prefix: str
+    heldout_prefix: str | None
+    num_documents: int
+    num_duplicates: int  # exact-duplicate documents dropped
+    num_train_tokens: int
+    num_heldout_tokens: int
+    num_train_bytes: int  # UTF-8 bytes of training text; 0 for a prefix used in place
+    num_heldout_bytes: int
+    sources: list[dict[str, Any]]  # origin, licence, files, bytes
+    overlap: dict[str, Any]  # 13-gram overlap of the training text with each benchmark
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkRecord:
+    """A benchmark on disk: JSON lines of {id, context, gold, choices}; `gold` is the reference continuation."""
+
+    name: str
+    capability: str
+    path: str
+    num_items: int
+    source: dict[str, Any]
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataManifest:
+    """What `prepare` made; written last, so it stands for the whole stage."""
+
+    tokenizer: dict[str, Any]  # path, vocab_size, eos_id, kind, fingerprint
+    datasets: dict[str, DatasetRecord]
+    benchmarks: dict[str, BenchmarkRecord]
+    fingerprint: str
+
+    @staticmethod
+    def load(path: Path) -> "DataManifest":
+        """Read the manifest with its nested records."""
+        raw = load_record(path, DataManifest)
+        return DataManifest(
+            tokenizer=raw.tokenizer,
+            datasets={name: DatasetRecord(**value) for name, value in raw.datasets.items()},  # type: ignore[arg-type]
+            benchmarks={name: BenchmarkRecord(**value) for name, value in raw.benchmarks.items()},  # type: ignore[arg-type]
+            fingerprint=raw.fingerprint,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRecord:
+    """A trained (or brought) model: its checkpoint, what it was trained on, and how far it moved."""
+
+    role: str  # base | component | reference | final
+    name: str
+    checkpoint: str  # the finished NeMo 2 checkpoint directory
+    checkpoints: dict[str, str]  # tokens seen -> directory, for the kept intermediate ones
+    blend: dict[str, float]  # data shares it was trained on
+    num_tokens: int
+    num_steps: int
+    start: str | None  # checkpoint its weights came from
+    delta: float | None  # |theta - base| / (|theta| + |base|)  (DeMix Eq. 4); None for the base
+    final_loss: float | None
+    wall_time_s: float
+    fingerprint: str
