@@ -1,6 +1,6 @@
 """The configuration schema: one dataclass a stage, checked by Hydra and OmegaConf.
 
-Required values are MISSING; `load` and the stages report all that are absent in one line. The YAML groups under
+Required values are MISSING; all that are absent are reported in one line. The YAML groups under
 `conf/` and the recipes fill this schema. Workers read the resolved file that the launcher saved; they never compose.
 """
 
@@ -151,9 +151,11 @@ class FinalConfig(RoleConfig):
 
 @dataclass
 class ReferenceConfig(RoleConfig):
-    """A model really trained on a given mixture."""
+    """A model really trained on a given mixture; optional, so checked only where it is asked for."""
 
-    name: str = MISSING
+    num_tokens: int = 0
+    max_lr: float = 0.0
+    name: str = ""
     shares: dict[str, float] = field(default_factory=dict)  # data shares
 
 
@@ -239,27 +241,18 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="demix_schema", node=DemixConfig)
 
 
-def missing_keys(config: DictConfig, ignore: tuple[str, ...] = ("reference",)) -> list[str]:
-    """Required values that are absent, as dotted keys; those below `ignore` are optional sections."""
-    return sorted(key for key in OmegaConf.missing_keys(config) if key.split(".")[0] not in ignore)
-
-
 def to_dataclasses(config: DictConfig) -> DemixConfig:
     """A composed configuration as plain dataclasses.
 
     Raises:
         ConfigError: if a required value is missing.
     """
-    absent = missing_keys(config)
+    absent = sorted(OmegaConf.missing_keys(config))
     if absent:
         raise ConfigError(
             f"required configuration is missing: {', '.join(absent)}; set each in the recipe or as key=value"
         )
     resolved = OmegaConf.merge(OmegaConf.structured(DemixConfig), config)
-    if OmegaConf.is_missing(resolved, "reference.name"):
-        for key, value in (("name", ""), ("num_tokens", 0), ("max_lr", 0.0)):
-            if OmegaConf.is_missing(resolved.reference, key):
-                OmegaConf.update(resolved, f"reference.{key}", value)
     return OmegaConf.to_object(resolved)  # type: ignore[return-value]
 
 

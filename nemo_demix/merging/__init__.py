@@ -1,0 +1,1 @@
+"""Weighted averages of component models: Eq. 6 of DeMix, straight into a live, sharded model."""

@@ -1,0 +1,1 @@
+"""Scores of merged proxies → a predictor of every mixture's scores, and how far to trust it."""

@@ -1,0 +1,33 @@
+"""Capability averages of scores, measured or predicted.
+
+Axes: X mixtures.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array
+
+
+def capability_averages(scores: Mapping[str, Array], capability_of: Mapping[str, str]) -> dict[str, Array]:
+    """The mean over each capability's benchmarks, in the order in which the capabilities first occur.
+
+    Args:
+        scores: Scores by benchmark, each of shape (X,), in one unit.
+        capability_of: The capability that each benchmark belongs to.
+
+    Returns:
+        Averages by capability, float64, shape (X,), unit and direction of the scores.
+
+    Raises:
+        ScoreError: if a benchmark has no capability.
+    """
+    missing = [name for name in scores if name not in capability_of]
+    if missing:
+        raise ScoreError(f"no capability for benchmark {', '.join(missing)}; known: {sorted(capability_of)}")
+    members: dict[str, list[Array]] = {}
+    for name, scores_X in scores.items():
+        members.setdefault(capability_of[name], []).append(scores_X)
+    return {capability: np.mean(columns, axis=0) for capability, columns in members.items()}

@@ -1,0 +1,165 @@
+"""How far the predictor is to be trusted: repeated K-fold predictions of mixtures it was not fitted on.
+
+Axes: M scored mixtures, R repeats.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from nemo_demix.config import PredictorConfig
+from nemo_demix.errors import ConfigError, ScoreError
+from nemo_demix.mixture import Array
+from nemo_demix.prediction.capabilities import capability_averages
+from nemo_demix.prediction.lightgbm_model import check_scored, fit_checked
+
+TOP_SHARE = 0.25  # DeMix reports rho over the best quarter as well (Table 2)
+MIN_RANKED = 3  # any two points correlate perfectly
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold agreement of predicted with measured scores, by benchmark and by capability average.
+
+    A correlation is None where it is undefined: scores or predictions are constant, or fewer than 3 mixtures are
+    ranked. A macro average is None where one of its members is. Each figure is the mean over the repeats.
+    """
+
+    num_rows: int
+    folds: int
+    repeats: int
+    benchmark_rho: dict[str, float | None]  # Spearman's, over all mixtures
+    benchmark_rho_top: dict[str, float | None]  # over the quarter with the best measured scores
+    benchmark_rmse: dict[str, float]  # unit of the scores
+    capability_rho: dict[str, float | None]
+    capability_rho_top: dict[str, float | None]
+    capability_rmse: dict[str, float]  # unit of the scores: the standard deviation of a predicted capability average
+    rho_macro: float | None
+    rho_top_macro: float | None
+    rmse_macro: float
+
+
+def cross_validate(
+    config: PredictorConfig,
+    weights_MC: Array,
+    scores: Mapping[str, Array],
+    capability_of: Mapping[str, str],
+    seed: int,
+    higher_is_better: Mapping[str, bool] | None = None,
+) -> CrossValidation:
+    """Fit on all folds but one, predict that one, `config.repeats` times over; nothing is tuned on what is scored.
+
+    Args:
+        config: LightGBM's settings, folds and repeats.
+        weights_MC: Merge weights of the scored mixtures, float64, shape (M, C).
+        scores: Measured scores by benchmark, each of shape (M,).
+        capability_of: The capability that each benchmark belongs to.
+        seed: Of the folds and of LightGBM.
+        higher_is_better: Direction by benchmark; it decides which quarter is the best. None: lower is better for all,
+            as for bits per byte.
+
+    Raises:
+        ConfigError: if the folds are not from 2 to M / 2, or repeats are below 1.
+        MixtureError: if a row of weights is not on the simplex.
+        ScoreError: as `fit_predictor`; or if a benchmark has no capability or no direction, or a capability averages
+            benchmarks of both directions.
+    """
+    weights_MC, columns = check_scored(weights_MC, scores)
+    num_rows = len(weights_MC)
+    if not 2 <= config.folds <= num_rows // 2 or config.repeats < 1:
+        raise ConfigError(
+            f"search.predictor: expected folds from 2 to {num_rows // 2} (half the scored mixtures) and repeats >= 1, "
+            f"found {config.folds} and {config.repeats}"
+        )
+    averages = capability_averages(columns, capability_of)
+    benchmark_lower, capability_lower = _directions(columns, capability_of, higher_is_better or {})
+    rng = np.random.default_rng(seed)
+    repeats = [
+        _out_of_fold(config, weights_MC, columns, rng.permutation(num_rows) % config.folds, seed)
+        for _ in range(config.repeats)
+    ]
+    benchmarks = _agreement(columns, repeats, benchmark_lower)
+    repeated_averages = [capability_averages(predicted, capability_of) for predicted in repeats]
+    capabilities = _agreement(averages, repeated_averages, capability_lower)
+    return CrossValidation(
+        num_rows=num_rows,
+        folds=config.folds,
+        repeats=config.repeats,
+        benchmark_rho=benchmarks.rho,
+        benchmark_rho_top=benchmarks.rho_top,
+        benchmark_rmse=benchmarks.rmse,
+        capability_rho=capabilities.rho,
+        capability_rho_top=capabilities.rho_top,
+        capability_rmse=capabilities.rmse,
+        rho_macro=_mean(capabilities.rho.values()),
+        rho_top_macro=_mean(capabilities.rho_top.values()),
+        rmse_macro=float(np.mean(list(capabilities.rmse.values()))),
+    )
+
+
+def spearman(measured_M: Array, predicted_M: Array) -> float | None:
+    """Spearman's rho; None, never 0, where it is undefined: a constant side, or fewer than 3 values."""
+    if len(measured_M) < MIN_RANKED or np.ptp(measured_M) == 0 or np.ptp(predicted_M) == 0:
+        return None
+    return float(spearmanr(measured_M, predicted_M).statistic)
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """The three figures, by column."""
+
+    rho: dict[str, float | None]
+    rho_top: dict[str, float | None]
+    rmse: dict[str, float]
+
+
+def _agreement(
+    measured: Mapping[str, Array], repeats: Sequence[Mapping[str, Array]], lower_is_better: Mapping[str, bool]
+) -> _Agreement:
+    agreement = _Agreement({}, {}, {})
+    for name, measured_M in measured.items():
+        predicted_RM = np.array([predicted[name] for predicted in repeats])
+        order_M = np.argsort(measured_M if lower_is_better[name] else -measured_M, kind="stable")
+        best_M = order_M[: int(np.ceil(TOP_SHARE * len(measured_M)))]
+        agreement.rho[name] = _mean([spearman(measured_M, row_M) for row_M in predicted_RM])
+        agreement.rho_top[name] = _mean([spearman(measured_M[best_M], row_M[best_M]) for row_M in predicted_RM])
+        agreement.rmse[name] = float(np.sqrt(np.mean((predicted_RM - measured_M) ** 2)))
+    return agreement
+
+
+def _out_of_fold(
+    config: PredictorConfig, weights_MC: Array, columns: Mapping[str, Array], fold_M: Array, seed: int
+) -> dict[str, Array]:
+    """Predictions of every row by regressors that were not fitted on its fold."""
+    predicted = {name: np.empty(len(weights_MC)) for name in columns}
+    for fold in range(config.folds):
+        held_M = fold_M == fold
+        kept = {name: scores_M[~held_M] for name, scores_M in columns.items()}
+        predictor = fit_checked(config, weights_MC[~held_M], kept, seed)
+        for name, held in predictor.predict(weights_MC[held_M]).items():
+            predicted[name][held_M] = held
+    return predicted
+
+
+def _directions(
+    columns: Mapping[str, Array], capability_of: Mapping[str, str], higher_is_better: Mapping[str, bool]
+) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Whether lower is better, by benchmark and by capability."""
+    benchmarks: dict[str, bool] = {}
+    capabilities: dict[str, bool] = {}
+    for name in columns:
+        if higher_is_better and name not in higher_is_better:
+            raise ScoreError(f"cross-validation: no direction for {name}; say whether higher is better")
+        benchmarks[name] = not higher_is_better.get(name, False)
+        if capabilities.setdefault(capability_of[name], benchmarks[name]) != benchmarks[name]:
+            raise ScoreError(f"{capability_of[name]}: its average would mix scores of both directions, as of {name}")
+    return benchmarks, capabilities
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where a member is."""
+    known = list(values)
+    defined = [value for value in known if value is not None]
+    return float(np.mean(defined)) if len(defined) == len(known) else None

@@ -1,0 +1,1 @@
+"""What every rank needs before it can work: a device, process groups, a model."""

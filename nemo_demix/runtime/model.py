@@ -1,0 +1,87 @@
+"""A live model of the run's recipe, sharded over the run's ranks, without optimizer; for merging into and scoring."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tensor of the checkpoint as this rank holds it."""
+
+    name: str  # the checkpoint's name
+    view: torch.Tensor  # a view into a live parameter: writing here changes the model
+    offsets: tuple[int, ...]  # of the view in the global tensor
+    sizes: tuple[int, ...]  # of the view, with the global tensor's number of axes
+
+
+def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
+    """This rank's part of the model, in evaluation mode, with weights not yet set.
+
+    Collective: every rank.
+    Memory: one shard of the model.
+    """
+    import fiddle as fdl
+    from nemo.lightning import _strategy_lib
+
+    recipe = base_recipe(config, config.run_dir / "models", "live")
+    recipe.model.config.vocab_size = padded_vocab_size(config, manifest.tokenizer)
+    apply_overrides(recipe, {key: value for key, value in config.model.overrides.items() if key in ("model", "trainer")})
+    model_config = fdl.build(recipe.model.config)
+    strategy = fdl.build(recipe.trainer.strategy)
+
+    @dataclass
+    class _Holder:
+        config: Any
+
+        def configure_model(self) -> None: ...
+
+    _strategy_lib.set_model_parallel_attributes(_Holder(model_config), strategy.parallelism)
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}
+    model_config.params_dtype = model_config.pipeline_dtype = dtypes[config.train.precision]
+    model_config.bf16 = config.train.precision == "bf16-mixed"
+    model_config.fp16 = config.train.precision == "16-mixed"
+    model_config.perform_initialization = False
+    model = model_config.configure_model(tokenizer=None)
+    if torch.cuda.is_available():
+        model = model.cuda()
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def shards(model: torch.nn.Module) -> Iterator[Shard]:
+    """What of each checkpoint tensor this rank holds, with views into the live parameters.
+
+    Megatron's own sharded state dict says it, so any layout it can save is covered: fused gate and up halves come as
+    two shards, stacked layers as slices of one tensor, tied embeddings once for every copy.
+    """
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+
+    state = model.sharded_state_dict(prefix="module.")  # type: ignore[operator]
+    apply_factories(state)
+    for item in nested_values(state):
+        if not isinstance(item, ShardedTensor) or item.data is None:
+            continue
+        assert item.flattened_range is None, f"{item.key}: flattened shards belong to optimizer state only"
+        sizes = (1,) * item.prepend_axis_num + tuple(item.local_shape)
+        yield Shard(item.key, item.data.detach(), tuple(item.global_offset), sizes)
+
+
+def load_checkpoint(model: torch.nn.Module, checkpoint: Path) -> None:
+    """Fill the live model from a checkpoint saved at any parallel layout.
+
+    Raises:
+        CheckpointError: if it is of another architecture, or damaged.
+    """
+    from nemo_demix.checkpoints.reader import CheckpointReader
+
+    reader = CheckpointReader(checkpoint)
+    for shard in shards(model):
+        reader.read_slice(shard.name, shard.offsets, shard.sizes, shard.view.view(shard.sizes))

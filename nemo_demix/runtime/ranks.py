@@ -1,0 +1,108 @@
+"""Process groups for one stage: started once by us, then shared by every model the stage trains or scores.
+
+NeMo's strategy finds them initialised and leaves them alone, which is what lets several models be trained by one set of
+ranks without paying imports and rendezvous again.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+
+from nemo_demix.config import ParallelConfig
+from nemo_demix.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the one that writes records and logs."""
+        return self.rank == 0
+
+
+def world_size(parallel: ParallelConfig) -> int:
+    """tensor x pipeline x data.
+
+    Raises:
+        ConfigError: if a size is below 1.
+    """
+    sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data, "nodes": parallel.nodes}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"parallel.{name}={size}: expected at least 1")
+    total = parallel.tensor * parallel.pipeline * parallel.data
+    if total % parallel.nodes:
+        raise ConfigError(
+            f"parallel: tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {parallel.data} = {total} ranks "
+            f"do not divide over nodes={parallel.nodes}"
+        )
+    return total
+
+
+def start_ranks(parallel: ParallelConfig) -> Ranks:
+    """Join the process group that torchrun's environment describes, and make Megatron's groups in it.
+
+    Raises:
+        ConfigError: if the world has another size than the configuration.
+    Collective: every rank.
+    """
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
+    expected = world_size(parallel)
+    if ranks.world_size != expected:
+        raise ConfigError(
+            f"WORLD_SIZE is {ranks.world_size}, but parallel.tensor={parallel.tensor} x pipeline={parallel.pipeline} x "
+            f"data={parallel.data} is {expected}; change one of them"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.local_rank)
+        backend = "nccl"
+    else:
+        from nemo_demix.runtime import cpu_alias
+
+        torch.set_num_threads(1)
+        cpu_alias.install()
+        backend = "gloo"
+    torch.distributed.init_process_group(backend)
+
+    from nemo.lightning import _strategy_lib
+    from nemo.lightning.pytorch.strategies.megatron_strategy import ParallelismConfig
+
+    layout = ParallelismConfig(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=None,
+        microbatch_group_size_per_vp_stage=1,
+        context_parallel_size=1,
+        sequence_parallel=parallel.sequence,
+        expert_model_parallel_size=1,
+        moe_extended_tp=False,
+        pipeline_dtype=torch.float32,
+        expert_tensor_parallel_size=1,
+    )
+    _strategy_lib.init_parallel_ranks(ranks.world_size, ranks.rank, ranks.local_rank, layout)
+    _strategy_lib.init_model_parallel()
+    logger.info(
+        "%d ranks over %s: tensor %d x pipeline %d x data %d",
+        ranks.world_size,
+        backend,
+        parallel.tensor,
+        parallel.pipeline,
+        parallel.data,
+    )
+    return ranks
+
+
+def stop_ranks() -> None:
+    """Leave the process group. Collective: every rank."""
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,150 @@
+"""A NeMo recipe, named in the configuration, made into this run's: same code for training and for scoring.
+
+The factory is called with what it accepts; everything a run must control is then set on the recipe it returns, so that
+factories with short signatures work too. The caller applies `model.overrides` last, so that they win.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.runtime.ranks import world_size
+
+
+def load_factory(path: str) -> Callable[..., Any]:
+    """The recipe factory at a dotted path.
+
+    Raises:
+        ConfigError: if there is no such module or function, naming near ones.
+    """
+    module_name, _, function_name = path.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"model.recipe={path}: not found ({error}); expected a factory such as "
+            "nemo.collections.llm.recipes.qwen3_1p7b.pretrain_recipe"
+        ) from None
+    if not callable(factory):
+        raise ConfigError(f"model.recipe={path}: expected a function, found {type(factory).__name__}")
+    return factory  # type: ignore[no-any-return]
+
+
+def apply_overrides(target: Any, overrides: Mapping[str, Any], path: str = "model.overrides") -> None:
+    """Set nested attributes of a recipe; a name it does not have is refused.
+
+    Raises:
+        ConfigError: naming the key and what is there instead.
+    """
+    for name, value in overrides.items():
+        key = f"{path}.{name}"
+        try:
+            current = getattr(target, name)
+        except AttributeError:
+            if name not in _accepted_names(target):
+                known = ", ".join(sorted(_accepted_names(target))[:40])
+                raise ConfigError(f"{key}: the recipe has no such attribute; it has: {known}") from None
+            current = None
+        if isinstance(value, Mapping) and not isinstance(current, Mapping):
+            if current is None:
+                raise ConfigError(f"{key}: nothing is set there by the recipe, so {dict(value)} cannot go into it")
+            apply_overrides(current, value, key)
+        else:
+            setattr(target, name, value)
+
+
+def _accepted_names(target: Any) -> set[str]:
+    import fiddle as fdl
+
+    if isinstance(target, fdl.Buildable):
+        return set(fdl.get_signature(target).parameters) if hasattr(fdl, "get_signature") else set(
+            inspect.signature(target.__fn_or_cls__).parameters
+        )
+    return {name for name in dir(target) if not name.startswith("_")}
+
+
+def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
+    """The recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
+
+    Args:
+        folder: The logger's directory; NeMo writes below `folder/name`.
+    Returns:
+        A `nemo_run.Partial` of NeMo's pretrain function.
+    Raises:
+        ConfigError: if the factory or an argument of it does not exist.
+    """
+    factory = load_factory(config.model.recipe)
+    accepted = inspect.signature(factory).parameters
+    per_node = world_size(config.parallel) // config.parallel.nodes
+    offered = {"dir": str(folder), "name": name, "num_nodes": config.parallel.nodes, "num_gpus_per_node": per_node}
+    arguments = {key: value for key, value in offered.items() if key in accepted}
+    for key, value in config.model.recipe_args.items():
+        if key not in accepted:
+            raise ConfigError(f"model.recipe_args.{key}: {config.model.recipe} takes {', '.join(accepted)}")
+        arguments[key] = value
+    recipe = factory(**arguments)
+
+    trainer, strategy = recipe.trainer, recipe.trainer.strategy
+    trainer.devices, trainer.num_nodes = per_node, config.parallel.nodes
+    trainer.limit_val_batches = trainer.limit_test_batches = 0
+    trainer.num_sanity_val_steps = 0
+    trainer.enable_model_summary = False
+    strategy.tensor_model_parallel_size = config.parallel.tensor
+    strategy.pipeline_model_parallel_size = config.parallel.pipeline
+    strategy.sequence_parallel = config.parallel.sequence
+    recipe.model.config.seq_length = config.train.seq_length
+    _set_precision(recipe, config.train.precision)
+    trainer.logger = False  # W&B and TensorBoard are configured, never assumed
+    if not torch.cuda.is_available():
+        _fit_to_cpu(recipe)
+    return recipe
+
+
+def _set_precision(recipe: Any, precision: str) -> None:
+    from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed, fp16_mixed
+
+    plugins: dict[str, Callable[[], Any]] = {"bf16-mixed": bf16_mixed, "16-mixed": fp16_mixed, "32": lambda: None}
+    if precision not in plugins:
+        raise ConfigError(f"train.precision={precision}: expected one of {', '.join(plugins)}")
+    recipe.trainer.plugins = plugins[precision]()
+    recipe.optim.config.bf16 = precision == "bf16-mixed"
+    recipe.optim.config.fp16 = precision == "16-mixed"
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}
+    recipe.trainer.strategy.pipeline_dtype = dtypes[precision]
+
+
+def _fit_to_cpu(recipe: Any) -> None:
+    """What gloo and the local layer spec cannot do is switched off; see runtime/cpu_alias.py for the rest."""
+    recipe.trainer.accelerator = "cpu"
+    # NeMo's progress printer runs a collective on rank 0 alone; gloo then hangs at the first checkpoint.
+    recipe.trainer.enable_progress_bar = False
+    recipe.trainer.strategy.process_group_backend = "gloo"
+    recipe.trainer.strategy.ckpt_async_save = False
+    ddp = recipe.trainer.strategy.ddp
+    ddp.average_in_collective = False  # gloo has no averaging reduction
+    ddp.overlap_grad_reduce = ddp.overlap_param_gather = False
+    recipe.optim.config.use_distributed_optimizer = False  # it cannot be restored without Apex or TE
+    recipe.model.config.use_cpu_initialization = True
+
+
+def padded_vocab_size(config: DemixConfig, tokenizer: Mapping[str, Any]) -> int:
+    """The model's vocabulary: as configured, or the tokenizer's rounded up to a multiple of 128.
+
+    It never depends on the parallel layout, so checkpoints of different layouts have the same shapes.
+
+    Raises:
+        ConfigError: if the configured size cannot hold the tokenizer, or does not divide over the tensor ranks.
+    """
+    needed = int(tokenizer["vocab_size"])
+    size = config.model.vocab_size or -(-needed // 128) * 128
+    if size < needed:
+        raise ConfigError(f"model.vocab_size={size}: the tokenizer has {needed} tokens; raise it or leave it null")
+    if size % config.parallel.tensor:
+        raise ConfigError(f"model.vocab_size={size} does not divide over parallel.tensor={config.parallel.tensor}")
+    return size

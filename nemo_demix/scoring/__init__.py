@@ -1,0 +1,1 @@
+"""Suites of requests, and the scores a model gets on them."""

@@ -1,0 +1,103 @@
+"""Scores from per-request bits: one a benchmark, one a capability, with standard errors, and paired comparisons.
+
+Axis letters: R requests.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.scoring.suite import Suite
+
+UNIT = "bits/byte"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number, how sure it is, and which way is better."""
+
+    score: float
+    stderr: float  # over the items sampled; says nothing of training noise
+    num_items: int
+    unit: str = UNIT
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference of two models on the same requests; negative: the first is better (bits per byte)."""
+
+    difference: float
+    stderr: float
+    low: float  # 95 % interval over the items sampled
+    high: float
+    verdict: str  # better | not distinguishable | worse
+
+
+def suite_scores(suite: Suite, bits_R: np.ndarray) -> dict[str, Score]:
+    """The score of every group of the suite, by its name."""
+    scores = {}
+    for group in suite.groups:
+        rows = [index for index, request in enumerate(suite.requests) if request.group == group]
+        bits = bits_R[rows]
+        sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
+        if suite.capabilities[group] is None:
+            value = float(bits.sum() / sizes.sum())
+            influence = (bits - value * sizes) / sizes.mean()  # of a ratio of totals
+            scores[group] = Score(value, _stderr(influence), len(rows))
+        else:
+            per_item = bits / sizes
+            scores[group] = Score(float(per_item.mean()), _stderr(per_item), len(rows))
+    return scores
+
+
+def capability_scores(suite: Suite, scores: dict[str, Score]) -> dict[str, Score]:
+    """The plain mean of each capability's benchmarks."""
+    result = {}
+    for capability in dict.fromkeys(name for name in suite.capabilities.values() if name):
+        members = [scores[group] for group, owner in suite.capabilities.items() if owner == capability]
+        result[capability] = Score(
+            float(np.mean([member.score for member in members])),
+            float(np.sqrt(sum(member.stderr**2 for member in members)) / len(members)),
+            sum(member.num_items for member in members),
+        )
+    return result
+
+
+def macro(scores: dict[str, Score]) -> float:
+    """The plain mean over capabilities."""
+    return float(np.mean([score.score for score in scores.values()]))
+
+
+def compare(suite: Suite, first_R: np.ndarray, second_R: np.ndarray) -> Comparison:
+    """First minus second, macro over capabilities, paired by item.
+
+    The interval covers the sampling of benchmark items, not training seeds.
+    """
+    capabilities = [name for name in suite.capabilities.values() if name]
+    num_capabilities = len(set(capabilities))
+    difference = variance = 0.0
+    for group, capability in suite.capabilities.items():
+        if capability is None:
+            continue
+        rows = [index for index, request in enumerate(suite.requests) if request.group == group]
+        sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
+        per_item = (first_R[rows] - second_R[rows]) / sizes
+        weight = 1.0 / (num_capabilities * capabilities.count(capability))
+        difference += weight * float(per_item.mean())
+        variance += (weight * _stderr(per_item)) ** 2
+    stderr = float(np.sqrt(variance))
+    low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
+    verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
+    return Comparison(difference, stderr, low, high, verdict)
+
+
+def score_report(suite: Suite, bits_R: np.ndarray) -> dict[str, Any]:
+    """Everything about one model's scores, ready for a record."""
+    scores = suite_scores(suite, bits_R)
+    return {"capabilities": capability_scores(suite, scores), "scores": scores}
+
+
+def _stderr(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -1,0 +1,1 @@
+"""Predicted scores → a mixture: sampling, ranking, selection and the iterative loop."""

@@ -1,0 +1,75 @@
+"""What a ranked pool gives: the next iteration's mixtures, and the final mixture.
+
+Axes: M mixtures of the pool, T selected ones, E mixtures already scored, C components.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+
+from nemo_demix.errors import MixtureError
+from nemo_demix.mixture import Array
+
+NEAR_DUPLICATE_L1 = 1e-5  # as in the released script
+
+
+def top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
+    """Row numbers of the `count` lowest objectives, best first; ties keep the pool's order.
+
+    Raises:
+        MixtureError: if the pool has fewer than `count` rows, or `count` is below 1.
+    """
+    if not 1 <= count <= len(objective_M):
+        raise MixtureError(f"selection: expected a count from 1 to the pool's {len(objective_M)} rows, found {count}")
+    return np.argsort(objective_M, kind="stable")[:count]
+
+
+def draw_next(
+    weights_MC: Array, objective_M: Array, share: float, count: int, exclude_EC: Array, rng: np.random.Generator
+) -> Array:
+    """The next iteration's mixtures: drawn uniformly, without replacement, from the top of the ranked pool.
+
+    Args:
+        weights_MC: The pool's merge weights, float64, shape (M, C); no two rows the same.
+        objective_M: The pool's objective, shape (M,); lower is better.
+        share: The share of the pool to draw from, best first, in (0, 1]; rounded up to whole rows.
+        count: How many mixtures.
+        exclude_EC: Merge weights already scored, shape (E, C); rows within L1 1e-5 of one are not drawn again.
+        rng: The only source of randomness.
+
+    Returns:
+        Merge weights, float64, shape (count, C), in the order drawn.
+
+    Raises:
+        MixtureError: if `share` is out of range, or its rows hold fewer than `count` new mixtures.
+
+    Source: DeMix §2.4.
+    """
+    if not 0 < share <= 1:
+        raise MixtureError(f"search.resample_top: expected a share in (0, 1], found {share}")
+    top_T = top_rows(objective_M, int(np.ceil(share * len(objective_M))))
+    if len(exclude_EC):
+        near_T = cdist(weights_MC[top_T], exclude_EC, "cityblock").min(axis=1) < NEAR_DUPLICATE_L1
+        top_T = top_T[~near_T]
+    if len(top_T) < count:
+        raise MixtureError(
+            f"search: the top {share:.2%} of a pool of {len(objective_M)} holds {len(top_T)} new mixtures, expected "
+            f"{count}; raise search.resample_top or search.pool_size"
+        )
+    drawn_TC: Array = weights_MC[rng.choice(top_T, size=count, replace=False)]
+    return drawn_TC
+
+
+def mean_of_top(weights_MC: Array, objective_M: Array, count: int) -> Array:
+    """The final mixture: the mean of the `count` best; within every (convex) cap that they are within.
+
+    Returns:
+        Merge weights, float64, shape (C,), summing to 1.
+
+    Raises:
+        MixtureError: if the pool has fewer than `count` rows, or `count` is below 1.
+
+    Source: DeMix §2.4 (the top 128; the released script takes 1280).
+    """
+    mean_C: Array = weights_MC[top_rows(objective_M, count)].mean(axis=0)
+    return mean_C

@@ -1,0 +1,154 @@
+"""Which releases this package works with, read from files: nothing heavy is imported, and no foreign code runs.
+
+NeMo without its LLM collection, a megatron-core that NeMo cannot train with, and the unrelated `apex` web package all
+fail late and obscurely. Here they fail first, in one line.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from nemo_demix.errors import StackError
+
+_REPLACED = "pip uninstall apex; NVIDIA's apex is built from source (github.com/NVIDIA/apex) and is optional here"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package that every run needs: where it is imported from, and the range it was tested in."""
+
+    name: str  # of the distribution
+    module: str  # one that has to be there
+    versions: str
+    install: str
+    why: str
+
+
+REQUIREMENTS = (
+    Requirement("torch", "torch", ">=2.6", "pip install torch==2.13.0", "NeMo 2.7 needs it"),
+    Requirement(
+        "nemo_toolkit",
+        "nemo.collections.llm",
+        ">=2.7,<3",
+        "pip install 'nemo_toolkit[llm]>=2.7,<3'",
+        "3.0 dropped nemo.collections.llm",
+    ),
+    Requirement(
+        "megatron-core",
+        "megatron.core",
+        ">=0.15,<0.16",
+        "pip install megatron-core==0.15.3",
+        "NeMo 2.7 calls get_megatron_optimizer with arguments that 0.16 removed",
+    ),
+    Requirement(
+        "nemo_run", "nemo_run", ">=0.11,<0.12", "pip install nemo_run==0.11.1", "NeMo's recipes are made of it"
+    ),
+    Requirement("psutil", "psutil", ">=5", "pip install psutil", "without it Megatron's checkpoint writer hangs"),
+    Requirement("lightgbm", "lightgbm", ">=4", "pip install lightgbm", "the predictor is made of it"),
+)
+
+
+def locate(module: str) -> ModuleSpec | None:
+    """Where a module would be imported from, without importing it or its parents; None where it is absent."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module put into sys.modules by hand
+        return None
+    name = top
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    return spec
+
+
+def installed_version(name: str, module: str) -> str | None:
+    """The version of a package; None where it is absent or does not say.
+
+    The `package_info.py` that NVIDIA's packages carry goes first: in their containers a source tree on PYTHONPATH may
+    stand before the installed one, and then it is what gets imported.
+    """
+    folder = module
+    while folder:
+        spec = locate(f"{folder}.package_info")
+        if spec is not None and spec.origin:
+            found = _version_in(Path(spec.origin))
+            if found is not None:
+                return found
+        folder = folder.rpartition(".")[0]
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version_in(package_info: Path) -> str | None:
+    text = package_info.read_text(encoding="utf-8")
+    parts = [re.search(rf"^{key}\s*=\s*(\d+)", text, re.MULTILINE) for key in ("MAJOR", "MINOR", "PATCH")]
+    return ".".join(part[1] for part in parts if part) if all(parts) else None
+
+
+def within(version: str, versions: str) -> bool:
+    """Whether a version lies in a range; `0.15.0rc8` and `0.15.0+abc123` count as 0.15.0.
+
+    Containers ship release candidates and builds of a commit; their interfaces are those of the release.
+    """
+    try:
+        return SpecifierSet(versions).contains(Version(version).base_version)
+    except InvalidVersion:
+        return False
+
+
+def find_apex() -> Literal["nvidia", "impostor"] | None:
+    """Whose `apex` would be imported: NVIDIA's, the unrelated package of that name on PyPI, or none."""
+    if locate("apex") is None:
+        return None
+    return "nvidia" if locate("apex.optimizers.fused_adam") is not None else "impostor"
+
+
+def stack_problems() -> list[str]:
+    """What keeps any run from starting, one line each; empty where all is well."""
+    problems = [line for requirement in REQUIREMENTS if (line := _problem(requirement))]
+    if find_apex() == "impostor":
+        spec = locate("apex")
+        where = spec.origin if spec is not None and spec.origin else "on sys.path"
+        problems.append(
+            f"apex {installed_version('apex', 'apex') or ''}".rstrip() + f" ({where}) is not NVIDIA's but an unrelated "
+            f"web package, which Megatron would import: {_REPLACED}"
+        )
+    return problems
+
+
+def _problem(requirement: Requirement) -> str | None:
+    top = requirement.module.partition(".")[0]
+    version = installed_version(requirement.name, requirement.module)
+    wanted = f"expected {requirement.name}{requirement.versions} ({requirement.why}): {requirement.install}"
+    if version is None and locate(top) is None:
+        return f"{requirement.name} is not installed; {wanted}"
+    if locate(requirement.module) is None:
+        return f"{requirement.name} {version or '(no version)'} has no {requirement.module}; {wanted}"
+    if version is None:
+        return f"{requirement.name} is there but does not say its version; {wanted}"
+    if not within(version, requirement.versions):
+        return f"{requirement.name} {version} is outside the tested range; {wanted}"
+    return None
+
+
+def check_stack() -> None:
+    """Refuse an environment in which a run would fail later and less clearly.
+
+    Raises:
+        StackError: one line, naming every package that is missing, an impostor or outside the tested range.
+    """
+    problems = stack_problems()
+    if problems:
+        raise StackError("; also: ".join(problems))

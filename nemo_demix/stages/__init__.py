@@ -1,0 +1,1 @@
+"""What each command does: decide what is missing, start ranks for it, and say what came out."""

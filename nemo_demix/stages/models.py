@@ -1,0 +1,103 @@
+"""`train` and `score`: models, one way or the other."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint
+from nemo_demix.checkpoints.reader import find_weights
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.launch.local import launch
+from nemo_demix.mixture import load_mixtures
+from nemo_demix.scoring.store import ScoreTarget
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
+
+logger = logging.getLogger(__name__)
+ROLES = ("base", "component", "reference", "final")
+
+
+def load_manifest(config: DemixConfig) -> DataManifest:
+    """What `prepare` made.
+
+    Raises:
+        DemixError: if it has not run.
+    """
+    return DataManifest.load(config.run_dir / "datasets" / "manifest.json")
+
+
+def train_stage(config: DemixConfig) -> None:
+    """Train the models of one role, in one set of ranks."""
+    if config.role not in ROLES:
+        raise ConfigError(f"train: role={config.role}: expected role= one of {', '.join(ROLES)}")
+    manifest = load_manifest(config)
+    jobs = select_jobs(config, manifest, config.role, None)
+    if config.component is not None:
+        jobs = [job for job in jobs if job.name == config.component]
+        if not jobs:
+            raise ConfigError(f"component={config.component}: expected one of {', '.join(config.datasets)}")
+    if config.role != "base":
+        load_model(base_job(config, manifest))
+    train_jobs_if_needed(config, [(config.role, jobs)])
+
+
+def train_all_components(config: DemixConfig, manifest: DataManifest) -> None:
+    """The base, then every component: one set of ranks for all."""
+    base, components = base_job(config, manifest), component_jobs(config, manifest)
+    train_jobs_if_needed(config, [("base", [base]), ("component", components)])
+
+
+def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJob]]]) -> None:
+    """Start ranks for what is not done."""
+    if config.force:
+        for _, group in jobs:
+            for job in group:
+                job.record_path.unlink(missing_ok=True)
+                (job.folder / "job.json").unlink(missing_ok=True)
+    todo = [(role, [job.name for job in group if not job.is_done]) for role, group in jobs]
+    todo = [(role, names) for role, names in todo if names]
+    if not todo:
+        logger.info("train: done already")
+        return
+    launch(config, "train", {"task": "train", "jobs": todo})
+
+
+def score_stage(config: DemixConfig) -> None:
+    """Score one checkpoint, a file of mixtures, or (given neither) the base and the components."""
+    manifest = load_manifest(config)
+    if config.score.mixtures is not None:
+        components = component_jobs(config, manifest)
+        mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in components])
+        for job in components:
+            load_model(job)
+        launch(config, "score", {"task": "score_mixtures", "mixtures": mixtures})
+        return
+    if config.score.checkpoint is not None:
+        path = Path(config.score.checkpoint)
+        weights = find_weights(path)
+        identity = fingerprint(path=str(path.resolve()), metadata=file_sha256(weights / ".metadata"))
+        targets = [ScoreTarget(config.score.name or path.name, path, identity)]
+    else:
+        targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
+    todo = targets_to_score(config, manifest, targets)
+    if todo:
+        launch(config, "score", {"task": "score", "targets": todo})
+    else:
+        logger.info("score: done already")
+
+
+def score_target(job: TrainJob) -> ScoreTarget:
+    """A trained model as something to score."""
+    return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
+
+
+def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
+    """Those not scored yet, as a task's plain values."""
+    if config.force:
+        for target in targets:
+            target.record_path(config).unlink(missing_ok=True)
+    return [
+        {"name": target.name, "checkpoint": str(target.checkpoint), "model_fingerprint": target.model_fingerprint}
+        for target in targets
+        if not target.is_done(config, manifest)
+    ]

@@ -1,0 +1,87 @@
+"""What NeMo's trainer is asked to do besides training: save at given steps, and say how it goes."""
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from nemo.lightning.pytorch.callbacks import ModelCheckpoint
+
+from nemo_demix.training.jobs import step_folder
+
+logger = logging.getLogger(__name__)
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves at given steps; keeps some, and of the others only the newest, which is what a resume needs.
+
+    NeMo's own callback saves periodically; a run here has to save at given token counts, which need not be periodic.
+    The finished model is saved without optimizer state unless `optimizer_at_end`.
+    """
+
+    def __init__(self, folder: str, save_steps: list[int], keep_steps: list[int], optimizer_at_end: bool) -> None:
+        super().__init__(
+            dirpath=folder,
+            monitor=None,
+            save_last=False,
+            save_top_k=-1,
+            every_n_train_steps=1,
+            save_optim_on_train_end=optimizer_at_end,
+        )
+        self._folder = Path(folder)
+        self._save_steps = set(save_steps)
+        self._keep_steps = set(keep_steps)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if this is one of the steps. Collective: every rank."""
+        step = trainer.global_step
+        if step not in self._save_steps or step == self._last_global_step_saved:
+            return
+        self._save_checkpoint(trainer, f"{step_folder(self._folder, step)}.ckpt")
+        for earlier in sorted(self._save_steps - self._keep_steps):
+            path = step_folder(self._folder, earlier)
+            if earlier < step and trainer.strategy.broadcast(path.exists()):
+                self._remove_checkpoint(trainer, f"{path}.ckpt")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing: steps decide."""
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing: steps decide."""
+
+
+class Progress(Callback):
+    """One log line every few steps on rank 0: loss, tokens/s, ETA; remembers the last loss."""
+
+    def __init__(self, label: str, num_steps: int, tokens_per_step: int, every_steps: int) -> None:
+        self.label = label
+        self.num_steps = num_steps
+        self.tokens_per_step = tokens_per_step
+        self.every_steps = every_steps
+        self.losses: dict[int, float] = {}
+        self._started: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log; the first step of a run pays warm-up and is left out of the rate."""
+        step = trainer.global_step
+        loss = float(trainer.callback_metrics["reduced_train_loss"])
+        if not math.isfinite(loss):
+            raise RuntimeError(f"{self.label}: the loss is {loss} at step {step}; lower max_lr or look at the data")
+        self.losses[step] = loss
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now, step)
+            return
+        if trainer.is_global_zero and (step % self.every_steps == 0 or step == self.num_steps):
+            seconds = (now - self._started[0]) / (step - self._started[1])
+            logger.info(
+                "%s: step %d/%d, loss %.4f nats/token, %.0f tokens/s, ETA %.0f s",
+                self.label,
+                step,
+                self.num_steps,
+                loss,
+                self.tokens_per_step / seconds,
+                (self.num_steps - step) * seconds,
+            )

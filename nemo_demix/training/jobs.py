@@ -1,0 +1,224 @@
+"""What is to be trained: one job a model, with the fingerprint of everything that can change its weights.
+
+Jobs are worked out from the configuration and the manifest alone, so that what is done and what is stale is known before
+any rank is started.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
+from nemo_demix.config import DemixConfig, RoleConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.mixture import BlendMatrix, check_simplex
+
+FORMAT = 1  # raise when training changes in a way that earlier checkpoints do not share
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One model to train, or to adopt where `adopt` names an existing checkpoint."""
+
+    role: str
+    name: str
+    folder: Path
+    blend: dict[str, float]  # data shares, by dataset name
+    num_steps: int
+    num_tokens: int
+    max_lr: float
+    min_lr: float
+    warmup_steps: int
+    keep_steps: tuple[int, ...]
+    checkpoint_every_steps: int
+    start: Path | None  # weights come from this checkpoint; delta is measured against it
+    load_optimizer: bool
+    save_optimizer: bool  # keep the optimizer state in the finished checkpoint: a later role continues with it
+    adopt: Path | None
+    fingerprint: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this job's checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The finished model, whether it exists yet or not."""
+        return (self.adopt or step_folder(self.checkpoints, self.num_steps)).resolve()
+
+    @property
+    def record_path(self) -> Path:
+        """Written last."""
+        return self.folder / "record.json"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the record of exactly this job exists."""
+        return is_done(self.record_path, self.fingerprint)
+
+
+def model_folder(config: DemixConfig, role: str, name: str) -> Path:
+    """`runs/<name>/models/<role>/<model name>`."""
+    return config.run_dir / "models" / role / name
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimizer steps lies."""
+    return checkpoints / f"step_{step:08d}"
+
+
+def load_model(job: TrainJob) -> ModelRecord:
+    """The record of a trained model.
+
+    Raises:
+        ConfigError: if it is not trained yet, or by another configuration.
+    """
+    if not job.is_done:
+        stale = "was made by another configuration" if job.record_path.exists() else "does not exist yet"
+        command = f"nemo-demix train role={job.role}"
+        raise ConfigError(f"{job.record_path}: {stale}; run `{command}` (or `nemo-demix run`) with this recipe first")
+    return load_record(job.record_path, ModelRecord)
+
+
+def component_blend(config: DemixConfig, name: str) -> dict[str, float]:
+    """The blend component `name` is trained on: beta general and the rest its own dataset (DeMix §3)."""
+    settings = config.components
+    if name in settings.blends:
+        return check_simplex(settings.blends[name], list(config.datasets), f"components.blends.{name}")
+    if settings.general not in config.datasets:
+        raise ConfigError(
+            f"components.general={settings.general}: no such dataset; expected one of {', '.join(config.datasets)}"
+        )
+    if not 0 <= settings.beta < 1:
+        raise ConfigError(f"components.beta={settings.beta}: expected a share in [0, 1)")
+    if name == settings.general:
+        return {name: 1.0}
+    return {settings.general: settings.beta, name: 1.0 - settings.beta} if settings.beta else {name: 1.0}
+
+
+def blend_matrix(config: DemixConfig) -> BlendMatrix:
+    """The blend each component is trained on, as the matrix that turns merge weights into data shares."""
+    blends = {name: component_blend(config, name) for name in config.datasets}
+    return BlendMatrix.from_blends(blends, list(config.datasets))
+
+
+def base_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
+    """The shared base model."""
+    blend = config.base.blend or {config.components.general: 1.0}
+    return _job(config, manifest, "base", "base", config.base, blend, None, config.base.checkpoint)
+
+
+def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
+    """One component model a candidate dataset, each continued from the base."""
+    settings, base = config.components, base_job(config, manifest)
+    for name in (*settings.checkpoints, *settings.blends):
+        if name not in config.datasets:
+            raise ConfigError(f"components: no dataset {name}; expected one of {', '.join(config.datasets)}")
+    return [
+        _job(
+            config, manifest, "component", name, settings, component_blend(config, name), base,
+            settings.checkpoints.get(name),
+        )
+        for name in config.datasets
+    ]  # fmt: skip
+
+
+def reference_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
+    """A model trained on a given mixture."""
+    settings = config.reference
+    if not settings.name or not settings.shares:
+        raise ConfigError("train role=reference: set reference.name, reference.shares, .num_tokens and .max_lr")
+    base = base_job(config, manifest)
+    return _job(config, manifest, "reference", settings.name, settings, settings.shares, base, None)
+
+
+def final_jobs(
+    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]]
+) -> list[TrainJob]:
+    """The final run on the chosen mixture, and the baselines beside it, by name."""
+    base = base_job(config, manifest)
+    return [_job(config, manifest, "final", name, config.final, blend, base, None) for name, blend in shares.items()]
+
+
+def select_jobs(config: DemixConfig, manifest: DataManifest, role: str, names: list[str] | None) -> list[TrainJob]:
+    """The jobs of a role, or those of the given names.
+
+    Raises:
+        DemixError: if the role is `final` and no mixture was chosen yet.
+    """
+    builders: dict[str, Callable[[], list[TrainJob]]] = {
+        "base": lambda: [base_job(config, manifest)],
+        "component": lambda: component_jobs(config, manifest),
+        "reference": lambda: [reference_job(config, manifest)],
+        "final": lambda: final_jobs(config, manifest, read_json(config.run_dir / "final" / "shares.json")),
+    }
+    return [job for job in builders[role]() if names is None or job.name in names]
+
+
+def _job(
+    config: DemixConfig,
+    manifest: DataManifest,
+    role: str,
+    name: str,
+    settings: RoleConfig,
+    blend: Mapping[str, float],
+    start: TrainJob | None,
+    adopt: str | None,
+) -> TrainJob:
+    """A job from a role's settings and a blend.
+
+    Raises:
+        ConfigError: if the budget is below one step, or a kept token count is not within it.
+        MixtureError: if the blend is not on the simplex of the datasets.
+    """
+    shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")
+    shares = {dataset: share for dataset, share in shares.items() if share > 0}
+    tokens_per_step = config.train.global_batch_size * config.train.seq_length
+    num_steps = settings.num_tokens // tokens_per_step
+    if num_steps < 1:
+        raise ConfigError(
+            f"{role}: num_tokens={settings.num_tokens} is less than one step of {tokens_per_step} "
+            "(train.global_batch_size x train.seq_length)"
+        )
+    keep = tuple(sorted({max(1, round(tokens / tokens_per_step)) for tokens in settings.keep_tokens}))
+    if keep and keep[-1] > num_steps:
+        raise ConfigError(f"{role}: keep_tokens={max(settings.keep_tokens)} is beyond num_tokens={settings.num_tokens}")
+    every = config.train.checkpoint_every_tokens
+    continued = (config.components, config.reference, config.final)
+    save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
+    inputs = {
+        "format": FORMAT,
+        "role": role,
+        "name": name,
+        "model": config.model,
+        "train": {key: getattr(config.train, key) for key in ("global_batch_size", "seq_length", "precision")},
+        "tokenizer": manifest.tokenizer["fingerprint"],
+        "blend": {dataset: (share, manifest.datasets[dataset].fingerprint) for dataset, share in shares.items()},
+        "num_steps": num_steps,
+        "schedule": (settings.max_lr, settings.min_lr_ratio, settings.warmup_share),
+        "keep": keep,
+        "start": start.fingerprint if start else None,
+        "load_optimizer": settings.load_optimizer,
+        "save_optimizer": save_optimizer,
+        "adopt": adopt,
+        "seed": config.seed,
+    }
+    return TrainJob(
+        role=role,
+        name=name,
+        folder=model_folder(config, role, name),
+        blend=shares,
+        num_steps=num_steps,
+        num_tokens=num_steps * tokens_per_step,
+        max_lr=settings.max_lr,
+        min_lr=settings.max_lr * settings.min_lr_ratio,
+        warmup_steps=max(1, round(settings.warmup_share * num_steps)) if settings.warmup_share else 0,
+        keep_steps=keep,
+        checkpoint_every_steps=max(1, every // tokens_per_step if every else -(-num_steps // 10)),
+        start=start.checkpoint if start else None,
+        load_optimizer=settings.load_optimizer,
+        save_optimizer=save_optimizer,
+        adopt=Path(adopt) if adopt else None,
+        fingerprint=fingerprint(**inputs),
+    )

@@ -1,0 +1,198 @@
+"""Trains the models of a list of jobs, one after another, in one set of ranks.
+
+Each job resumes from its last complete checkpoint, with the optimizer and in the same data order. Its record is written
+last, by rank 0.
+"""
+
+import gc
+import logging
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_demix.artifacts import DataManifest, ModelRecord, write_json
+from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
+from nemo_demix.config import DemixConfig
+from nemo_demix.runtime.ranks import Ranks
+from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
+from nemo_demix.tokenizer import nemo_tokenizer
+from nemo_demix.training.callbacks import Progress, StepCheckpoint
+from nemo_demix.training.jobs import TrainJob, step_folder
+
+logger = logging.getLogger(__name__)
+
+
+def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[TrainJob], ranks: Ranks) -> None:
+    """Train what is not done yet. Collective: every rank."""
+    for job in jobs:
+        if job.is_done:
+            continue
+        if job.adopt is not None:
+            _adopt(job, ranks)
+        else:
+            _train(config, manifest, job, ranks)
+
+
+def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) -> Any:
+    """The whole NeMo recipe of a job: its data blend, schedule, checkpoints and start.
+
+    Raises:
+        ConfigError: if the configuration names something the recipe does not have.
+    """
+    import nemo_run as run
+    from nemo import lightning as nl
+    from nemo.collections import llm
+    from nemo.lightning.pytorch.strategies.utils import RestoreConfig
+
+    recipe = base_recipe(config, job.folder, "nemo")
+    recipe.model.config.vocab_size = padded_vocab_size(config, manifest.tokenizer)
+
+    tokenizer_class, tokenizer_arguments = nemo_tokenizer(manifest.tokenizer)
+    recipe.data = run.Config(
+        llm.PreTrainingDataModule,
+        paths=blend_paths(job.blend, manifest),
+        split="1,0,0",  # held-out documents are files of their own; an empty split would never finish building
+        seq_length=config.train.seq_length,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        tokenizer=run.Config(_class_at(tokenizer_class), **tokenizer_arguments),
+        num_workers=config.train.num_workers,
+        persistent_workers=config.train.num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        index_mapping_dir=str(config.run_dir / "datasets" / "index"),  # not beside a user's own files
+        seed=config.seed,
+    )
+    recipe.trainer.max_steps = job.num_steps
+    recipe.trainer.val_check_interval = job.num_steps
+    recipe.trainer.log_every_n_steps = config.train.log_every_steps
+    recipe.optim.config.lr = job.max_lr
+    recipe.optim.lr_scheduler.min_lr = job.min_lr
+    recipe.optim.lr_scheduler.warmup_steps = job.warmup_steps
+    recipe.optim.lr_scheduler.constant_steps = 0
+
+    save_steps = {job.num_steps, *job.keep_steps, *range(job.checkpoint_every_steps, job.num_steps, job.checkpoint_every_steps)}
+    recipe.log.ckpt = run.Config(
+        StepCheckpoint,
+        folder=str(job.checkpoints),
+        save_steps=sorted(save_steps),
+        keep_steps=sorted({job.num_steps, *job.keep_steps}),
+        optimizer_at_end=job.save_optimizer,
+    )
+    recipe.log.use_datetime_version = False
+    recipe.log.tensorboard = None
+    callback = run.Config(
+        Progress,
+        label=f"{job.role}/{job.name}",
+        num_steps=job.num_steps,
+        tokens_per_step=config.train.global_batch_size * config.train.seq_length,
+        every_steps=config.train.log_every_steps,
+    )
+    recipe.trainer.callbacks = [*(recipe.trainer.callbacks or []), callback]
+
+    step, resume = latest_checkpoint(job.checkpoints)
+    start = None
+    if resume is None and job.start is not None:
+        start = run.Config(RestoreConfig, path=str(job.start), load_optim_state=job.load_optimizer)
+    recipe.resume = run.Config(
+        nl.AutoResume, resume_from_path=str(resume) if resume else None, resume_if_exists=False, restore_config=start
+    )
+    if resume:
+        logger.info("%s/%s: resuming after step %d", job.role, job.name, step)
+    apply_overrides(recipe, config.model.overrides)
+    return recipe
+
+
+def blend_paths(blend: dict[str, float], manifest: DataManifest) -> list[str]:
+    """Megatron's data-path list: weight prefix weight prefix ...; a single prefix stands alone."""
+    prefixes = {name: manifest.datasets[name].train_prefix for name in blend}
+    if len(blend) == 1:
+        return list(prefixes.values())
+    return [item for name, share in blend.items() for item in (repr(share), prefixes[name])]
+
+
+def latest_checkpoint(folder: Path) -> tuple[int, Path | None]:
+    """The newest complete checkpoint of a training run: (steps done, folder), or (0, None)."""
+    found = (0, None)
+    for path in sorted(folder.glob("step_*")) if folder.is_dir() else []:
+        match = re.fullmatch(r"step_(\d+)", path.name)
+        if match and path.is_dir() and is_complete(path):
+            found = (int(match[1]), path)  # type: ignore[assignment]
+    return found
+
+
+def _class_at(path: str) -> Any:
+    import importlib
+
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _adopt(job: TrainJob, ranks: Ranks) -> None:
+    """Record a checkpoint that was brought; nothing is copied and nothing is trained."""
+    assert job.adopt is not None
+    if ranks.is_main:
+        find_weights(job.adopt)
+        _write_record(job, {}, None, 0.0)
+        logger.info("%s/%s: using %s", job.role, job.name, job.adopt)
+    torch.distributed.barrier()
+
+
+def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ranks) -> None:
+    import fiddle as fdl
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    started = time.monotonic()
+    if ranks.is_main:
+        _claim_folder(job)
+    torch.distributed.barrier()
+    task = fdl.build(training_recipe(config, manifest, job))
+    arguments = task.keywords
+    # NeMo sets this up only where it makes the process group itself.
+    arguments["data"].data_sampler.setup(ranks.rank)
+    task()
+    destroy_num_microbatches_calculator()
+    progress = next(callback for callback in arguments["trainer"].callbacks if isinstance(callback, Progress))
+    if ranks.is_main:
+        kept = {
+            str(step * progress.tokens_per_step): str(step_folder(job.checkpoints, step).resolve())
+            for step in (*job.keep_steps, job.num_steps)
+        }
+        _write_record(job, kept, progress.losses.get(job.num_steps), time.monotonic() - started)
+    torch.distributed.barrier()
+    del task, arguments, progress
+    gc.collect()
+
+
+def _claim_folder(job: TrainJob) -> None:
+    """Make the job's folder, or keep it to resume; what another configuration left in it is removed."""
+    claim = job.folder / "job.json"
+    if job.folder.exists() and not (claim.exists() and job.fingerprint in claim.read_text()):
+        logger.info("%s/%s: its configuration changed; starting over", job.role, job.name)
+        shutil.rmtree(job.folder)
+    write_json(claim, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
+
+
+def _write_record(job: TrainJob, kept: dict[str, str], final_loss: float | None, wall_time_s: float) -> None:
+    delta = relative_distance(job.checkpoint, job.start) if job.start else None
+    record = ModelRecord(
+        role=job.role,
+        name=job.name,
+        checkpoint=str(job.checkpoint),
+        checkpoints=kept,
+        blend=job.blend,
+        num_tokens=0 if job.adopt else job.num_tokens,
+        num_steps=0 if job.adopt else job.num_steps,
+        start=str(job.start) if job.start else None,
+        delta=delta,
+        final_loss=final_loss,
+        wall_time_s=round(wall_time_s, 3),
+        fingerprint=job.fingerprint,
+    )
+    write_json(job.record_path, record)
+    if delta is not None:
+        logger.info("%s/%s: delta to the base %.4f", job.role, job.name, delta)

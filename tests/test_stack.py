@@ -1,0 +1,155 @@
+"""The version guards, against packages really on disk, in an interpreter that sees nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import packaging
+import pytest
+
+from nemo_demix.stack import within
+
+REPOSITORY = Path(__file__).parents[1]
+GOOD = {
+    "torch": ("2.13.0", "torch"),
+    "nemo_toolkit": ("2.7.3", "nemo/collections/llm"),
+    "megatron_core": ("0.15.3", "megatron/core"),
+    "nemo_run": ("0.11.1", "nemo_run"),
+    "psutil": ("7.2.2", "psutil"),
+    "lightgbm": ("4.7.0", "lightgbm"),
+}
+
+
+class FakeSite:
+    """A folder of installed packages, and an interpreter whose only third-party packages are these."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "packaging").symlink_to(Path(packaging.__file__).parent)
+        (folder / "nemo_demix").symlink_to(REPOSITORY / "nemo_demix")
+
+    def install(self, name: str, version: str, module: str) -> None:
+        """A distribution with its metadata and a module that must never be imported."""
+        metadata = self.folder / f"{name}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        self.write(f"{module}/__init__.py", "raise SystemExit('imported')\n")
+        for parent in Path(module).parents:
+            if parent != Path("."):
+                self.write(f"{parent}/__init__.py", "raise SystemExit('imported')\n")
+
+    def write(self, path: str, text: str) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def run(self, code: str) -> str:
+        program = f"import sys; sys.path.insert(0, {str(self.folder)!r})\nfrom nemo_demix.stack import *\n{code}"
+        done = subprocess.run(
+            [sys.executable, "-S", "-E", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"]},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def check(self) -> str:
+        """What `check_stack` says; empty if it is content."""
+        return self.run("try:\n    check_stack()\nexcept StackError as error:\n    print(error)")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> FakeSite:
+    return FakeSite(tmp_path / "site")
+
+
+def install_good(site: FakeSite, **instead: tuple[str, str] | None) -> None:
+    for name, found in {**GOOD, **instead}.items():
+        if found is not None:
+            site.install(name, *found)
+
+
+def test_the_tested_releases_pass_and_nothing_is_imported(site: FakeSite) -> None:
+    install_good(site)
+    assert site.check() == ""
+
+
+def test_nemo_3_without_its_llm_collection_names_the_last_line_that_has_it(site: FakeSite) -> None:
+    install_good(site, nemo_toolkit=("3.0.0", "nemo/collections/asr"))
+    message = site.check()
+    assert "nemo_toolkit 3.0.0 has no nemo.collections.llm" in message
+    assert "pip install 'nemo_toolkit[llm]>=2.7,<3'" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("version", ["0.14.1", "0.16.0", "0.16.0rc1", "0.16.1+abc123"])
+def test_megatron_core_outside_the_range_is_named(site: FakeSite, version: str) -> None:
+    install_good(site, megatron_core=(version, "megatron/core"))
+    message = site.check()
+    assert f"megatron-core {version} is outside the tested range" in message
+    assert "megatron-core==0.15.3" in message
+
+
+@pytest.mark.parametrize("version", ["0.15.0rc8", "0.15.3+abc123", "0.15.0.dev4", "0.15.0rc8+5ab481c"])
+def test_container_builds_of_a_tested_release_pass(site: FakeSite, version: str) -> None:
+    install_good(site, megatron_core=(version, "megatron/core"))
+    assert site.check() == ""
+
+
+def test_missing_packages_are_all_named_in_one_line(site: FakeSite) -> None:
+    install_good(site, torch=None, psutil=None)
+    message = site.check()
+    assert "torch is not installed" in message
+    assert "psutil is not installed" in message
+    assert "nemo_toolkit" not in message
+    assert "\n" not in message
+
+
+def test_a_source_tree_on_the_path_is_judged_by_itself_and_not_by_older_metadata(site: FakeSite) -> None:
+    install_good(site)
+    site.write("megatron/core/package_info.py", 'MAJOR = 0\nMINOR = 16\nPATCH = 1\nPRE_RELEASE = "rc0"\n')
+    assert "megatron-core 0.16.1 is outside" in site.check()
+
+
+def test_a_source_tree_without_metadata_passes(site: FakeSite) -> None:
+    install_good(site, megatron_core=None)
+    site.write("megatron/__init__.py", "raise SystemExit('imported')\n")
+    site.write("megatron/core/__init__.py", "raise SystemExit('imported')\n")
+    site.write("megatron/core/package_info.py", 'MAJOR = 0\nMINOR = 15\nPATCH = 0\nPRE_RELEASE = "rc8"\n')
+    assert site.check() == ""
+
+
+def test_the_unrelated_apex_is_refused_and_never_imported(site: FakeSite) -> None:
+    install_good(site)
+    site.install("apex", "0.9.10.dev0", "apex")
+    site.write("apex/lib/__init__.py", "")
+    assert site.run("print(find_apex())") == "impostor"
+    message = site.check()
+    assert "apex 0.9.10.dev0" in message
+    assert "pip uninstall apex" in message
+
+
+def test_a_single_file_called_apex_is_an_impostor(site: FakeSite) -> None:
+    site.write("apex.py", "raise SystemExit('imported')\n")
+    assert site.run("print(find_apex())") == "impostor"
+
+
+def test_nvidias_apex_is_recognised_without_importing_it(site: FakeSite) -> None:
+    install_good(site)
+    site.install("apex", "0.1", "apex/optimizers")
+    site.write("apex/optimizers/fused_adam.py", "raise SystemExit('imported')\n")
+    assert site.run("print(find_apex())") == "nvidia"
+    assert site.check() == ""
+
+
+def test_no_apex_is_fine(site: FakeSite) -> None:
+    assert site.run("print(find_apex())") == "None"
+
+
+def test_a_version_that_is_none_is_outside_every_range() -> None:
+    assert not within("unknown", ">=0.15,<0.16")
