@@ -32,7 +32,7 @@ test: $(STAMP)
 # All four always run, so that one call shows everything there is to mend.
 check: $(STAMP)
 	@failed=""; \
-	for tool in "ruff format --check" "ruff check" mypy lint-imports; do \
+	for tool in "ruff format --check --output-format concise" "ruff check --output-format concise" mypy lint-imports; do \
 	    echo "== $$tool"; PATH="$(CURDIR)/$(BIN):$$PATH" $$tool || failed="$$failed [$$tool]"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "check failed:$$failed"; exit 1; fi

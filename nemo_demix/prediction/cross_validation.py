@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from nemo_demix.config import PredictorConfig
@@ -24,7 +25,9 @@ class CrossValidation:
     """Out-of-fold agreement of predicted with measured scores, by benchmark and by capability average.
 
     A correlation is None where it is undefined: scores or predictions are constant, or fewer than 3 mixtures are
-    ranked. A macro average is None where one of its members is. Each figure is the mean over the repeats.
+    ranked. A macro average is None where one of its members is. Each figure is the mean over the repeats. On a few
+    dozen mixtures rho leans low: trees that cannot split predict their folds' means, and those run against the held
+    fold.
     """
 
     num_rows: int
@@ -130,7 +133,11 @@ def _agreement(
 
 
 def _out_of_fold(
-    config: PredictorConfig, weights_MC: Array, columns: Mapping[str, Array], fold_M: Array, seed: int
+    config: PredictorConfig,
+    weights_MC: Array,
+    columns: Mapping[str, Array],
+    fold_M: npt.NDArray[np.signedinteger],
+    seed: int,
 ) -> dict[str, Array]:
     """Predictions of every row by regressors that were not fitted on its fold."""
     predicted = {name: np.empty(len(weights_MC)) for name in columns}

@@ -95,9 +95,7 @@ def check_scored(weights_MC: Array, scores: Mapping[str, Array]) -> tuple[Array,
         raise MixtureError(f"predictor: expected merge weights of shape (M, C), found shape {weights_MC.shape}")
     num_rows = len(weights_MC)
     if num_rows < MIN_ROWS:
-        raise ScoreError(
-            f"predictor: expected at least {MIN_ROWS} scored mixtures, found {num_rows}; score more proxies"
-        )
+        raise ScoreError(f"predictor: expected {MIN_ROWS} scored mixtures or more, found {num_rows}; score more")
     if not scores:
         raise ScoreError("predictor: expected the scores of at least one benchmark, found none")
     columns = {name: np.asarray(scores_M, dtype=np.float64) for name, scores_M in scores.items()}

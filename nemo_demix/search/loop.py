@@ -17,6 +17,7 @@ import numpy as np
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.lightgbm_model import fit_predictor
 from nemo_demix.search.objective import mean_percentile_rank
 from nemo_demix.search.sample import sample_mixtures
@@ -118,14 +119,7 @@ def _rank(
     """The objective over a pool (lower is better), and the predicted capability averages it comes from."""
     weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows])
     predictor = fit_predictor(settings.predictor, weights_MC, benchmark_columns(space, rows), seed)
-    predicted = predictor.predict(pool_MC)
-    members: dict[str, list[str]] = {}
-    for benchmark, capability in space.capabilities.items():
-        members.setdefault(capability, []).append(benchmark)
-    averages = {
-        capability: np.mean([predicted[benchmark] for benchmark in benchmarks], axis=0)
-        for capability, benchmarks in members.items()
-    }
+    averages = capability_averages(predictor.predict(pool_MC), space.capabilities)
     return mean_percentile_rank(averages, dict.fromkeys(averages, False)), averages
 
 

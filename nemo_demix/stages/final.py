@@ -1,24 +1,19 @@
 """`final`: blend files, the final run and its baselines, and what became of the prediction."""
 
 import logging
-from typing import Any
-
 from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_json, write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
+from nemo_demix.fidelity.cost import cost_ledger
+from nemo_demix.fidelity.outcome import CHOSEN
 from nemo_demix.launch.local import launch
-from nemo_demix.scoring.scores import compare, macro
-from nemo_demix.scoring.store import load_scores
-from nemo_demix.scoring.suite import build_suite
+from nemo_demix.scoring.suite import suite_fingerprint
 from nemo_demix.search.space import baseline_shares, search_fingerprint, search_folder
-from nemo_demix.stages.cost import cost_ledger
-from nemo_demix.stages.models import load_manifest, score_target, targets_to_score
+from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
-from nemo_demix.training.jobs import component_jobs, final_jobs
-from nemo_demix.training.train import blend_paths
+from nemo_demix.training.jobs import blend_paths, component_jobs, final_jobs
 
 logger = logging.getLogger(__name__)
-CHOSEN = "mixture"  # the final run's name among its baselines
 
 
 def final_stage(config: DemixConfig) -> None:
@@ -38,20 +33,30 @@ def final_stage(config: DemixConfig) -> None:
     write_blend(config, manifest, mixture["data_shares"])
 
     jobs = final_jobs(config, manifest, shares)
-    expected = fingerprint(mixture=mixture["fingerprint"], models=[job.fingerprint for job in jobs])
-    result_path = folder / "result.json"
+    expected = fingerprint(
+        mixture=mixture["fingerprint"],
+        models=[job.fingerprint for job in jobs],
+        suite=suite_fingerprint(config.suite, manifest),
+    )
     if config.force:
-        for job in jobs:
-            job.record_path.unlink(missing_ok=True)
-            (job.folder / "job.json").unlink(missing_ok=True)
-    targets = [score_target(job) for job in jobs]
-    todo = targets_to_score(config, manifest, targets)
-    if config.force or todo or any(not job.is_done for job in jobs):
-        names = [job.name for job in jobs]
-        launch(config, "final", {"task": "train_and_score", "jobs": [("final", names)], "targets": todo})
-    write_json(result_path, {**_result(config, manifest, mixture, list(shares)), "fingerprint": expected})
-    write_json(config.run_dir / "cost.json", cost_ledger(config, manifest, jobs))
-    print_result(manifest, mixture, read_json(result_path), read_json(config.run_dir / "cost.json"))
+        forget_jobs(jobs)
+    if config.force or not is_done(folder / "result.json", expected):
+        targets = [score_target(job) for job in jobs]
+        launch(
+            config,
+            "final",
+            {
+                "task": "final",
+                "jobs": [("final", [job.name for job in jobs])],
+                "targets": targets_to_score(config, manifest, targets),
+                "fingerprint": expected,
+            },
+        )
+    else:
+        logger.info("final: done already")
+    cost = cost_ledger(config, manifest, jobs)
+    write_json(config.run_dir / "cost.json", cost)
+    print_result(manifest, mixture, read_json(folder / "result.json"), cost)
 
 
 def write_blend(config: DemixConfig, manifest: DataManifest, data_shares: dict[str, float]) -> None:
@@ -60,36 +65,10 @@ def write_blend(config: DemixConfig, manifest: DataManifest, data_shares: dict[s
     NeMo's `PreTrainingDataModule(paths=...)` takes the same list.
     """
     shares = {name: share for name, share in data_shares.items() if share > 0}
-    train = [item for name, share in shares.items() for item in (repr(share), manifest.datasets[name].train_prefix)]
-    heldout = {name: manifest.datasets[name].heldout_prefix for name in shares}
-    splits: dict[str, list[str]] = {"train": train}
-    if all(heldout.values()):
-        valid = [item for name, share in shares.items() for item in (repr(share), str(heldout[name]))]
-        splits |= {"valid": valid, "test": valid}
+    train = blend_paths(shares, manifest, "train")
+    splits = {"train": train}
+    if all(manifest.datasets[name].heldout_prefix for name in shares):
+        splits |= dict.fromkeys(("valid", "test"), blend_paths(shares, manifest, "heldout"))
     folder = config.run_dir / "final"
     write_json(folder / "blend.json", splits)
     write_text(folder / "blend.txt", " ".join(train) + "\n")
-
-
-def _result(config: DemixConfig, manifest: DataManifest, mixture: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Final scores of every model, and the chosen one against each baseline, paired by item."""
-    suite = build_suite(config.suite, manifest)
-    loaded = {name: load_scores(config, f"final_{name}") for name in names}
-    chosen_bits = loaded[CHOSEN][1]
-    models = {
-        name: {
-            "capabilities": record["capabilities"],
-            "macro": sum(score["score"] for score in record["capabilities"].values()) / len(record["capabilities"]),
-            "scores": record["scores"],
-        }
-        for name, (record, _) in loaded.items()
-    }
-    comparisons = {name: compare(suite, chosen_bits, loaded[name][1]) for name in names if name != CHOSEN}
-    first = next(iter(comparisons), None)
-    return {
-        "models": models,
-        "chosen_minus": comparisons,
-        "verdict": comparisons[first].verdict if first else "no baseline",
-        "predicted": mixture["predicted"],
-        "proxy": mixture["measured"],
-    }

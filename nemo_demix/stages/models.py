@@ -51,15 +51,20 @@ def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJo
     """Start ranks for what is not done."""
     if config.force:
         for _, group in jobs:
-            for job in group:
-                job.record_path.unlink(missing_ok=True)
-                (job.folder / "job.json").unlink(missing_ok=True)
+            forget_jobs(group)
     todo = [(role, [job.name for job in group if not job.is_done]) for role, group in jobs]
     todo = [(role, names) for role, names in todo if names]
     if not todo:
         logger.info("train: done already")
         return
     launch(config, "train", {"task": "train", "jobs": todo})
+
+
+def forget_jobs(jobs: list[TrainJob]) -> None:
+    """Make trained models count as not done, so that they start over."""
+    for job in jobs:
+        job.record_path.unlink(missing_ok=True)
+        job.claim_path.unlink(missing_ok=True)
 
 
 def score_stage(config: DemixConfig) -> None:

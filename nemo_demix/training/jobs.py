@@ -38,6 +38,11 @@ class TrainJob:
     fingerprint: str
 
     @property
+    def claim_path(self) -> Path:
+        """Says which configuration the unfinished content of the folder belongs to."""
+        return self.folder / "job.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of this job's checkpoints."""
         return self.folder / "checkpoints"
@@ -101,6 +106,24 @@ def blend_matrix(config: DemixConfig) -> BlendMatrix:
     """The blend each component is trained on, as the matrix that turns merge weights into data shares."""
     blends = {name: component_blend(config, name) for name in config.datasets}
     return BlendMatrix.from_blends(blends, list(config.datasets))
+
+
+def blend_paths(blend: Mapping[str, float], manifest: DataManifest, split: str) -> list[str]:
+    """Megatron's data-path list of a split (train | heldout): weight prefix weight prefix ...; one prefix stands alone.
+
+    Raises:
+        ConfigError: if a dataset of the blend has no held-out documents and they are asked for.
+    """
+    prefixes = {}
+    for name in blend:
+        record = manifest.datasets[name]
+        prefix = record.train_prefix if split == "train" else record.heldout_prefix
+        if prefix is None:
+            raise ConfigError(f"datasets.{name} has no held-out documents; give its source a `heldout` prefix")
+        prefixes[name] = prefix
+    if len(blend) == 1:
+        return list(prefixes.values())
+    return [item for name, share in blend.items() for item in (repr(share), prefixes[name])]
 
 
 def base_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:

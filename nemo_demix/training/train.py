@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, write_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
 from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
 from nemo_demix.tokenizer import nemo_tokenizer
 from nemo_demix.training.callbacks import Progress, StepCheckpoint
-from nemo_demix.training.jobs import TrainJob, step_folder
+from nemo_demix.training.jobs import TrainJob, blend_paths, step_folder
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     tokenizer_class, tokenizer_arguments = nemo_tokenizer(manifest.tokenizer)
     recipe.data = run.Config(
         llm.PreTrainingDataModule,
-        paths=blend_paths(job.blend, manifest),
+        paths=blend_paths(job.blend, manifest, "train"),
         split="1,0,0",  # held-out documents are files of their own; an empty split would never finish building
         seq_length=config.train.seq_length,
         global_batch_size=config.train.global_batch_size,
@@ -105,14 +105,6 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         logger.info("%s/%s: resuming after step %d", job.role, job.name, step)
     apply_overrides(recipe, config.model.overrides)
     return recipe
-
-
-def blend_paths(blend: dict[str, float], manifest: DataManifest) -> list[str]:
-    """Megatron's data-path list: weight prefix weight prefix ...; a single prefix stands alone."""
-    prefixes = {name: manifest.datasets[name].train_prefix for name in blend}
-    if len(blend) == 1:
-        return list(prefixes.values())
-    return [item for name, share in blend.items() for item in (repr(share), prefixes[name])]
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, Path | None]:
@@ -170,11 +162,10 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
 
 def _claim_folder(job: TrainJob) -> None:
     """Make the job's folder, or keep it to resume; what another configuration left in it is removed."""
-    claim = job.folder / "job.json"
-    if job.folder.exists() and not (claim.exists() and job.fingerprint in claim.read_text()):
+    if job.folder.exists() and not is_done(job.claim_path, job.fingerprint):
         logger.info("%s/%s: its configuration changed; starting over", job.role, job.name)
         shutil.rmtree(job.folder)
-    write_json(claim, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
+    write_json(job.claim_path, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
 
 
 def _write_record(job: TrainJob, kept: dict[str, str], final_loss: float | None, wall_time_s: float) -> None:

@@ -1,0 +1,170 @@
+"""From the configuration's sources to units of reading: what one worker reads in one go, in a fixed order."""
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.config import DatasetConfig, SourceConfig
+from nemo_demix.datasets.readers import file_format, read_file, read_text
+from nemo_demix.datasets.registry import corpus, corpus_identity
+from nemo_demix.errors import ConfigError, DatasetError
+
+KINDS = ("registry", "path", "code", "megatron")
+_SMALL_FILES_PER_UNIT = 256  # .txt and code files hold one document each
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Documents that one worker reads in one go: a corpus, a file of rows, or some files of one document each.
+
+    Attributes:
+        source: Position of the source in its dataset.
+        kind: registry | path | code.
+        names: The corpus's name, or absolute file paths.
+        text_field: The field of .jsonl and .parquet rows.
+    """
+
+    source: int
+    kind: str
+    names: tuple[str, ...]
+    text_field: str = "text"
+
+    def documents(self) -> Iterator[str]:
+        """The unit's documents in a fixed order; blank ones are included.
+
+        Raises:
+            DatasetError: if a file cannot be used.
+        """
+        for name in self.names:
+            if self.kind == "registry":
+                yield from corpus(name).read()
+            elif self.kind == "code":
+                yield read_text(Path(name))
+            else:
+                yield from read_file(Path(name), self.text_field)
+
+
+def source_kind(source: SourceConfig, key: str) -> str:
+    """Which of `KINDS` a source is.
+
+    Args:
+        key: The source's configuration key, for the message.
+    Raises:
+        ConfigError: unless exactly one is set, or if `heldout` is set without `megatron`.
+    """
+    given = [kind for kind in KINDS if getattr(source, kind) is not None]
+    if len(given) != 1:
+        raise ConfigError(f"{key}: expected exactly one of {', '.join(KINDS)}, found {given or 'none'}; set one")
+    if source.heldout is not None and given != ["megatron"]:
+        raise ConfigError(
+            f"{key}.heldout: it goes with megatron=, found {given[0]}=; remove it: text is split by heldout_share"
+        )
+    return given[0]
+
+
+def is_megatron(dataset: DatasetConfig, key: str) -> bool:
+    """Whether a dataset is an existing .bin/.idx prefix, used in place.
+
+    Raises:
+        ConfigError: if it has no source, mixes a prefix with other sources, or caps a prefix.
+    """
+    if not dataset.sources:
+        raise ConfigError(f"{key}.sources: expected at least one source, found none; add one")
+    kinds = [source_kind(source, f"{key}.sources[{i}]") for i, source in enumerate(dataset.sources)]
+    if "megatron" not in kinds:
+        return False
+    if len(kinds) > 1:
+        raise ConfigError(f"{key}.sources: a megatron prefix is used in place and must be the only source; split it off")
+    if dataset.max_bytes is not None:
+        raise ConfigError(f"{key}.max_bytes: a megatron prefix is used whole, found {dataset.max_bytes}; remove it")
+    return True
+
+
+def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:
+    """The units of a text dataset, in the order in which its documents are written.
+
+    Raises:
+        ConfigError, DatasetError: if a source is not valid or names no files.
+    """
+    units: list[Unit] = []
+    for i, source in enumerate(dataset.sources):
+        place = f"{key}.sources[{i}]"
+        kind = source_kind(source, place)
+        if kind == "registry":
+            assert source.registry is not None
+            corpus(source.registry)
+            units.append(Unit(i, kind, (source.registry,)))
+            continue
+        paths = source_files(source, place)
+        small = [path for path in paths if kind == "code" or file_format(path) == ".txt"]
+        for start in range(0, len(small), _SMALL_FILES_PER_UNIT):
+            units.append(Unit(i, kind, tuple(map(str, small[start : start + _SMALL_FILES_PER_UNIT]))))
+        large = [path for path in paths if path not in set(small)]
+        units.extend(Unit(i, kind, (str(path),), source.text_field) for path in large)
+    return units
+
+
+def source_files(source: SourceConfig, key: str) -> list[Path]:
+    """The absolute files of a `path` or `code` source, sorted.
+
+    Raises:
+        DatasetError: if there are none, or a format is unknown.
+    """
+    if source.code is not None:
+        folder = Path(source.code).absolute()
+        if not folder.is_dir():
+            raise DatasetError(f"{key}.code: {folder}: expected a folder, found none; correct the path")
+        suffixes = tuple(source.code_suffixes)
+        paths = sorted(path for path in folder.rglob("*") if path.name.endswith(suffixes) and path.is_file())
+        if not paths:
+            raise DatasetError(f"{key}.code: {folder}: no file ends in {list(suffixes)}; correct code_suffixes")
+        return paths
+    assert source.path is not None
+    path = Path(source.path).absolute()
+    if path.is_dir():
+        raise DatasetError(f"{key}.path: {path}: expected a file, found a folder; name its files with a glob: {path}/*")
+    if path.exists():
+        paths = [path]
+    elif glob.has_magic(str(path)):
+        paths = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if os.path.isfile(found))
+        if not paths:
+            raise DatasetError(f"{key}.path: {path}: no file matches; correct the pattern")
+    else:
+        raise DatasetError(f"{key}.path: {path}: expected a file, found none; correct the path")
+    for found in paths:
+        file_format(found)
+    return paths
+
+
+def source_identity(source: SourceConfig, key: str) -> dict[str, Any]:
+    """What a source's documents depend on, for fingerprints: package versions, or every file's size and time.
+
+    Raises:
+        ConfigError, DatasetError: if the source is not valid.
+    """
+    kind = source_kind(source, key)
+    if kind == "registry":
+        assert source.registry is not None
+        return corpus_identity(source.registry)
+    if kind == "megatron":
+        prefixes = [prefix for prefix in (source.megatron, source.heldout) if prefix is not None]
+        paths = [Path(prefix + suffix).absolute() for prefix in prefixes for suffix in (".bin", ".idx")]
+    else:
+        paths = source_files(source, key)
+    return {"kind": kind, "field": source.text_field, "files": [file_identity(path) for path in paths]}
+
+
+def file_identity(path: Path) -> list[Any]:
+    """A file's absolute path, size in bytes and modification time in nanoseconds.
+
+    Raises:
+        DatasetError: if it is missing.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a file, found: {error.strerror}; correct the path") from None
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns]

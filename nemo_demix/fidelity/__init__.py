@@ -1,0 +1,1 @@
+"""Is what was predicted what was measured, and what did it cost?"""

@@ -1,0 +1,43 @@
+"""The final run against its prediction and against the baselines, paired by benchmark item."""
+
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest, read_json, write_json
+from nemo_demix.config import DemixConfig
+from nemo_demix.scoring.scores import compare
+from nemo_demix.scoring.store import load_scores
+from nemo_demix.scoring.suite import build_suite
+
+CHOSEN = "mixture"  # the final run's name among its baselines
+
+
+def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerprint: str) -> None:
+    """Write `final/result.json` from the scores of the final models.
+
+    Raises:
+        DemixError: if a final model is not scored.
+    """
+    folder = config.run_dir / "final"
+    mixture = read_json(config.run_dir / "search" / "mixture.json")
+    suite = build_suite(config.suite, manifest)
+    models: dict[str, Any] = {}
+    bits = {}
+    for name in read_json(folder / "shares.json"):
+        record, bits[name] = load_scores(config, f"final_{name}")
+        capabilities = record["capabilities"]
+        models[name] = {
+            "capabilities": capabilities,
+            "macro": sum(score["score"] for score in capabilities.values()) / len(capabilities),
+            "scores": record["scores"],
+        }
+    comparisons = {name: compare(suite, bits[CHOSEN], bits[name]) for name in models if name != CHOSEN}
+    write_json(
+        folder / "result.json",
+        {
+            "models": models,
+            "predicted": mixture["predicted"],
+            "proxy": mixture["measured"],
+            "chosen_minus": comparisons,
+            "fingerprint": expected_fingerprint,
+        },
+    )

@@ -1,0 +1,132 @@
+"""Sampled mixtures: on the grid, within the caps, distinct, and the same bytes for the same seed."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_demix.config import SamplerConfig
+from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.mixture import BlendMatrix, token_proportional
+from nemo_demix.search.sample import sample_mixtures
+
+# The token counts (in billions) and the cap of the released script.
+TOKENS = {
+    "general": 1278, "math_1": 284, "math_2": 69, "math_3": 100, "code_1": 51, "code_2": 141, "code_3": 633,
+}  # fmt: skip
+PRIOR = token_proportional(TOKENS)
+NAMES = tuple(TOKENS)
+BLEND = BlendMatrix.demix(NAMES, "general", 0.5)
+UNIFORM = SamplerConfig()
+DIRICHLET = SamplerConfig(kind="dirichlet", max_prior_multiple=4.0)
+
+
+def sample(config, count, seed=0, max_data_shares=None):
+    return sample_mixtures(config, PRIOR, BLEND, max_data_shares, count, np.random.default_rng(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["uniform", "dirichlet"]),
+    multiple=st.sampled_from([None, 1.5, 4.0]),
+    shares=st.dictionaries(st.sampled_from(NAMES[1:]), st.sampled_from([0.0, 0.01, 0.0501, 0.3]), max_size=4),
+    general=st.sampled_from([0.5, 0.50011, 0.7, 1.0]),
+    grid=st.sampled_from([2e-4, 0.01]),
+    seed=st.integers(0, 10),
+)
+def test_rows_are_distinct_mixtures_on_the_grid_within_the_caps(kind, multiple, shares, general, grid, seed):
+    config = SamplerConfig(kind=kind, max_prior_multiple=multiple, grid=grid)
+    caps = {**shares, "general": general}
+    try:
+        weights_MC = sample(config, 50, seed, caps)
+    except MixtureError as error:
+        assert "caps: no mixture" in str(error) or "distinct mixtures" in str(error)  # noqa: PT017
+        assert multiple == 1.5 or grid == 0.01
+        return
+    units_MC = weights_MC / grid
+    assert weights_MC.shape == (50, 7)
+    assert np.abs(units_MC - np.round(units_MC)).max() < 1e-9
+    assert (np.round(units_MC).sum(axis=1) == round(1 / grid)).all()
+    assert (weights_MC >= 0).all()
+    assert len(np.unique(np.round(units_MC), axis=0)) == 50
+    if multiple is not None:
+        assert (weights_MC <= multiple * np.array(list(PRIOR.values())) + 1e-12).all()
+    for name, cap in caps.items():
+        assert (BLEND.data_shares_MD(weights_MC)[:, NAMES.index(name)] <= cap + 1e-12).all()
+
+
+@pytest.mark.parametrize("config", [UNIFORM, DIRICHLET])
+def test_same_seed_same_bytes(config):
+    assert sample(config, 500, 7).tobytes() == sample(config, 500, 7).tobytes()
+    assert sample(config, 500, 7).tobytes() != sample(config, 500, 8).tobytes()
+
+
+def test_uniform_has_the_moments_of_the_uniform_simplex():
+    weights_MC = sample(UNIFORM, 20_000)
+    assert weights_MC.mean(axis=0) == pytest.approx(1 / 7, abs=0.004)
+    assert weights_MC.var(axis=0) == pytest.approx((1 / 7) * (6 / 7) / 8, rel=0.05)
+
+
+def test_uniform_under_a_cap_is_uniform_on_what_is_left():
+    weights_MC = sample(UNIFORM, 20_000, max_data_shares={"math_1": 0.05})
+    free_MC = sample(UNIFORM, 200_000, seed=1)
+    left_MC = free_MC[free_MC[:, 1] <= 0.1]
+    assert weights_MC.mean(axis=0) == pytest.approx(left_MC.mean(axis=0), abs=0.004)
+
+
+def test_dirichlet_has_the_tempered_prior_as_its_mean():
+    tempered_C = np.array(list(PRIOR.values())) ** 0.7
+    config = SamplerConfig(kind="dirichlet", min_strength=50, max_strength=500)
+    assert sample(config, 5000).mean(axis=0) == pytest.approx(tempered_C / tempered_C.sum(), abs=0.005)
+
+
+def test_the_cap_is_a_multiple_of_the_untempered_prior_and_is_reached():
+    largest_C = sample(DIRICHLET, 20_000).max(axis=0)
+    caps_C = np.minimum(4 * np.array(list(PRIOR.values())), 1.0)
+    assert (largest_C <= caps_C + 1e-12).all()
+    assert (largest_C > 0.97 * caps_C).all()
+
+
+def test_caps_that_hardly_a_draw_satisfies():
+    caps = {"general": 0.51, "math_1": 0.02, "math_2": 0.02, "math_3": 0.02}
+    weights_MC = sample(UNIFORM, 2000, max_data_shares=caps)
+    shares_MD = BLEND.data_shares_MD(weights_MC)
+    assert all((shares_MD[:, NAMES.index(name)] <= cap + 1e-12).all() for name, cap in caps.items())
+    assert len(np.unique(weights_MC, axis=0)) == 2000
+
+
+def test_too_small_a_feasible_set_is_reported():
+    with pytest.raises(MixtureError, match="found 28 distinct mixtures .* expected 29; raise a cap, or lower the grid"):
+        sample(SamplerConfig(grid=0.5), 29)
+    assert len(sample(SamplerConfig(grid=0.5), 28)) == 28
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"kind": "sobol"}, "search.sampler.kind: expected uniform or dirichlet, found 'sobol'"),
+        ({"grid": 0.3}, "search.sampler.grid: expected 1 / a whole number"),
+        ({"grid": 0.0}, "search.sampler.grid: expected 1 / a whole number"),
+        ({"min_strength": 0.0}, "expected 0 < min_strength <= max_strength"),
+        ({"min_strength": 6.0}, "expected 0 < min_strength <= max_strength"),
+        ({"num_strengths": 0}, "num_strengths >= 1"),
+        ({"temperature": 0.0}, "search.sampler.temperature: expected a number above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(settings_, message):
+    with pytest.raises(ConfigError, match=message):
+        sample(SamplerConfig(**settings_), 8)
+
+
+def test_a_prior_of_other_names_is_refused():
+    with pytest.raises(MixtureError, match="prior: unknown name 'maths_1'.*did you mean math_1"):
+        sample_mixtures(UNIFORM, {"maths_1": 1.0}, BLEND, {}, 8, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("config", [UNIFORM, DIRICHLET])
+def test_a_whole_pool_takes_seconds(config):
+    started = time.monotonic()
+    assert sample(config, 200_000).shape == (200_000, 7)
+    assert time.monotonic() - started < 10  # 0.4 s on a quiet core
