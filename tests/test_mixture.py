@@ -148,7 +148,7 @@ def test_what_is_no_blend_matrix_is_refused(make, message):
 def test_epochs_are_repetitions_in_the_final_run():
     found = epochs({"general": 0.75, "math": 0.25, "code": 0.0}, 1000, {"general": 1500, "math": 50, "code": 0})
     assert found == {"general": 0.5, "math": 5.0, "code": 0.0}
-    with pytest.raises(MixtureError, match="code has share 0.5 and no training tokens"):
+    with pytest.raises(MixtureError, match=r"code has share 0\.5 and no training tokens"):
         epochs({"general": 0.5, "code": 0.5}, 1000, {"general": 1500})
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 EOS = "<|endoftext|>"  # of tokenizers trained here
 KINDS = ("train_bpe", "huggingface", "sentencepiece", "tokenizers")
-_KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>")
+_KNOWN_EOS = (EOS, "</s>", "<eos>", "<|end_of_text|>")
 _MIN_BPE_VOCAB = 257  # every byte, and the end of a document
 
 
@@ -55,8 +55,6 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
     """
     check_tokenizer(config)
     out_dir = out_dir.absolute()
-    shutil.rmtree(out_dir, ignore_errors=True)
-    out_dir.mkdir(parents=True)
     if config.kind == "sentencepiece":
         return _copy_sentencepiece(config, out_dir)
     if config.kind == "huggingface":
@@ -70,6 +68,7 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
             f"tokenizer.path: {config.path}: expected an end-of-text token, found no eos_token; "
             f"set eos_token in its tokenizer_config.json"
         )
+    _empty_folder(out_dir)
     tokenizer.save_pretrained(out_dir)
     return _info(config.kind, out_dir, len(tokenizer), int(tokenizer.eos_token_id))
 
@@ -206,9 +205,16 @@ def _copy_sentencepiece(config: TokenizerConfig, out_dir: Path) -> dict[str, Any
         raise DatasetError(
             f"tokenizer.path: {path}: expected an end-of-text piece, found none; train the model with an eos_id"
         )
+    model = path.read_bytes()
+    _empty_folder(out_dir)
     copy = out_dir / "tokenizer.model"
-    shutil.copyfile(path, copy)
+    copy.write_bytes(model)
     return _info(config.kind, copy, processor.get_piece_size(), processor.eos_id())
+
+
+def _empty_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _info(kind: str, path: Path, vocab_size: int, eos_id: int) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def _steps() -> Iterator[float]:
 def _to_grid(weights_MC: Array, num_units: int) -> Units:
     """Nearest multiples of the grid that sum to 1 (largest remainder); weights below one grid step become 0."""
     units_MC = weights_MC * num_units
-    units_MC[units_MC < 1 - 1e-9] = 0.0
+    floor_M1 = np.minimum(1.0, units_MC.max(axis=1, keepdims=True))  # the largest weight of a row always stays
+    units_MC[units_MC < floor_M1 - 1e-9] = 0.0
     units_MC *= num_units / units_MC.sum(axis=1, keepdims=True)
     whole_MC = np.floor(units_MC + 1e-9)
     short_M1 = num_units - whole_MC.sum(axis=1, keepdims=True)

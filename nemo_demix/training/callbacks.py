@@ -1,5 +1,6 @@
 """What NeMo's trainer is asked to do besides training: save at given steps, and say how it goes."""
 
+import json
 import logging
 import math
 import time
@@ -53,14 +54,18 @@ class StepCheckpoint(ModelCheckpoint):
 
 
 class Progress(Callback):
-    """One log line every few steps on rank 0: loss, tokens/s, ETA; remembers the last loss."""
+    """One log line every few steps on rank 0: loss, tokens/s, ETA; and every step's loss in `losses.jsonl`.
 
-    def __init__(self, label: str, num_steps: int, tokens_per_step: int, every_steps: int) -> None:
+    After a resume the steps since the checkpoint stand in that file twice, with the same values.
+    """
+
+    def __init__(self, label: str, num_steps: int, tokens_per_step: int, every_steps: int, losses: str) -> None:
         self.label = label
+        self._losses = Path(losses)
         self.num_steps = num_steps
         self.tokens_per_step = tokens_per_step
         self.every_steps = every_steps
-        self.losses: dict[int, float] = {}
+        self.final_loss: float | None = None
         self._started: tuple[float, int] | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -69,7 +74,10 @@ class Progress(Callback):
         loss = float(trainer.callback_metrics["reduced_train_loss"])
         if not math.isfinite(loss):
             raise RuntimeError(f"{self.label}: the loss is {loss} at step {step}; lower max_lr or look at the data")
-        self.losses[step] = loss
+        self.final_loss = loss
+        if trainer.is_global_zero:
+            with open(self._losses, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "loss": loss}) + "\n")
         now = time.monotonic()
         if self._started is None:
             self._started = (now, step)

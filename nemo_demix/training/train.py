@@ -91,6 +91,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         num_steps=job.num_steps,
         tokens_per_step=config.train.global_batch_size * config.train.seq_length,
         every_steps=config.train.log_every_steps,
+        losses=str(job.folder / "losses.jsonl"),
     )
     recipe.trainer.callbacks = [*(recipe.trainer.callbacks or []), callback]
 
@@ -154,7 +155,7 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
             str(step * progress.tokens_per_step): str(step_folder(job.checkpoints, step).resolve())
             for step in (*job.keep_steps, job.num_steps)
         }
-        _write_record(job, kept, progress.losses.get(job.num_steps), time.monotonic() - started)
+        _write_record(job, kept, progress.final_loss, time.monotonic() - started)
     torch.distributed.barrier()
     del task, arguments, progress
     gc.collect()

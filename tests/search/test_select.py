@@ -13,7 +13,7 @@ NONE_EC = np.empty((0, 5))
 
 def numbers(rows_TC):
     """The pool's row number of each drawn row."""
-    return [int(np.flatnonzero((POOL_MC == row_C).all(axis=1))[0]) for row_C in rows_TC]
+    return [int(np.flatnonzero((row_C == POOL_MC).all(axis=1))[0]) for row_C in rows_TC]
 
 
 def test_top_rows_keep_the_order_of_ties():
