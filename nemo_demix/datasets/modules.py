@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_demix.errors import DatasetError
 
 MIN_DOCUMENT_CHARS = 200
-LONG_DOCSTRING_CHARS = 4000  # such a docstring is a document by itself
+DOCUMENT_CHARS = 16_000  # a longer module becomes several documents of about this length
 
 _Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -21,41 +21,52 @@ def python_files(folder: Path, without: Iterable[str] = ()) -> Iterator[Path]:
             yield path
 
 
-def module_source(path: Path) -> str:
-    """A module's text, decoded as Python itself would.
+def source_documents(path: Path) -> Iterator[str]:
+    """A module's source; a long one in several documents, cut between its top-level definitions.
 
     Raises:
         DatasetError: if the file is not decodable.
     """
-    try:
-        with tokenize.open(path) as file:
-            return file.read()
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected Python source, found: {error}; reinstall its package") from None
+    yield from _grouped(_module_source(path).split("\n\n\n"), "\n\n\n")
 
 
 def docstring_documents(path: Path) -> Iterator[str]:
-    """A module's docstrings: each long one by itself, all others joined, in the order of the source.
+    """A module's docstrings joined in the order of the source; many or long ones in several documents.
 
     Raises:
-        DatasetError: if the file is not Python this interpreter can parse.
+        DatasetError: if the file is not Python that this interpreter can parse.
     """
-    source = module_source(path)
+    source = _module_source(path)
     if '"""' not in source and "'''" not in source:
         return
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise DatasetError(f"{path}: expected Python source, found: {error}; reinstall its package") from None
-    short: list[str] = []
-    for docstring in _docstrings(tree):
-        if len(docstring) >= LONG_DOCSTRING_CHARS:
-            yield docstring
-        else:
-            short.append(docstring)
-    joined = "\n\n".join(short)
-    if len(joined) >= MIN_DOCUMENT_CHARS:
-        yield joined
+    yield from _grouped(_docstrings(tree), "\n\n")
+
+
+def _grouped(pieces: Iterable[str], separator: str) -> Iterator[str]:
+    """Neighbouring pieces joined into documents that end once they reach DOCUMENT_CHARS; too short a rest is left out."""
+    group: list[str] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece) + len(separator)
+        if size >= DOCUMENT_CHARS:
+            yield separator.join(group)
+            group, size = [], 0
+    rest = separator.join(group)
+    if len(rest) >= MIN_DOCUMENT_CHARS:
+        yield rest
+
+
+def _module_source(path: Path) -> str:
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: expected Python source, found: {error}; reinstall its package") from None
 
 
 def _docstrings(scope: _Scope) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.datasets.modules import docstring_documents, module_source, python_files
+from nemo_demix.datasets.modules import docstring_documents, python_files, source_documents
 from nemo_demix.datasets.packages import (
     MPMATH,
     NETWORKX,
@@ -123,7 +123,7 @@ def _docstrings_of(*packages: Package) -> Callable[[], Iterator[str]]:
 def _symbolic_tests() -> Iterator[str]:
     for path in python_files(package_folder(SYMPY)):
         if path.name.startswith("test_"):
-            yield module_source(path)
+            yield from source_documents(path)
 
 
 def _codeio(high: bool) -> Callable[[], Iterator[str]]:
@@ -143,7 +143,7 @@ def _codeio(high: bool) -> Callable[[], Iterator[str]]:
 def _python_stdlib() -> Iterator[str]:
     for path in python_files(Path(sysconfig.get_path("stdlib")), without=_STDLIB_WITHOUT):
         if not path.name.startswith("_sysconfigdata"):  # written when the interpreter was built
-            yield module_source(path)
+            yield from source_documents(path)
 
 
 _CODEIO_ORIGIN = (

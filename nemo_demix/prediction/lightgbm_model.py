@@ -12,8 +12,10 @@ import numpy as np
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError, MixtureError, ScoreError
 from nemo_demix.mixture import Array, check_rows
+from nemo_demix.prediction.forest import MAX_LEAVES, Forest
 
 MIN_ROWS = 8  # below this a tree has nothing to split
+LARGE_POOL = 10_000  # rows from which turning the trees into look-up tables pays; the predictions are the same bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +24,12 @@ class Predictor:
 
     Attributes:
         num_components: C, the number of merge weights it was fitted on.
+        num_leaves: The most leaves that a tree can have.
         boosters: A regressor by benchmark.
     """
 
     num_components: int
+    num_leaves: int
     boosters: dict[str, lgb.Booster]
 
     def predict(self, weights_XC: Array) -> dict[str, Array]:
@@ -35,6 +39,8 @@ class Predictor:
             MixtureError: if the shape is not (X, C), or a row is not on the simplex.
         """
         weights_XC = np.ascontiguousarray(check_rows(weights_XC, self.num_components))
+        if len(weights_XC) >= LARGE_POOL and self.num_leaves <= MAX_LEAVES:
+            return {name: Forest.of(booster).predict(weights_XC) for name, booster in self.boosters.items()}
         return {name: np.asarray(booster.predict(weights_XC)) for name, booster in self.boosters.items()}
 
 
@@ -80,7 +86,7 @@ def fit_checked(config: PredictorConfig, weights_MC: Array, scores: Mapping[str,
         name: lgb.train(parameters, lgb.Dataset(weights_MC, scores_M), num_boost_round=config.num_rounds)
         for name, scores_M in scores.items()
     }
-    return Predictor(weights_MC.shape[1], boosters)
+    return Predictor(weights_MC.shape[1], config.num_leaves, boosters)
 
 
 def check_scored(weights_MC: Array, scores: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:

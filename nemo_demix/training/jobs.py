@@ -195,6 +195,12 @@ def _job(
         ConfigError: if the budget is below one step, or a kept token count is not within it.
         MixtureError: if the blend is not on the simplex of the datasets.
     """
+    per_step = config.train.micro_batch_size * config.parallel.data
+    if config.train.global_batch_size % per_step:
+        raise ConfigError(
+            f"train.global_batch_size={config.train.global_batch_size}: expected a multiple of "
+            f"train.micro_batch_size={config.train.micro_batch_size} x parallel.data={config.parallel.data}"
+        )
     shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")
     shares = {dataset: share for dataset, share in shares.items() if share > 0}
     tokens_per_step = config.train.global_batch_size * config.train.seq_length

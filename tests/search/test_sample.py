@@ -46,6 +46,7 @@ def test_rows_are_distinct_mixtures_on_the_grid_within_the_caps(kind, multiple, 
             sample(config, 50, seed, caps)
         return
     assume(room > 1.1)
+    weights_MC = sample(config, 50, seed, caps)
     units_MC = weights_MC / grid
     assert weights_MC.shape == (50, 7)
     assert np.abs(units_MC - np.round(units_MC)).max() < 1e-9

@@ -1,0 +1,272 @@
+"""One candidate dataset: scan its text, select documents, tokenize them, merge the shards, and write its record."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemo_demix.artifacts import DatasetRecord, fingerprint, is_done, load_record, write_json
+from nemo_demix.config import DemixConfig, SourceConfig
+from nemo_demix.datasets.benchmarks import benchmark_identity
+from nemo_demix.datasets.megatron import PrefixCounts, read_prefix, token_type, write_prefix
+from nemo_demix.datasets.overlap import BenchmarkIndex
+from nemo_demix.datasets.registry import corpus
+from nemo_demix.datasets.shards import (
+    DROP,
+    HELDOUT,
+    SPLITS,
+    TRAIN,
+    LowestDocuments,
+    ScanTask,
+    ShardTask,
+    scan_unit,
+    select,
+    write_shard,
+)
+from nemo_demix.datasets.sources import Unit, dataset_units, is_megatron, source_identity, source_kind
+from nemo_demix.datasets.workers import Workers
+from nemo_demix.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+_REVISION = 1  # raised whenever the same inputs give other bytes
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A dataset's units as read: where each one's digests are, and its number of documents."""
+
+    units: list[Unit]
+    stems: list[Path]
+    num_documents: list[int]
+    num_blank: int
+
+
+class DatasetBuilder:
+    """Builds the datasets of one run, one after the other, over the same workers."""
+
+    def __init__(
+        self, config: DemixConfig, folder: Path, work: Path, pool: Workers, overlap: BenchmarkIndex
+    ) -> None:
+        """Build under `folder`, with temporary files under `work` on the same file system."""
+        self._config = config
+        self._folder = folder
+        self._work = work
+        self._pool = pool
+        self._overlap = overlap
+        self._seconds: dict[str, float] = {}
+
+    def scan(self, name: str, sample: LowestDocuments | None = None) -> Scan:
+        """Read a text dataset once.
+
+        Args:
+            sample: Filled with training documents for a tokenizer.
+        Raises:
+            DatasetError: if a source cannot be read.
+        """
+        started = time.monotonic()
+        units = dataset_units(self._config.datasets[name], f"datasets.{name}")
+        stems = [self._work / f"{name}.{number}" for number in range(len(units))]
+        share = self._config.prepare.heldout_share
+        sample_bytes = sample.max_bytes if sample is not None else 0
+        tasks = [ScanTask(unit, stem, sample_bytes, share) for unit, stem in zip(units, stems, strict=True)]
+        num_documents, num_blank = [], 0
+        for result in self._pool.run(scan_unit, tasks):
+            num_documents.append(result.num_documents)
+            num_blank += result.num_blank
+            if sample is not None:
+                for order, text in result.sample:
+                    sample.add(order, text)
+        self._seconds[name] = time.monotonic() - started
+        return Scan(units, stems, num_documents, num_blank)
+
+    def dataset(self, name: str, tokenizer: dict[str, Any], scan: Scan | None) -> DatasetRecord:
+        """Make a dataset, or find it made.
+
+        Args:
+            tokenizer: The tokenizer's info.
+            scan: The dataset's scan where there is one already.
+        Raises:
+            DatasetError: if a source cannot be used, or no training tokens come out.
+        """
+        started = time.monotonic()
+        key, record_path = f"datasets.{name}", self._folder / name / "record.json"
+        expected = fingerprint(
+            revision=_REVISION,
+            sources=[source_identity(source, key) for source in self._config.datasets[name].sources],
+            max_bytes=self._config.datasets[name].max_bytes,
+            heldout_share=self._config.prepare.heldout_share,
+            tokenizer=tokenizer["fingerprint"],
+        )
+        record = None if self._config.force else self._found(record_path, expected)
+        if record is None:
+            record_path.unlink(missing_ok=True)
+            if is_megatron(self._config.datasets[name], key):
+                record = self._in_place(name, tokenizer, expected)
+            else:
+                record = self._from_text(name, tokenizer, scan or self.scan(name), expected)
+            if record.num_train_tokens == 0:
+                raise DatasetError(
+                    f"{key}: expected training tokens, found none in {record.num_documents} documents; add text: "
+                    f"one document is always held out"
+                )
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+        record = replace(record, capability=self._config.datasets[name].capability, sources=self._described(name, record))
+        write_json(record_path, record)
+        return record
+
+    def progress(self, record: DatasetRecord) -> str:
+        """One line about a finished dataset: documents, MB of text, tokens, and the rate where it was made now."""
+        megabytes = (record.num_train_bytes + record.num_heldout_bytes) / 1e6
+        seconds = self._seconds.get(record.name)
+        rate = "found done" if seconds is None else f"{seconds:.1f} s, {megabytes / max(seconds, 1e-9):.1f} MB/s"
+        return (
+            f"{record.name}: {record.num_documents} documents ({record.num_duplicates} duplicates dropped), "
+            f"{megabytes:.2f} MB, {record.num_train_tokens} training and {record.num_heldout_tokens} held-out tokens, {rate}"
+        )
+
+    def _found(self, record_path: Path, expected: str) -> DatasetRecord | None:
+        """The record of the same dataset, if its files are there and its overlap is with the same benchmarks."""
+        if not is_done(record_path, expected):
+            return None
+        record = load_record(record_path, DatasetRecord)
+        if not record_is_whole(record):
+            return None
+        same_overlap = record.num_train_bytes == 0 or self._overlap_fingerprints() == {
+            name: entry["fingerprint"] for name, entry in record.overlap.items()
+        }
+        return record if same_overlap else None
+
+    def _in_place(self, name: str, tokenizer: dict[str, Any], expected: str) -> DatasetRecord:
+        source = self._config.datasets[name].sources[0]
+        assert source.megatron is not None
+        key = f"datasets.{name}.sources[0]"
+        train_prefix = str(Path(source.megatron).absolute())
+        train = read_prefix(train_prefix, tokenizer["vocab_size"], f"{key}.megatron")
+        heldout, heldout_prefix = PrefixCounts(0, 0), None
+        if source.heldout is not None:
+            heldout_prefix = str(Path(source.heldout).absolute())
+            heldout = read_prefix(heldout_prefix, tokenizer["vocab_size"], f"{key}.heldout")
+        return DatasetRecord(
+            name=name,
+            capability="",
+            train_prefix=train_prefix,
+            heldout_prefix=heldout_prefix,
+            num_documents=train.num_documents + heldout.num_documents,
+            num_duplicates=0,
+            num_train_tokens=train.num_tokens,
+            num_heldout_tokens=heldout.num_tokens,
+            num_train_bytes=0,
+            num_heldout_bytes=0,
+            sources=[{"num_files": 2 if heldout_prefix is None else 4, "num_documents": train.num_documents}],
+            overlap={},
+            fingerprint=expected,
+        )
+
+    def _from_text(self, name: str, tokenizer: dict[str, Any], scan: Scan, expected: str) -> DatasetRecord:
+        dataset = self._config.datasets[name]
+        documents = np.concatenate([np.load(f"{stem}.scan.npy") for stem in scan.stems])
+        choice, num_duplicates = select(documents, dataset.max_bytes, self._config.prepare.heldout_share)
+        if scan.num_blank:
+            log.info("prepare: %s: %d blank documents passed over", name, scan.num_blank)
+        prefixes = self._tokenize(name, tokenizer, scan, choice)
+        sizes = documents["size"]
+        return DatasetRecord(
+            name=name,
+            capability="",
+            train_prefix=str(self._folder / name / "train"),
+            heldout_prefix=str(self._folder / name / "heldout"),
+            num_documents=int((choice != DROP).sum()),
+            num_duplicates=num_duplicates,
+            num_train_tokens=prefixes.train.num_tokens,
+            num_heldout_tokens=prefixes.heldout.num_tokens,
+            num_train_bytes=int(sizes[choice == TRAIN].sum()),
+            num_heldout_bytes=int(sizes[choice == HELDOUT].sum()),
+            sources=_source_counts(scan, choice, sizes, len(dataset.sources)),
+            overlap=prefixes.overlap,
+            fingerprint=expected,
+        )
+
+    def _tokenize(
+        self, name: str, tokenizer: dict[str, Any], scan: Scan, choice: NDArray[np.int8]
+    ) -> "_Written":
+        """Tokenize the selected documents by unit, and merge the shards in the units' order."""
+        stored_as, ngram = token_type(tokenizer["vocab_size"]), self._config.prepare.overlap_ngram
+        tasks = []
+        for unit, stem, part in zip(scan.units, scan.stems, _parts(choice, scan), strict=True):
+            np.save(f"{stem}.choice.npy", part)
+            tasks.append(ShardTask(unit, stem, Path(f"{stem}.choice.npy"), tokenizer, stored_as, self._work, ngram))
+        hit_grams = np.empty(0, np.int64)
+        documents_B = np.zeros(len(self._overlap.names), np.int64)
+        for result in self._pool.run(write_shard, tasks):
+            hit_grams = np.union1d(hit_grams, result.hit_grams)
+            documents_B += result.documents_B
+        counts = {}
+        for split in SPLITS:
+            shards = [Path(f"{stem}.{split}") for stem in scan.stems]
+            counts[split] = write_prefix(shards, stored_as, self._work / f"{name}.{split}", self._folder / name / split)
+        for stem in scan.stems:
+            for suffix in (".jsonl", ".scan.npy", ".choice.npy"):
+                Path(f"{stem}{suffix}").unlink(missing_ok=True)
+        overlap = self._overlap.report(hit_grams, documents_B)
+        for benchmark, print_ in self._overlap_fingerprints().items():
+            overlap[benchmark].update(ngram=ngram, fingerprint=print_)
+        return _Written(counts["train"], counts["heldout"], overlap)
+
+    def _overlap_fingerprints(self) -> dict[str, str]:
+        """By benchmark, what the overlap with it depends on beside the dataset."""
+        return {
+            name: fingerprint(benchmark=benchmark_identity(name, benchmark), ngram=self._config.prepare.overlap_ngram)
+            for name, benchmark in self._config.suite.benchmarks.items()
+        }
+
+    def _described(self, name: str, record: DatasetRecord) -> list[dict[str, Any]]:
+        """The record's counts by source, with what each source is, its origin and its licence."""
+        sources = self._config.datasets[name].sources
+        return [{**counts, **_description(source)} for source, counts in zip(sources, record.sources, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What `_tokenize` wrote."""
+
+    train: PrefixCounts
+    heldout: PrefixCounts
+    overlap: dict[str, Any]
+
+
+def record_is_whole(record: DatasetRecord) -> bool:
+    """Whether the files a record describes are where it says."""
+    prefixes = [prefix for prefix in (record.train_prefix, record.heldout_prefix) if prefix is not None]
+    return all(Path(prefix + suffix).is_file() for prefix in prefixes for suffix in (".bin", ".idx"))
+
+
+def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:
+    """An array over a dataset's documents, cut into its units."""
+    return np.split(values, np.cumsum(scan.num_documents)[:-1])
+
+
+def _source_counts(
+    scan: Scan, choice: NDArray[np.int8], sizes: NDArray[np.int64], num_sources: int
+) -> list[dict[str, Any]]:
+    """By source: files, kept documents and their UTF-8 bytes."""
+    counts = [{"num_files": 0, "num_documents": 0, "num_bytes": 0} for _ in range(num_sources)]
+    for unit, part, size in zip(scan.units, _parts(choice, scan), _parts(sizes, scan), strict=True):
+        count = counts[unit.source]
+        count["num_files"] += len(unit.names) if unit.kind != "registry" else 0
+        count["num_documents"] += int((part != DROP).sum())
+        count["num_bytes"] += int(size[part != DROP].sum())
+    return counts
+
+
+def _description(source: SourceConfig) -> dict[str, Any]:
+    kind = source_kind(source, "sources")
+    origin, licence = source.origin, source.licence
+    if source.registry is not None:
+        entry = corpus(source.registry)
+        origin, licence = origin or entry.origin, licence or entry.licence
+    return {"kind": kind, "name": getattr(source, kind), "origin": origin, "licence": licence}

@@ -1,0 +1,101 @@
+"""Megatron's .bin/.idx files: written from shards, and checked where they are brought.
+
+megatron-core is imported inside the functions: it takes seconds.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.errors import DatasetError
+
+_CHECKED_DOCUMENTS = 64
+
+
+@dataclass(frozen=True)
+class PrefixCounts:
+    """What a prefix holds."""
+
+    num_documents: int
+    num_tokens: int
+
+
+def token_type(vocab_size: int) -> str:
+    """NumPy name of the type megatron-core stores token ids of that vocabulary in."""
+    from megatron.core.datasets.indexed_dataset import DType
+
+    return np.dtype(DType.optimal_dtype(vocab_size)).name
+
+
+def write_prefix(shards: Sequence[Path], token_type: str, temporary: Path, prefix: Path) -> PrefixCounts:
+    """Write `<prefix>.bin/.idx` from shards, in their order, whole or not at all.
+
+    Args:
+        shards: Path stems, each with `.bin` (tokens) and `.npy` (int64 tokens in each document); removed when read.
+        temporary: Path stem on the same file system to write under first.
+    """
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(f"{temporary}.bin", dtype=np.dtype(token_type).type)
+    num_documents = num_tokens = 0
+    for shard in shards:
+        data_path, lengths_path = Path(f"{shard}.bin"), Path(f"{shard}.npy")
+        lengths = np.load(lengths_path)
+        if len(lengths):
+            tokens = np.memmap(data_path, token_type, mode="r")
+            start = 0
+            for length in lengths.tolist():
+                builder.add_document(tokens[start : start + length], [length])
+                start += length
+            num_documents += len(lengths)
+            num_tokens += start
+            del tokens
+        data_path.unlink()
+        lengths_path.unlink()
+    builder.finalize(f"{temporary}.idx")
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".bin", ".idx"):
+        descriptor = os.open(f"{temporary}{suffix}", os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")
+    return PrefixCounts(num_documents, num_tokens)
+
+
+def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
+    """Count a brought prefix, and check the token ids of 64 documents spread over it.
+
+    Args:
+        prefix: Path without .bin/.idx.
+        key: The configuration key it came from, for the message.
+    Raises:
+        DatasetError: if a file is missing, the index is damaged or does not fit the data, or an id is too large.
+    """
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    for suffix in (".bin", ".idx"):
+        if not os.path.isfile(prefix + suffix):
+            raise DatasetError(f"{key}: {prefix}{suffix}: expected a file, found none; correct the prefix")
+    try:
+        data: Any = IndexedDataset(prefix)
+        num_tokens = int(data.index.sequence_lengths.sum(dtype=np.int64))
+        stored = num_tokens * data.index.dtype_size
+    except Exception as error:  # a damaged index fails in many ways, none of them narrow
+        raise DatasetError(f"{key}: {prefix}.idx: expected Megatron's index, found: {error!r}; make it again") from None
+    size = os.path.getsize(prefix + ".bin")
+    if size != stored:
+        raise DatasetError(
+            f"{key}: {prefix}.bin: expected {stored} bytes as in the index, found {size}; copy both files again"
+        )
+    for number in np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED_DOCUMENTS)).astype(np.int64)):
+        sequence = data[int(number)]
+        if len(sequence) and int(sequence.max()) >= vocab_size:
+            raise DatasetError(
+                f"{key}: {prefix}.bin: expected token ids below the tokenizer's {vocab_size}, found "
+                f"{int(sequence.max())} in document {number}; name the tokenizer it was made with"
+            )
+    return PrefixCounts(len(data.document_indices) - 1, num_tokens)

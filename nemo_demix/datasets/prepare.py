@@ -1,0 +1,178 @@
+"""The prepare stage: text or .bin/.idx prefixes → candidate datasets, held-out splits, tokenizer and benchmarks.
+
+Writes `<run>/datasets/`: tokenizer/, <dataset>/{train,heldout}.{bin,idx}, <dataset>/record.json, benchmarks/, and
+manifest.json last. Each part is redone only where its inputs changed.
+"""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest, DatasetRecord, fingerprint, is_done, read_json, write_json
+from nemo_demix.config import DemixConfig
+from nemo_demix.datasets.benchmarks import benchmark_identity, read_items, scored_text, write_benchmark
+from nemo_demix.datasets.build import DatasetBuilder, Scan, record_is_whole
+from nemo_demix.datasets.overlap import BenchmarkIndex
+from nemo_demix.datasets.shards import LowestDocuments
+from nemo_demix.datasets.sources import is_megatron, source_identity
+from nemo_demix.datasets.tokenizer import build_tokenizer, tokenizer_identity
+from nemo_demix.datasets.workers import Workers, workers
+from nemo_demix.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RESERVED = ("tokenizer", "benchmarks", "manifest.json")
+
+
+def prepare(config: DemixConfig) -> DataManifest:
+    """Make the candidate datasets of a run, or find them made.
+
+    Returns:
+        The manifest, as written to `<run>/datasets/manifest.json`.
+    Raises:
+        ConfigError: if the configuration is incomplete or contradicts itself.
+        DatasetError: if a source, a tokenizer or a benchmark cannot be used.
+    Memory: one document batch a worker, 24 bytes a document of one dataset, and the benchmarks' n-grams.
+    """
+    expected = expected_fingerprint(config)
+    folder = config.run_dir.absolute() / "datasets"
+    manifest_path = folder / "manifest.json"
+    if not config.force and is_done(manifest_path, expected):
+        manifest = DataManifest.load(manifest_path)
+        if all(record_is_whole(record) for record in manifest.datasets.values()):
+            log.info("prepare: done already, %s", manifest_path)
+            return manifest
+    manifest_path.unlink(missing_ok=True)
+    work = folder / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        with workers(config.prepare.workers) as pool:
+            manifest = _Preparation(config, folder, work, pool).run(expected)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    write_json(manifest_path, manifest)
+    return manifest
+
+
+def expected_fingerprint(config: DemixConfig) -> str:
+    """The fingerprint a finished prepare stage of this configuration carries.
+
+    It covers the datasets, the tokenizer, the split, the overlap and the benchmarks: package versions of registry
+    sources, size and modification time of user files. It does not depend on the number of workers.
+
+    Raises:
+        ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
+    """
+    _check(config)
+    return fingerprint(
+        tokenizer=_tokenizer_inputs(config),
+        datasets={
+            name: {
+                "config": [dataset.capability, dataset.max_bytes, [[s.origin, s.licence] for s in dataset.sources]],
+                "sources": _identities(config, name),
+            }
+            for name, dataset in config.datasets.items()
+        },
+        heldout_share=config.prepare.heldout_share,
+        overlap_ngram=config.prepare.overlap_ngram,
+        benchmarks={
+            name: [benchmark.capability, benchmark_identity(name, benchmark)]
+            for name, benchmark in config.suite.benchmarks.items()
+        },
+    )
+
+
+class _Preparation:
+    """One run of the stage."""
+
+    def __init__(self, config: DemixConfig, folder: Path, work: Path, pool: Workers) -> None:
+        self._config = config
+        self._folder = folder
+        self._work = work
+        self._pool = pool
+        self._scans: dict[str, Scan] = {}
+
+    def run(self, expected: str) -> DataManifest:
+        """Make whatever is not done."""
+        config = self._config
+        benchmarks = {
+            name: write_benchmark(name, benchmark, self._folder / "benchmarks", config.force)
+            for name, benchmark in config.suite.benchmarks.items()
+        }
+        overlap = BenchmarkIndex.build(
+            {name: list(scored_text(read_items(Path(record.path)))) for name, record in benchmarks.items()},
+            config.prepare.overlap_ngram,
+        )
+        overlap.save(self._work)
+        builder = DatasetBuilder(config, self._folder, self._work, self._pool, overlap)
+        tokenizer = self._tokenizer(builder)
+        datasets: dict[str, DatasetRecord] = {}
+        for number, name in enumerate(config.datasets, start=1):
+            datasets[name] = builder.dataset(name, tokenizer, self._scans.pop(name, None))
+            log.info("prepare: [%d/%d] %s", number, len(config.datasets), builder.progress(datasets[name]))
+        return DataManifest(tokenizer, datasets, benchmarks, expected)
+
+    def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
+        config = self._config
+        record_path = self._folder / "tokenizer" / "record.json"
+        expected = fingerprint(tokenizer=_tokenizer_inputs(config))
+        if not config.force and is_done(record_path, expected):
+            info: dict[str, Any] = read_json(record_path)["tokenizer"]
+            if Path(info["path"]).exists():
+                return info
+        texts: list[str] = []
+        if config.tokenizer.kind == "train_bpe":
+            share = config.tokenizer.sample_bytes // len(config.datasets)
+            for name in config.datasets:
+                sample = LowestDocuments(share)
+                self._scans[name] = builder.scan(name, sample)
+                texts.extend(text for _, text in sample.texts())
+        info = build_tokenizer(config.tokenizer, texts, self._folder / "tokenizer")
+        write_json(record_path, {"tokenizer": info, "fingerprint": expected})
+        log.info("prepare: tokenizer %s, %d tokens, %s", info["kind"], info["vocab_size"], info["path"])
+        return info
+
+
+def _check(config: DemixConfig) -> None:
+    """Refuse values that are not possible, and names that cannot be folders."""
+    if not config.datasets:
+        raise ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
+    for section, names in (("datasets", config.datasets), ("suite.benchmarks", config.suite.benchmarks)):
+        for name in names:
+            if not _NAME.fullmatch(name) or name in _RESERVED:
+                raise ConfigError(
+                    f"{section}.{name}: expected a name of letters, digits, '_', '-' and '.', none of {_RESERVED}"
+                )
+    settings = config.prepare
+    if not 0 < settings.heldout_share < 1:
+        raise ConfigError(f"prepare.heldout_share: expected a share between 0 and 1, found {settings.heldout_share}")
+    for key, value in (("workers", settings.workers), ("overlap_ngram", settings.overlap_ngram)):
+        if value < 1:
+            raise ConfigError(f"prepare.{key}: expected at least 1, found {value}")
+    for name, dataset in config.datasets.items():
+        if dataset.max_bytes is not None and dataset.max_bytes < 1:
+            raise ConfigError(f"datasets.{name}.max_bytes: expected at least 1, found {dataset.max_bytes}")
+        if is_megatron(dataset, f"datasets.{name}") and config.tokenizer.kind == "train_bpe":
+            raise ConfigError(
+                f"tokenizer.kind: train_bpe does not fit datasets.{name}, whose tokens are already made; "
+                f"name the tokenizer they were made with"
+            )
+
+
+def _identities(config: DemixConfig, name: str) -> list[dict[str, Any]]:
+    return [
+        source_identity(source, f"datasets.{name}.sources[{i}]")
+        for i, source in enumerate(config.datasets[name].sources)
+    ]
+
+
+def _tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
+    identity = tokenizer_identity(config.tokenizer)
+    if config.tokenizer.kind != "train_bpe":
+        return identity
+    texts = {name: _identities(config, name) for name in config.datasets}
+    return {**identity, "texts": texts, "heldout_share": config.prepare.heldout_share}

@@ -1,0 +1,101 @@
+"""LightGBM's predictions of a large pool, bit for bit and several times faster than its own loop.
+
+Every inner node forbids the leaves of one side. A row's leaf is the first one, from the left, that no node on any
+side forbids, and which leaves a feature's value forbids is looked up by the number of thresholds below it. Four trees
+of up to 16 leaves share one 64-bit word, so four trees cost one look-up a feature.
+
+Axes: X rows, C features, T trees, W words of four trees, L leaves.
+Source: Lucchese et al., QuickScorer (SIGIR 2015), with look-up tables in place of its scan over thresholds.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from nemo_demix.mixture import Array
+
+MAX_LEAVES = 16  # bits of a tree in a word
+TREES_PER_WORD = 4
+CHUNK = 16_384  # rows at a time: their words and look-ups stay in the cache
+FIRST_LEAF = np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """The trees of one regressor as look-up tables.
+
+    Attributes:
+        cuts: By feature, its thresholds, ascending.
+        words: By feature, shape (W, thresholds + 1): the leaves still allowed, by the number of thresholds below.
+        values_TL: Leaf values, left to right; a tree with fewer leaves is padded.
+    """
+
+    cuts: list[Array]
+    words: list[npt.NDArray[np.uint64]]
+    values_TL: Array
+
+    @classmethod
+    def of(cls, booster: lgb.Booster) -> "Forest":
+        """The forest of a fitted regressor of numerical features, none missing, with at most 16 leaves a tree."""
+        roots = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
+        values_TL = np.zeros((len(roots), MAX_LEAVES))
+        nodes: list[tuple[int, int, float, int]] = []  # tree, feature, threshold, leaves on the left as bits
+        for tree, root in enumerate(roots):
+            leaves: list[float] = []
+            _walk(root, tree, leaves, nodes)
+            values_TL[tree, : len(leaves)] = leaves
+        num_words = -(-len(roots) // TREES_PER_WORD)
+        cuts, words = [], []
+        for feature in range(booster.num_feature()):
+            own = [node for node in nodes if node[1] == feature]
+            cuts_ = np.unique(np.array([threshold for _, _, threshold, _ in own]))
+            table = np.full((num_words, len(cuts_) + 1), 2**64 - 1, dtype=np.uint64)
+            for tree, _, threshold, left in own:
+                word, slot = divmod(tree, TREES_PER_WORD)
+                forbidden = left << (MAX_LEAVES * slot)
+                table[word, np.searchsorted(cuts_, threshold) + 1] &= np.uint64(2**64 - 1 - forbidden)
+            cuts.append(cuts_)
+            words.append(np.bitwise_and.accumulate(table, axis=1))
+        return cls(cuts, words, values_TL)
+
+    def predict(self, rows_XC: Array) -> Array:
+        """Predictions, float64, shape (X,): leaf values added in the order of the trees, as LightGBM adds them.
+
+        Memory: a few arrays of one chunk (16384 rows).
+        """
+        predicted_X = np.zeros(len(rows_XC))
+        for start in range(0, len(rows_XC), CHUNK):
+            self._add(rows_XC[start : start + CHUNK], predicted_X[start : start + CHUNK])
+        return predicted_X
+
+    def _add(self, rows_XC: Array, predicted_X: Array) -> None:
+        num_rows, num_trees = len(rows_XC), len(self.values_TL)
+        below = [np.searchsorted(cuts, rows_XC[:, feature]) for feature, cuts in enumerate(self.cuts)]
+        allowed_X, looked_up_X = np.empty((2, num_rows), dtype=np.uint64)
+        leaf_X, value_X = np.empty(num_rows, dtype=np.intp), np.empty(num_rows)
+        for first_tree in range(0, num_trees, TREES_PER_WORD):
+            allowed_X.fill(2**64 - 1)
+            for words, below_X in zip(self.words, below, strict=True):
+                if words.shape[1] > 1:
+                    np.take(words[first_tree // TREES_PER_WORD], below_X, out=looked_up_X, mode="clip")
+                    np.bitwise_and(allowed_X, looked_up_X, out=allowed_X)
+            slots = allowed_X.view("<u2").reshape(num_rows, TREES_PER_WORD)
+            for tree in range(first_tree, min(first_tree + TREES_PER_WORD, num_trees)):
+                np.take(FIRST_LEAF, slots[:, tree - first_tree], out=leaf_X, mode="clip")
+                np.take(self.values_TL[tree], leaf_X, out=value_X, mode="clip")
+                predicted_X += value_X
+
+
+def _walk(node: dict[str, Any], tree: int, leaves: list[float], nodes: list[tuple[int, int, float, int]]) -> int:
+    """The leaves below a node as bits; appends leaf values from left to right, and inner nodes."""
+    if "left_child" not in node:
+        leaves.append(node["leaf_value"])
+        return 1 << (len(leaves) - 1)
+    assert (node["decision_type"], node["missing_type"]) == ("<=", "None"), node
+    left = _walk(node["left_child"], tree, leaves, nodes)
+    right = _walk(node["right_child"], tree, leaves, nodes)
+    nodes.append((tree, node["split_feature"], node["threshold"], left))
+    return left | right

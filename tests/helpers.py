@@ -1,0 +1,90 @@
+"""Running the product as a user does, and looking at what it leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run_cli(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `nemo-demix ARGUMENTS` and check its exit code."""
+    command = [sys.executable, "-m", "nemo_demix", *arguments]
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=_ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert result.returncode == expect, f"exit code {result.returncode}, expected {expect}\n{result.stdout}{result.stderr}"
+    return result
+
+
+def run_program(name: str, *arguments: str, ranks: int = 1, timeout: float = 300) -> dict[str, Any]:
+    """Run tests/programs/NAME.py on real ranks; its last line on rank 0's stdout is JSON."""
+    script = str(REPOSITORY / "tests" / "programs" / f"{name}.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", script]
+    result = subprocess.run(
+        [*command, *arguments],
+        cwd=REPOSITORY, env={**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def kill_when(arguments: list[str], condition: Callable[[], bool], timeout: float = 200) -> None:
+    """Start `nemo-demix ARGUMENTS`, kill -9 it as soon as the condition holds, and see its ranks die with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nemo_demix", *arguments],
+        cwd=REPOSITORY, env=_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            output = process.communicate()[0]
+            raise AssertionError(f"ended before it could be killed (exit code {process.returncode})\n{output}")
+        time.sleep(0.02)
+    ranks = _children(process.pid)
+    assert ranks, "no ranks were running"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}").exists() for pid in ranks):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"ranks outlived their launcher: {ranks}")
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and b"nemo_demix.launch.worker" in command:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def fork_run(run: Path, folder: Path, *without: str) -> Path:
+    """A copy of a finished run to change freely, without some of its parts; returns the new `runs_dir`."""
+    shutil.copytree(run, folder / run.name)
+    for part in without:
+        path = folder / run.name / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
+
+
+def losses(model: Path) -> dict[int, float]:
+    """A model's loss by step."""
+    rows = [json.loads(line) for line in (model / "losses.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}

@@ -1,0 +1,96 @@
+"""Requests are what the benchmarks say, and every proxy gets the same ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig, load_resolved
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.suite import build_suite
+from nemo_demix.tokenizer import load_tokenizer
+from tests.helpers import fork_run, run_cli
+
+
+@pytest.fixture
+def run(smoke_run: Path) -> tuple[DemixConfig, DataManifest]:
+    return load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
+
+
+def test_requests_hold_the_context_and_the_gold_answer(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    settings = dataclasses.replace(config.suite, max_length=4096, heldout_tokens=0)
+    suite = build_suite(settings, manifest)
+    tokenizer = load_tokenizer(manifest.tokenizer)
+    items = {
+        name: {(row["context"], row["gold"]) for row in map(json.loads, Path(record.path).read_text().splitlines())}
+        for name, record in manifest.benchmarks.items()
+    }
+    assert len(suite.requests) == 9 * 8
+    for request in suite.requests:
+        context, gold = tokenizer.decode(request.tokens[1 : request.start]), tokenizer.decode(request.tokens[request.start :])
+        assert (context, gold) in items[request.group.removeprefix("benchmark/")]
+        assert request.num_bytes == len(gold.encode())
+        assert request.tokens[0] == tokenizer.eos_id
+
+
+def test_long_contexts_lose_their_left_and_long_answers_their_right(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    full = build_suite(dataclasses.replace(config.suite, max_length=4096, heldout_tokens=0), manifest)
+    cut = build_suite(dataclasses.replace(config.suite, max_length=32, heldout_tokens=0), manifest)
+    for long, short in zip(full.requests, cut.requests, strict=True):
+        assert len(short.tokens) <= 32
+        answer = long.tokens[long.start :][:31]
+        assert short.tokens[short.start :] == answer
+        assert short.tokens[1 : short.start] == long.tokens[1 : long.start][-(31 - len(answer)) or long.start :]
+
+
+def test_the_sample_depends_on_the_seed_alone(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    one, two = (build_suite(config.suite, manifest) for _ in range(2))
+    assert [request.tokens for request in one.requests] == [request.tokens for request in two.requests]
+    other = build_suite(dataclasses.replace(config.suite, seed=1), manifest)
+    assert [request.tokens for request in one.requests] != [request.tokens for request in other.requests]
+    assert one.fingerprint != other.fingerprint
+
+
+def test_batches_hold_every_request_once_within_the_limit(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    suite = build_suite(dataclasses.replace(config.suite, batch_tokens=512), manifest)
+    ids = sorted(index for batch in suite.batches for index in batch.request_ids)
+    assert ids == list(range(len(suite.requests)))
+    for batch in suite.batches:
+        assert batch.tokens_BS.numel() <= 512 or len(batch.request_ids) == 1
+        for row, index in enumerate(batch.request_ids):
+            request = suite.requests[index]
+            scored = batch.labels_BS[row][batch.mask_BS[row] > 0].tolist()
+            assert scored == request.tokens[request.start :]
+
+
+def test_an_empty_suite_is_refused(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    empty = dataclasses.replace(manifest, benchmarks={})
+    with pytest.raises(ScoreError, match="the suite is empty"):
+        build_suite(dataclasses.replace(config.suite, heldout_tokens=0), empty)
+
+
+def test_scores_do_not_depend_on_the_batches_or_the_layout(smoke_run: Path, tmp_path: Path) -> None:
+    """Tensor, pipeline and data parallelism, and any batch size: the same bits to fp32's last digits."""
+    checkpoint = smoke_run / "models/component/math_2/checkpoints/step_00000016"
+    found = {}
+    for name, *overrides in (
+        ("tensor", "parallel.tensor=2"),
+        ("pipeline", "parallel.tensor=1", "parallel.pipeline=2", "suite.batch_tokens=300"),
+        ("data", "parallel.tensor=1", "parallel.data=2", "train.micro_batch_size=4"),
+    ):
+        runs = fork_run(smoke_run, tmp_path / name, "models", "search", "final")
+        run_cli(
+            "score", "--config-name", "smoke", f"runs_dir={runs}", f"score.checkpoint={checkpoint}", "score.name=it",
+            *overrides,
+        )  # fmt: skip
+        found[name] = json.loads((runs / "smoke/scores/it.json").read_text())["scores"]
+    for group, score in found["tensor"].items():
+        assert found["pipeline"][group]["score"] == pytest.approx(score["score"], rel=1e-5)
+        assert found["data"][group]["score"] == pytest.approx(score["score"], rel=1e-5)

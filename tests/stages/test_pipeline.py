@@ -1,0 +1,112 @@
+"""The whole pipeline as a user runs it: whole, skipped, changed, and killed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.artifacts import DataManifest
+from tests.helpers import fork_run, kill_when, losses, run_cli
+
+
+def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
+    manifest = DataManifest.load(smoke_run / "datasets/manifest.json")
+    assert list(manifest.datasets) == ["general", "math_1", "math_2", "math_3", "code_1", "code_2", "code_3"]
+    assert len(manifest.benchmarks) == 9
+    mixture = json.loads((smoke_run / "search/mixture.json").read_text())
+    assert mixture["num_proxies"] == 28 == sum(mixture["iterations"])
+    assert abs(sum(mixture["merge_weights"].values()) - 1) < 1e-9
+    assert abs(sum(mixture["data_shares"].values()) - 1) < 1e-9
+    for name, share in mixture["data_shares"].items():
+        weight = mixture["merge_weights"][name]
+        assert share == pytest.approx(weight + 0.5 * (1 - weight) if name == "general" else 0.5 * weight)
+        tokens = manifest.datasets[name].num_train_tokens
+        assert mixture["epochs"][name] == pytest.approx(share * 16_384 / tokens)
+    assert set(mixture["predicted"]) == set(mixture["measured"]) == {"general", "math", "code"}
+    rows = [json.loads(line) for line in (smoke_run / "search/scores.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [0] * 16 + [1] * 8 + [2] * 4
+    assert {row["status"] for row in rows} == {"OK"}
+    assert len({row["name"] for row in rows}) == 28
+
+
+def test_the_blend_files_are_the_converted_shares(smoke_run: Path) -> None:
+    mixture = json.loads((smoke_run / "search/mixture.json").read_text())
+    words = (smoke_run / "final/blend.txt").read_text().split()
+    blend = {Path(prefix).parent.name: float(weight) for weight, prefix in zip(words[::2], words[1::2], strict=True)}
+    assert blend == {name: share for name, share in mixture["data_shares"].items() if share > 0}
+    assert json.loads((smoke_run / "final/blend.json").read_text())["train"] == words
+    assert all(Path(f"{prefix}.idx").exists() for prefix in words[1::2])
+
+
+def test_the_verdict_follows_from_the_interval(smoke_run: Path) -> None:
+    result = json.loads((smoke_run / "final/result.json").read_text())
+    assert set(result["models"]) == {"mixture", "proportional"}
+    comparison = result["chosen_minus"]["proportional"]
+    difference = result["models"]["mixture"]["macro"] - result["models"]["proportional"]["macro"]
+    assert comparison["difference"] == pytest.approx(difference)
+    expected = "better" if comparison["high"] < 0 else "worse" if comparison["low"] > 0 else "not distinguishable"
+    assert comparison["verdict"] == expected
+
+
+def test_the_mixtures_own_merge_is_a_proxy_like_any_other(smoke_run: Path, tmp_path: Path) -> None:
+    """Scored again in other ranks, from the file of mixtures: the very same numbers."""
+    runs = fork_run(smoke_run, tmp_path)
+    mixture = json.loads((smoke_run / "search/mixture.json").read_text())
+    mixtures = {"again": mixture["merge_weights"], "one_hot": {"code_1": 1.0}}
+    (tmp_path / "mixtures.json").write_text(json.dumps(mixtures))
+    base = ["--config-name", "smoke", f"runs_dir={runs}"]
+    run_cli("score", *base, f"score.mixtures={tmp_path / 'mixtures.json'}")
+    rows = [json.loads(line) for line in (runs / "smoke/scores/proxies.jsonl").read_text().splitlines()]
+    assert rows[0]["capabilities"] == mixture["measured"]
+    run_cli("score", *base)
+    component = json.loads((runs / "smoke/scores/component_code_1.json").read_text())
+    assert rows[1]["scores"] == component["scores"]
+
+
+def test_a_second_run_does_nothing_and_a_changed_input_redoes_what_depends_on_it(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    runs = fork_run(smoke_run, tmp_path)
+    run = runs / "smoke"
+    base = ["--config-name", "smoke", f"runs_dir={runs}"]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("record.json")}
+    scores = (run / "search/scores.jsonl").read_text()
+    result = run_cli("run", *base)
+    assert result.stderr.count("done already") == 3
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("record.json")}
+    # Another number of proxies in the last iteration: the models stay, and so does every proxy scored before.
+    run_cli("search", *base, "search.iterations=[16,8,5]")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("record.json")}
+    after = (run / "search/scores.jsonl").read_text()
+    assert after.startswith(scores)
+    assert 0 < len(after.splitlines()) - len(scores.splitlines()) <= 5
+    # `final` of the old configuration refuses the new mixture rather than training on it.
+    assert "run `nemo-demix search` first" in run_cli("final", *base, expect=2).stderr
+
+
+def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_the_same(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    runs = fork_run(
+        smoke_run, tmp_path, "models/component/code_3", "models/final", "search", "final", "scores", "cost.json"
+    )
+    run = runs / "smoke"
+    command = ["run", "--config-name", "smoke", f"runs_dir={runs}"]
+    component = run / "models/component/code_3"
+    kill_when(command, lambda: any((component / "checkpoints").glob("step_0000000[4-9]/weights/metadata.json")))
+    kill_when(command, lambda: _lines(run / "search/scores.jsonl") >= 10)
+    with open(run / "search/scores.jsonl", "a") as file:
+        file.write('{"iteration": 0, "name": "mix_')  # a row that a kill cut off
+    kill_when(command, lambda: _lines(run / "models/final/mixture/losses.jsonl") >= 6)
+    run_cli(*command)
+    assert "resuming after step" in (run / "logs/train/rank_0.log").read_text()
+    assert losses(component) == losses(smoke_run / "models/component/code_3")
+    assert (run / "search/mixture.json").read_bytes() == (smoke_run / "search/mixture.json").read_bytes()
+    assert _lines(run / "search/scores.jsonl") == 28
+    assert losses(run / "models/final/mixture") == losses(smoke_run / "models/final/mixture")
+    old, new = (json.loads((path / "final/result.json").read_text()) for path in (smoke_run, run))
+    assert old == new
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -1,0 +1,95 @@
+"""Training through the NeMo recipe, on real ranks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.artifacts import ModelRecord, load_record
+from tests.helpers import fork_run, losses, run_cli
+
+
+def test_tensor_parallelism_does_not_change_the_loss(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/component/code_1")
+    run_cli(
+        "train", "--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1", "parallel.tensor=1"
+    )
+    one, two = losses(runs / "smoke/models/component/code_1"), losses(smoke_run / "models/component/code_1")
+    assert set(one) == set(two) == set(range(1, 17))
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-4
+
+
+def test_every_model_has_a_record_and_moved_from_the_base(smoke_run: Path) -> None:
+    for path in sorted(smoke_run.glob("models/*/*/record.json")):
+        record = load_record(path, ModelRecord)
+        assert Path(record.checkpoint).is_dir()
+        assert abs(sum(record.blend.values()) - 1) < 1e-9
+        if record.role == "base":
+            assert record.delta is None
+        else:
+            assert record.delta is not None
+            assert 0 < record.delta < 0.5
+        assert record.final_loss == losses(path.parent)[record.num_steps]
+
+
+def test_a_component_starts_from_the_bases_weights(smoke_run: Path) -> None:
+    base = losses(smoke_run / "models/base/base")
+    first = losses(smoke_run / "models/component/general")[1]
+    assert abs(first - base[max(base)]) < 0.5 < base[1] - first
+
+
+def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Path, tmp_path: Path) -> None:
+    kept = [path.name for path in (smoke_run / "models/component/math_1/checkpoints").iterdir()]
+    assert kept == ["step_00000016"]
+    runs = fork_run(smoke_run, tmp_path, "models/component/math_1")
+    run_cli(
+        "train", "--config-name", "smoke", f"runs_dir={runs}", "role=reference", "reference.name=half",
+        "reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
+        "reference.keep_tokens=[4096]",
+    )  # fmt: skip
+    folder = runs / "smoke/models/reference/half"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000004", "step_00000008"]
+    assert set(json.loads((folder / "record.json").read_text())["checkpoints"]) == {"4096", "8192"}
+
+
+def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/component/code_2")
+    brought = smoke_run / "models/component/code_1/checkpoints/step_00000016"
+    run_cli(
+        "train", "--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_2",
+        f"components.checkpoints.code_2={brought}",
+    )  # fmt: skip
+    record = load_record(runs / "smoke/models/component/code_2/record.json", ModelRecord)
+    assert (record.checkpoint, record.num_tokens) == (str(brought), 0)
+    assert not (runs / "smoke/models/component/code_2/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["role=teacher"], "expected role= one of base, component, reference, final"),
+        (["role=component", "component=poetry"], "component=poetry"),
+        (["role=reference"], "set reference.name, reference.shares"),
+        (["role=base", "base.num_tokens=10"], "less than one step of 1024"),
+        (["role=base", "parallel.data=2"], "train.global_batch_size=8"),
+        (["role=base", "base.blend={poetry: 1.0}"], "poetry"),
+        (["role=base", "parallel.nodes=2"], "parallel.nodes=2"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_rank_starts(
+    smoke_run: Path, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/base", "models/component")
+    result = run_cli("train", "--config-name", "smoke", f"runs_dir={runs}", *overrides, expect=2)
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_name_the_recipe_does_not_have_is_refused(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/base")
+    result = run_cli(
+        "train", "--config-name", "smoke", f"runs_dir={runs}", "role=base",
+        "+model.overrides.model.config.num_layerz=3", expect=2,
+    )  # fmt: skip
+    assert "model.overrides.model.config.num_layerz" in result.stderr
+    assert "num_layers" in result.stderr
