@@ -104,7 +104,9 @@ def _user_items(path: Path) -> Iterator[dict[str, Any]]:
         place = f"{path}: line {number}"
         item = _item(*(checked_string(row, field, place) for field in ("id", "context", "gold")))
         if not item["gold"]:
-            raise DatasetError(f"{place}: expected a continuation in field 'gold', found an empty one; correct the item")
+            raise DatasetError(
+                f"{place}: expected a continuation in field 'gold', found an empty one; correct the item"
+            )
         if item["id"] in ids:
             raise DatasetError(f"{place}: expected distinct ids, found {item['id']!r} again; correct the item")
         ids.add(item["id"])
@@ -160,7 +162,7 @@ def _mbpp() -> Iterator[dict[str, Any]]:
     """The task and its first test in a docstring, as InCoder prompts; line ends are made plain."""
     for doc in olmo_docs("codex_mbpp/gold_bpb_0shot"):
         context = f'"""\n{doc["text"]}\n{doc["test_list"][0]}\n"""\n'
-        yield _item(str(doc["task_id"]), context.replace("\r\n", "\n"), doc["code"].replace("\r\n", "\n"))
+        yield _item(str(doc["task_id"]), context.replace("\r", ""), doc["code"].replace("\r", ""))
 
 
 def _gsm8k() -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from nemo_demix.datasets.shards import (
     select,
     write_shard,
 )
-from nemo_demix.datasets.sources import Unit, dataset_units, is_megatron, source_identity, source_kind
+from nemo_demix.datasets.sources import Unit, dataset_identity, dataset_units, is_megatron, source_kind
 from nemo_demix.datasets.workers import Workers
 from nemo_demix.errors import DatasetError
 
@@ -49,9 +49,7 @@ class Scan:
 class DatasetBuilder:
     """Builds the datasets of one run, one after the other, over the same workers."""
 
-    def __init__(
-        self, config: DemixConfig, folder: Path, work: Path, pool: Workers, overlap: BenchmarkIndex
-    ) -> None:
+    def __init__(self, config: DemixConfig, folder: Path, work: Path, pool: Workers, overlap: BenchmarkIndex) -> None:
         """Build under `folder`, with temporary files under `work` on the same file system."""
         self._config = config
         self._folder = folder
@@ -93,11 +91,11 @@ class DatasetBuilder:
         Raises:
             DatasetError: if a source cannot be used, or no training tokens come out.
         """
-        started = time.monotonic()
+        started, scanned_s = time.monotonic(), self._seconds.get(name, 0.0)
         key, record_path = f"datasets.{name}", self._folder / name / "record.json"
         expected = fingerprint(
             revision=_REVISION,
-            sources=[source_identity(source, key) for source in self._config.datasets[name].sources],
+            sources=dataset_identity(self._config.datasets[name], key),
             max_bytes=self._config.datasets[name].max_bytes,
             heldout_share=self._config.prepare.heldout_share,
             tokenizer=tokenizer["fingerprint"],
@@ -109,13 +107,10 @@ class DatasetBuilder:
                 record = self._in_place(name, tokenizer, expected)
             else:
                 record = self._from_text(name, tokenizer, scan or self.scan(name), expected)
-            if record.num_train_tokens == 0:
-                raise DatasetError(
-                    f"{key}: expected training tokens, found none in {record.num_documents} documents; add text: "
-                    f"one document is always held out"
-                )
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
-        record = replace(record, capability=self._config.datasets[name].capability, sources=self._described(name, record))
+            self._seconds[name] = scanned_s + time.monotonic() - started
+        record = replace(
+            record, capability=self._config.datasets[name].capability, sources=self._described(name, record)
+        )
         write_json(record_path, record)
         return record
 
@@ -126,7 +121,8 @@ class DatasetBuilder:
         rate = "found done" if seconds is None else f"{seconds:.1f} s, {megabytes / max(seconds, 1e-9):.1f} MB/s"
         return (
             f"{record.name}: {record.num_documents} documents ({record.num_duplicates} duplicates dropped), "
-            f"{megabytes:.2f} MB, {record.num_train_tokens} training and {record.num_heldout_tokens} held-out tokens, {rate}"
+            f"{megabytes:.2f} MB, {record.num_train_tokens} training and {record.num_heldout_tokens} held-out tokens, "
+            f"{rate}"
         )
 
     def _found(self, record_path: Path, expected: str) -> DatasetRecord | None:
@@ -147,6 +143,8 @@ class DatasetBuilder:
         key = f"datasets.{name}.sources[0]"
         train_prefix = str(Path(source.megatron).absolute())
         train = read_prefix(train_prefix, tokenizer["vocab_size"], f"{key}.megatron")
+        if train.num_tokens == 0:
+            raise _no_training_tokens(name, train.num_documents)
         heldout, heldout_prefix = PrefixCounts(0, 0), None
         if source.heldout is not None:
             heldout_prefix = str(Path(source.heldout).absolute())
@@ -171,6 +169,8 @@ class DatasetBuilder:
         dataset = self._config.datasets[name]
         documents = np.concatenate([np.load(f"{stem}.scan.npy") for stem in scan.stems])
         choice, num_duplicates = select(documents, dataset.max_bytes, self._config.prepare.heldout_share)
+        if not (choice == TRAIN).any():
+            raise _no_training_tokens(name, len(documents))
         if scan.num_blank:
             log.info("prepare: %s: %d blank documents passed over", name, scan.num_blank)
         prefixes = self._tokenize(name, tokenizer, scan, choice)
@@ -191,9 +191,7 @@ class DatasetBuilder:
             fingerprint=expected,
         )
 
-    def _tokenize(
-        self, name: str, tokenizer: dict[str, Any], scan: Scan, choice: NDArray[np.int8]
-    ) -> "_Written":
+    def _tokenize(self, name: str, tokenizer: dict[str, Any], scan: Scan, choice: NDArray[np.int8]) -> "_Written":
         """Tokenize the selected documents by unit, and merge the shards in the units' order."""
         stored_as, ngram = token_type(tokenizer["vocab_size"]), self._config.prepare.overlap_ngram
         tasks = []
@@ -243,6 +241,13 @@ def record_is_whole(record: DatasetRecord) -> bool:
     """Whether the files a record describes are where it says."""
     prefixes = [prefix for prefix in (record.train_prefix, record.heldout_prefix) if prefix is not None]
     return all(Path(prefix + suffix).is_file() for prefix in prefixes for suffix in (".bin", ".idx"))
+
+
+def _no_training_tokens(name: str, num_documents: int) -> DatasetError:
+    return DatasetError(
+        f"datasets.{name}: expected training tokens, found none in {num_documents} documents; add documents: one at "
+        f"least is held out, and equal ones count once"
+    )
 
 
 def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from nemo_demix.errors import DatasetError
 
 _CHECKED_DOCUMENTS = 64
+_MAGIC = b"MMIDIDX\0\0"  # how an index file begins
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,23 @@ def token_type(vocab_size: int) -> str:
     return np.dtype(DType.optimal_dtype(vocab_size)).name
 
 
-def write_prefix(shards: Sequence[Path], token_type: str, temporary: Path, prefix: Path) -> PrefixCounts:
+def write_prefix(shards: Sequence[Path], stored_as: str, temporary: Path, prefix: Path) -> PrefixCounts:
     """Write `<prefix>.bin/.idx` from shards, in their order, whole or not at all.
 
     Args:
         shards: Path stems, each with `.bin` (tokens) and `.npy` (int64 tokens in each document); removed when read.
+        stored_as: NumPy name of the type of a token, see `token_type`.
         temporary: Path stem on the same file system to write under first.
     """
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-    builder = IndexedDatasetBuilder(f"{temporary}.bin", dtype=np.dtype(token_type).type)
+    builder = IndexedDatasetBuilder(f"{temporary}.bin", dtype=np.dtype(stored_as).type)
     num_documents = num_tokens = 0
     for shard in shards:
         data_path, lengths_path = Path(f"{shard}.bin"), Path(f"{shard}.npy")
         lengths = np.load(lengths_path)
         if len(lengths):
-            tokens = np.memmap(data_path, token_type, mode="r")
+            tokens = np.memmap(data_path, stored_as, mode="r")
             start = 0
             for length in lengths.tolist():
                 builder.add_document(tokens[start : start + length], [length])
@@ -80,6 +82,9 @@ def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
     for suffix in (".bin", ".idx"):
         if not os.path.isfile(prefix + suffix):
             raise DatasetError(f"{key}: {prefix}{suffix}: expected a file, found none; correct the prefix")
+    with open(f"{prefix}.idx", "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise DatasetError(f"{key}: {prefix}.idx: expected Megatron's index, found another file; make it again")
     try:
         data: Any = IndexedDataset(prefix)
         num_tokens = int(data.index.sequence_lengths.sum(dtype=np.int64))

@@ -47,7 +47,7 @@ def docstring_documents(path: Path) -> Iterator[str]:
 
 
 def _grouped(pieces: Iterable[str], separator: str) -> Iterator[str]:
-    """Neighbouring pieces joined into documents that end once they reach DOCUMENT_CHARS; too short a rest is left out."""
+    """Neighbouring pieces joined into documents of DOCUMENT_CHARS or a little more; too short a rest is left out."""
     group: list[str] = []
     size = 0
     for piece in pieces:

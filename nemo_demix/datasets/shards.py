@@ -206,8 +206,8 @@ def write_shard(task: ShardTask) -> ShardResult:
                 ids.append(tokenizer.eos_id)
                 files[split].write(np.array(ids, task.token_type).tobytes())
                 lengths[split].append(len(ids))
-    for split, number in SPLITS.items():
-        np.save(f"{task.stem}.{split}.npy", np.frombuffer(lengths[number], np.int64))
+    for name, number in SPLITS.items():
+        np.save(f"{task.stem}.{name}.npy", np.frombuffer(lengths[number], np.int64))
     return ShardResult(overlap.hit_grams, overlap.documents_B)
 
 

@@ -77,7 +77,9 @@ def is_megatron(dataset: DatasetConfig, key: str) -> bool:
     if "megatron" not in kinds:
         return False
     if len(kinds) > 1:
-        raise ConfigError(f"{key}.sources: a megatron prefix is used in place and must be the only source; split it off")
+        raise ConfigError(
+            f"{key}.sources: a megatron prefix is used in place and must be the only source; split it off"
+        )
     if dataset.max_bytes is not None:
         raise ConfigError(f"{key}.max_bytes: a megatron prefix is used whole, found {dataset.max_bytes}; remove it")
     return True
@@ -139,12 +141,16 @@ def source_files(source: SourceConfig, key: str) -> list[Path]:
     return paths
 
 
-def source_identity(source: SourceConfig, key: str) -> dict[str, Any]:
-    """What a source's documents depend on, for fingerprints: package versions, or every file's size and time.
+def dataset_identity(dataset: DatasetConfig, key: str) -> list[dict[str, Any]]:
+    """What a dataset's documents depend on, for fingerprints: package versions, or sizes and times of files, by source.
 
     Raises:
-        ConfigError, DatasetError: if the source is not valid.
+        ConfigError, DatasetError: if a source is not valid.
     """
+    return [_source_identity(source, f"{key}.sources[{i}]") for i, source in enumerate(dataset.sources)]
+
+
+def _source_identity(source: SourceConfig, key: str) -> dict[str, Any]:
     kind = source_kind(source, key)
     if kind == "registry":
         assert source.registry is not None

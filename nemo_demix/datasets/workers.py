@@ -25,7 +25,7 @@ class Workers:
 
 @contextmanager
 def workers(count: int) -> Iterator[Workers]:
-    """Start `count` spawned processes for as long as the context lasts; tasks still waiting at its end are cancelled."""
+    """Spawn `count` processes for as long as the context lasts; tasks still waiting at its end are cancelled."""
     if count == 1:
         yield Workers(None)
         return

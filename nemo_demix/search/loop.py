@@ -138,7 +138,7 @@ class _Progress:
             self._best = min(self._best, float(np.mean([c["score"] for c in row["capabilities"].values()])))
         self._scored += 1
         now = time.monotonic()
-        if now - self._spoke < 5 and self._done < self._total:
+        if now - self._spoke < 15 and self._done < self._total:
             return
         rate = self._scored / (now - self._started)
         self._spoke = now

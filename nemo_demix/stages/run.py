@@ -10,23 +10,29 @@ from nemo_demix.datasets.prepare import prepare
 from nemo_demix.stages.final import final_stage
 from nemo_demix.stages.models import load_manifest, train_all_components
 from nemo_demix.stages.search import search_stage
+from nemo_demix.stages.watch import MemoryWatch
 
 logger = logging.getLogger(__name__)
 
 
 def run_stages(config: DemixConfig) -> None:
-    """From text to a final model. Wall times of this call go to `timing.json`."""
+    """From text to a final model. What this call took of each stage goes to `timing.json`."""
     stages: dict[str, Callable[[], object]] = {
         "prepare": lambda: prepare(config),
         "train": lambda: train_all_components(config, load_manifest(config)),
         "search": lambda: search_stage(config),
         "final": lambda: final_stage(config),
     }
-    seconds = {}
+    timing: dict[str, dict[str, float]] = {}
     for name, stage in stages.items():
         started = time.monotonic()
         logger.info("== %s", name)
-        stage()
-        seconds[name] = round(time.monotonic() - started, 1)
-        write_json(config.run_dir / "timing.json", seconds)
-    logger.info("wall time: %s", ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+        with MemoryWatch() as memory:
+            stage()
+        timing[name] = {
+            "wall_time_s": round(time.monotonic() - started, 1),
+            "peak_memory_gib": round(memory.peak_gib, 2),
+        }
+        write_json(config.run_dir / "timing.json", timing)
+    spent = ", ".join(f"{name} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for name, row in timing.items())
+    logger.info("wall time and peak memory: %s", spent)

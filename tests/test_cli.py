@@ -1,0 +1,64 @@
+"""The command line: what a mistake looks like, and what Hydra still does."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import run_cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["paint"], "paint: no such stage; expected one of prepare, train, score, search, final, run, doctor"),
+        (["train", "role=base", "sed=1"], "Could not override 'sed'"),
+        (["train", "seed=one"], "could not be converted to Integer"),
+        (["train", "--config-name", "nothing"], "nothing"),
+        (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
+        (["search", "name=never_prepared"], "manifest.json: not found; run the stage that writes it first"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    stage, *rest = arguments
+    where = [f"runs_dir={tmp_path}"] if stage == "search" else []
+    result = run_cli(stage, *rest, *where, expect=2)
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_all_missing_values_are_named_at_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("defaults: [demix_schema, _self_]\nname: mine\n")
+    result = run_cli("prepare", "--config-name", str(recipe), f"runs_dir={tmp_path}", expect=2)
+    for key in ("model.recipe", "tokenizer.kind", "base.num_tokens", "train.seq_length"):
+        assert key in result.stderr
+    assert "name," not in result.stderr
+
+
+def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("defaults: [quickstart, _self_]\nname: mine\nsearch: {iterations: [4, 2]}\n")
+    shown = run_cli("run", "--config-name", str(recipe), "--cfg", "job", "seed=7").stdout
+    assert "name: mine" in shown
+    assert "seed: 7" in shown
+    assert "iterations:\n  - 4\n  - 2\n" in shown
+    assert not (Path.cwd() / "outputs").exists()
+
+
+def test_hydra_sweeps(tmp_path: Path) -> None:
+    result = run_cli(
+        "doctor", "-m", "seed=1,2", "--config-name", "smoke", f"runs_dir={tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep"
+    )
+    assert result.stdout.count("megatron-core") >= 2
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    with open(tmp_path / "smoke/.lock", "w") as file:
+        file.write(str(os.getpid()))
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run_cli("prepare", "--config-name", "smoke", f"runs_dir={tmp_path}", expect=2)
+    assert f"in use by process {os.getpid()}" in result.stderr
