@@ -1,1 +1,133 @@
-from nemo_demix.datasets.tokenizer import Tokenizer, load_tokenizer, nemo_tokenizer
+"""The tokenizer that all stages read with: one small interface over Hugging Face and SentencePiece files.
+
+A built tokenizer is described by a plain dictionary, `info`: path, vocab_size, eos_id, kind and fingerprint. `path` is
+a Hugging Face directory, or a .model file for kind `sentencepiece`. NeMo reads the same files (`nemo_tokenizer`).
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from nemo_demix.errors import DatasetError
+
+
+class Tokenizer(Protocol):
+    """What the stages need of a tokenizer. No special tokens are added; text that spells one is read as that token."""
+
+    vocab_size: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, as `encode` gives them."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens spelled out."""
+        ...
+
+
+def load_tokenizer(info: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that `build_tokenizer` described.
+
+    Raises:
+        DatasetError: if its files are gone.
+    """
+    path = Path(info["path"])
+    if not path.exists():
+        raise DatasetError(
+            f"{path}: expected the tokenizer, found nothing; run the prepare stage again with force=true"
+        )
+    if info["kind"] == "sentencepiece":
+        return _SentencePiece(path, info)
+    if (path / "tokenizer.json").exists():
+        return _Fast(path / "tokenizer.json", info)
+    return _Slow(path, info)
+
+
+def nemo_tokenizer(info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """NeMo's own tokenizer class for the same files: its dotted path and keyword arguments."""
+    base = "nemo.collections.common.tokenizers"
+    if info["kind"] == "sentencepiece":
+        return f"{base}.sentencepiece_tokenizer.SentencePieceTokenizer", {"model_path": info["path"]}
+    return f"{base}.huggingface.auto_tokenizer.AutoTokenizer", {"pretrained_model_name": info["path"]}
+
+
+def load_huggingface(path: str) -> Any:
+    """The transformers tokenizer of a folder, or of a name in the local cache or on the hub.
+
+    Raises:
+        DatasetError: if there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DatasetError(
+            f"tokenizer.path: {path}: expected a Hugging Face tokenizer (a folder, or a name in the local cache or on "
+            f"the hub), found: {reason}"
+        ) from None
+
+
+class _Fast:
+    """A Hugging Face directory with a tokenizer.json, read without importing transformers."""
+
+    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self._backend = Backend.from_file(str(path))
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocab_size: int = info["vocab_size"]
+        self.eos_id: int = info["eos_id"]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+
+class _Slow:
+    """A Hugging Face directory that only transformers can read."""
+
+    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+        self._tokenizer = load_huggingface(str(path))
+        self.vocab_size: int = info["vocab_size"]
+        self.eos_id: int = info["eos_id"]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+class _SentencePiece:
+    """A .model file."""
+
+    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.vocab_size: int = info["vocab_size"]
+        self.eos_id: int = info["eos_id"]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._processor.encode(text))
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [list(ids) for ids in self._processor.encode(texts)]
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._processor.decode(ids))

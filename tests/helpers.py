@@ -21,7 +21,9 @@ def run_cli(*arguments: str, timeout: float = 500, expect: int = 0) -> subproces
     result = subprocess.run(
         command, cwd=REPOSITORY, env=_ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
     )
-    assert result.returncode == expect, f"exit code {result.returncode}, expected {expect}\n{result.stdout}{result.stderr}"
+    assert result.returncode == expect, (
+        f"exit code {result.returncode}, expected {expect}\n{result.stdout}{result.stderr}"
+    )
     return result
 
 

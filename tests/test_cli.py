@@ -49,7 +49,13 @@ def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: 
 
 def test_hydra_sweeps(tmp_path: Path) -> None:
     result = run_cli(
-        "doctor", "-m", "seed=1,2", "--config-name", "smoke", f"runs_dir={tmp_path}", f"hydra.sweep.dir={tmp_path}/sweep"
+        "doctor",
+        "-m",
+        "seed=1,2",
+        "--config-name",
+        "smoke",
+        f"runs_dir={tmp_path}",
+        f"hydra.sweep.dir={tmp_path}/sweep",
     )
     assert result.stdout.count("megatron-core") >= 2
 

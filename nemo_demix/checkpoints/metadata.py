@@ -35,7 +35,8 @@ class _Inert:
 _DTYPES = {
     name: getattr(torch, name)
     for name in (
-        "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16 int8 uint8 bool complex64 complex128"
+        "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16 int8 uint8 bool "
+        "complex64 complex128"
     ).split()
 }
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -115,9 +116,7 @@ def read_metadata(folder: Path) -> dict[str, TensorEntry]:
     if not isinstance(found, dcp.Metadata):
         raise CheckpointError(f"{path}: expected checkpoint metadata, found {type(found).__name__}")
     storage = {
-        (index.fqn, tuple(index.offset)): info
-        for index, info in found.storage_data.items()
-        if index.offset is not None
+        (index.fqn, tuple(index.offset)): info for index, info in found.storage_data.items() if index.offset is not None
     }
     return {
         name: _tensor_entry(path, name, entry, storage)
@@ -132,7 +131,9 @@ def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, tu
         offsets = tuple(chunk.offsets)
         info = storage.get((name, offsets))
         if info is None:
-            raise CheckpointError(f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete")
+            raise CheckpointError(
+                f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete"
+            )
         if Path(info.relative_path).name != info.relative_path:
             raise CheckpointError(f"{path}: {name} points outside its folder ({info.relative_path}); refused")
         chunks.append(Chunk(offsets, tuple(chunk.sizes), info.relative_path, info.offset, info.length))

@@ -22,7 +22,9 @@ def find_weights(checkpoint: Path) -> Path:
         raise CheckpointError(f"{checkpoint}: not found; expected a checkpoint folder")
     marker = checkpoint.with_name(checkpoint.name + "-unfinished")
     if marker.exists():
-        raise CheckpointError(f"{checkpoint}: its save was cut off ({marker.name} stands beside it); use an earlier one")
+        raise CheckpointError(
+            f"{checkpoint}: its save was cut off ({marker.name} stands beside it); use an earlier one"
+        )
     for folder in (checkpoint / "weights", checkpoint):
         if (folder / ".metadata").exists():
             return folder
@@ -46,7 +48,9 @@ class CheckpointReader:
         self.checkpoint = checkpoint
         self.folder = find_weights(checkpoint)
         self.tensors: dict[str, TensorEntry] = {
-            name: entry for name, entry in read_metadata(self.folder).items() if not name.startswith(_OPTIMIZER_PREFIXES)
+            name: entry
+            for name, entry in read_metadata(self.folder).items()
+            if not name.startswith(_OPTIMIZER_PREFIXES)
         }
 
     def _load_chunk(self, name: str, chunk: Chunk) -> torch.Tensor:
@@ -88,9 +92,7 @@ class CheckpointReader:
         copied = 0
         for chunk in entry.chunks:
             low = [max(o, c) for o, c in zip(offsets, chunk.offsets, strict=True)]
-            high = [
-                min(o + s, c + z) for o, s, c, z in zip(offsets, sizes, chunk.offsets, chunk.sizes, strict=True)
-            ]
+            high = [min(o + s, c + z) for o, s, c, z in zip(offsets, sizes, chunk.offsets, chunk.sizes, strict=True)]
             if any(h <= start for start, h in zip(low, high, strict=True)):
                 continue
             source = self._load_chunk(name, chunk)

@@ -35,7 +35,9 @@ def launch(config: DemixConfig, stage: str, task: dict[str, Any]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if config.parallel.nodes > 1:
-        raise ConfigError(f"parallel.nodes={config.parallel.nodes}: one machine starts one node; run this stage under Slurm")
+        raise ConfigError(
+            f"parallel.nodes={config.parallel.nodes}: one machine starts one node; run this stage under Slurm"
+        )
     logs = config.run_dir / "logs" / stage
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("error_*.txt"):
@@ -82,5 +84,9 @@ def _report(logs: Path, rank: int, exit_code: int) -> None:
     if messages and exit_code == 2:
         raise DemixError(messages[0].read_text(encoding="utf-8"))
     log = logs / f"rank_{rank}.log"
-    tail = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-30:]) if log.exists() else ""
+    tail = (
+        "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-30:])
+        if log.exists()
+        else ""
+    )
     raise RankFailure(f"rank {rank} ended with exit code {exit_code}; the end of {log}:\n{tail}")

@@ -23,7 +23,8 @@ def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ran
     from nemo_demix.scoring.store import ScoreTarget, score_targets
 
     targets = [
-        ScoreTarget(target["name"], Path(target["checkpoint"]), target["model_fingerprint"]) for target in task["targets"]
+        ScoreTarget(target["name"], Path(target["checkpoint"]), target["model_fingerprint"])
+        for target in task["targets"]
     ]
     score_targets(config, manifest, targets, ranks)
 

@@ -53,7 +53,7 @@ def install() -> None:
     torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda *args, **kwargs: None
     torch.cuda.Stream = lambda *args, **kwargs: None  # type: ignore[assignment,misc]
-    torch.cuda.stream = lambda stream: contextlib.nullcontext()  # type: ignore[assignment]
+    torch.cuda.stream = lambda stream: contextlib.nullcontext()  # type: ignore[assignment,return-value]
     mode = _CudaAsCpu()
     mode.__enter__()
     _active.append(mode)

@@ -33,7 +33,9 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
 
     recipe = base_recipe(config, config.run_dir / "models", "live")
     recipe.model.config.vocab_size = padded_vocab_size(config, manifest.tokenizer)
-    apply_overrides(recipe, {key: value for key, value in config.model.overrides.items() if key in ("model", "trainer")})
+    apply_overrides(
+        recipe, {key: value for key, value in config.model.overrides.items() if key in ("model", "trainer")}
+    )
     model_config = fdl.build(recipe.model.config)
     strategy = fdl.build(recipe.trainer.strategy)
 

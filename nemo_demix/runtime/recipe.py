@@ -63,8 +63,10 @@ def _accepted_names(target: Any) -> set[str]:
     import fiddle as fdl
 
     if isinstance(target, fdl.Buildable):
-        return set(fdl.get_signature(target).parameters) if hasattr(fdl, "get_signature") else set(
-            inspect.signature(target.__fn_or_cls__).parameters
+        return (
+            set(fdl.get_signature(target).parameters)
+            if hasattr(fdl, "get_signature")
+            else set(inspect.signature(target.__fn_or_cls__).parameters)
         )
     return {name for name in dir(target) if not name.startswith("_")}
 

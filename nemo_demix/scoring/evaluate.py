@@ -47,7 +47,9 @@ def request_bits(model: torch.nn.Module, suite: Suite) -> np.ndarray:
     values = bits.cpu().numpy()
     if not np.isfinite(values).all():
         index = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ScoreError(f"{suite.requests[index].group}: the model gives {values[index]} bits; its weights are not usable")
+        raise ScoreError(
+            f"{suite.requests[index].group}: the model gives {values[index]} bits; its weights are not usable"
+        )
     return values
 
 

@@ -100,4 +100,4 @@ def score_report(suite: Suite, bits_R: np.ndarray) -> dict[str, Any]:
 
 
 def _stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.std(ddof=1) / np.sqrt(len(values)))

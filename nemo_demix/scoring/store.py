@@ -1,4 +1,4 @@
-"""Scores of checkpoints, kept under `runs/<name>/scores/`: `<model>.json` to read, `<model>.npy` with every request's bits."""
+"""Scores of checkpoints, under `runs/<name>/scores/`: `<model>.json` to read, `<model>.npy` with every bit count."""
 
 import io
 import logging
@@ -43,9 +43,7 @@ class ScoreTarget:
         return is_done(self.record_path(config), self.fingerprint(config, manifest))
 
 
-def score_targets(
-    config: DemixConfig, manifest: DataManifest, targets: Sequence[ScoreTarget], ranks: Ranks
-) -> None:
+def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence[ScoreTarget], ranks: Ranks) -> None:
     """Score what is not scored yet. Collective: every rank."""
     todo = [target for target in targets if not target.is_done(config, manifest)]
     if not todo:

@@ -8,6 +8,7 @@ Bits per *byte*, so that tokenizers compare.
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +108,10 @@ def build_suite(config: SuiteConfig, manifest: DataManifest) -> Suite:
             requests += _heldout_requests(group, dataset.heldout_prefix, tokenizer, config)
     if not requests:
         raise ScoreError("the suite is empty: set suite.benchmarks, or suite.heldout_tokens above 0")
+    counts = Counter(request.group for request in requests)
     for group in capabilities:
-        if not any(request.group == group for request in requests):
-            raise ScoreError(f"{group}: nothing to score in it")
+        if counts[group] < 2:
+            raise ScoreError(f"{group}: {counts[group]} items to score; a standard error needs at least 2")
     return Suite(requests, _batches(requests, config.batch_tokens), capabilities, suite_fingerprint(config, manifest))
 
 

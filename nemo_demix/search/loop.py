@@ -73,7 +73,7 @@ def run_loop(settings: SearchConfig, space: SearchSpace, seed: int, log: ScoreLo
             reason = next(row["reason"] for row in log.rows() if row["status"] == "FAILED")
             raise ScoreError(f"iteration {iteration}: {failed} of {count} proxies failed, the first with: {reason}")
     pool_MC = _sample(settings, space, settings.pool_size, [seed, len(settings.iterations), _POOL_STREAM])
-    objective_M, averages = _rank(settings, space, rows, pool_MC, seed)
+    objective_M, _ = _rank(settings, space, rows, pool_MC, seed)
     mixture_C = mean_of_top(pool_MC, objective_M, settings.select_top)
     mixture = space.as_weights(mixture_C)
     return SearchResult(mixture, predict(settings, space, rows, mixture, seed), rows, num_failed)

@@ -1,5 +1,6 @@
 """Merged proxies as the search sees them: merge weights in, scores out, on all ranks at once."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -62,10 +63,8 @@ class ProxyGroup:
     def serve(self) -> None:
         """Follow rank 0 until it closes; on every other rank."""
         while (merge_weights := _broadcast(None)) is not None:
-            try:
+            with contextlib.suppress(ScoreError):  # every rank finds the same; rank 0 records it
                 self._evaluate(merge_weights)
-            except ScoreError:
-                pass  # every rank finds the same; rank 0 records it
 
     def close(self) -> None:
         """Release the other ranks; on rank 0."""

@@ -63,9 +63,7 @@ def run_mixtures(
         return
     log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxies_fingerprint(config, manifest, components))
     for name, merge_weights in mixtures.items():
-        row = score_proxy(
-            log, lambda weights: _report(group, group.evaluate(weights)), None, name, dict(merge_weights)
-        )
+        row = score_proxy(log, lambda weights: _report(group, group.evaluate(weights)), None, name, dict(merge_weights))
         if row["status"] == "OK":
             average = float(np.mean([score["score"] for score in row["capabilities"].values()]))
             logger.info("%s: %.4f bits/byte, macro over capabilities", name, average)

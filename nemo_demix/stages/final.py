@@ -1,6 +1,7 @@
 """`final`: blend files, the final run and its baselines, and what became of the prediction."""
 
 import logging
+
 from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_json, write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError

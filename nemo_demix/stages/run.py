@@ -34,5 +34,7 @@ def run_stages(config: DemixConfig) -> None:
             "peak_memory_gib": round(memory.peak_gib, 2),
         }
         write_json(config.run_dir / "timing.json", timing)
-    spent = ", ".join(f"{name} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for name, row in timing.items())
+    spent = ", ".join(
+        f"{name} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for name, row in timing.items()
+    )
     logger.info("wall time and peak memory: %s", spent)

@@ -14,9 +14,7 @@ _MEANING = {
 }
 
 
-def print_result(
-    manifest: DataManifest, mixture: dict[str, Any], result: dict[str, Any], cost: dict[str, Any]
-) -> None:
+def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[str, Any], cost: dict[str, Any]) -> None:
     """What was chosen, what was predicted, what was measured, and whether it beats the baselines."""
     console = Console(width=118)
     console.print(_mixture_table(manifest, mixture))
@@ -29,7 +27,7 @@ def print_result(
         )
     stages, trained = cost["stages"], cost["if_proxies_were_trained"]
     console.print(
-        f"Cost: {stages['components']['num_tokens']:,} component tokens and {stages['search']['num_proxies']} merged proxies "
+        f"Cost: {stages['components']['num_tokens']:,} component tokens and {stages['search']['num_proxies']} proxies "
         f"({cost['proxies_per_minute']:.0f} a minute, {100 * cost['merge_share_of_search']:.1f} % of it merging); "
         f"training as many proxies would take {trained['num_tokens']:,} tokens."
     )

@@ -1,7 +1,7 @@
-"""What is to be trained: one job a model, with the fingerprint of everything that can change its weights.
+"""What is to be trained: one job a model, with the fingerprint of all that can change its weights.
 
-Jobs are worked out from the configuration and the manifest alone, so that what is done and what is stale is known before
-any rank is started.
+Jobs are worked out from the configuration and the manifest alone, so that what is done and what is stale is known
+before any rank is started.
 """
 
 from collections.abc import Callable, Mapping

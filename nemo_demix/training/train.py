@@ -75,7 +75,11 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     recipe.optim.lr_scheduler.warmup_steps = job.warmup_steps
     recipe.optim.lr_scheduler.constant_steps = 0
 
-    save_steps = {job.num_steps, *job.keep_steps, *range(job.checkpoint_every_steps, job.num_steps, job.checkpoint_every_steps)}
+    save_steps = {
+        job.num_steps,
+        *job.keep_steps,
+        *range(job.checkpoint_every_steps, job.num_steps, job.checkpoint_every_steps),
+    }
     recipe.log.ckpt = run.Config(
         StepCheckpoint,
         folder=str(job.checkpoints),

@@ -90,10 +90,10 @@ def test_damage_is_named(checkpoint: Path) -> None:
     path = checkpoint / "weights" / reader.tensors[name].chunks[0].file
     content = path.read_bytes()
     path.write_bytes(content[: reader.tensors[name].chunks[0].file_offset + 10])
-    with pytest.raises(CheckpointError, match=f"{path.name}: truncated"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}: truncated"):
         reader.read_tensor(name)
     path.unlink()
-    with pytest.raises(CheckpointError, match=f"{path.name}: missing"):
+    with pytest.raises(CheckpointError, match=rf"{path.name}: missing"):
         reader.read_tensor(name)
     (checkpoint / "weights/.metadata").write_bytes(b"\x80\x04garbage")
     with pytest.raises(CheckpointError, match="damaged"):
@@ -118,5 +118,5 @@ def test_another_architecture_is_named(checkpoint: Path) -> None:
     name = next(name for name in reader if name.endswith("linear_fc1.weight"))
     with pytest.raises(CheckpointError, match="another architecture"):
         reader.read_slice(name, (0, 0, 0), (3, 256, 64), torch.empty(3, 256, 64))
-    with pytest.raises(CheckpointError, match="no tensor module.nothing"):
+    with pytest.raises(CheckpointError, match=r"no tensor module\.nothing"):
         reader.read_slice("module.nothing", (0,), (1,), torch.empty(1))

@@ -16,7 +16,12 @@ def make_suite(counts: dict[str, tuple[str | None, int]], rng: np.random.Generat
     return Suite(requests, [], {group: capability for group, (capability, _) in counts.items()}, "f")
 
 
-COUNTS = {"benchmark/a": ("math", 40), "benchmark/b": ("math", 10), "benchmark/c": ("code", 25), "heldout/d": (None, 30)}
+COUNTS = {
+    "benchmark/a": ("math", 40),
+    "benchmark/b": ("math", 10),
+    "benchmark/c": ("code", 25),
+    "heldout/d": (None, 30),
+}
 
 
 def test_benchmarks_are_means_over_items_and_heldout_a_ratio_of_totals() -> None:

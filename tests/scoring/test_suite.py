@@ -30,7 +30,10 @@ def test_requests_hold_the_context_and_the_gold_answer(run: tuple[DemixConfig, D
     }
     assert len(suite.requests) == 9 * 8
     for request in suite.requests:
-        context, gold = tokenizer.decode(request.tokens[1 : request.start]), tokenizer.decode(request.tokens[request.start :])
+        context, gold = (
+            tokenizer.decode(request.tokens[1 : request.start]),
+            tokenizer.decode(request.tokens[request.start :]),
+        )
         assert (context, gold) in items[request.group.removeprefix("benchmark/")]
         assert request.num_bytes == len(gold.encode())
         assert request.tokens[0] == tokenizer.eos_id

@@ -1,0 +1,43 @@
+"""Where a figure comes from: written beside every result."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+_PACKAGES = ("nemo_toolkit", "megatron-core", "torch", "lightgbm", "numpy", "tokenizers")
+
+
+def finish(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write `results/<name>[_quick].json` and print the summary as the last line."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": _git("rev-parse", "HEAD")
+        + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": {
+            "cpu": cpu.partition(":")[2].strip(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        },
+        "seeds": seeds,
+        "rows": rows,
+        "summary": summary,
+    }
+    write_json(RESULTS / f"{name}{'_quick' if quick else ''}.json", result)
+    print(json.dumps(summary))
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return result.stdout.strip()
