@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from nemo_demix.datasets.overlap import OverlapCounter
 from nemo_demix.datasets.readers import json_lines
 from nemo_demix.datasets.sources import Unit
-from nemo_demix.datasets.tokenizer import load_tokenizer
 from nemo_demix.errors import DatasetError
+from nemo_demix.tokenizer import load_tokenizer
 
 DROP, TRAIN, HELDOUT = 0, 1, 2
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}

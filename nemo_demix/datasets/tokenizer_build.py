@@ -8,8 +8,8 @@ from typing import Any
 
 from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.config import TokenizerConfig
-from nemo_demix.datasets.tokenizer import load_huggingface
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.tokenizer import load_huggingface
 
 log = logging.getLogger(__name__)
 

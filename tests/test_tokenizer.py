@@ -11,9 +11,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 from nemo_demix.config import TokenizerConfig
-from nemo_demix.datasets.tokenizer import Tokenizer, load_tokenizer, nemo_tokenizer
 from nemo_demix.datasets.tokenizer_build import EOS, build_tokenizer, tokenizer_identity
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.tokenizer import Tokenizer, load_tokenizer, nemo_tokenizer
 from tests.datasets.helpers import sentence
 
 TEXTS = [sentence(number) for number in range(200)] + ["def f(x):\n    return x ** 2\n", "naïve — 三 ∑"]
