@@ -1,10 +1,11 @@
 """What the quickstart takes and finds: reads a finished `runs/quickstart` (or --run DIR) that `nemo-demix run` made.
 
-Wall times and peak memory are of the call of `run` that wrote `timing.json`: they are whole if it was the only one.
+Wall times add up over the calls of `run` that it took; peak memory is the highest of them.
 """
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ def main() -> None:
     def read(path: str) -> Any:
         return json.loads((arguments.run / path).read_text())
 
-    timing, mixture, result, cost = (
-        read(path) for path in ("timing.json", "search/mixture.json", "final/result.json", "cost.json")
-    )
-    rows = [{"stage": stage, **row} for stage, row in timing.items()]
+    mixture, result, cost = (read(path) for path in ("search/mixture.json", "final/result.json", "cost.json"))
+    timing = [json.loads(line) for line in (arguments.run / "timing.jsonl").read_text().splitlines()]
+    rows: list[dict[str, Any]] = list(timing)
+    wall_s: Counter[str] = Counter()
+    for row in timing:
+        wall_s[row["stage"]] += row["wall_time_s"]
     rows += [
         {
             "model": str(path.parent.relative_to(arguments.run)),
@@ -36,9 +39,9 @@ def main() -> None:
     checks = mixture["cross_validation"]
     comparison = result["chosen_minus"]["proportional"]
     summary = {
-        "wall_s": round(sum(row["wall_time_s"] for row in timing.values()), 1),
-        **{f"wall_s_{stage}": row["wall_time_s"] for stage, row in timing.items()},
-        "peak_memory_gib": max(row["peak_memory_gib"] for row in timing.values()),
+        "wall_s": round(sum(wall_s.values()), 1),
+        **{f"wall_s_{stage}": round(seconds, 1) for stage, seconds in wall_s.items()},
+        "peak_memory_gib": max(row["peak_memory_gib"] for row in timing),
         "merge_share": cost["merge_share_of_search"],
         "proxies_per_minute": cost["proxies_per_minute"],
         "cv_rho_macro": checks["rho_macro"],

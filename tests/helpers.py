@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
-_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
 def run_cli(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `nemo-demix ARGUMENTS` and check its exit code."""
     command = [sys.executable, "-m", "nemo_demix", *arguments]
     result = subprocess.run(
-        command, cwd=REPOSITORY, env=_ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
     assert result.returncode == expect, (
         f"exit code {result.returncode}, expected {expect}\n{result.stdout}{result.stderr}"
@@ -33,7 +36,7 @@ def run_program(name: str, *arguments: str, ranks: int = 1, timeout: float = 300
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", script]
     result = subprocess.run(
         [*command, *arguments],
-        cwd=REPOSITORY, env={**_ENVIRONMENT, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True,
+        cwd=REPOSITORY, env=_environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True,
         timeout=timeout, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
@@ -44,7 +47,7 @@ def kill_when(arguments: list[str], condition: Callable[[], bool], timeout: floa
     """Start `nemo-demix ARGUMENTS`, kill -9 it as soon as the condition holds, and see its ranks die with it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "nemo_demix", *arguments],
-        cwd=REPOSITORY, env=_ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + timeout
     while not condition():

@@ -4,13 +4,14 @@ The factory is called with what it accepts; everything a run must control is the
 factories with short signatures work too. The caller applies `model.overrides` last, so that they win.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
@@ -21,11 +22,10 @@ def load_factory(path: str) -> Callable[..., Any]:
     """The recipe factory at a dotted path.
 
     Raises:
-        ConfigError: if there is no such module or function, naming near ones.
+        ConfigError: if there is no such module or function.
     """
-    module_name, _, function_name = path.rpartition(".")
     try:
-        factory = getattr(importlib.import_module(module_name), function_name)
+        factory = get_object(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"model.recipe={path}: not found ({error}); expected a factory such as "
@@ -47,9 +47,10 @@ def apply_overrides(target: Any, overrides: Mapping[str, Any], path: str = "mode
         try:
             current = getattr(target, name)
         except AttributeError:
-            if name not in _accepted_names(target):
-                known = ", ".join(sorted(_accepted_names(target))[:40])
-                raise ConfigError(f"{key}: the recipe has no such attribute; it has: {known}") from None
+            known = _accepted_names(target)
+            if name not in known:
+                near = get_close_matches(name, known) or sorted(known)
+                raise ConfigError(f"{key}: the recipe has no such attribute; it has {', '.join(near)}") from None
             current = None
         if isinstance(value, Mapping) and not isinstance(current, Mapping):
             if current is None:
@@ -63,11 +64,7 @@ def _accepted_names(target: Any) -> set[str]:
     import fiddle as fdl
 
     if isinstance(target, fdl.Buildable):
-        return (
-            set(fdl.get_signature(target).parameters)
-            if hasattr(fdl, "get_signature")
-            else set(inspect.signature(target.__fn_or_cls__).parameters)
-        )
+        return set(inspect.signature(target.__fn_or_cls__).parameters)
     return {name for name in dir(target) if not name.startswith("_")}
 
 

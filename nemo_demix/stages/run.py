@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from nemo_demix.artifacts import write_json
+from nemo_demix.artifacts import canonical_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.prepare import prepare
 from nemo_demix.stages.final import final_stage
@@ -16,25 +16,27 @@ logger = logging.getLogger(__name__)
 
 
 def run_stages(config: DemixConfig) -> None:
-    """From text to a final model. What this call took of each stage goes to `timing.json`."""
+    """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
     stages: dict[str, Callable[[], object]] = {
         "prepare": lambda: prepare(config),
         "train": lambda: train_all_components(config, load_manifest(config)),
         "search": lambda: search_stage(config),
         "final": lambda: final_stage(config),
     }
-    timing: dict[str, dict[str, float]] = {}
+    rows = []
     for name, stage in stages.items():
         started = time.monotonic()
         logger.info("== %s", name)
         with MemoryWatch() as memory:
             stage()
-        timing[name] = {
-            "wall_time_s": round(time.monotonic() - started, 1),
-            "peak_memory_gib": round(memory.peak_gib, 2),
-        }
-        write_json(config.run_dir / "timing.json", timing)
-    spent = ", ".join(
-        f"{name} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for name, row in timing.items()
-    )
+        rows.append(
+            {
+                "stage": name,
+                "wall_time_s": round(time.monotonic() - started, 1),
+                "peak_memory_gib": round(memory.peak_gib, 2),
+            }
+        )
+        with open(config.run_dir / "timing.jsonl", "a", encoding="utf-8") as file:
+            file.write(canonical_json(rows[-1]) + "\n")
+    spent = ", ".join(f"{row['stage']} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for row in rows)
     logger.info("wall time and peak memory: %s", spent)

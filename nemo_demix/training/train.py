@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
 from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
@@ -60,7 +61,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         seq_length=config.train.seq_length,
         global_batch_size=config.train.global_batch_size,
         micro_batch_size=config.train.micro_batch_size,
-        tokenizer=run.Config(_class_at(tokenizer_class), **tokenizer_arguments),
+        tokenizer=run.Config(get_class(tokenizer_class), **tokenizer_arguments),
         num_workers=config.train.num_workers,
         persistent_workers=config.train.num_workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -120,13 +121,6 @@ def latest_checkpoint(folder: Path) -> tuple[int, Path | None]:
         if match and path.is_dir() and is_complete(path):
             found = (int(match[1]), path)  # type: ignore[assignment]
     return found
-
-
-def _class_at(path: str) -> Any:
-    import importlib
-
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _adopt(job: TrainJob, ranks: Ranks) -> None:

@@ -72,7 +72,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_redoes_what_depends_on_it
     before = {path: path.stat().st_mtime_ns for path in run.rglob("record.json")}
     scores = (run / "search/scores.jsonl").read_text()
     result = run_cli("run", *base)
-    assert result.stderr.count("done already") == 3
+    assert result.stderr.count("done already") == 4
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("record.json")}
     # Another number of proxies in the last iteration: the models stay, and so does every proxy scored before.
     run_cli("search", *base, "search.iterations=[16,8,5]")

@@ -44,7 +44,7 @@ def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Pat
     runs = fork_run(smoke_run, tmp_path, "models/component/math_1")
     run_cli(
         "train", "--config-name", "smoke", f"runs_dir={runs}", "role=reference", "reference.name=half",
-        "reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
+        "+reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
         "reference.keep_tokens=[4096]",
     )  # fmt: skip
     folder = runs / "smoke/models/reference/half"
@@ -57,7 +57,7 @@ def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
     brought = smoke_run / "models/component/code_1/checkpoints/step_00000016"
     run_cli(
         "train", "--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_2",
-        f"components.checkpoints.code_2={brought}",
+        f"+components.checkpoints.code_2={brought}",
     )  # fmt: skip
     record = load_record(runs / "smoke/models/component/code_2/record.json", ModelRecord)
     assert (record.checkpoint, record.num_tokens) == (str(brought), 0)
@@ -72,7 +72,7 @@ def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
         (["role=reference"], "set reference.name, reference.shares"),
         (["role=base", "base.num_tokens=10"], "less than one step of 1024"),
         (["role=base", "parallel.data=2"], "train.global_batch_size=8"),
-        (["role=base", "base.blend={poetry: 1.0}"], "poetry"),
+        (["role=base", "++base.blend={poetry: 1.0}"], "poetry"),
         (["role=base", "parallel.nodes=2"], "parallel.nodes=2"),
     ],
 )
