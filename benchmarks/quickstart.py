@@ -15,6 +15,7 @@ from _provenance import finish
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"))
+    parser.add_argument("--label", default="", help="added to the name of the result")
     parser.add_argument("--quick", action="store_true", help="accepted for uniformity; reading takes a second")
     arguments = parser.parse_args()
 
@@ -52,7 +53,7 @@ def main() -> None:
         "verdict": comparison["verdict"],
     }
     rows.append({"mixture": mixture})
-    finish("quickstart", arguments.quick, [mixture["seed"]], rows, summary)
+    finish(f"quickstart{arguments.label}", arguments.quick, [mixture["seed"]], rows, summary)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,13 @@ def run_program(name: str, *arguments: str, ranks: int = 1, timeout: float = 300
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def kill_when(arguments: list[str], condition: Callable[[], bool], timeout: float = 200) -> None:
-    """Start `nemo-demix ARGUMENTS`, kill -9 it as soon as the condition holds, and see its ranks die with it."""
+def stop_when(
+    arguments: list[str], condition: Callable[[], bool], stop: signal.Signals = signal.SIGKILL, timeout: float = 200
+) -> tuple[int, str]:
+    """Start `nemo-demix ARGUMENTS`, signal it as soon as the condition holds, and see its ranks end with it.
+
+    Returns its exit code and what it printed.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "nemo_demix", *arguments],
         cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -54,15 +59,15 @@ def kill_when(arguments: list[str], condition: Callable[[], bool], timeout: floa
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             output = process.communicate()[0]
-            raise AssertionError(f"ended before it could be killed (exit code {process.returncode})\n{output}")
+            raise AssertionError(f"ended before it could be stopped (exit code {process.returncode})\n{output}")
         time.sleep(0.02)
     ranks = _children(process.pid)
     assert ranks, "no ranks were running"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(stop)
+    output = process.communicate(timeout=60)[0]
     for _ in range(100):
         if not any(Path(f"/proc/{pid}").exists() for pid in ranks):
-            return
+            return process.returncode, output
         time.sleep(0.1)
     raise AssertionError(f"ranks outlived their launcher: {ranks}")
 

@@ -17,7 +17,7 @@ from tests.helpers import run_cli
         (["train", "seed=one"], "could not be converted to Integer"),
         (["train", "--config-name", "nothing"], "nothing"),
         (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
-        (["search", "name=never_prepared"], "manifest.json: not found; run the stage that writes it first"),
+        (["search", "name=never_prepared"], "manifest.json: does not exist yet; run `nemo-demix prepare`"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:

@@ -19,7 +19,7 @@ from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.lightgbm_model import fit_predictor
-from nemo_demix.search.objective import mean_percentile_rank
+from nemo_demix.search.objective import OBJECTIVES
 from nemo_demix.search.sample import sample_mixtures
 from nemo_demix.search.score_log import Row, ScoreLog
 from nemo_demix.search.select import draw_next, mean_of_top
@@ -120,7 +120,7 @@ def _rank(
     weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows])
     predictor = fit_predictor(settings.predictor, weights_MC, benchmark_columns(space, rows), seed)
     averages = capability_averages(predictor.predict(pool_MC), space.capabilities)
-    return mean_percentile_rank(averages, dict.fromkeys(averages, False)), averages
+    return OBJECTIVES[settings.objective](averages, dict.fromkeys(averages, False)), averages
 
 
 class _Progress:

@@ -1,9 +1,12 @@
-"""The objective of the search: mean percentile rank over capabilities, from predicted capability averages.
+"""The objectives of the search, from predicted capability averages; lower is better for both.
+
+`percentile_rank` is the paper's and needs no common unit. `mean` keeps how much is gained: it is for scores of one
+unit, such as bits per byte, where a rank weighs a capability's last hundredth as much as its first tenth.
 
 Axes: M mixtures of the pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.stats import rankdata
@@ -53,12 +56,43 @@ def mean_percentile_rank(averages: Mapping[str, Array], higher_is_better: Mappin
 
     Source: DeMix §2.4.
     """
+    _check(averages, higher_is_better)
+    ranks = [percentile_ranks(values_M, higher_is_better=higher_is_better[name]) for name, values_M in averages.items()]
+    objective_M: Array = np.mean(ranks, axis=0)
+    return objective_M
+
+
+def mean_score(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> Array:
+    """The plain mean of the capabilities' scores, negated where higher is better.
+
+    Args:
+        averages: Predicted average score by capability, each of shape (M,), all in one unit.
+        higher_is_better: The direction of each capability's scores; one for all.
+
+    Returns:
+        Objective, float64, shape (M,), in the scores' unit; lower is better.
+
+    Raises:
+        ScoreError: if there is no capability, one lacks its direction, directions or lengths differ.
+    """
+    _check(averages, higher_is_better)
+    directions = {higher_is_better[name] for name in averages}
+    if len(directions) != 1:
+        raise ScoreError("objective: mean: expected scores of one direction; use search.objective=percentile_rank")
+    mean_M: Array = np.mean(list(averages.values()), axis=0)
+    return -mean_M if directions.pop() else mean_M
+
+
+OBJECTIVES: dict[str, Callable[[Mapping[str, Array], Mapping[str, bool]], Array]] = {
+    "percentile_rank": mean_percentile_rank,
+    "mean": mean_score,
+}
+
+
+def _check(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> None:
     lengths = {name: len(values_M) for name, values_M in averages.items()}
     if len(set(lengths.values())) != 1:
         raise ScoreError(f"objective: expected capabilities of one length, at least one; found {lengths}")
     missing = [name for name in averages if name not in higher_is_better]
     if missing:
         raise ScoreError(f"objective: no direction for {', '.join(missing)}; say whether higher is better")
-    ranks = [percentile_ranks(values_M, higher_is_better=higher_is_better[name]) for name, values_M in averages.items()]
-    objective_M: Array = np.mean(ranks, axis=0)
-    return objective_M

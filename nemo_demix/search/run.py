@@ -43,7 +43,7 @@ def run_search(config: DemixConfig, manifest: DataManifest, components: Sequence
 
     result = run_loop(config.search, space, config.seed, log, evaluate)
     logger.info("search: scoring the mixture's own merge and the baselines")
-    record = _mixture_record(config, manifest, space, result, group, log, evaluate)
+    record = _mixture_record(config, manifest, space, result, group)
     record["fingerprint"] = search_fingerprint(config, manifest, components)
     write_json(search_folder(config) / "mixture.json", record)
     group.close()
@@ -79,45 +79,29 @@ def _report(group: ProxyGroup, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _mixture_record(
-    config: DemixConfig,
-    manifest: DataManifest,
-    space: SearchSpace,
-    result: SearchResult,
-    group: ProxyGroup,
-    log: ScoreLog,
-    evaluate: Any,
+    config: DemixConfig, manifest: DataManifest, space: SearchSpace, result: SearchResult, group: ProxyGroup
 ) -> dict[str, Any]:
     """`mixture.json`: only what the seed decides, so that two runs with one seed write the same bytes."""
-    settings = config.search
     checks = cross_validate(
-        settings.predictor,
+        config.search.predictor,
         np.array([space.as_array(row["merge_weights"]) for row in result.rows]),
         benchmark_columns(space, result.rows),
         space.capabilities,
         config.seed,
     )
-    tokens = {name: record.num_train_tokens for name, record in manifest.datasets.items()}
     shares = space.blend.data_shares(result.merge_weights)
-    chosen = group.evaluate(result.merge_weights)
-    baselines: dict[str, Any] = {}
-    for name, wanted in baseline_shares(config, manifest).items():
-        weights, distance = space.blend.merge_weights_for(wanted)
-        evaluation = group.evaluate(weights)
-        measured = score_report(group.suite, evaluation.bits_R)["capabilities"]
-        baselines[name] = {
-            "data_shares": wanted,
-            "merge_weights": weights,
-            "unreachable_share": distance / 2,  # of the data: what no merge of these components can stand for
-            "predicted": predict(settings, space, result.rows, weights, config.seed),
-            "measured": measured,
-            "macro": macro(measured),
-            "chosen_minus_this": compare(group.suite, chosen.bits_R, evaluation.bits_R),
-        }
-    measured = score_report(group.suite, chosen.bits_R)
+    tokens = {name: record.num_train_tokens for name, record in manifest.datasets.items()}
+    chosen_R = group.evaluate(result.merge_weights).bits_R
+    measured = score_report(group.suite, chosen_R)["capabilities"]
+    baselines = {
+        name: _baseline(config, space, result, group, wanted, chosen_R)
+        for name, wanted in baseline_shares(config, manifest).items()
+    }
     return {
         "strategy": STRATEGY,
+        "objective": config.search.objective,
         "seed": config.seed,
-        "iterations": list(settings.iterations),
+        "iterations": list(config.search.iterations),
         "num_proxies": len(result.rows),
         "num_failed": result.num_failed,
         "merge_weights": result.merge_weights,
@@ -126,9 +110,32 @@ def _mixture_record(
         "predicted": {
             name: {"score": score, "std": checks.capability_rmse[name]} for name, score in result.predicted.items()
         },
-        "measured": measured["capabilities"],
-        "measured_macro": macro(measured["capabilities"]),
+        "measured": measured,
+        "measured_macro": macro(measured),
         "cross_validation": checks,
         "baselines": baselines,
         "verdict": baselines["proportional"]["chosen_minus_this"].verdict,
+    }
+
+
+def _baseline(
+    config: DemixConfig,
+    space: SearchSpace,
+    result: SearchResult,
+    group: ProxyGroup,
+    wanted: dict[str, float],
+    chosen_R: np.ndarray,
+) -> dict[str, Any]:
+    """The nearest merge to a baseline's data shares, predicted, measured, and against the chosen mixture's merge."""
+    weights, distance = space.blend.merge_weights_for(wanted)
+    bits_R = group.evaluate(weights).bits_R
+    measured = score_report(group.suite, bits_R)["capabilities"]
+    return {
+        "data_shares": wanted,
+        "merge_weights": weights,
+        "unreachable_share": distance / 2,  # of the data: what no merge of these components can stand for
+        "predicted": predict(config.search, space, result.rows, weights, config.seed),
+        "measured": measured,
+        "macro": macro(measured),
+        "chosen_minus_this": compare(group.suite, chosen_R, bits_R),
     }

@@ -4,9 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint
+from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done
 from nemo_demix.checkpoints.reader import find_weights
 from nemo_demix.config import DemixConfig
+from nemo_demix.datasets.prepare import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.launch.local import launch
 from nemo_demix.mixture import load_mixtures
@@ -18,12 +19,16 @@ ROLES = ("base", "component", "reference", "final")
 
 
 def load_manifest(config: DemixConfig) -> DataManifest:
-    """What `prepare` made.
+    """What `prepare` made of this configuration.
 
     Raises:
-        DemixError: if it has not run.
+        ConfigError: if it has not run, or made something else.
     """
-    return DataManifest.load(config.run_dir / "datasets" / "manifest.json")
+    path = config.run_dir / "datasets" / "manifest.json"
+    if not is_done(path, expected_fingerprint(config)):
+        stale = "was made from other sources or settings" if path.exists() else "does not exist yet"
+        raise ConfigError(f"{path}: {stale}; run `nemo-demix prepare` (or `nemo-demix run`) with this recipe first")
+    return DataManifest.load(path)
 
 
 def train_stage(config: DemixConfig) -> None:

@@ -4,7 +4,9 @@ import logging
 
 from nemo_demix.artifacts import is_done
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
 from nemo_demix.launch.local import launch
+from nemo_demix.search.objective import OBJECTIVES
 from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.models import load_manifest
 from nemo_demix.training.jobs import component_jobs, load_model
@@ -17,6 +19,8 @@ def search_stage(config: DemixConfig) -> None:
 
     Proxies scored before are reused, by their merge weights; `force=true` scores them again.
     """
+    if config.search.objective not in OBJECTIVES:
+        raise ConfigError(f"search.objective={config.search.objective}: expected one of {', '.join(OBJECTIVES)}")
     manifest = load_manifest(config)
     components = component_jobs(config, manifest)
     for job in components:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_demix.errors import ScoreError
-from nemo_demix.search.objective import mean_percentile_rank, percentile_ranks
+from nemo_demix.search.objective import mean_percentile_rank, mean_score, percentile_ranks
 
 
 def test_ranks_of_a_small_pool():
@@ -53,3 +53,17 @@ def test_the_objective_averages_ranks_not_scores():
 def test_what_cannot_be_ranked_is_refused(averages, message):
     with pytest.raises(ScoreError, match=message):
         mean_percentile_rank(averages, {"a": False, "b": True})
+
+
+def test_the_mean_keeps_how_much_is_gained_and_ranks_do_not():
+    averages = {"math": np.array([1.00, 1.01, 1.02]), "code": np.array([3.0, 2.0, 1.0])}
+    lower = {"math": False, "code": False}
+    assert np.argmin(mean_score(averages, lower)) == 2
+    assert np.ptp(mean_percentile_rank(averages, lower)) == 0
+    higher = {"math": True, "code": True}
+    assert np.array_equal(mean_score(averages, higher), -mean_score(averages, lower))
+
+
+def test_a_mean_of_both_directions_is_refused():
+    with pytest.raises(ScoreError, match="one direction"):
+        mean_score({"a": np.ones(2), "b": np.ones(2)}, {"a": True, "b": False})

@@ -1,12 +1,13 @@
 """The whole pipeline as a user runs it: whole, skipped, changed, and killed."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from nemo_demix.artifacts import DataManifest
-from tests.helpers import fork_run, kill_when, losses, run_cli
+from tests.helpers import fork_run, losses, run_cli, stop_when
 
 
 def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
@@ -93,11 +94,11 @@ def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_th
     run = runs / "smoke"
     command = ["run", "--config-name", "smoke", f"runs_dir={runs}"]
     component = run / "models/component/code_3"
-    kill_when(command, lambda: any((component / "checkpoints").glob("step_0000000[4-9]/weights/metadata.json")))
-    kill_when(command, lambda: _lines(run / "search/scores.jsonl") >= 10)
+    stop_when(command, lambda: any((component / "checkpoints").glob("step_0000000[4-9]/weights/metadata.json")))
+    stop_when(command, lambda: _lines(run / "search/scores.jsonl") >= 10)
     with open(run / "search/scores.jsonl", "a") as file:
         file.write('{"iteration": 0, "name": "mix_')  # a row that a kill cut off
-    kill_when(command, lambda: _lines(run / "models/final/mixture/losses.jsonl") >= 6)
+    stop_when(command, lambda: _lines(run / "models/final/mixture/losses.jsonl") >= 6)
     run_cli(*command)
     assert "resuming after step" in (run / "logs/train/rank_0.log").read_text()
     assert losses(component) == losses(smoke_run / "models/component/code_3")
@@ -106,6 +107,27 @@ def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_th
     assert losses(run / "models/final/mixture") == losses(smoke_run / "models/final/mixture")
     old, new = (json.loads((path / "final/result.json").read_text()) for path in (smoke_run, run))
     assert old == new
+
+
+def test_terminated_it_says_so_and_goes_on_later(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "search", "final", "models/final")
+    command = ["search", "--config-name", "smoke", f"runs_dir={runs}"]
+    rows = runs / "smoke/search/scores.jsonl"
+    code, output = stop_when(command, lambda: _lines(rows) >= 5, signal.SIGTERM)
+    assert code == 143
+    assert "the same command goes on from here" in output
+    assert 5 <= _lines(rows) < 28
+    run_cli(*command)
+    assert (runs / "smoke/search/mixture.json").read_bytes() == (smoke_run / "search/mixture.json").read_bytes()
+
+
+def test_stages_refuse_datasets_of_another_configuration(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path)
+    base = ["--config-name", "smoke", f"runs_dir={runs}"]
+    result = run_cli("search", *base, "datasets.math_1.max_bytes=200000", expect=2)
+    assert "was made from other sources or settings; run `nemo-demix prepare`" in result.stderr
+    result = run_cli("search", *base, "search.objective=best", expect=2)
+    assert "search.objective=best: expected one of percentile_rank, mean" in result.stderr
 
 
 def _lines(path: Path) -> int:

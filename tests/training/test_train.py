@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.artifacts import ModelRecord, load_record
+from nemo_demix.checkpoints.metadata import read_metadata
 from tests.helpers import fork_run, losses, run_cli
 
 
@@ -93,3 +94,23 @@ def test_a_name_the_recipe_does_not_have_is_refused(smoke_run: Path, tmp_path: P
     )  # fmt: skip
     assert "model.overrides.model.config.num_layerz" in result.stderr
     assert "num_layers" in result.stderr
+
+
+def test_a_component_can_continue_with_the_bases_optimizer(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models", "search", "final", "scores")
+    run_cli(
+        "run", "--config-name", "smoke", f"runs_dir={runs}", "components.load_optimizer=true", "base.num_tokens=8192",
+        "components.num_tokens=4096", "search.iterations=[8]", "final.num_tokens=2048", "final.load_optimizer=true",
+        "suite.heldout_tokens=0", "suite.items_per_benchmark=2", "search.predictor.folds=2",
+    )  # fmt: skip
+    run = runs / "smoke"
+    optimizer = [name for name in _stored(run / "models/base/base/checkpoints/step_00000008") if "exp_avg" in name]
+    assert optimizer
+    assert not [
+        name for name in _stored(run / "models/component/code_1/checkpoints/step_00000004") if "exp_avg" in name
+    ]
+    assert set(losses(run / "models/component/general")) == {1, 2, 3, 4}
+
+
+def _stored(checkpoint: Path) -> list[str]:
+    return list(read_metadata(checkpoint / "weights"))
