@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -157,7 +158,9 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         if stage == "doctor":
             from nemo_demix.doctor import doctor
 
-            sys.exit(doctor(config))
+            if code := doctor(config):
+                sys.exit(code)
+            return
         from nemo_demix.stack import check_stack
 
         check_stack()
@@ -166,14 +169,17 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     except DemixError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _stopped(signal.SIGINT)
     except Exception as error:
-        if type(error).__name__ == "SignalException":  # torchrun's agent turns SIGTERM into this
-            print("terminated; the same command goes on from here", file=sys.stderr)
-            sys.exit(143)
+        if type(error).__name__ == "SignalException":  # what torchrun's agent makes of a signal while ranks are running
+            _stopped(error.sigval)  # type: ignore[attr-defined]
         traceback.print_exc()
         sys.exit(1)
+
+
+def _stopped(number: signal.Signals) -> None:
+    print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 @contextmanager
