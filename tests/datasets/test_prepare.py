@@ -229,7 +229,7 @@ def test_a_planted_benchmark_item_is_reported(tmp_path: Path, sources: dict[str,
 
 @pytest.fixture
 def tokenizer_file(tmp_path: Path) -> Path:
-    from tests.datasets.test_tokenizer import write_backend
+    from tests.test_tokenizer import write_backend
 
     return write_backend(tmp_path / "tokenizer.json", "</s>")
 
