@@ -5,9 +5,9 @@ last, by rank 0.
 """
 
 import gc
+import itertools
 import logging
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,10 +160,14 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
 
 
 def _claim_folder(job: TrainJob) -> None:
-    """Make the job's folder, or keep it to resume; what another configuration left in it is removed."""
+    """Make the job's folder, or keep it to resume; what another configuration trained there is moved aside, never lost."""
     if job.folder.exists() and not is_done(job.claim_path, job.fingerprint):
-        logger.info("%s/%s: its configuration changed; starting over", job.role, job.name)
-        shutil.rmtree(job.folder)
+        numbers = itertools.count(1)
+        folder = job.folder.parents[1] / "superseded"
+        aside = next(path for path in (folder / f"{job.role}_{job.name}_{n}" for n in numbers) if not path.exists())
+        folder.mkdir(exist_ok=True)
+        job.folder.rename(aside)
+        logger.info("%s/%s: its configuration changed; what was there is now %s", job.role, job.name, aside)
     write_json(job.claim_path, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
 
 

@@ -112,5 +112,16 @@ def test_a_component_can_continue_with_the_bases_optimizer(smoke_run: Path, tmp_
     assert set(losses(run / "models/component/general")) == {1, 2, 3, 4}
 
 
+def test_a_model_of_another_configuration_is_moved_aside(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "search", "final", "scores")
+    models = runs / "smoke/models"
+    old = losses(models / "component/code_1")
+    arguments = ["--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1"]
+    run_cli("train", *arguments, "components.max_lr=5e-4")
+    assert losses(models / "superseded/component_code_1_1") == old
+    assert losses(models / "component/code_1") != old
+    assert (models / "superseded/component_code_1_1/record.json").exists()
+
+
 def _stored(checkpoint: Path) -> list[str]:
     return list(read_metadata(checkpoint / "weights"))
