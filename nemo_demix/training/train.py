@@ -160,7 +160,7 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
 
 
 def _claim_folder(job: TrainJob) -> None:
-    """Make the job's folder, or keep it to resume; what another configuration trained there is moved aside, never lost."""
+    """Make the job's folder, or keep it to resume; what another configuration trained there is moved aside."""
     if job.folder.exists() and not is_done(job.claim_path, job.fingerprint):
         numbers = itertools.count(1)
         folder = job.folder.parents[1] / "superseded"
