@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, read_metadata
 from nemo_demix.errors import CheckpointError
 
@@ -35,6 +36,16 @@ def is_complete(checkpoint: Path) -> bool:
     """Whether a NeMo 2 checkpoint was saved to its end: metadata.json is written last, the marker then removed."""
     marker = checkpoint.with_name(checkpoint.name + "-unfinished")
     return (checkpoint / "weights" / "metadata.json").exists() and not marker.exists()
+
+
+def checkpoint_identity(checkpoint: Path) -> str:
+    """What tells a brought checkpoint from another: its place, and its metadata, which names the save it is of.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    metadata = find_weights(checkpoint) / ".metadata"
+    return fingerprint(path=str(checkpoint.resolve()), metadata=file_sha256(metadata))
 
 
 class CheckpointReader:

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done
-from nemo_demix.checkpoints.reader import find_weights
+from nemo_demix.artifacts import DataManifest, is_done
+from nemo_demix.checkpoints.reader import checkpoint_identity
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.prepare import expected_fingerprint
 from nemo_demix.errors import ConfigError
@@ -84,9 +84,7 @@ def score_stage(config: DemixConfig) -> None:
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)
-        weights = find_weights(path)
-        identity = fingerprint(path=str(path.resolve()), metadata=file_sha256(weights / ".metadata"))
-        targets = [ScoreTarget(config.score.name or path.name, path, identity)]
+        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
     else:
         targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
     todo = targets_to_score(config, manifest, targets)

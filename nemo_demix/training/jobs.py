@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
+from nemo_demix.checkpoints.reader import checkpoint_identity
 from nemo_demix.config import DemixConfig, RoleConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.mixture import BlendMatrix, check_simplex
@@ -194,6 +195,7 @@ def _job(
     Raises:
         ConfigError: if the budget is below one step, or a kept token count is not within it.
         MixtureError: if the blend is not on the simplex of the datasets.
+        CheckpointError: if a checkpoint to adopt is not there.
     """
     per_step = config.train.micro_batch_size * config.parallel.data
     if config.train.global_batch_size % per_step:
@@ -230,7 +232,7 @@ def _job(
         "start": start.fingerprint if start else None,
         "load_optimizer": settings.load_optimizer,
         "save_optimizer": save_optimizer,
-        "adopt": adopt,
+        "adopt": checkpoint_identity(Path(adopt)) if adopt else None,
         "seed": config.seed,
     }
     return TrainJob(

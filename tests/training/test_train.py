@@ -75,6 +75,7 @@ def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
         (["role=base", "parallel.data=2"], "train.global_batch_size=8"),
         (["role=base", "++base.blend={poetry: 1.0}"], "poetry"),
         (["role=base", "parallel.nodes=2"], "parallel.nodes=2"),
+        (["role=base", "base.checkpoint=/nowhere"], "/nowhere: not found; expected a checkpoint folder"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_rank_starts(
