@@ -19,8 +19,10 @@ def main() -> None:
     """Join the ranks, do the task, leave."""
     config_path, logs = Path(sys.argv[1]), Path(sys.argv[2])
     rank = int(os.environ["RANK"])
-    # Ranks must not outlive a launcher that was killed: they would train on into the next run's folder.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Ranks must not outlive a launcher that was killed: they would train on into the next run's folder. Nor may the
+    # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
+    _die_with_parent()
+    os.register_at_fork(after_in_child=_die_with_parent)
     _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)
 
     from nemo_demix.errors import DemixError
@@ -32,6 +34,10 @@ def main() -> None:
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
         sys.stderr.flush()
         os._exit(2)  # at once: the other ranks may be waiting in a collective, which a clean exit would join
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _work(config_path: Path, task: dict[str, Any]) -> None:
