@@ -9,7 +9,7 @@ import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
-from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
+from nemo_demix.runtime.recipe import DTYPES, apply_overrides, base_recipe, padded_vocab_size
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
         def configure_model(self) -> None: ...
 
     _strategy_lib.set_model_parallel_attributes(_Holder(model_config), strategy.parallelism)
-    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}
-    model_config.params_dtype = model_config.pipeline_dtype = dtypes[config.train.precision]
+    model_config.params_dtype = model_config.pipeline_dtype = DTYPES[config.train.precision]
     model_config.bf16 = config.train.precision == "bf16-mixed"
     model_config.fp16 = config.train.precision == "16-mixed"
     model_config.perform_initialization = False

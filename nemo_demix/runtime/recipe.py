@@ -17,6 +17,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.runtime.ranks import world_size
 
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
+
 
 def load_factory(path: str) -> Callable[..., Any]:
     """The recipe factory at a dotted path.
@@ -114,8 +116,7 @@ def _set_precision(recipe: Any, precision: str) -> None:
     recipe.trainer.plugins = plugins[precision]()
     recipe.optim.config.bf16 = precision == "bf16-mixed"
     recipe.optim.config.fp16 = precision == "16-mixed"
-    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}
-    recipe.trainer.strategy.pipeline_dtype = dtypes[precision]
+    recipe.trainer.strategy.pipeline_dtype = DTYPES[precision]
 
 
 def _fit_to_cpu(recipe: Any) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_json
+from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_bytes, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.model import build_model, load_checkpoint
 from nemo_demix.runtime.ranks import Ranks
@@ -70,15 +69,9 @@ def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence
 
 def write_bits(path: Path, bits_R: np.ndarray) -> None:
     """Write every request's bits, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, bits_R, allow_pickle=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_scores(config: DemixConfig, name: str) -> tuple[dict[str, Any], np.ndarray]:

@@ -64,11 +64,6 @@ class Suite:
         """Tokens of one pass, without padding."""
         return sum(len(request.tokens) for request in self.requests)
 
-    @property
-    def num_padded_tokens(self) -> int:
-        """Tokens of one pass, with padding."""
-        return sum(batch.tokens_BS.numel() for batch in self.batches)
-
 
 def suite_fingerprint(config: SuiteConfig, manifest: DataManifest) -> str:
     """Covers all that can change a score, besides the model."""
