@@ -1,14 +1,13 @@
 """`nemo-demix STAGE [--config-name RECIPE] [key=value ...]`: every stage is a Hydra application over one schema."""
 
-import fcntl
 import logging
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -20,7 +19,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
-from nemo_demix.errors import ConfigError, DemixError
+from nemo_demix.errors import DemixError
+from nemo_demix.launch.lock import folder_lock
 
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
@@ -58,6 +58,24 @@ def _final(config: DemixConfig) -> None:
     final_stage(config)
 
 
+def _merge(config: DemixConfig) -> None:
+    from nemo_demix.stages.merge import merge_stage
+
+    merge_stage(config)
+
+
+def _export(config: DemixConfig) -> None:
+    from nemo_demix.stages.convert import export_stage
+
+    export_stage(config)
+
+
+def _import(config: DemixConfig) -> None:
+    from nemo_demix.stages.convert import import_stage
+
+    import_stage(config)
+
+
 def _run(config: DemixConfig) -> None:
     from nemo_demix.stages.run import run_stages
 
@@ -67,9 +85,12 @@ def _run(config: DemixConfig) -> None:
 STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "prepare": (_prepare, "text or .bin/.idx -> candidate datasets, tokenizer, held-out splits, benchmarks"),
     "train": (_train, "a NeMo recipe on a blend: role=base | component [component=NAME] | reference | final"),
+    "merge": (_merge, "K sharded checkpoints x M mixtures -> M checkpoints; merge verify DIR, merge inspect PATH"),
     "score": (_score, "score.checkpoint=DIR, score.mixtures=FILE, or the base and the components"),
     "search": (_search, "the iterative search over live merged proxies -> search/mixture.json"),
     "final": (_final, "blend files, the final run and its baselines, the comparison"),
+    "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
+    "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "run": (_run, "all of it, skipping what is done"),
 }
 
@@ -101,6 +122,9 @@ def main() -> None:
     stage = sys.argv[1]
     if stage not in stages:
         fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
+    if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
+        _merge_command(sys.argv[2:])
+        return
     sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(sys.argv[2:])]
     # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
@@ -117,11 +141,21 @@ def main() -> None:
         fail(" ".join(f"{error}{cause}".split()))
 
 
+def _merge_command(arguments: list[str]) -> None:
+    from nemo_demix.stages.merge import merge_command
+
+    try:
+        merge_command(arguments)
+    except DemixError as error:
+        fail(str(error))
+
+
 def _hydra_arguments(arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
-    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`.
+    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge.
     """
+    arguments = ["merge.dry_run=true" if argument == "--dry-run" else argument for argument in arguments]
     overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
     flags = [item for item in arguments if item not in overrides]
     return [*_recipe_as_path(flags), *_HYDRA_DEFAULTS, *overrides]
@@ -164,7 +198,9 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         from nemo_demix.stack import check_stack
 
         check_stack()
-        with run_lock(config.run_dir):
+        # The others write elsewhere, and see to it themselves that they are alone there.
+        lock = nullcontext() if stage in ("merge", "export", "import") else folder_lock(config.run_dir, "name=")
+        with lock:
             STAGES[stage][0](config)
     except DemixError as error:
         fail(str(error))
@@ -180,29 +216,6 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 def _stopped(number: signal.Signals) -> None:
     print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
     sys.exit(128 + number)
-
-
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the kernel lets go when it dies, however it dies.
-
-    Raises:
-        ConfigError: if another process holds it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / ".lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ConfigError(
-                f"{run_dir}: in use by process {file.read().strip() or '?'}; wait for it, or set another name="
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def fail(message: str) -> None:

@@ -52,15 +52,28 @@ def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str)
     Raises:
         MixtureError: if a name is unknown, a share is not a finite number >= 0, or the sum is not 1.
     """
+    mixture = check_finite(weights, names, what)
+    for name, value in mixture.items():
+        if value < 0:
+            raise MixtureError(f"{what}: {name}: expected a finite share >= 0, found {value}")
+    total = math.fsum(mixture.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise MixtureError(f"{what}: expected shares that sum to 1, found {total:.6g}; divide each share by the sum")
+    return mixture
+
+
+def check_finite(weights: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
+    """Finite numbers over all of `names`, in their order, from weights that may leave zeros out.
+
+    Raises:
+        MixtureError: if a name is unknown or a weight is not a finite number.
+    """
     check_names(weights, names, what)
     for name, value in weights.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise MixtureError(f"{what}: {name}: expected a number, found {value!r}")
-        if not math.isfinite(value) or value < 0:
-            raise MixtureError(f"{what}: {name}: expected a finite share >= 0, found {value}")
-    total = math.fsum(weights.values())
-    if abs(total - 1) > SUM_TOLERANCE:
-        raise MixtureError(f"{what}: expected shares that sum to 1, found {total:.6g}; divide each share by the sum")
+        if not math.isfinite(value):
+            raise MixtureError(f"{what}: {name}: expected a finite number, found {value}")
     return {name: float(weights.get(name, 0.0)) for name in names}
 
 
@@ -119,8 +132,11 @@ def epochs(
     return {name: share * token_budget / tokens_by_dataset[name] if share else 0.0 for name, share in shares.items()}
 
 
-def load_mixtures(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -> dict[str, dict[str, float]]:
     """Read merge weights by mixture name: {"mix_0": {"general": 0.5, ...}}, the DeMix authors' own shape.
+
+    Args:
+        any_weights: Take finite weights that need not be on the simplex.
 
     Raises:
         DemixError: if the file is absent or is not JSON.
@@ -129,7 +145,8 @@ def load_mixtures(path: Path, names: Sequence[str]) -> dict[str, dict[str, float
     value = read_json(path)
     if not isinstance(value, dict) or not value or not all(isinstance(item, dict) for item in value.values()):
         raise MixtureError(f'{path}: expected {{"mix_0": {{"{names[0]}": 0.5, ...}}, ...}}, found {str(value)[:80]}')
-    return {name: check_simplex(weights, names, f"{path}: {name}") for name, weights in value.items()}
+    check = check_finite if any_weights else check_simplex
+    return {name: check(weights, names, f"{path}: {name}") for name, weights in value.items()}
 
 
 def write_mixtures(path: Path, mixtures: Mapping[str, Mapping[str, float]]) -> None:

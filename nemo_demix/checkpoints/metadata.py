@@ -8,12 +8,15 @@ Source: torch.distributed.checkpoint.metadata; megatron.core.dist_checkpointing.
 """
 
 import io
+import itertools
+import math
 import pickle
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -76,6 +79,23 @@ class _MetadataUnpickler(pickle.Unpickler):
             ) from None
 
 
+# What training keeps beside the weights: Megatron's names, NeMo's, and torch DCP's customary ones.
+_TRAINING_STATE = (
+    "optimizer.",
+    "optim.",
+    "chained_",
+    "opt_param_scheduler",
+    "lr_scheduler",
+    "rng_state",
+    "rerun_state_machine",
+)
+
+
+def is_training_state(name: str) -> bool:
+    """Whether a stored name is optimizer, scheduler or random state: not a part of the model."""
+    return name.startswith(_TRAINING_STATE)
+
+
 @dataclass(frozen=True)
 class Chunk:
     """One stored piece of a tensor: where it lies in the tensor, and where in which file."""
@@ -96,11 +116,30 @@ class TensorEntry:
     chunks: tuple[Chunk, ...]
 
 
-def read_metadata(folder: Path) -> dict[str, TensorEntry]:
-    """The tensors of a torch_dist folder by name; byte objects (`_extra_state`) are left out.
+@dataclass(frozen=True)
+class ObjectEntry:
+    """A byte object (`_extra_state` and its like): where it lies in which file."""
+
+    file: str
+    file_offset: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a torch_dist folder holds, by name."""
+
+    tensors: dict[str, TensorEntry]
+    objects: dict[str, ObjectEntry]
+    planner_data: Any  # torch's own record of how names came from a nested state; None in Megatron's checkpoints
+
+
+def read_metadata(folder: Path) -> Stored:
+    """What a torch_dist folder holds.
 
     Raises:
-        CheckpointError: if the file is absent, damaged, or names anything but checkpoint metadata.
+        CheckpointError: if `.metadata` is absent, damaged, contradicts itself, or names anything but checkpoint
+            metadata.
     """
     path = folder / ".metadata"
     try:
@@ -109,32 +148,79 @@ def read_metadata(folder: Path) -> dict[str, TensorEntry]:
         raise CheckpointError(f"{path}: not found; expected a finished torch_dist checkpoint in {folder}") from None
     try:
         found = _MetadataUnpickler(path, data).load()
+        if not isinstance(found, dcp.Metadata):
+            raise CheckpointError(f"{path}: expected checkpoint metadata, found {type(found).__name__}")
+        stored = _stored(path, found)
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}); copy the checkpoint again") from None
-    if not isinstance(found, dcp.Metadata):
-        raise CheckpointError(f"{path}: expected checkpoint metadata, found {type(found).__name__}")
-    storage = {
-        (index.fqn, tuple(index.offset)): info for index, info in found.storage_data.items() if index.offset is not None
-    }
-    return {
-        name: _tensor_entry(path, name, entry, storage)
-        for name, entry in found.state_dict_metadata.items()
-        if isinstance(entry, dcp.TensorStorageMetadata)
-    }
+    _check_overlap(path, stored)
+    return stored
 
 
-def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, tuple[int, ...]], Any]) -> TensorEntry:
+def _stored(path: Path, found: dcp.Metadata) -> Stored:
+    storage = {}
+    for index, info in found.storage_data.items():
+        if Path(info.relative_path).name != info.relative_path:
+            raise CheckpointError(f"{path}: {index.fqn} points outside its folder ({info.relative_path}); refused")
+        if not (type(info.offset) is type(info.length) is int and info.offset >= 0 and info.length > 0):
+            raise CheckpointError(f"{path}: {index.fqn} has an impossible place ({info.offset}, {info.length})")
+        if info.transform_descriptors:
+            raise CheckpointError(f"{path}: {index.fqn} is compressed ({info.transform_descriptors}); save it plain")
+        storage[index.fqn, None if index.offset is None else tuple(index.offset)] = info
+    tensors, objects = {}, {}
+    for name, entry in found.state_dict_metadata.items():
+        if isinstance(entry, dcp.TensorStorageMetadata):
+            tensors[name] = _tensor_entry(path, name, entry, storage)
+        else:
+            info = storage.get((name, None))
+            if info is None:
+                raise CheckpointError(f"{path}: no file holds {name}; the checkpoint is incomplete")
+            objects[name] = ObjectEntry(info.relative_path, info.offset, info.length)
+    num_places = len(objects) + sum(len(entry.chunks) for entry in tensors.values())
+    if num_places != len(storage):
+        raise CheckpointError(f"{path}: damaged: {len(storage)} places are given for {num_places} chunks and objects")
+    return Stored(tensors, objects, found.planner_data)
+
+
+def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, Any], Any]) -> TensorEntry:
+    shape = tuple(entry.size)
     chunks = []
     for chunk in entry.chunks:
-        offsets = tuple(chunk.offsets)
+        offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
         info = storage.get((name, offsets))
         if info is None:
-            raise CheckpointError(
-                f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete"
-            )
-        if Path(info.relative_path).name != info.relative_path:
-            raise CheckpointError(f"{path}: {name} points outside its folder ({info.relative_path}); refused")
-        chunks.append(Chunk(offsets, tuple(chunk.sizes), info.relative_path, info.offset, info.length))
-    return TensorEntry(tuple(entry.size), entry.properties.dtype, tuple(chunks))
+            raise CheckpointError(f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete")
+        chunks.append(Chunk(offsets, sizes, info.relative_path, info.offset, info.length))
+    _check_tiling(path, name, shape, chunks)
+    if not isinstance(entry.properties.dtype, torch.dtype):
+        raise CheckpointError(f"{path}: {name} has no dtype")
+    return TensorEntry(shape, entry.properties.dtype, tuple(chunks))
+
+
+def _check_tiling(path: Path, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
+    """Refuse chunks that leave a part of the tensor out, cover one twice, or lie outside of it."""
+    lows = np.array([chunk.offsets for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
+    sizes = np.array([chunk.sizes for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
+    highs = lows + sizes
+    inside = (lows >= 0).all() and (sizes > 0).all() and (highs <= np.array(shape, dtype=np.int64)).all()
+    volume = sum(math.prod(chunk.sizes) for chunk in chunks)
+    disjoint = all(
+        not ((lows[i] < highs[i + 1 :]) & (lows[i + 1 :] < highs[i])).all(axis=1).any() for i in range(len(chunks) - 1)
+    )
+    if not (inside and disjoint and volume == math.prod(shape)):
+        raise CheckpointError(
+            f"{path}: the chunks of {name} do not tile its shape {shape} ({volume} of {math.prod(shape)} elements, "
+            f"{'disjoint' if disjoint else 'overlapping'}); the checkpoint is damaged or incomplete"
+        )
+
+
+def _check_overlap(path: Path, stored: Stored) -> None:
+    """Refuse two names that share bytes of a file."""
+    places = [(o.file, o.file_offset, o.num_bytes, name) for name, o in stored.objects.items()]
+    places += [(c.file, c.file_offset, c.num_bytes, name) for name, e in stored.tensors.items() for c in e.chunks]
+    places.sort()
+    for (file, offset, length, name), (next_file, next_offset, _, next_name) in itertools.pairwise(places):
+        if file == next_file and offset + length > next_offset:
+            raise CheckpointError(f"{path}: damaged: {name} and {next_name} share bytes of {file}")

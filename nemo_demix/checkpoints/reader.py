@@ -1,35 +1,25 @@
 """Slices of the tensors of a torch_dist checkpoint, by global offset, whatever layout it was saved at."""
 
-import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import file_sha256, fingerprint
-from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, read_metadata
+from nemo_demix.checkpoints.blob import find_payload, read_into
+from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
 
-_OPTIMIZER_PREFIXES = ("optimizer.", "chained_")
-
-
 def find_weights(checkpoint: Path) -> Path:
-    """The torch_dist folder of a checkpoint: NeMo 2's `weights/`, or the folder itself.
+    """The torch_dist folder of a checkpoint in any layout that is read.
 
     Raises:
-        CheckpointError: if there is none, or a save into it was cut off.
+        CheckpointError: if there is none, its save was cut off, or it is of a form that is not read; see `detect`.
     """
-    if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint}: not found; expected a checkpoint folder")
-    marker = checkpoint.with_name(checkpoint.name + "-unfinished")
-    if marker.exists():
-        raise CheckpointError(
-            f"{checkpoint}: its save was cut off ({marker.name} stands beside it); use an earlier one"
-        )
-    for folder in (checkpoint / "weights", checkpoint):
-        if (folder / ".metadata").exists():
-            return folder
-    raise CheckpointError(f"{checkpoint}: expected weights/.metadata (NeMo 2) or .metadata (torch_dist), found neither")
+    return locate(checkpoint).weights
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -51,7 +41,8 @@ def checkpoint_identity(checkpoint: Path) -> str:
 class CheckpointReader:
     """Reads slices of one checkpoint's tensors.
 
-    Nothing is unpickled freely: metadata goes through a restricted unpickler, tensors through `weights_only`.
+    Nothing is unpickled freely: metadata goes through a restricted unpickler, tensors as bytes
+    whose CRC is compared.
     Memory: one stored chunk at a time, besides what is returned.
     """
 
@@ -60,28 +51,28 @@ class CheckpointReader:
         self.folder = find_weights(checkpoint)
         self.tensors: dict[str, TensorEntry] = {
             name: entry
-            for name, entry in read_metadata(self.folder).items()
-            if not name.startswith(_OPTIMIZER_PREFIXES)
+            for name, entry in read_metadata(self.folder).tensors.items()
+            if not is_training_state(name)
         }
 
     def _load_chunk(self, name: str, chunk: Chunk) -> torch.Tensor:
         path = self.folder / chunk.file
         try:
-            with open(path, "rb") as file:
-                file.seek(chunk.file_offset)
-                blob = file.read(chunk.num_bytes)
+            descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; it holds a part of {name}") from None
-        if len(blob) != chunk.num_bytes:
-            raise CheckpointError(
-                f"{path}: truncated: {name} needs {chunk.num_bytes} bytes at {chunk.file_offset}, found {len(blob)}"
-            )
         try:
-            tensor = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{path}: the chunk of {name} at {chunk.file_offset} is damaged: {error}") from None
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != chunk.sizes:
-            raise CheckpointError(f"{path}: the chunk of {name} is not a tensor of shape {chunk.sizes}")
+            payload = find_payload(descriptor, path, name, chunk, self.tensors[name].dtype)
+            tensor = torch.empty(chunk.sizes, dtype=self.tensors[name].dtype)
+            data = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+            read_into(descriptor, data, payload.offset)
+        finally:
+            os.close(descriptor)
+        if crc32(data) != payload.crc:
+            raise CheckpointError(
+                f"{path}: the chunk of {name} at {chunk.offsets} is damaged: its CRC is {crc32(data):08x}, the archive "
+                f"says {payload.crc:08x}; copy the checkpoint again"
+            )
         return tensor
 
     def read_slice(self, name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], out: torch.Tensor) -> None:

@@ -3,16 +3,14 @@
 Keep the top of this module light: Megatron's checkpoint writer spawns processes that import it again.
 """
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from nemo_demix.runtime.lifetime import die_with_parent
 
 
 def main() -> None:
@@ -21,8 +19,8 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     # Ranks must not outlive a launcher that was killed: they would train on into the next run's folder. Nor may the
     # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
-    _die_with_parent()
-    os.register_at_fork(after_in_child=_die_with_parent)
+    die_with_parent()
+    os.register_at_fork(after_in_child=die_with_parent)
     _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)
 
     from nemo_demix.errors import DemixError
@@ -34,10 +32,6 @@ def main() -> None:
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
         sys.stderr.flush()
         os._exit(2)  # at once: the other ranks may be waiting in a collective, which a clean exit would join
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _work(config_path: Path, task: dict[str, Any]) -> None:

@@ -125,4 +125,4 @@ def test_a_model_of_another_configuration_is_moved_aside(smoke_run: Path, tmp_pa
 
 
 def _stored(checkpoint: Path) -> list[str]:
-    return list(read_metadata(checkpoint / "weights"))
+    return list(read_metadata(checkpoint / "weights").tensors)

@@ -1,0 +1,36 @@
+"""Whether this process is one of several that torchrun or srun started, and where they meet."""
+
+import os
+import subprocess
+
+from nemo_demix.errors import ConfigError
+from nemo_demix.merging.cohort import Cohort
+
+
+def find_cohort() -> Cohort:
+    """From torchrun's environment, or a Slurm step's; a process on its own otherwise.
+
+    Raises:
+        ConfigError: if Slurm's list of hosts cannot be read.
+    """
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return Cohort(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    size = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set by srun, not in the batch script around it
+    if size == 1:
+        return Cohort()
+    rank = int(os.environ["SLURM_PROCID"])
+    hosts = os.environ.get("SLURM_STEP_NODELIST", "")
+    try:
+        listed = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ConfigError(f"SLURM_STEP_NODELIST={hosts}: `scontrol show hostnames` failed ({error})") from None
+    step = int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_STEP_ID", "0"))
+    meeting = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": listed.stdout.split()[0],
+        "MASTER_PORT": str(20_000 + step % 20_000),
+    }
+    for name, value in meeting.items():
+        os.environ.setdefault(name, value)
+    return Cohort(rank, size)

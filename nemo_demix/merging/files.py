@@ -1,0 +1,81 @@
+"""Files of a merge, kept open while they are used; writing that the disk begins at once."""
+
+import ctypes
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from queue import SimpleQueue
+
+from nemo_demix.errors import CheckpointError
+
+_MAX_OPEN = 512
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+class OpenFiles:
+    """Descriptors by path; the one used longest ago is closed when there are too many."""
+
+    def __init__(self, flags: int) -> None:
+        self._flags = flags
+        self._open: OrderedDict[Path, int] = OrderedDict()
+
+    def __getitem__(self, path: Path) -> int:
+        """The descriptor of a file, opened where it is not.
+
+        Raises:
+            CheckpointError: if there is no such file.
+        """
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        if len(self._open) >= _MAX_OPEN:
+            os.close(self._open.popitem(last=False)[1])
+        try:
+            self._open[path] = os.open(path, self._flags)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing") from None
+        return self._open[path]
+
+    def close(self) -> None:
+        """Close all."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+class EarlyWriteback:
+    """Asks the kernel, on a thread of its own, to start writing what was written, so that the final fsync is short."""
+
+    def __init__(self) -> None:
+        self._start = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it
+        self._queue: SimpleQueue[Path | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        if self._start is not None:
+            self._start.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+            self._thread.start()
+
+    def begin(self, path: Path) -> None:
+        """Start writing a file's dirty pages to the disk."""
+        if self._start is not None:
+            self._queue.put(path)
+
+    def _work(self) -> None:
+        while (path := self._queue.get()) is not None:
+            descriptor = os.open(path, os.O_RDONLY)
+            self._start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # type: ignore[misc]
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Wait for what was asked."""
+        if self._start is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

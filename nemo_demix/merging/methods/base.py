@@ -1,0 +1,103 @@
+"""What a merge method is: the statistics of whole matrices it needs, and how it turns a block of rows into mixtures.
+
+A method never sees a whole tensor. It is given blocks: some consecutive rows, whole rows, of one logical matrix (the
+matrix that a Hugging Face export would name: q, k and v apart, gate and up apart, each layer, each expert). What it
+must know of the whole matrix it declares, and gets as `Statistics`, exact, gathered in passes over the blocks.
+
+Whatever depends on the tensors only, `prepare`, is done once for all mixtures; `mix` is done for the mixtures asked.
+Every operation is element by element in fp32 and in the components' order, so results do not depend on how rows are cut
+into blocks, on the number of workers, or on which mixtures are merged together.
+
+Axes: M mixtures, K components, T sources (the components, then the base where the method uses one), R rows, C columns,
+S series whose order statistics are wanted, Q ranks asked of each.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one logical matrix, in every source."""
+
+    sources_TRC: torch.Tensor  # fp32; the components in order, then the base where the method uses one
+    components: tuple[str, ...]
+    tensor: str  # the stored tensor's name
+    first_index: int  # of the first element, in the flattened stored tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a method asked to know of one whole logical matrix."""
+
+    num_elements: int
+    gram_KK: Array | None = (
+        None  # inner products of the components, or of their task vectors if there is a base; float64
+    )
+    order_SQ: npt.NDArray[np.float32] | None = None  # the magnitudes at the ranks asked
+    sums_S: Array | None = None  # float64
+
+
+class Method(ABC):
+    """A merge method with its parameters (the fields of the concrete dataclass)."""
+
+    name: ClassVar[str]
+    uses_base: bool = False  # a parameter may decide: ask the instance
+    num_components: ClassVar[int | None] = None  # exactly so many; None: two or more
+    needs_gram: ClassVar[bool] = False  # `Statistics.gram_KK`
+    needs_rows: ClassVar[bool] = False  # rows must not be cut
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether a pass over the sources has to come before the merge."""
+        return self.needs_gram
+
+
+class LinearMethod(Method):
+    """out_m = sum_t coefficients_mt source_t, with coefficients that are the same all over a logical matrix."""
+
+    @abstractmethod
+    def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
+        """Coefficients, float64, shape (M, T), from merge weights of shape (M, K)."""
+
+
+class DeltaMethod(Method):
+    """Works on task vectors, delta_k = theta_k - base; sparsifies them once, then combines them for each mixture."""
+
+    uses_base = True
+
+    def ranks(self, num_elements: int) -> tuple[int, ...]:
+        """Which order statistics of each series are wanted: 1 is the largest magnitude. None by default."""
+        return ()
+
+    def magnitudes(self, deltas_KRC: torch.Tensor) -> torch.Tensor:
+        """The series whose order statistics are wanted: fp32, >= 0, shape (S, R, C); |delta| of each component."""
+        return deltas_KRC.abs()
+
+    needs_sums: ClassVar[bool] = False
+
+    def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Any:
+        """This block's part of `Statistics.sums_S`, float64, shape (S,); the order statistics are known by then."""
+        raise NotImplementedError
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether passes over the sources have to come before the merge."""
+        return self.needs_gram or self.needs_sums or bool(self.ranks(1000))
+
+    @abstractmethod
+    def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
+        """Sparsified task vectors, fp32, shape (K, R, C); the same for every mixture."""
+
+    @abstractmethod
+    def mix(
+        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
+    ) -> torch.Tensor:
+        """The merged rows, fp32, shape (M, R, C)."""

@@ -1,0 +1,40 @@
+"""Uniform numbers addressed by element, for methods that drop elements at random.
+
+The number of an element depends on (seed, component, stored tensor, flat index) and on nothing else: not on the block
+it is read in, the worker, the order of the merge or the other components. Philox makes this possible: its n-th output
+is a function of the key and n (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+_PER_COUNTER = 16  # numbers in one Philox output: 4 words of 64 bits, 16 bits a number
+
+
+def uniforms(seed: int, component: str, tensor: str, first_index: int, count: int) -> torch.Tensor:
+    """Uniform numbers of consecutive elements of a stored tensor.
+
+    Args:
+        seed: The merge's seed.
+        component: The component's name.
+        tensor: The stored tensor's name.
+        first_index: The first element, in the flattened stored tensor.
+        count: How many.
+
+    Returns:
+        fp32 on the CPU, shape (count,): odd multiples of 2**-17 between 0 and 1, so that P(u < p) is p rounded to the
+        nearest multiple of 2**-16.
+    Speed: about 300 million numbers a second and core.
+    """
+    identity = json.dumps([seed, component, tensor]).encode()
+    key = int.from_bytes(hashlib.sha256(identity).digest()[:16], "little")
+    counter, skipped = divmod(first_index, _PER_COUNTER)
+    num_counters = -(-(skipped + count) // _PER_COUNTER)
+    words = np.random.Philox(key=key, counter=counter).random_raw(4 * num_counters)
+    # Little-endian on every machine, so that the same seed gives the same numbers.
+    shorts = words.astype("<u8", copy=False).view("<u2")[skipped : skipped + count]
+    values = torch.from_numpy(shorts.astype(np.float32))
+    return values.mul_(2.0**-16).add_(2.0**-17)

@@ -1,0 +1,93 @@
+"""SCE: select the elements that vary most, calculate coefficients from energies, erase the minority's sign.
+
+Axes: M mixtures, K components, R rows, C columns, S series (here one: the variance).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from nemo_demix.merging.methods.base import Array, Block, DeltaMethod, Statistics
+from nemo_demix.merging.methods.combine import elected_mean, task_vectors
+from nemo_demix.merging.methods.parameters import check_density
+from nemo_demix.merging.methods.sparsify import kept_ranks
+
+
+@dataclass(frozen=True)
+class Sce(DeltaMethod):
+    """Task vectors averaged in proportion to their energy, where they vary most and agree in sign.
+
+    Of the matrix's elements the share `select_topk` with the largest variance over the components is kept, in every
+    component alike. With e_k = sum d_k^2 over what is kept, s = sign(sum_k w_k d_k) and A the components whose w_k d_k
+    has the sign s,
+
+        out = base + sum_A w_k e_k d_k / sum_A w_k e_k.
+
+    At equal weights this is the paper's, which knows no weights. Elements equal to the smallest variance kept are all
+    kept. mergekit counts the share in the elements whose variance is not 0, and adds 1e-6 under the division.
+
+    Args:
+        select_topk: Share of the elements that is kept; 1 by default, as in mergekit (the paper tries 0.05 to 1).
+
+    Source: Wan et al., FuseChat: Knowledge fusion of chat models, arXiv:2408.07990, §3.3 (SCE).
+    """
+
+    name: ClassVar[str] = "sce"
+    needs_sums: ClassVar[bool] = True
+    select_topk: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_density(self.select_topk, "select_topk")
+
+    def ranks(self, num_elements: int) -> tuple[int, ...]:
+        """The rank of the smallest variance kept; none where all are kept."""
+        return kept_ranks(num_elements, self.select_topk)[1:] if self.select_topk < 1 else ()
+
+    def magnitudes(self, deltas_KRC: torch.Tensor) -> torch.Tensor:
+        """The variance over the components, fp32, shape (1, R, C)."""
+        mean_RC, variance_RC = torch.zeros_like(deltas_KRC[0]), torch.zeros_like(deltas_KRC[0])
+        for delta_RC in deltas_KRC:
+            mean_RC.add_(delta_RC)
+        mean_RC.div_(len(deltas_KRC))
+        for delta_RC in deltas_KRC:
+            variance_RC.add_(torch.sub(delta_RC, mean_RC).square_())
+        return variance_RC.div_(len(deltas_KRC))[None]
+
+    def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Array:
+        """The energy of each component in this block, float64, shape (K,)."""
+        selected_KRC = self._select(deltas_KRC.clone(), statistics)
+        flat_KN = selected_KRC.reshape(len(selected_KRC), -1).double()
+        return np.array([float(torch.dot(flat_N, flat_N)) for flat_N in flat_KN])
+
+    def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
+        """Task vectors where the variance is large, fp32, shape (K, R, C)."""
+        assert statistics is not None
+        return self._select(task_vectors(block.sources_TRC), statistics)
+
+    def mix(
+        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
+    ) -> torch.Tensor:
+        """The merged rows, fp32, shape (M, R, C)."""
+        assert statistics is not None
+        assert statistics.sums_S is not None
+        mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
+        for mixed_RC, weights_K in zip(mixed_MRC, weights_MK, strict=True):
+            weighted_K = weights_K * statistics.sums_S
+            total = math.fsum(np.abs(weighted_K))
+            coefficients_K = (weighted_K / total if total > 0 else weights_K).tolist()
+            elected_mean(prepared_KRC, weights_K.tolist(), coefficients_K, mixed_RC)
+            mixed_RC.add_(base_RC)
+        return mixed_MRC
+
+    def _select(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+        """Zeros where the variance is below the smallest kept, in place."""
+        if self.select_topk < 1:
+            assert statistics.order_SQ is not None
+            keep_RC = self.magnitudes(deltas_KRC)[0]
+            torch.ge(keep_RC, float(statistics.order_SQ[0, 0]), out=keep_RC)
+            for delta_RC in deltas_KRC:
+                delta_RC.mul_(keep_RC)
+        return deltas_KRC

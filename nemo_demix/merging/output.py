@@ -1,0 +1,290 @@
+"""The folders a merge writes: prepared under a temporary name, finished, published by a rename, the record last."""
+
+import io
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint.metadata as dcp
+from isal.isal_zlib import crc32, crc32_combine
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+from nemo_demix import __version__
+from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.checkpoints.blob import find_payload, frame, read_into
+from nemo_demix.checkpoints.common_state import without_training_state
+from nemo_demix.checkpoints.layouts import TRACKER
+from nemo_demix.checkpoints.metadata import TensorEntry
+from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.files import OpenFiles, sync
+from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
+from nemo_demix.merging.plan import MergePlan, output_weights
+from nemo_demix.merging.sources import Source
+
+RECORD = "merge.json"
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """`merge.json`: what a merged checkpoint was made of, and its files' checksums."""
+
+    method: str
+    parameters: dict[str, Any]
+    weights: dict[str, float]  # as given, by component
+    sources: dict[str, dict[str, str]]  # path and fingerprint, by component, and the base where the method uses one
+    base: str | None  # its name among the sources
+    template: str  # the component whose grid, context and objects the checkpoint has
+    dtypes: list[str]
+    files: dict[str, dict[str, Any]]  # bytes and crc32 (hexadecimal), by path relative to this record
+    nonfinite: dict[str, int]  # values let through, by component and tensor
+    reusable: bool  # made with merge.reuse_slots: a later merge into the same folder may overwrite it
+    versions: dict[str, str]
+    fingerprint: str
+
+
+def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int],
+                reusable: bool) -> MergeRecord:  # fmt: skip
+    """The record of one finished output."""
+    parameters = {key: value for key, value in vars(plan.method).items() if not key.startswith("_")}
+    return MergeRecord(
+        method=plan.method.name,
+        parameters=parameters,
+        weights=dict(plan.mixtures[mixture]),
+        sources={
+            source.name: {"path": str(source.path.resolve()), "fingerprint": source.identity} for source in plan.sources
+        },
+        base=plan.base.name if plan.base is not None else None,
+        template=plan.template.name,
+        dtypes=sorted({str(tensor.out_dtype).removeprefix("torch.") for tensor in plan.tensors}),
+        files=files,
+        nonfinite=nonfinite,
+        reusable=reusable,
+        versions={"nemo_demix": __version__, "torch": torch.__version__},
+        fingerprint=plan.mixture_identity(mixture),
+    )
+
+
+def prepare(plan: MergePlan, folder: Path) -> None:
+    """Make an output's folder and its shard files, at their full size."""
+    weights = output_weights(plan, folder)
+    weights.mkdir(parents=True, exist_ok=True)
+    for file in plan.files:
+        descriptor = os.open(weights / file.name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.ftruncate(descriptor, file.num_bytes)
+        finally:
+            os.close(descriptor)
+
+
+def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, str]:
+    """Units that read something else than what a source's archives were saved with: number -> what was found.
+
+    Raises:
+        AssertionError: if a unit is missing.
+    """
+    assert set(records) == {unit.index for unit in plan.units}, "a unit was not done"
+    found: dict[int, str] = {}
+    for index, source in enumerate(plan.sources):
+        runs = [run for record in records.values() for run in record.read[source.name]]
+        itemsizes: dict[Key, int] = {
+            (t, c): tensor.dtype.itemsize for t, tensor in enumerate(plan.tensors) for c in range(len(tensor.chunks[index]))
+        }
+        files = OpenFiles(os.O_RDONLY)
+        seen = {}
+        for (t, c), count, crc in whole_chunks(runs, itemsizes):
+            tensor = plan.tensors[t]
+            chunk = tensor.chunks[index][c]
+            path = source.layout.weights / chunk.file
+            payload = find_payload(files[path], path, tensor.name, chunk, tensor.dtype)
+            seen[t, c] = count
+            if count * tensor.dtype.itemsize != payload.num_bytes or crc != payload.crc:
+                message = (
+                    f"{path}: the chunk of {tensor.name} at {chunk.offsets} is damaged: its CRC is {crc:08x}, the archive "
+                    f"says {payload.crc:08x}; copy the checkpoint again"
+                )
+                found |= {
+                    number: message
+                    for number, record in records.items()
+                    if any((run.tensor, run.chunk) == (t, c) for run in record.read[source.name])
+                }
+        files.close()
+        assert set(seen) == set(itemsizes), "every chunk was read"
+    return found
+
+
+def read_objects(plan: MergePlan) -> dict[str, bytes]:
+    """The byte objects of the outputs. They must agree in all components, unless one was named to take them from.
+
+    Raises:
+        CheckpointError: if they differ, or an archive among them is damaged.
+    """
+    template = plan.template
+    asked = [template] if plan.objects_from is not None else list(plan.components)
+    by_source = {source.name: _objects_of(source) for source in asked}
+    for source in asked:
+        for name, data in by_source[source.name].items():
+            if data != by_source[template.name][name]:
+                raise CheckpointError(
+                    f"{name} differs between {template.name} and {source.name}; it is not averaged: name the component "
+                    "to take such state from: merge.objects_from="
+                )
+    return by_source[template.name]
+
+
+def _objects_of(source: Source) -> dict[str, bytes]:
+    found = {}
+    files = OpenFiles(os.O_RDONLY)
+    for name, entry in source.stored.objects.items():
+        path = source.layout.weights / entry.file
+        data = bytearray(entry.num_bytes)
+        read_into(files[path], memoryview(data), entry.file_offset)
+        check_archive(bytes(data), f"{path}: {name}")
+        found[name] = bytes(data)
+    files.close()
+    return found
+
+
+def check_archive(data: bytes, what: str) -> None:
+    """Refuse a torch.save archive whose CRCs do not hold; nothing of it is unpickled.
+
+    Raises:
+        CheckpointError: naming what is damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        raise CheckpointError(f"{what} is damaged: {error}; copy the checkpoint again") from None
+    if bad is not None:
+        raise CheckpointError(f"{what} is damaged: the CRC of {bad} does not hold; copy the checkpoint again")
+
+
+def finish(
+    plan: MergePlan, mixture: str, folder: Path, records: Mapping[int, UnitRecord], objects: Mapping[str, bytes],
+    reusable: bool,
+) -> None:  # fmt: skip
+    """Write all that is not weights, make everything durable, and the record last."""
+    weights = output_weights(plan, folder)
+    runs = [run for record in records.values() for run in record.written[mixture]]
+    itemsizes = {(t, c): x.out_dtype.itemsize for t, x in enumerate(plan.tensors) for c in range(len(x.chunks[-1]))}
+    crcs = {key: crc for key, _, crc in whole_chunks(runs, itemsizes)}
+    numbers = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
+    files: dict[str, dict[str, Any]] = {}
+    for file in plan.files:
+        path = weights / file.name
+        total = 0
+        with open(path, "r+b") as target:
+            for name, index in file.items:
+                if index is None:
+                    parts = [(objects[name], None)]
+                else:
+                    tensor = plan.tensors[numbers[name]]
+                    around = frame(tensor.chunks[-1][index].sizes, tensor.out_dtype)
+                    crc = crcs[numbers[name], index]
+                    parts = [(around.head, None), (around.num_bytes, crc), (around.tail(crc), None)]
+                for content, crc in parts:
+                    if isinstance(content, int):
+                        total = crc32_combine(total, crc, content)
+                        target.seek(content, os.SEEK_CUR)
+                    else:
+                        total = crc32(content, total)
+                        target.write(content)
+        sync(path)
+        files[str(path.relative_to(folder))] = _entry(file.num_bytes, total)
+    late = {}
+    for relative, data in _small_files(plan).items():
+        late[relative] = data
+    for relative in sorted(late, key=lambda path: path.name == "metadata.json"):  # Megatron's own mark of a finished save
+        path = folder / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(late[relative])
+        sync(path)
+        files[str(relative)] = _entry(len(late[relative]), crc32(late[relative]))
+    nonfinite: dict[str, int] = {}
+    for record in records.values():
+        for key, count in record.nonfinite.items():
+            nonfinite[key] = nonfinite.get(key, 0) + count
+    for path in sorted({folder, weights, *(folder / relative.parent for relative in late)}):
+        sync(path)
+    write_json(folder / RECORD, make_record(plan, mixture, files, nonfinite, reusable))
+
+
+def _entry(num_bytes: int, crc: int) -> dict[str, Any]:
+    return {"bytes": num_bytes, "crc32": f"{crc:08x}"}
+
+
+def _small_files(plan: MergePlan) -> dict[Path, bytes]:
+    """Everything but the shards, relative to an output's folder."""
+    template = plan.template
+    layout = template.layout
+    found = {}
+    for relative in layout.companions:
+        data = (layout.root / relative).read_bytes()
+        if relative.name == "common.pt":
+            check_archive(data, str(layout.root / relative))
+            data = without_training_state(data, layout.root / relative)
+        elif relative.suffix == ".pt":
+            check_archive(data, str(layout.root / relative))
+        found[relative] = data
+    if layout.tracker is not None and layout.weights_relative != Path("."):
+        found[Path(TRACKER)] = layout.tracker.encode()
+    found[layout.weights_relative / ".metadata"] = _metadata(plan)
+    return found
+
+
+def _metadata(plan: MergePlan) -> bytes:
+    """torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
+    state: dict[str, Any] = {}
+    storage = {}
+    entries: dict[str, TensorEntry] = plan.template.stored.tensors
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    for name in entries:
+        tensor = tensors[name]
+        chunks = []
+        for chunk in tensor.chunks[-1]:
+            offsets = torch.Size(chunk.offsets)
+            chunks.append(dcp.ChunkStorageMetadata(offsets=offsets, sizes=torch.Size(chunk.sizes)))
+            storage[dcp.MetadataIndex(name, offsets)] = _StorageInfo(chunk.file, chunk.file_offset, chunk.num_bytes)
+        properties = dcp.TensorProperties(dtype=tensor.out_dtype)
+        state[name] = dcp.TensorStorageMetadata(properties=properties, size=torch.Size(tensor.shape), chunks=chunks)
+    for name, (file, offset) in plan.object_offsets.items():
+        state[name] = dcp.BytesStorageMetadata()
+        length = plan.template.stored.objects[name].num_bytes
+        storage[dcp.MetadataIndex(name)] = _StorageInfo(file, offset, length)
+    planner_data = plan.template.stored.planner_data
+    if isinstance(planner_data, dict):
+        planner_data = {name: value for name, value in planner_data.items() if name in state}
+    meta = dcp.StorageMeta(save_id=plan.source_identity)
+    return pickle.dumps(dcp.Metadata(state, planner_data=planner_data, storage_data=storage, storage_meta=meta))
+
+
+def load_output_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder that a merge made; None for any other."""
+    path = folder / RECORD
+    if folder.is_symlink() or not path.is_file():
+        return None
+    value = read_json(path)
+    return value if isinstance(value, dict) and "fingerprint" in value and "files" in value else None
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Give a finished output its name.
+
+    Raises:
+        CheckpointError: if something of that name has come meanwhile.
+    """
+    if target.exists():
+        raise CheckpointError(f"{target}: exists; it came while the merge ran. Move it away and run the same command")
+    os.rename(folder, target)
+    sync(target.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of ours."""
+    shutil.rmtree(folder)

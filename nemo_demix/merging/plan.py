@@ -1,0 +1,292 @@
+"""What a merge will do, worked out before a byte of weight is read: which rows, from where, to where, by whom."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from nemo_demix.artifacts import fingerprint
+from nemo_demix.checkpoints.blob import frame
+from nemo_demix.checkpoints.metadata import Chunk
+from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans
+from nemo_demix.merging.methods.base import Array, Method
+from nemo_demix.merging.sources import Source
+
+_MIN_UNIT_BYTES = 8 << 20
+_MAX_UNIT_BYTES = 512 << 20
+_UNITS = 256  # aimed at; small enough to lose little, large enough to write down little
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the merge."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype  # in every source
+    out_dtype: torch.dtype
+    rows: Rows
+    matrices: tuple[Matrix, ...]
+    chunks: tuple[tuple[Chunk, ...], ...]  # by source, then the output's own
+
+    @property
+    def is_averaged(self) -> bool:
+        """Integers are not: they must agree."""
+        return self.dtype.is_floating_point
+
+
+class Range(NamedTuple):
+    """Rows of one run of one matrix of one tensor."""
+
+    tensor: int
+    matrix: int
+    first_row: int
+    end_row: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is done at a time, and written down when it is done."""
+
+    index: int
+    ranges: tuple[Range, ...]
+    num_elements: int
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A `.distcp` file of every output: its items in order, each (name, chunk index or None for an object)."""
+
+    name: str
+    num_bytes: int
+    items: tuple[tuple[str, int | None], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A merge of K components (and a base) into M mixtures.
+
+    Axes: M mixtures, K components.
+    """
+
+    components: tuple[Source, ...]
+    base: Source | None
+    method: Method
+    mixtures: Mapping[str, Mapping[str, float]]
+    tensors: tuple[TensorPlan, ...]
+    objects: Mapping[str, Source]  # where each byte object is taken from
+    files: tuple[OutputFile, ...]
+    object_offsets: Mapping[str, tuple[str, int]]
+    units: tuple[Unit, ...]
+    allow_nonfinite: bool
+    objects_from: str | None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The components, then the base where the method uses one."""
+        return (*self.components, self.base) if self.base is not None else self.components
+
+    @property
+    def template(self) -> Source:
+        """The component that the outputs take their grid, files and context from."""
+        if self.objects_from is not None:
+            return next(source for source in self.components if source.name == self.objects_from)
+        return self.components[0]
+
+    @cached_property
+    def weights_MK(self) -> Array:
+        """Merge weights, float64."""
+        names = [source.name for source in self.components]
+        return np.array([[mixture.get(name, 0.0) for name in names] for mixture in self.mixtures.values()])
+
+    @cached_property
+    def grids(self) -> tuple[tuple[Grid, ...], ...]:
+        """By tensor, by source and then the output's: where rows lie. Equal grids are one object."""
+        known: dict[object, Grid] = {}
+
+        def grid(shape: tuple[int, ...], chunks: tuple[Chunk, ...]) -> Grid:
+            key = (shape, tuple((chunk.offsets, chunk.sizes) for chunk in chunks))
+            return known.setdefault(key, Grid(shape, chunks))
+
+        return tuple(tuple(grid(tensor.shape, chunks) for chunks in tensor.chunks) for tensor in self.tensors)
+
+    @property
+    def num_elements(self) -> int:
+        """Of one model."""
+        return sum(tensor.rows.num_elements for tensor in self.tensors)
+
+    @property
+    def source_bytes(self) -> int:
+        """Of one source's tensors."""
+        return sum(tensor.rows.num_elements * tensor.dtype.itemsize for tensor in self.tensors)
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one output's files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @cached_property
+    def source_identity(self) -> str:
+        """Of the sources as they lie on disk."""
+        return fingerprint(sources={source.name: source.identity for source in self.sources})
+
+    def mixture_identity(self, mixture: str) -> str:
+        """Of one output: everything that decides its bytes."""
+        return fingerprint(
+            sources=self.source_identity,
+            method=self.method.name,
+            parameters=dataclasses.asdict(self.method),  # type: ignore[call-overload]
+            weights=self.mixtures[mixture],
+            dtypes=sorted({str(tensor.out_dtype) for tensor in self.tensors}),
+            template=self.template.name,
+            format=1,
+        )
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the whole merge."""
+        return fingerprint(mixtures={name: self.mixture_identity(name) for name in self.mixtures}, units=len(self.units))
+
+    def blocks(self, part: Range) -> Iterator[Span]:
+        """The blocks of a range."""
+        return spans(part.first_row, part.end_row, self.tensors[part.tensor].rows.width, self.method.needs_rows)
+
+    def units_of(self, worker: int, num_workers: int) -> list[Unit]:
+        """A worker's units: consecutive, and as many elements as everyone else's."""
+        total = sum(unit.num_elements for unit in self.units)
+        chosen, done = [], 0
+        for unit in self.units:
+            if int((done + unit.num_elements / 2) * num_workers / total) == worker:
+                chosen.append(unit)
+            done += unit.num_elements
+        return chosen
+
+
+def make_plan(
+    components: Sequence[Source],
+    base: Source | None,
+    method: Method,
+    mixtures: Mapping[str, Mapping[str, float]],
+    *,
+    dtype: torch.dtype | None = None,
+    objects_from: str | None = None,
+    allow_nonfinite: bool = False,
+) -> MergePlan:
+    """Work out a merge of checkpoints that `compare` has passed.
+
+    Args:
+        base: Where the method uses one.
+        dtype: Of the outputs' averaged tensors; None: as in the sources.
+
+    Raises:
+        CheckpointError: if the checkpoints' configuration does not fit their tensors.
+    """
+    everyone = [*components, base] if base is not None else list(components)
+    template = next((source for source in components if source.name == objects_from), components[0])
+    tensors = []
+    for name, entry in template.stored.tensors.items():
+        rows = as_rows(name, entry.shape)
+        if method.needs_statistics or method.needs_rows:
+            logical = matrices(name, rows, template.layout.architecture)
+        else:
+            logical = [Matrix("", ((0, rows.num_rows),))]
+        chunks = (*(source.stored.tensors[name].chunks for source in everyone), entry.chunks)
+        out_dtype = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
+        tensors.append(TensorPlan(name, entry.shape, entry.dtype, out_dtype, rows, tuple(logical), chunks))
+    tensors, files, object_offsets = _place(tensors, template)
+    return MergePlan(
+        components=tuple(components),
+        base=base,
+        method=method,
+        mixtures=mixtures,
+        tensors=tuple(tensors),
+        objects=dict.fromkeys(template.stored.objects, template),
+        files=tuple(files),
+        object_offsets=object_offsets,
+        units=tuple(_units(tensors)),
+        allow_nonfinite=allow_nonfinite,
+        objects_from=objects_from,
+    )
+
+
+def _place(
+    tensors: list[TensorPlan], template: Source
+) -> tuple[list[TensorPlan], list[OutputFile], dict[str, tuple[str, int]]]:
+    """Give every chunk and object its place in the output's files: the template's, without training state."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    old: dict[str, list[tuple[int, str, int | None]]] = {}
+    for tensor in tensors:
+        for index, chunk in enumerate(tensor.chunks[-1]):
+            old.setdefault(chunk.file, []).append((chunk.file_offset, tensor.name, index))
+    for name, item in template.stored.objects.items():
+        old.setdefault(item.file, []).append((item.file_offset, name, None))
+    placed: dict[tuple[str, int], Chunk] = {}
+    object_offsets: dict[str, tuple[str, int]] = {}
+    files = []
+    for file, items in sorted(old.items()):
+        offset = 0
+        for _, name, index in sorted(items):
+            if index is None:
+                object_offsets[name] = (file, offset)
+                offset += template.stored.objects[name].num_bytes
+            else:
+                chunk = by_name[name].chunks[-1][index]
+                length = frame(chunk.sizes, by_name[name].out_dtype).length
+                placed[name, index] = Chunk(chunk.offsets, chunk.sizes, file, offset, length)
+                offset += length
+        files.append(OutputFile(file, offset, tuple((name, index) for _, name, index in sorted(items))))
+    result = []
+    for tensor in tensors:
+        own = tuple(placed[tensor.name, index] for index in range(len(tensor.chunks[-1])))
+        result.append(
+            TensorPlan(
+                tensor.name, tensor.shape, tensor.dtype, tensor.out_dtype, tensor.rows, tensor.matrices,
+                (*tensor.chunks[:-1], own),
+            )  # fmt: skip
+        )
+    result.sort(key=lambda tensor: min((chunk.file, chunk.file_offset) for chunk in tensor.chunks[-1]))
+    return result, files, object_offsets
+
+
+def _units(tensors: Sequence[TensorPlan]) -> Iterator[Unit]:
+    total = sum(tensor.rows.num_elements * tensor.dtype.itemsize for tensor in tensors)
+    aim = min(max(total // _UNITS, _MIN_UNIT_BYTES), _MAX_UNIT_BYTES)
+    index, ranges, elements, num_bytes = 0, [], 0, 0
+    for number, tensor in enumerate(tensors):
+        row_bytes = tensor.rows.width * tensor.dtype.itemsize
+        runs = sorted((*run, matrix) for matrix, found in enumerate(tensor.matrices) for run in found.runs)
+        for row, end, matrix in runs:
+            while row < end:
+                step = min(end - row, max(1, math.ceil((aim - num_bytes) / row_bytes)))
+                ranges.append(Range(number, matrix, row, row + step))
+                elements += step * tensor.rows.width
+                num_bytes += step * row_bytes
+                row += step
+                if num_bytes >= aim:
+                    yield Unit(index, tuple(ranges), elements)
+                    index, ranges, elements, num_bytes = index + 1, [], 0, 0
+    if ranges:
+        yield Unit(index, tuple(ranges), elements)
+
+
+def check_template(components: Sequence[Source], objects_from: str | None) -> None:
+    """Refuse `merge.objects_from` that is not a component.
+
+    Raises:
+        CheckpointError: naming those there are.
+    """
+    names = [source.name for source in components]
+    if objects_from is not None and objects_from not in names:
+        raise CheckpointError(f"merge.objects_from={objects_from}: expected one of {', '.join(names)}")
+
+
+def output_weights(plan: MergePlan, folder: Path) -> Path:
+    """The torch_dist folder of an output."""
+    return folder / plan.template.layout.weights_relative

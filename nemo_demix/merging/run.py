@@ -1,0 +1,254 @@
+"""A whole merge: plan, workers, publication; and what a killed one finds again.
+
+    OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
+    OUTPUT/.merge-<identity>/    what is under way: unpublished checkpoints, journals, statistics
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nemo_demix.errors import CheckpointError, ConfigError
+from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.geometry import BLOCK_ELEMENTS
+from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
+from nemo_demix.merging.methods.base import DeltaMethod
+from nemo_demix.merging.output import (
+    RECORD,
+    bad_units,
+    discard,
+    finish,
+    load_output_record,
+    prepare,
+    publish,
+    read_objects,
+)
+from nemo_demix.merging.passes import journal_path
+from nemo_demix.merging.plan import MergePlan
+from nemo_demix.merging.workers import Workers, phases
+
+logger = logging.getLogger(__name__)
+
+_WORKER_GIB = 0.06  # what a forked interpreter writes to of its own
+_BASE_GIB = 0.45  # the parent, with torch's libraries, shared by all
+_DELTA_TEMPORARIES = 8  # blocks of all components that the methods on task vectors hold at once
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How a merge is done, none of which changes its result."""
+
+    workers: int
+    memory_gib: float
+    reuse_slots: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge cost."""
+
+    merged: tuple[str, ...]
+    done_before: tuple[str, ...]
+    bytes_read: int  # of the sources' weights
+    bytes_written: int
+    merge_time_s: float  # reading, summing, writing and making it durable; without starting the process
+    peak_memory_gib: float  # planned
+
+
+def merge(
+    plan: MergePlan,
+    output: Path,
+    options: MergeOptions,
+    cohort: Cohort,
+    progress: Callable[[str, int], None],
+) -> MergeReport:
+    """Make every mixture's checkpoint that is not there yet. Collective: every process of the cohort.
+
+    Args:
+        progress: Called with the phase and the number of elements of one model that were just done.
+
+    Raises:
+        CheckpointError: if a source is damaged or changed, an output exists that is not this one's, or the disk is full.
+        ConfigError: if the promised memory is too small.
+        WorkerFailure: if a worker was lost; what it had finished is kept.
+    Memory: `planned_memory_gib`.
+    """
+    started = time.monotonic()
+    done, todo = sort_out(plan, output, options.force)
+    if not todo:
+        return MergeReport((), tuple(done), 0, 0, 0.0, 0.0)
+    identity = plan.identity
+    plan = replace(plan, mixtures={name: plan.mixtures[name] for name in todo})
+    work = output / f".merge-{identity}"
+    folders = {name: work / name for name in todo}
+    count = affordable_workers(plan, options)
+    claimed: dict[int, UnitRecord] = {}
+    error: Exception | None = None
+    try:
+        if cohort.rank == 0:
+            work.mkdir(parents=True, exist_ok=True)
+            _check_space(plan, output, work)
+            _take_slots(plan, output, folders, options.reuse_slots)
+            for folder in folders.values():
+                prepare(plan, folder)
+    except Exception as found:
+        error = found
+    cohort.agree(error)
+    if work.exists():
+        claimed = read_journals(work)
+        if claimed and cohort.rank == 0:
+            logger.info("merge: %d of %d parts were finished before; checked as we go", len(claimed), len(plan.units))
+    workers = Workers(plan, folders, work, (cohort.rank * count, count, cohort.size * count), claimed)
+    try:
+        for phase in phases(plan):
+            error = None
+            try:
+                workers.run(phase, progress)
+            except Exception as found:
+                error = found
+            cohort.agree(error)
+        try:
+            if cohort.rank == 0:
+                _publish_all(plan, output, work, folders, reusable=options.reuse_slots > 0)
+        except Exception as found:
+            error = found
+        cohort.agree(error)
+    finally:
+        workers.stop()
+    return MergeReport(
+        merged=tuple(todo),
+        done_before=tuple(done),
+        bytes_read=workers.bytes_read,
+        bytes_written=plan.output_bytes * len(todo),
+        merge_time_s=time.monotonic() - started,
+        peak_memory_gib=planned_memory_gib(plan, count),
+    )
+
+
+def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], list[str]]:
+    """The mixtures that are there, and those to be made.
+
+    Raises:
+        CheckpointError: if something else stands where an output goes.
+    """
+    done, todo = [], []
+    for name in plan.mixtures:
+        target = output / name
+        if not target.exists():
+            todo.append(name)
+            continue
+        record = load_output_record(target)
+        if record is None:
+            raise CheckpointError(
+                f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the mixture"
+            )
+        if record["fingerprint"] == plan.mixture_identity(name) and not force:
+            done.append(name)
+        elif force:
+            todo.append(name)
+        else:
+            raise CheckpointError(
+                f"{target}: was merged from other sources, weights or settings (see its {RECORD}); set another "
+                "merge.output, rename the mixture, or force=true to replace it"
+            )
+    return done, todo
+
+
+def planned_memory_gib(plan: MergePlan, workers: int) -> float:
+    """What the processes of one machine need together; shared pages counted once."""
+    num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
+    widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
+    elements = max(BLOCK_ELEMENTS, widest)
+    held = num_sources * 8 + 4 + (min(num_mixtures, 64) + 1) * 4 + 4
+    if isinstance(plan.method, DeltaMethod):
+        held += num_sources * 4 * _DELTA_TEMPORARIES
+    records = 400 * len(plan.units) * (num_sources + num_mixtures)  # bytes of the journal, once read
+    return _BASE_GIB + workers * (_WORKER_GIB + elements * held / 2**30) + records / 2**30
+
+
+def affordable_workers(plan: MergePlan, options: MergeOptions) -> int:
+    """As many of the workers asked for as the promised memory holds.
+
+    Raises:
+        ConfigError: if not even one.
+    """
+    for count in range(max(1, min(options.workers, len(plan.units))), 0, -1):
+        if planned_memory_gib(plan, count) <= options.memory_gib:
+            return count
+    raise ConfigError(
+        f"merge.memory_gib={options.memory_gib}: one worker needs {planned_memory_gib(plan, 1):.2f} GiB for "
+        f"{len(plan.sources)} sources and {len(plan.mixtures)} mixtures; raise it"
+    )
+
+
+def _check_space(plan: MergePlan, output: Path, work: Path) -> None:
+    there = sum(path.stat().st_blocks * 512 for path in work.rglob("*.distcp"))
+    needed = plan.output_bytes * len(plan.mixtures) - there
+    free = shutil.disk_usage(output).free
+    if needed > free:
+        raise CheckpointError(
+            f"{output}: the disk has {free / 2**30:.1f} GiB free, and {len(plan.mixtures)} outputs need "
+            f"{needed / 2**30:.1f} GiB more; free space, or merge fewer mixtures"
+        )
+
+
+def _take_slots(plan: MergePlan, output: Path, folders: Mapping[str, Path], slots: int) -> None:
+    """Turn up to `slots` earlier proxies into the folders to be written: their files' blocks are there already.
+
+    Only folders whose record says that they were made to be overwritten are taken, and none that is asked for.
+    """
+    shards = {str(plan.template.layout.weights_relative / file.name): file.num_bytes for file in plan.files}
+    free = []
+    for path in output.iterdir():
+        record = load_output_record(path) if path.is_dir() and not path.name.startswith(".") else None
+        if record is None or not record.get("reusable") or path.name in plan.mixtures:
+            continue
+        sizes = {name: entry["bytes"] for name, entry in record["files"].items() if name.endswith(".distcp")}
+        if {str(Path(name)): size for name, size in sizes.items()} == shards:
+            free.append(path)
+    free.sort(key=lambda path: ((path / RECORD).stat().st_mtime_ns, path.name))
+    for folder, slot in zip((f for f in folders.values() if not f.exists()), free[:slots], strict=False):
+        (slot / RECORD).unlink()  # from here on it cannot be taken for whole
+        slot.rename(folder)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_file() and str(path.relative_to(folder)) not in shards:
+                path.unlink()
+        logger.info("merge: %s is overwritten in place", slot.name)
+
+
+def _publish_all(
+    plan: MergePlan, output: Path, work: Path, folders: Mapping[str, Path], reusable: bool
+) -> None:
+    records = read_journals(work)
+    bad = bad_units(plan, records)
+    if bad:
+        _forget(work, {number: record for number, record in records.items() if number not in bad})
+        raise CheckpointError(next(iter(bad.values())))
+    objects = read_objects(plan)
+    for source in plan.sources:
+        source.check_unchanged()
+    for name, folder in folders.items():
+        finish(plan, name, folder, records, objects, reusable)
+        target = output / name
+        if target.exists():  # force=true, and a merge made it
+            os.rename(target, work / f"replaced-{name}")
+        publish(folder, target)
+    discard(work)
+
+
+def _forget(work: Path, kept: Mapping[int, UnitRecord]) -> None:
+    """Leave only what is sound in the journals."""
+    old = list(work.glob("journal-*.jsonl"))
+    journal = Journal(journal_path(work, "journal-kept"))
+    for record in kept.values():
+        journal.append(record)
+    journal.close()
+    for path in old:
+        path.unlink()
+
+

@@ -1,0 +1,147 @@
+"""The checkpoints of a merge, compared before a byte of weight is read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nemo_demix.artifacts import file_sha256, fingerprint, read_json
+from nemo_demix.checkpoints.layouts import Layout, detect
+from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
+from nemo_demix.errors import CheckpointError
+
+AVERAGED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint to merge: a component, or the base."""
+
+    name: str
+    path: Path
+    layout: Layout
+    stored: Stored  # without training state
+    left_out: tuple[str, ...]  # names of training state
+    files: Mapping[str, tuple[int, int, int]]  # of the weights folder: size, modification time (ns), inode
+
+    @property
+    def identity(self) -> str:
+        """Changes when any file of the weights was written again."""
+        metadata = file_sha256(self.layout.weights / ".metadata")
+        return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
+
+    def check_unchanged(self) -> None:
+        """Refuse a source that was written to since it was opened.
+
+        Raises:
+            CheckpointError: naming the file.
+        """
+        for file, before in self.files.items():
+            path = self.layout.weights / file
+            now = _stat(path)
+            if now != before:
+                raise CheckpointError(
+                    f"{path}: changed while it was merged; nothing was published. Merge again when nothing writes to it"
+                )
+
+
+def open_source(name: str, path: Path) -> Source:
+    """Find a checkpoint and read what it says of itself.
+
+    Raises:
+        CheckpointError: if it is absent, damaged, of a layout that cannot be read, or lacks a file.
+    """
+    layout = detect(path)
+    stored = read_metadata(layout.weights)
+    tensors = {key: entry for key, entry in stored.tensors.items() if not is_training_state(key)}
+    objects = {key: entry for key, entry in stored.objects.items() if not is_training_state(key)}
+    left_out = sorted({*stored.tensors, *stored.objects} - {*tensors, *objects})
+    if not tensors:
+        raise CheckpointError(f"{layout.weights}: holds no weights, only {', '.join(left_out[:3]) or 'nothing'}")
+    needed: dict[str, int] = {}
+    for entry in tensors.values():
+        for chunk in entry.chunks:
+            needed[chunk.file] = max(needed.get(chunk.file, 0), chunk.file_offset + chunk.num_bytes)
+    for item in objects.values():
+        needed[item.file] = max(needed.get(item.file, 0), item.file_offset + item.num_bytes)
+    files = {}
+    for file, num_bytes in sorted(needed.items()):
+        where = layout.weights / file
+        files[file] = _stat(where)
+        if files[file][0] < num_bytes:
+            raise CheckpointError(
+                f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[file][0]}; copy the "
+                "checkpoint again"
+            )
+    return Source(name, path, layout, Stored(tensors, objects, stored.planner_data), tuple(left_out), files)
+
+
+def recorded_base(source: Source) -> str | None:
+    """The checkpoint that a component model of a nemo_demix run started from; None where nothing records it."""
+    record = source.layout.root.parent.parent / "record.json"
+    if not record.is_file():
+        return None
+    value = read_json(record)
+    return value.get("start") if isinstance(value, dict) and value.get("role") == "component" else None
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; .metadata says that weights lie in it") from None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def compare(sources: Sequence[Source], objects_from: str | None) -> None:
+    """Refuse checkpoints that are not of one model.
+
+    Raises:
+        CheckpointError: naming the first difference: architecture, tensor names, shapes, dtypes, byte objects.
+    """
+    first, *others = sources
+    bases = {source.name: base for source in sources if (base := recorded_base(source)) is not None}
+    if len(set(bases.values())) > 1:
+        one, two = sorted(bases, key=lambda name: bases[name])[:: len(bases) - 1]
+        raise CheckpointError(
+            f"{one} was trained from {bases[one]}, {two} from {bases[two]}: components are averaged only where they "
+            "share their base"
+        )
+    for name, entry in first.stored.tensors.items():
+        if entry.dtype.is_floating_point and entry.dtype not in AVERAGED:
+            raise CheckpointError(
+                f"{first.path}: {name} is {entry.dtype}, which is not averaged; save fp32, bf16 or fp16 weights"
+            )
+    for other in others:
+        where = f"{first.name} ({first.path}) and {other.name} ({other.path})"
+        for field in dataclasses.fields(first.layout.architecture):
+            if field.name in ("model_class", "vocab_size") and first.layout.kind != other.layout.kind:
+                continue  # each layout names and pads them in its own way; the tensors' shapes decide
+            one, two = (getattr(source.layout.architecture, field.name) for source in (first, other))
+            if one != two and one is not None and two is not None:
+                raise CheckpointError(f"{where} are of different models: {field.name} is {one} and {two}")
+        odd = sorted(set(first.stored.tensors) ^ set(other.stored.tensors))
+        if odd:
+            has = first.name if odd[0] in first.stored.tensors else other.name
+            hint = "; one has tied embeddings, the other not" if "output_layer.weight" in odd[0] else ""
+            raise CheckpointError(f"{where} differ in {len(odd)} tensors: only {has} has {odd[0]}{hint}")
+        for name, entry in first.stored.tensors.items():
+            _compare_tensor(where, name, entry, other.stored.tensors[name])
+        if objects_from is None:
+            odd = sorted(set(first.stored.objects) ^ set(other.stored.objects))
+            if odd:
+                raise CheckpointError(
+                    f"{where} differ in {len(odd)} byte objects, first {odd[0]}; name the component to take them from: "
+                    "merge.objects_from="
+                )
+
+
+def _compare_tensor(where: str, name: str, one: TensorEntry, two: TensorEntry) -> None:
+    for what in ("shape", "dtype"):
+        if getattr(one, what) != getattr(two, what):
+            raise CheckpointError(
+                f"{where} differ in {name}: its {what} is {getattr(one, what)} and {getattr(two, what)}; merge "
+                "checkpoints of one model, saved in one precision"
+            )

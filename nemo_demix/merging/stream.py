@@ -1,0 +1,342 @@
+"""One worker of a merge: read, sum, cast, write, a block of rows at a time, all mixtures from one read.
+
+Memory: a few blocks, whatever the size of the model.
+Axes: M mixtures, K components, T sources (components, then the base), N elements of a block.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from isal.isal_zlib import crc32
+
+from nemo_demix.checkpoints.blob import Payload, find_payload, frame, read_into
+from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.files import EarlyWriteback, OpenFiles, sync
+from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
+from nemo_demix.merging.journal import Journal, Run, UnitRecord
+from nemo_demix.merging.kernel import padded, weighted_sums
+from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Statistics
+from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
+
+_MIXTURES_AT_ONCE = 64
+
+
+class SourceBlocks:
+    """Reads blocks of every source, keeps the CRC of what it read, and refuses NaN and infinity."""
+
+    def __init__(self, plan: MergePlan, keep_crcs: bool = True) -> None:
+        self._plan = plan
+        self._keep_crcs = keep_crcs
+        self._files = OpenFiles(os.O_RDONLY)
+        self._payloads: dict[tuple[int, int, int], Payload] = {}
+        widest = max(tensor.rows.width for tensor in plan.tensors)
+        self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
+        num_sources = len(plan.sources)
+        self._raw_TB = np.zeros((num_sources, self.capacity * 4), dtype=np.uint8)
+        self._part = np.zeros(self.capacity * 4, dtype=np.uint8)
+        self._values_TN = torch.zeros(num_sources, self.capacity)
+        self.runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
+        self.bytes_read = 0
+
+    def payload(self, source: int, tensor: int, chunk: int) -> Payload:
+        """Where a chunk's elements are; its archive is checked the first time."""
+        key = (source, tensor, chunk)
+        if key not in self._payloads:
+            found = self._plan.tensors[tensor]
+            place = found.chunks[source][chunk]
+            path = self._plan.sources[source].layout.weights / place.file
+            self._payloads[key] = find_payload(self._files[path], path, found.name, place, found.dtype)
+        return self._payloads[key]
+
+    def read(self, part: Range, span: Span) -> np.ndarray:
+        """A block's bytes as stored, uint8, shape (T, elements x item size); overwritten by the next call."""
+        plan = self._plan
+        tensor = plan.tensors[part.tensor]
+        item = tensor.dtype.itemsize
+        height, width = span.end_row - span.first_row, span.end_column - span.first_column
+        num_bytes = height * width * item
+        for index, source in enumerate(plan.sources):
+            row = self._raw_TB[index, :num_bytes]
+            for piece in plan.grids[part.tensor][index].pieces(span):
+                where = self.payload(index, part.tensor, piece.chunk)
+                size = piece.count * item
+                whole_width = piece.columns == slice(0, width)
+                target = row[piece.rows.start * width * item :][:size] if whole_width else self._part[:size]
+                path = source.layout.weights / tensor.chunks[index][piece.chunk].file
+                read_into(self._files[path], memoryview(target), where.offset + piece.start * item)
+                if self._keep_crcs:
+                    add_run(self.runs[index], (part.tensor, piece.chunk), piece.start, piece.count, target.data)
+                self.bytes_read += size
+                if not whole_width:
+                    columns = slice(piece.columns.start * item, piece.columns.stop * item)
+                    into = row.reshape(height, width * item)[piece.rows, columns]
+                    into[...] = target.reshape(into.shape)
+        return self._raw_TB[:, :num_bytes]
+
+    def values(self, part: Range, span: Span) -> torch.Tensor:
+        """A block in fp32, shape (T, N), N padded with what was there before; overwritten by the next call."""
+        raw_TB = self.read(part, span)
+        dtype = self._plan.tensors[part.tensor].dtype
+        num_elements = raw_TB.shape[1] // dtype.itemsize
+        for values_N, raw_B in zip(self._values_TN, raw_TB, strict=True):
+            values_N[:num_elements].copy_(torch.from_numpy(raw_B).view(dtype))
+        return self._values_TN[:, : padded(num_elements)]
+
+    def block(self, part: Range, span: Span) -> Block:
+        """A block as methods take it."""
+        height, width = span.end_row - span.first_row, span.end_column - span.first_column
+        tensor = self._plan.tensors[part.tensor]
+        values_TN = self.values(part, span)[:, : height * width]
+        return Block(
+            sources_TRC=values_TN.unflatten(1, (height, width)),
+            components=tuple(source.name for source in self._plan.components),
+            tensor=tensor.name,
+            first_index=span.first_row * tensor.rows.width + span.first_column,
+        )
+
+    def check_finite(self, part: Range, span: Span, values_TN: torch.Tensor) -> dict[str, int]:
+        """As `nonfinite`, at the price of one sum where all is well."""
+        # A sum of finite values can overflow, so it only says where to look.
+        return {} if torch.isfinite(values_TN.sum()) else self.nonfinite(part, span, values_TN)
+
+    def nonfinite(self, part: Range, span: Span, values_TN: torch.Tensor) -> dict[str, int]:
+        """How many NaN and infinities each source has in a block.
+
+        Raises:
+            CheckpointError: if any, unless the plan lets them through.
+        """
+        height, width = span.end_row - span.first_row, span.end_column - span.first_column
+        name = self._plan.tensors[part.tensor].name
+        found = {}
+        for source, values_N in zip(self._plan.sources, values_TN, strict=True):
+            count = int((~values_N[: height * width].isfinite()).sum())
+            if count and not self._plan.allow_nonfinite:
+                raise CheckpointError(
+                    f"{source.path}: {name} has {count} values that are NaN or infinite in rows {span.first_row} to "
+                    f"{span.end_row - 1}; leave the component out, or merge.allow_nonfinite=true"
+                )
+            if count:
+                found[f"{source.name}: {name}"] = count
+        return found
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
+class Worker:
+    """Does units: reads the sources' blocks, writes those of the outputs into folders that exist."""
+
+    def __init__(
+        self,
+        plan: MergePlan,
+        statistics: Mapping[tuple[int, int], Statistics],
+        folders: Mapping[str, Path],
+        journal: Journal,
+    ) -> None:
+        self._plan = plan
+        self._statistics = statistics
+        self._weights = {name: output_weights(plan, folder) for name, folder in folders.items()}
+        self._journal = journal
+        self._sources = SourceBlocks(plan)
+        self._outputs = OpenFiles(os.O_RDWR)
+        self._writeback = EarlyWriteback()
+        self._touched: set[Path] = set()
+        num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)
+        self._out_MN = torch.zeros(num_mixtures + 1, self._sources.capacity)
+        self._cast = {
+            dtype: torch.zeros(self._sources.capacity, dtype=dtype)
+            for dtype in {tensor.out_dtype for tensor in plan.tensors if tensor.is_averaged}
+        }
+        self._coefficients: dict[tuple[int, int], torch.Tensor] = {}  # of the tensor that is being merged
+
+    @property
+    def bytes_read(self) -> int:
+        """Of the sources' weights, so far."""
+        return self._sources.bytes_read
+
+    def run(self, units: Sequence[Unit], claimed: Mapping[int, UnitRecord], done: Callable[[Unit], None]) -> None:
+        """Do units; a claimed one only where what it wrote is not there.
+
+        Raises:
+            CheckpointError: if a source is damaged or holds NaN.
+        """
+        for unit in units:
+            if unit.index not in claimed or not self._is_written(claimed[unit.index]):
+                self._do(unit)
+            done(unit)
+        self._writeback.close()
+        for path in sorted(self._touched):
+            sync(path)
+        self._sources.close()
+        self._outputs.close()
+        self._journal.close()
+
+    def _do(self, unit: Unit) -> None:
+        plan = self._plan
+        for runs in self._sources.runs:
+            runs.clear()
+        written: dict[str, dict[tuple[int, int], list[int]]] = {name: {} for name in self._weights}
+        nonfinite: dict[str, int] = {}
+        paths: set[Path] = set()
+        for part in unit.ranges:
+            for span in plan.blocks(part):
+                if not plan.tensors[part.tensor].is_averaged:
+                    self._agree(part, span, written, paths)
+                    continue
+                for key, count in self._merge(part, span, written, paths).items():
+                    nonfinite[key] = nonfinite.get(key, 0) + count
+        names = [source.name for source in plan.sources]
+        read = {name: as_runs(runs) for name, runs in zip(names, self._sources.runs, strict=True)}
+        self._journal.append(
+            UnitRecord(unit.index, read, {name: as_runs(runs) for name, runs in written.items()}, nonfinite)
+        )
+        for path in paths - self._touched:
+            self._touched.add(path)
+        for path in paths:
+            self._writeback.begin(path)
+
+    def _agree(
+        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[Path]
+    ) -> None:
+        """Integers are copied from the template; where none was named, all components have to agree."""
+        plan = self._plan
+        raw_TB = self._sources.read(part, span)
+        names = [source.name for source in plan.sources]
+        if plan.objects_from is None:
+            for name, raw_B in zip(names, raw_TB, strict=True):
+                if not np.array_equal(raw_B, raw_TB[0]):
+                    raise CheckpointError(
+                        f"{plan.tensors[part.tensor].name}: integers are not averaged, and {names[0]} and {name} differ "
+                        "in them; name the component to take them from: merge.objects_from="
+                    )
+        chosen = raw_TB[names.index(plan.template.name)]
+        for mixture in self._weights:
+            self._write(mixture, part, span, chosen, written, paths)
+
+    def _merge(
+        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[Path]
+    ) -> dict[str, int]:
+        method, plan = self._plan.method, self._plan
+        names = list(self._weights)
+        num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
+        found: dict[str, int] = {}
+        statistics = self._statistics.get((part.tensor, part.matrix))
+        if isinstance(method, LinearMethod):
+            values_TN = self._sources.values(part, span)
+            coefficients_MT = self._coefficients_of(method, part)
+            for first in range(0, len(names), _MIXTURES_AT_ONCE):
+                some_MT = coefficients_MT[first : first + _MIXTURES_AT_ONCE]
+                out_MN = self._out_MN[: len(some_MT) + 1, : values_TN.shape[1]]
+                if not weighted_sums(some_MT, values_TN, out_MN) and first == 0:
+                    found = self._sources.nonfinite(part, span, values_TN)
+                for name, out_N in zip(names[first:], out_MN[:-1], strict=False):
+                    self._write(name, part, span, self._as_bytes(part, out_N[:num_elements]), written, paths)
+            return found
+        assert isinstance(method, DeltaMethod)
+        block = self._sources.block(part, span)
+        found = self._sources.check_finite(part, span, block.sources_TRC.flatten(1))
+        prepared_KRC = method.prepare(block, statistics)
+        for index, name in enumerate(names):
+            weights_MK = plan.weights_MK[index : index + 1]
+            (merged_RC,) = method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
+            self._write(name, part, span, self._as_bytes(part, merged_RC.reshape(-1)), written, paths)
+        return found
+
+    def _coefficients_of(self, method: LinearMethod, part: Range) -> torch.Tensor:
+        """fp32, shape (M, T); worked out once a matrix."""
+        key = (part.tensor, part.matrix) if method.needs_statistics else (0, 0)
+        if key not in self._coefficients:
+            if any(tensor != part.tensor for tensor, _ in self._coefficients):
+                self._coefficients.clear()
+            values_MT = method.coefficients(self._plan.weights_MK, self._statistics.get(key))
+            self._coefficients[key] = torch.from_numpy(values_MT).float()
+        return self._coefficients[key]
+
+    def _as_bytes(self, part: Range, merged_N: torch.Tensor) -> np.ndarray:
+        """Rounded to the output's dtype; overwritten by the next call."""
+        dtype = self._plan.tensors[part.tensor].out_dtype
+        if dtype == merged_N.dtype:
+            return merged_N.view(torch.uint8).numpy()
+        cast_N = self._cast[dtype][: merged_N.numel()]
+        cast_N.copy_(merged_N)
+        return cast_N.view(torch.uint8).numpy()
+
+    def _write(
+        self,
+        mixture: str,
+        part: Range,
+        span: Span,
+        merged_B: np.ndarray,
+        written: dict[str, dict[tuple[int, int], list[int]]],
+        paths: set[Path],
+    ) -> None:
+        plan = self._plan
+        tensor = plan.tensors[part.tensor]
+        item = tensor.out_dtype.itemsize
+        height, width = span.end_row - span.first_row, span.end_column - span.first_column
+        for piece in plan.grids[part.tensor][-1].pieces(span):
+            if piece.columns == slice(0, width):
+                data = merged_B[piece.rows.start * width * item :][: piece.count * item]
+            else:
+                columns = slice(piece.columns.start * item, piece.columns.stop * item)
+                data = np.ascontiguousarray(merged_B.reshape(height, width * item)[piece.rows, columns]).reshape(-1)
+            chunk = tensor.chunks[-1][piece.chunk]
+            path = self._weights[mixture] / chunk.file
+            place = chunk.file_offset + len(frame(chunk.sizes, tensor.out_dtype).head) + piece.start * item
+            _write_all(self._outputs[path], memoryview(data), place)
+            paths.add(path)
+            add_run(written[mixture], (part.tensor, piece.chunk), piece.start, piece.count, memoryview(data))
+
+    def _is_written(self, record: UnitRecord) -> bool:
+        """Whether the bytes that a record claims are in every output."""
+        if set(record.written) != set(self._weights):
+            return False
+        for mixture, runs in record.written.items():
+            for run in runs:
+                tensor = self._plan.tensors[run.tensor]
+                chunk = tensor.chunks[-1][run.chunk]
+                item = tensor.out_dtype.itemsize
+                path = self._weights[mixture] / chunk.file
+                place = chunk.file_offset + len(frame(chunk.sizes, tensor.out_dtype).head) + run.start * item
+                if crc_of(self._outputs[path], place, run.count * item) != run.crc:
+                    return False
+                self._touched.add(path)
+        return True
+
+
+def add_run(runs: dict[tuple[int, int], list[int]], key: tuple[int, int], start: int, count: int, data: memoryview) -> None:
+    """Lengthen a chunk's last run by consecutive bytes, or begin another."""
+    run = runs.get(key)
+    if run is None:
+        runs[key] = [start, count, crc32(data)]
+        return
+    assert run[0] + run[1] == start, "the blocks of a unit come in the order of their rows"
+    run[1] += count
+    run[2] = crc32(data, run[2])
+
+
+def as_runs(runs: Mapping[tuple[int, int], Sequence[int]]) -> tuple[Run, ...]:
+    """For the journal."""
+    return tuple(Run(tensor, chunk, start, count, crc) for (tensor, chunk), (start, count, crc) in runs.items())
+
+
+def crc_of(descriptor: int, offset: int, num_bytes: int) -> int | None:
+    """The CRC of a part of a file; None where the file ends before."""
+    crc, buffer = 0, bytearray(min(num_bytes, 1 << 20))
+    while num_bytes:
+        size = os.preadv(descriptor, [memoryview(buffer)[: min(num_bytes, len(buffer))]], offset)
+        if size == 0:
+            return None
+        crc = crc32(memoryview(buffer)[:size], crc)
+        offset, num_bytes = offset + size, num_bytes - size
+    return crc
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

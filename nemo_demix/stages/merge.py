@@ -1,0 +1,163 @@
+"""`merge`: K sharded checkpoints and M mixtures -> M sharded checkpoints; `merge verify`, `merge inspect`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from nemo_demix.artifacts import write_json
+from nemo_demix.checkpoints.inspect import describe, print_summary
+from nemo_demix.config import DemixConfig, MergeConfig
+from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.launch.cohort import find_cohort
+from nemo_demix.launch.lock import folder_lock
+from nemo_demix.merging.methods import METHODS, build_method
+from nemo_demix.merging.plan import MergePlan, make_plan
+from nemo_demix.merging.run import MergeOptions, MergeReport, merge
+from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.verify import verify
+from nemo_demix.mixture import load_mixtures
+from nemo_demix.stages.merge_plan import print_plan
+from nemo_demix.stages.models import load_manifest
+from nemo_demix.stages.progress import Meter
+from nemo_demix.training.jobs import base_job, component_jobs, load_model
+
+logger = logging.getLogger(__name__)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MAX_WORKERS = 8
+
+
+def merge_stage(config: DemixConfig) -> None:
+    """Merge the components into a checkpoint for every mixture of a file.
+
+    Under torchrun or srun every process calls it, and each takes its part.
+    """
+    settings = config.merge
+    plan = plan_merge(config)
+    output = Path(settings.output) if settings.output is not None else config.run_dir / "merged"
+    options = MergeOptions(
+        workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
+        memory_gib=settings.memory_gib,
+        reuse_slots=settings.reuse_slots,
+        force=config.force,
+    )
+    cohort = find_cohort()
+    if settings.dry_run:
+        if cohort.rank == 0:
+            print_plan(plan, output, options)
+        return
+    cohort.join()
+    lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
+    with lock, Meter("merge", plan.num_elements, ("billion parameters", 1e9)) as meter:
+        report = merge(plan, output, options, cohort, meter)
+    cohort.leave()
+    if cohort.rank == 0:
+        _tell(plan, output, report)
+
+
+def plan_merge(config: DemixConfig) -> MergePlan:
+    """What `merge` will do.
+
+    Raises:
+        DemixError: if the checkpoints, the mixtures or the settings do not go together.
+    """
+    settings = config.merge
+    if settings.mixtures is None:
+        raise ConfigError('merge.mixtures: not set; expected a JSON file {"mix_0": {"component": weight, ...}, ...}')
+    if settings.dtype is not None and settings.dtype not in DTYPES:
+        raise ConfigError(f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'")
+    components, base = _checkpoints(config)
+    if settings.objects_from is not None and settings.objects_from not in components:
+        raise ConfigError(f"merge.objects_from={settings.objects_from}: expected one of {', '.join(components)}")
+    mixtures = load_mixtures(Path(settings.mixtures), list(components), any_weights=settings.any_weights)
+    for name in mixtures:
+        if name.startswith(".") or Path(name).name != name:
+            raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name; rename the mixture")
+    method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
+    sources = [open_source(name, path) for name, path in components.items()]
+    base_source = open_source("base", base) if method.uses_base and base is not None else None
+    compare([*sources, base_source] if base_source is not None else sources, settings.objects_from)
+    return make_plan(
+        sources,
+        base_source,
+        method,
+        mixtures,
+        dtype=None if settings.dtype is None else DTYPES[settings.dtype],
+        objects_from=settings.objects_from,
+        allow_nonfinite=settings.allow_nonfinite,
+    )
+
+
+def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
+    """The components by name, and the base: those given, or this run's own."""
+    settings = config.merge
+    if settings.components:
+        if "base" in settings.components:
+            raise ConfigError("merge.components.base: the base is not a component; set merge.base=")
+        return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
+    manifest = load_manifest(config)
+    components = {job.name: Path(load_model(job).checkpoint) for job in component_jobs(config, manifest)}
+    base = _given_base(settings)
+    if base is None and settings.method in METHODS and METHODS[settings.method].uses_base:
+        base = Path(load_model(base_job(config, manifest)).checkpoint)
+    return components, base
+
+
+def _given_base(settings: MergeConfig) -> Path | None:
+    return None if settings.base is None else Path(settings.base)
+
+
+def _tell(plan: MergePlan, output: Path, report: MergeReport) -> None:
+    if not report.merged:
+        logger.info("merge: done already")
+        return
+    logger.info(
+        "merge: %d mixtures by %s into %s: %.2f GiB read, %.2f GiB written in %.1f s (%.2f s a mixture)",
+        len(report.merged),
+        plan.method.name,
+        output,
+        report.bytes_read / 2**30,
+        report.bytes_written / 2**30,
+        report.merge_time_s,
+        report.merge_time_s / len(report.merged),
+    )
+    write_json(output / "last_merge.json", report)
+
+
+def merge_command(arguments: list[str]) -> None:
+    """`nemo-demix merge verify DIR` and `nemo-demix merge inspect PATH`: no recipe is needed."""
+    parser = argparse.ArgumentParser(prog="nemo-demix merge")
+    commands = parser.add_subparsers(dest="command", required=True)
+    verifying = commands.add_parser("verify", help="recompute checksums, and merge a sample of rows again")
+    verifying.add_argument("folder", type=Path)
+    verifying.add_argument("--tensors", type=int, default=16, help="how many tensors to merge a block of again")
+    inspecting = commands.add_parser("inspect", help="show a checkpoint")
+    inspecting.add_argument("path", type=Path)
+    inspecting.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "inspect":
+        summary = describe(parsed.path)
+        if parsed.json:
+            json.dump(_plain(summary), sys.stdout, indent=2)
+            print()
+        else:
+            print_summary(summary)
+        return
+    found = verify(parsed.folder, parsed.tensors)
+    print(f"{parsed.folder}: {found.num_files} files, {found.num_bytes / 2**30:.2f} GiB: every checksum holds")
+    if found.not_compared is not None:
+        print(f"rows not merged again: {found.not_compared}")
+    else:
+        print(f"{found.num_elements:,} elements of {found.num_tensors} tensors merged again from the sources: the same")
+
+
+def _plain(value: object) -> Mapping[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(value)  # type: ignore[call-overload,no-any-return]
