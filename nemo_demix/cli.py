@@ -220,5 +220,5 @@ def _stopped(number: signal.Signals) -> None:
 
 def fail(message: str) -> None:
     """End with one line on stderr and exit code 2."""
-    print(f"nemo-demix: {message}", file=sys.stderr)
+    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(2)

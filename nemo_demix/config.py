@@ -190,6 +190,7 @@ class SearchConfig:
 
     iterations: list[int] = field(default_factory=lambda: [64, 32, 16])
     objective: str = "percentile_rank"  # of capabilities (DeMix §2.4) | mean: of scores in one unit
+    merge_batch: int = 1  # proxies merged from one read of the components; each but one holds a model's weights
     pool_size: int = 200_000
     resample_top: float = 0.02  # the next iteration is drawn from this share of the ranked pool
     select_top: int = 128  # the mixture is the mean of so many (paper: 128, script: 1280)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.errors import MixtureError
@@ -245,6 +244,8 @@ class BlendMatrix:
             MixtureError: if the data shares are not on the simplex over the datasets.
         Source: Lawson and Hanson, Solving Least Squares Problems, ch. 23 (least-distance programming).
         """
+        from scipy.optimize import nnls  # most of a second of imports, which other stages need not pay
+
         shares_D = np.array(list(check_simplex(data_shares, self.datasets, "data shares").values()))
         offsets_DC = (self.rows_CD - shares_D).T
         solution_C, _ = nnls(np.vstack([offsets_DC, np.ones(len(self.components))]), np.append(0 * shares_D, 1.0))

@@ -7,9 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.plan import make_plan
+from nemo_demix.merging.run import MergeOptions, MergeReport, merge
+from nemo_demix.merging.sources import compare, open_source
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -41,6 +47,33 @@ def run_program(name: str, *arguments: str, ranks: int = 1, timeout: float = 300
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def other(path: Path) -> Path:
+    """The component saved in the same layout as one of the fixture `layouts`."""
+    return path.with_name(path.name + "_other")
+
+
+def merge_checkpoints(
+    components: Mapping[str, Path],
+    output: Path,
+    mixtures: Mapping[str, Mapping[str, float]],
+    method: str = "linear",
+    parameters: Mapping[str, Any] | None = None,
+    base: Path | None = None,
+    seed: int = 0,
+    options: MergeOptions | None = None,
+    objects_from: str | None = None,
+    **more: Any,
+) -> MergeReport:
+    """A merge on disk in this process, as the command does it; `more` goes to `make_plan`."""
+    built = build_method(method, parameters or {}, seed, len(components), base is not None)
+    sources = [open_source(name, path) for name, path in components.items()]
+    base_source = open_source("base", base) if built.uses_base and base is not None else None
+    compare([*sources, base_source] if base_source is not None else sources, objects_from)
+    plan = make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **more)
+    output.mkdir(parents=True, exist_ok=True)
+    return merge(plan, output, options or MergeOptions(1, 2.0), Cohort(), lambda phase, count: None)
 
 
 def stop_when(

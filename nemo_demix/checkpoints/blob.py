@@ -74,10 +74,19 @@ def read_into(descriptor: int, buffer: memoryview, offset: int) -> None:
         count = os.preadv(descriptor, [buffer[position:]], offset + position)
         if count == 0:
             raise CheckpointError(
-                f"a file ends at {offset + position}, {len(buffer) - position} bytes too early: it was cut short since its "
-                "size was looked at"
+                f"a file ends at {offset + position}, {len(buffer) - position} bytes too early: it was cut short since "
+                "its size was looked at"
             )
         position += count
+
+
+def damaged(path: Path, name: str, chunk: Chunk, found: int | None, expected: int) -> CheckpointError:
+    """What to raise where a payload's CRC does not hold."""
+    crc = "the file ends early" if found is None else f"its CRC is {found:08x}"
+    return CheckpointError(
+        f"{path}: the chunk of {name} at {chunk.offsets} is damaged: {crc}, the archive says {expected:08x}; copy the "
+        "checkpoint again"
+    )
 
 
 @dataclass(frozen=True)
@@ -194,8 +203,11 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
     try:
         start, crc = _parse(_Window(descriptor, chunk.file_offset, chunk.num_bytes), chunk, dtype)
     except Exception as error:  # zipfile and the unpickler raise many kinds on damaged bytes
+        # torch would have the user load what it refuses; of that only the name is passed on
+        foreign = str(error).partition("GLOBAL ")[2].split()
+        reason = f"it names {foreign[0]}; nothing of it was run" if foreign else str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{where} is damaged, or is not the plain archive of a tensor ({error}); copy the checkpoint again"
+            f"{where} is damaged, or is not the plain archive of a tensor ({reason}); copy the checkpoint again"
         ) from None
     return Payload(chunk.file_offset + start, torch.Size(chunk.sizes).numel() * dtype.itemsize, crc)
 

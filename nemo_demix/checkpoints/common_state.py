@@ -35,7 +35,9 @@ def without_training_state(data: bytes, path: Path) -> bytes:
         except pickle.UnpicklingError:
             from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
 
-            with torch.serialization.safe_globals([argparse.Namespace, *SAFE_GLOBALS]):
+            # Leaving the context forgets its classes, also those that Megatron itself had made known before.
+            known = torch.serialization.get_safe_globals()
+            with torch.serialization.safe_globals([c for c in (argparse.Namespace, *SAFE_GLOBALS) if c not in known]):
                 state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
         logger.warning("%s: kept whole, because it cannot be read safely (%s)", path, str(error).partition("\n")[0])

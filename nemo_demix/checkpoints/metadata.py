@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.checkpoint import metadata as dcp
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.serialization import _get_layout
 
 from nemo_demix.errors import CheckpointError
@@ -35,6 +33,28 @@ class _Inert:
         pass
 
 
+class _Fields:
+    """Stands for one of torch's records; importing torch's own would cost a second, and reading needs only fields."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+        else:
+            self.state = state
+
+
+class _Metadata(_Fields):
+    planner_data = None
+
+
+class _TensorStorage(_Fields):
+    pass
+
+
+class _StorageInfo(_Fields):
+    transform_descriptors = None
+
+
 _DTYPES = {
     name: getattr(torch, name)
     for name in (
@@ -43,19 +63,26 @@ _DTYPES = {
     ).split()
 }
 _ALLOWED: dict[tuple[str, str], Any] = {
+    ("torch.distributed.checkpoint.metadata", "Metadata"): _Metadata,
+    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"): _TensorStorage,
     **{
-        ("torch.distributed.checkpoint.metadata", name): getattr(dcp, name)
-        for name in (
-            "Metadata TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata MetadataIndex StorageMeta "
-            "TensorProperties _MEM_FORMAT_ENCODING"
-        ).split()
+        ("torch.distributed.checkpoint.metadata", name): _Fields
+        for name in "ChunkStorageMetadata MetadataIndex TensorProperties".split()
+    },
+    **{
+        ("torch.distributed.checkpoint.metadata", name): _Inert
+        for name in "BytesStorageMetadata StorageMeta _MEM_FORMAT_ENCODING".split()
     },
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _StorageInfo,
+    # The folder it was saved to, where that was given as a path.
+    **{(module, "PosixPath"): _Inert for module in ("pathlib", "pathlib._local")},
     ("torch.serialization", "_get_layout"): _get_layout,
     ("torch", "Size"): torch.Size,
     ("collections", "OrderedDict"): OrderedDict,
+    ("pathlib", "PosixPath"): _Inert,  # torch's own writer notes where it wrote
+    ("pathlib._local", "PosixPath"): _Inert,  # Python 3.13's name for it
     **{("torch", name): dtype for name, dtype in _DTYPES.items()},
-    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"): dcp.Metadata,
+    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"): _Metadata,
     ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"): _Inert,
     **{
         ("torch.distributed.checkpoint.planner", name): _Inert
@@ -148,7 +175,7 @@ def read_metadata(folder: Path) -> Stored:
         raise CheckpointError(f"{path}: not found; expected a finished torch_dist checkpoint in {folder}") from None
     try:
         found = _MetadataUnpickler(path, data).load()
-        if not isinstance(found, dcp.Metadata):
+        if not isinstance(found, _Metadata):
             raise CheckpointError(f"{path}: expected checkpoint metadata, found {type(found).__name__}")
         stored = _stored(path, found)
     except CheckpointError:
@@ -159,25 +186,28 @@ def read_metadata(folder: Path) -> Stored:
     return stored
 
 
-def _stored(path: Path, found: dcp.Metadata) -> Stored:
+def _stored(path: Path, found: Any) -> Stored:
     storage = {}
     for index, info in found.storage_data.items():
+        offset = getattr(index, "offset", None)
         if Path(info.relative_path).name != info.relative_path:
             raise CheckpointError(f"{path}: {index.fqn} points outside its folder ({info.relative_path}); refused")
         if not (type(info.offset) is type(info.length) is int and info.offset >= 0 and info.length > 0):
             raise CheckpointError(f"{path}: {index.fqn} has an impossible place ({info.offset}, {info.length})")
         if info.transform_descriptors:
             raise CheckpointError(f"{path}: {index.fqn} is compressed ({info.transform_descriptors}); save it plain")
-        storage[index.fqn, None if index.offset is None else tuple(index.offset)] = info
+        storage[index.fqn, None if offset is None else tuple(offset)] = info
     tensors, objects = {}, {}
     for name, entry in found.state_dict_metadata.items():
-        if isinstance(entry, dcp.TensorStorageMetadata):
+        if isinstance(entry, _TensorStorage):
             tensors[name] = _tensor_entry(path, name, entry, storage)
-        else:
+        elif isinstance(entry, _Inert):
             info = storage.get((name, None))
             if info is None:
                 raise CheckpointError(f"{path}: no file holds {name}; the checkpoint is incomplete")
             objects[name] = ObjectEntry(info.relative_path, info.offset, info.length)
+        else:
+            raise CheckpointError(f"{path}: {name} is neither a tensor nor a byte object")
     num_places = len(objects) + sum(len(entry.chunks) for entry in tensors.values())
     if num_places != len(storage):
         raise CheckpointError(f"{path}: damaged: {len(storage)} places are given for {num_places} chunks and objects")
@@ -191,12 +221,15 @@ def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, An
         offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
         info = storage.get((name, offsets))
         if info is None:
-            raise CheckpointError(f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete")
+            raise CheckpointError(
+                f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete"
+            )
         chunks.append(Chunk(offsets, sizes, info.relative_path, info.offset, info.length))
     _check_tiling(path, name, shape, chunks)
-    if not isinstance(entry.properties.dtype, torch.dtype):
+    dtype = entry.properties.state[0]  # then layout, requires_grad, memory format, pinned: all outdated
+    if not isinstance(dtype, torch.dtype):
         raise CheckpointError(f"{path}: {name} has no dtype")
-    return TensorEntry(shape, entry.properties.dtype, tuple(chunks))
+    return TensorEntry(shape, dtype, tuple(chunks))
 
 
 def _check_tiling(path: Path, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:

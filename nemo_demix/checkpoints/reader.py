@@ -1,17 +1,18 @@
 """Slices of the tensors of a torch_dist checkpoint, by global offset, whatever layout it was saved at."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import file_sha256, fingerprint
-from nemo_demix.checkpoints.blob import find_payload, read_into
+from nemo_demix.checkpoints.blob import damaged, find_payload, read_into
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
+
 
 def find_weights(checkpoint: Path) -> Path:
     """The torch_dist folder of a checkpoint in any layout that is read.
@@ -38,6 +39,12 @@ def checkpoint_identity(checkpoint: Path) -> str:
     return fingerprint(path=str(checkpoint.resolve()), metadata=file_sha256(metadata))
 
 
+def stored_name(name: str, tensors: Collection[str]) -> str:
+    """A live model's name for a tensor as a checkpoint has it: NeMo stores the module's prefix, the others do not."""
+    bare = name.removeprefix("module.")
+    return bare if name not in tensors and bare in tensors else name
+
+
 class CheckpointReader:
     """Reads slices of one checkpoint's tensors.
 
@@ -50,9 +57,7 @@ class CheckpointReader:
         self.checkpoint = checkpoint
         self.folder = find_weights(checkpoint)
         self.tensors: dict[str, TensorEntry] = {
-            name: entry
-            for name, entry in read_metadata(self.folder).tensors.items()
-            if not is_training_state(name)
+            name: entry for name, entry in read_metadata(self.folder).tensors.items() if not is_training_state(name)
         }
 
     def _load_chunk(self, name: str, chunk: Chunk) -> torch.Tensor:
@@ -64,15 +69,12 @@ class CheckpointReader:
         try:
             payload = find_payload(descriptor, path, name, chunk, self.tensors[name].dtype)
             tensor = torch.empty(chunk.sizes, dtype=self.tensors[name].dtype)
-            data = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+            data = tensor.view(-1).view(torch.uint8).numpy().data
             read_into(descriptor, data, payload.offset)
         finally:
             os.close(descriptor)
-        if crc32(data) != payload.crc:
-            raise CheckpointError(
-                f"{path}: the chunk of {name} at {chunk.offsets} is damaged: its CRC is {crc32(data):08x}, the archive "
-                f"says {payload.crc:08x}; copy the checkpoint again"
-            )
+        if (crc := crc32(data)) != payload.crc:
+            raise damaged(path, name, chunk, crc, payload.crc)
         return tensor
 
     def read_slice(self, name: str, offsets: tuple[int, ...], sizes: tuple[int, ...], out: torch.Tensor) -> None:
@@ -81,6 +83,7 @@ class CheckpointReader:
         Raises:
             CheckpointError: if the tensor is absent, smaller than the box, or not wholly covered by its chunks.
         """
+        name = stored_name(name, self.tensors)
         entry = self.tensors.get(name)
         if entry is None:
             raise CheckpointError(f"{self.checkpoint}: has no tensor {name}; it is of another architecture")

@@ -1,6 +1,7 @@
 """Files of a merge, kept open while they are used; writing that the disk begins at once."""
 
 import ctypes
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -9,8 +10,21 @@ from queue import SimpleQueue
 
 from nemo_demix.errors import CheckpointError
 
-_MAX_OPEN = 512
+_MAX_OPEN = 384  # of the sources, and as many of the outputs: a process may often have 1024
 _SYNC_FILE_RANGE_WRITE = 2
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def as_mistake(error: Exception, output: Path) -> Exception:
+    """What the user can mend, as such: a full disk, files that may not be read or written. Anything else as it is."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return CheckpointError(
+            f"{output}: the disk is full ({error.strerror}); free space there, and the same command goes on from here"
+        )
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return CheckpointError(f"{error.filename or output}: {error.strerror}; change that, and run the same command")
+    return error
 
 
 class OpenFiles:
@@ -18,9 +32,9 @@ class OpenFiles:
 
     def __init__(self, flags: int) -> None:
         self._flags = flags
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: OrderedDict[str, int] = OrderedDict()
 
-    def __getitem__(self, path: Path) -> int:
+    def __getitem__(self, path: str) -> int:
         """The descriptor of a file, opened where it is not.
 
         Raises:
@@ -48,13 +62,13 @@ class EarlyWriteback:
 
     def __init__(self) -> None:
         self._start = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it
-        self._queue: SimpleQueue[Path | None] = SimpleQueue()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         if self._start is not None:
             self._start.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
             self._thread.start()
 
-    def begin(self, path: Path) -> None:
+    def begin(self, path: str) -> None:
         """Start writing a file's dirty pages to the disk."""
         if self._start is not None:
             self._queue.put(path)

@@ -1,8 +1,8 @@
 """Tensors as rows: where a checkpoint keeps which rows, and which rows make up one logical matrix.
 
 A stored tensor of shape (..., R, C) is seen as rows of width C: all axes but the last, flattened. Whatever grid of
-chunks a checkpoint was saved in, some whole rows are one contiguous run in every chunk that holds a part of them; so any
-two grids can be read and written through the same blocks of rows, each byte once and in order.
+chunks a checkpoint was saved in, consecutive whole rows are one run of bytes in every chunk that holds a part of them;
+so any two grids can be read and written through the same blocks of rows, each byte once and in order.
 """
 
 import bisect
@@ -17,7 +17,7 @@ from nemo_demix.checkpoints.layouts import Architecture
 from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.errors import CheckpointError
 
-BLOCK_ELEMENTS = 65_536  # in fp32, a block of every source stays in a core's own cache
+BLOCK_ELEMENTS = 131_072  # of each source at a time: what is summed stays in a core's own cache
 _STACKED = re.compile(r"\.layers\.(?!\d)")  # Megatron stacks layers on axis 0 and drops their number from the name
 _EXPERTS = ".experts.experts."  # grouped experts are stacked on the next axis
 
@@ -43,11 +43,11 @@ class Span(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What of a block lies in one chunk: `count` elements from `start`, in order."""
+    """What of a block lies in one chunk: `size` elements from `start`, in order."""
 
     chunk: int
     start: int
-    count: int
+    size: int
     rows: slice  # of the block
     columns: slice
 
@@ -105,7 +105,7 @@ class Grid:
         return self._last[1]
 
     def _find(self, span: Span) -> Iterator[Piece]:
-        first = bisect.bisect_right(self._bounds, span.first_row) - 1
+        first = max(0, bisect.bisect_right(self._bounds, span.first_row) - 1)
         end = bisect.bisect_left(self._bounds, span.end_row)
         for segment in dict.fromkeys(itertools.chain.from_iterable(self._bands[first:end])):
             low, high = max(segment.first_row, span.first_row), min(segment.end_row, span.end_row)

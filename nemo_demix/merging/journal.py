@@ -44,13 +44,15 @@ class Journal:
             os.write(self._descriptor, b"\n")  # a line that was cut off must not swallow the next
 
     def append(self, record: UnitRecord) -> None:
-        """Write one line, in one call."""
+        """Write one line."""
 
         def plain(runs: Mapping[str, tuple[Run, ...]]) -> dict[str, list[list[int]]]:
             return {name: [[r.tensor, r.chunk, r.start, r.count, r.crc] for r in some] for name, some in runs.items()}
 
         value = [record.unit, plain(record.read), plain(record.written), dict(record.nonfinite)]
-        os.write(self._descriptor, json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        line = memoryview(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        while line:  # one call, unless the disk is full
+            line = line[os.write(self._descriptor, line) :]
 
     def close(self) -> None:
         """Close the file."""

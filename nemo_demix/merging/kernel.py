@@ -2,7 +2,8 @@
 
 Each output element is one chain of fused multiply-adds over the sources, in their order, from zero, in fp32. A matrix
 product computes exactly that chain for every element where its inner dimension is short, at any number of rows above
-one; `chain_by_blas` checks it once a process, and where a BLAS does otherwise the chain is written out.
+one; `_chain_by_blas` checks it once a process, and where a BLAS does otherwise the chain is written out. On an
+accelerator the product is taken as it is, without TF32; that it gives the same bits there is not claimed.
 
 Axes: M mixtures, T sources, N elements.
 """
@@ -11,46 +12,63 @@ from functools import cache
 
 import torch
 
+from nemo_demix.merging.methods.base import Array
+
+_CPU = torch.device("cpu")
 _ALIGNMENT = 64  # elements: vector code then meets no remainder
 
 
-def weighted_sums(coefficients_MT: torch.Tensor, sources_TN: torch.Tensor, out_MN: torch.Tensor) -> bool:
-    """Write coefficients @ sources.
-
-    A coefficient row with a single 1 copies its source bit for bit, signed zeros and NaN included; a source whose
-    coefficient is 0 leaves no trace, not even where it is NaN.
+class Coefficients:
+    """What M mixtures take of T sources.
 
     Args:
-        coefficients_MT: fp32.
-        sources_TN: fp32; N a multiple of 64 (see `padded`).
-        out_MN: fp32, one row more than there are mixtures: the last is scratch.
-    Returns:
-        Whether all sources were finite.
+        values_MT: float64; used in fp32.
     """
-    num_mixtures = coefficients_MT.shape[0]
-    assert sources_TN.shape[1] % _ALIGNMENT == 0, "padded() first"
-    assert out_MN.shape[0] == num_mixtures + 1, "the last row is the probe's"
-    # Zero times anything finite is zero: the last row shows NaN or infinity in any source. It also keeps a single
-    # mixture from becoming a matrix-vector product, which sums in another order.
-    probed_MT = torch.cat([coefficients_MT, torch.zeros_like(coefficients_MT[:1])])
-    finite = True
-    if _chain_by_blas():
-        torch.mm(probed_MT, sources_TN, out=out_MN)
-        finite = not out_MN[-1].any().item()
-    else:
-        finite = bool(sources_TN.isfinite().all())
-    if not finite or not _chain_by_blas():
-        for row, coefficients in zip(out_MN[:-1], coefficients_MT.tolist(), strict=True):
-            _chain(coefficients, sources_TN, row)
-    for row, coefficients in zip(out_MN[:-1], coefficients_MT.tolist(), strict=True):
-        active = [index for index, value in enumerate(coefficients) if value]
-        if len(active) == 1 and coefficients[active[0]] == 1.0:
-            row.copy_(sources_TN[active[0]])
-    return finite
+
+    def __init__(self, values_MT: Array, device: torch.device = _CPU) -> None:
+        values = torch.from_numpy(values_MT).float()
+        self.num_mixtures = len(values)
+        # Zero times anything finite is zero: a last row of zeros shows NaN or infinity in any source. It also keeps a
+        # single mixture from becoming a matrix-vector product, which sums in another order.
+        self._probed_MT = torch.cat([values, torch.zeros_like(values[:1])]).to(device)
+        self._rows = values.tolist()
+        self._copies = {
+            row: coefficients.index(1.0)
+            for row, coefficients in enumerate(self._rows)
+            if coefficients.count(0.0) == len(coefficients) - 1 and 1.0 in coefficients
+        }
+
+    def apply(self, sources_TN: torch.Tensor, out_MN: torch.Tensor) -> bool:
+        """Write the weighted sums.
+
+        A row with a single 1 copies its source bit for bit, signed zeros and NaN included; a source whose coefficient
+        is 0 leaves no trace, not even where it is NaN.
+
+        Args:
+            sources_TN: fp32; N a multiple of 64 (see `padded`).
+            out_MN: fp32, one row more than there are mixtures: the last is scratch.
+        Returns:
+            Whether all sources were finite.
+        """
+        assert sources_TN.shape[1] % _ALIGNMENT == 0, "padded() first"
+        by_blas = sources_TN.device.type != "cpu" or _chain_by_blas()
+        if by_blas:
+            tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+            torch.mm(self._probed_MT, sources_TN, out=out_MN)
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            finite = out_MN[-1].sum().item() == 0.0
+        else:
+            finite = bool(sources_TN.isfinite().all())
+        if not finite or not by_blas:
+            for row_N, coefficients in zip(out_MN, self._rows, strict=False):
+                _chain(coefficients, sources_TN, row_N)
+        for row, source in self._copies.items():
+            out_MN[row].copy_(sources_TN[source])
+        return finite
 
 
 def padded(num_elements: int) -> int:
-    """The least N that `weighted_sums` takes for so many elements."""
+    """The least N that `Coefficients.apply` takes for so many elements."""
     return -(-num_elements // _ALIGNMENT) * _ALIGNMENT
 
 

@@ -1,26 +1,51 @@
-"""Merged proxies in memory: theta(alpha) = sum_i alpha_i theta_i, straight into a live, sharded model.
+"""Merged proxies in memory: any method's mixture, straight into a live, sharded model.
 
-Each rank reads its own shards of every component once. A proxy is then one weighted sum over resident shards: no proxy
-on disk, no gather, no communication.
+Each rank holds its own shards of every component (for methods on task vectors: the sparsified task vectors, and the
+base). A proxy is then arithmetic on resident shards: no proxy on disk, no gather, no communication. Statistics of whole
+matrices, where a method asks for them, are gathered once, from the checkpoints, by all ranks together.
+
+Axes: M mixtures, K components, T sources (the components, then the base where the method uses one), N elements.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.metadata import Chunk
+from nemo_demix.checkpoints.reader import CheckpointReader, stored_name
+from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Grid, Span
+from nemo_demix.merging.kernel import Coefficients, padded
+from nemo_demix.merging.methods import DeltaMethod, LinearMethod, Method, Statistics
+from nemo_demix.merging.passes import check_payloads, collect_matrices, matrices_of
+from nemo_demix.merging.plan import MergePlan, Range, make_plan
+from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.stream import SourceBlocks
 from nemo_demix.mixture import check_simplex
 from nemo_demix.runtime.model import Shard, shards
 
-_CHUNK = 131_072  # elements: the running sum of one chunk stays in the cache while the components stream past
+_DEVICE_BLOCK = 1 << 24  # elements at a time on an accelerator, where launching costs more than memory traffic
+Key = tuple[int, int]  # tensor, matrix
+
+
+class _Region(NamedTuple):
+    """Elements of a resident shard that belong to one logical matrix."""
+
+    start: int
+    stop: int
+    key: Key
 
 
 @dataclass(frozen=True)
 class _Resident:
     shard: Shard
-    values_CN: torch.Tensor  # (components, elements), in the components' stored dtype
+    values_TN: torch.Tensor  # sources in their stored dtype; or task vectors, fp32
+    base_N: torch.Tensor | None  # fp32, for methods on task vectors
+    regions: tuple[_Region, ...]
 
 
 class LiveProxies:
@@ -29,53 +54,222 @@ class LiveProxies:
     Args:
         model: This rank's part of the model; its parameters are overwritten by `write`.
         components: Checkpoint of each component, by component name.
+        method: How they are merged.
+        base: The base model's checkpoint, where the method uses one.
+        batch: How many announced mixtures are merged at a time; their weights are held until they are written.
     Raises:
-        CheckpointError: if a component is of another architecture than the model.
-    Memory: K shards of the model in the stored dtype, plus one tensor in fp32.
+        CheckpointError: if a component is of another architecture than the model, or damaged.
+    Memory: one shard of the model a source, in the stored dtype (fp32 for methods on task vectors), and `batch` - 1
+        more for the mixtures merged ahead.
+    Collective: construction, where the method needs statistics.
     """
 
-    def __init__(self, model: torch.nn.Module, components: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        components: Mapping[str, Path],
+        method: Method,
+        base: Path | None = None,
+        batch: int = 1,
+    ) -> None:
         self.names = list(components)
-        readers = [CheckpointReader(path) for path in components.values()]
-        self._residents = []
-        for shard in shards(model):
-            dtype = readers[0].tensors[shard.name].dtype if shard.name in readers[0].tensors else shard.view.dtype
-            values_CN = torch.empty((len(readers), shard.view.numel()), dtype=dtype)
-            for row, reader in zip(values_CN, readers, strict=True):
-                reader.read_slice(shard.name, shard.offsets, shard.sizes, row.view(shard.sizes))
-            self._residents.append(_Resident(shard, values_CN.to(shard.view.device)))
+        self._method, self._batch = method, batch
+        sources = [open_source(name, path) for name, path in components.items()]
+        base_source = open_source("base", base) if method.uses_base and base is not None else None
+        compare([*sources, base_source] if base_source is not None else sources, None)
+        self._plan = make_plan(sources, base_source, method, {})
+        self._statistics = _gather_statistics(self._plan)
+        numbers = {tensor.name: number for number, tensor in enumerate(self._plan.tensors)}
+        held = [replace(shard, name=stored_name(shard.name, numbers)) for shard in shards(model)]
+        for shard in held:
+            if shard.name not in numbers:
+                raise CheckpointError(f"{sources[0].path}: has no tensor {shard.name}; it is of another architecture")
+        if isinstance(method, DeltaMethod):
+            _check_share(self._plan)
+            self._residents = _load_deltas(self._plan, method, self._statistics, held, numbers)
+        else:
+            self._residents = _load_sources(self._plan, held, numbers)
+        self._announced: list[tuple[float, ...]] = []
+        self._ahead: dict[tuple[float, ...], list[torch.Tensor]] = {}
 
     @property
     def num_bytes(self) -> int:
         """Bytes of component weights this rank holds."""
-        return sum(resident.values_CN.nbytes for resident in self._residents)
+        return sum(
+            resident.values_TN.nbytes + (resident.base_N.nbytes if resident.base_N is not None else 0)
+            for resident in self._residents
+        )
+
+    def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
+        """Say which mixtures will be written next, so that `batch` of them can be merged from one read."""
+        self._announced = [self._weights(mixture) for mixture in mixtures]
+        self._ahead.clear()
 
     @torch.no_grad()
     def write(self, merge_weights: Mapping[str, float]) -> None:
-        """Overwrite the model's parameters with the weighted sum of the components.
+        """Overwrite the model's parameters with the mixture.
 
-        Sums in fp32, in the components' order, whatever the dtypes; a one-hot mixture is a copy, bit for bit.
+        Sums in fp32, in the components' order, whatever the dtypes; a one-hot linear mixture is a copy, bit for bit.
+        The same bits whether or not the mixture was announced.
 
         Raises:
             MixtureError: if the weights are not on the simplex of the components.
         """
-        weights = check_simplex(merge_weights, self.names, "merge weights")
-        active = [(index, weight) for index, weight in enumerate(weights.values()) if weight != 0.0]
-        for resident in self._residents:
-            view, values_CN = resident.shard.view, resident.values_CN
-            if len(active) == 1 and active[0][1] == 1.0:
-                view.copy_(values_CN[active[0][0]].view(view.shape))
-                continue
-            view.copy_(_weighted_sum(values_CN, active).view(view.shape))
+        weights_K = self._weights(merge_weights)
+        if weights_K not in self._ahead:
+            self._ahead.clear()
+            some = [weights_K]
+            if weights_K in self._announced:
+                first = self._announced.index(weights_K)
+                some = list(dict.fromkeys(self._announced[first : first + self._batch]))
+            if len(some) == 1:
+                views = [[resident.shard.view.view(-1)] for resident in self._residents]
+                self._merge(np.array(some), views)
+                return
+            outs = [[torch.empty_like(r.shard.view.view(-1)) for _ in some] for r in self._residents]
+            self._merge(np.array(some), outs)
+            self._ahead = {weights: [out[i] for out in outs] for i, weights in enumerate(some)}
+        for resident, merged_N in zip(self._residents, self._ahead.pop(weights_K), strict=True):
+            resident.shard.view.view(-1).copy_(merged_N)
+
+    def _weights(self, merge_weights: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(check_simplex(merge_weights, self.names, "merge weights").values())
+
+    def _merge(self, weights_MK: np.ndarray, outs: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Merge M mixtures: `outs` are, for each resident, M flat tensors to fill."""
+        coefficients: dict[Key, Coefficients] = {}
+        scratch = _Scratch(len(self._plan.sources), len(weights_MK), self._residents)
+        for resident, out_M in zip(self._residents, outs, strict=True):
+            for region in resident.regions:
+                statistics = self._statistics.get(region.key)
+                for start in range(region.start, region.stop, scratch.size):
+                    stop = min(start + scratch.size, region.stop)
+                    if isinstance(self._method, LinearMethod):
+                        key = region.key if self._method.needs_statistics else (0, 0)
+                        if key not in coefficients:
+                            values_MT = self._method.coefficients(weights_MK, statistics)
+                            coefficients[key] = Coefficients(values_MT, scratch.values_TN.device)
+                        merged_MN = scratch.sums(coefficients[key], resident.values_TN[:, start:stop])
+                    else:
+                        assert isinstance(self._method, DeltaMethod)
+                        assert resident.base_N is not None
+                        deltas_K1N, base_1N = resident.values_TN[:, None, start:stop], resident.base_N[None, start:stop]
+                        merged_MN = self._method.mix(deltas_K1N, base_1N, weights_MK, statistics).squeeze(1)
+                    for out_N, merged_N in zip(out_M, merged_MN, strict=True):
+                        out_N[start:stop].copy_(merged_N)
 
 
-def _weighted_sum(values_CN: torch.Tensor, active: list[tuple[int, float]]) -> torch.Tensor:
-    """sum_i weight_i values_i in fp32, shape (N,); components of weight 0 are not read."""
-    total_N = torch.empty(values_CN.shape[1], dtype=torch.float32, device=values_CN.device)
-    for start in range(0, total_N.numel(), _CHUNK):
-        chunk = total_N[start : start + _CHUNK]
-        (first, weight), *rest = active
-        torch.mul(values_CN[first, start : start + _CHUNK].float(), weight, out=chunk)
-        for index, weight in rest:
-            chunk.add_(values_CN[index, start : start + _CHUNK], alpha=weight)
-    return total_N
+class _Scratch:
+    """Buffers for one block of all sources and all mixtures."""
+
+    def __init__(self, num_sources: int, num_mixtures: int, residents: Sequence[_Resident]) -> None:
+        device = residents[0].values_TN.device
+        longest = padded(max(resident.values_TN.shape[1] for resident in residents))
+        self.size = min(BLOCK_ELEMENTS if device.type == "cpu" else _DEVICE_BLOCK, longest)
+        self.values_TN = torch.zeros(num_sources, self.size, device=device)
+        self.out_MN = torch.zeros(num_mixtures + 1, self.size, device=device)
+
+    def sums(self, coefficients: Coefficients, sources_TN: torch.Tensor) -> torch.Tensor:
+        """The weighted sums of one block, fp32, shape (M, N); overwritten by the next call."""
+        count = sources_TN.shape[1]
+        self.values_TN[:, :count].copy_(sources_TN)
+        length = padded(count)
+        coefficients.apply(self.values_TN[:, :length], self.out_MN[:, :length])
+        return self.out_MN[:-1, :count]
+
+
+def _load_sources(plan: MergePlan, held: Sequence[Shard], numbers: Mapping[str, int]) -> list[_Resident]:
+    readers = [CheckpointReader(source.path) for source in plan.sources]
+    residents = []
+    for shard in held:
+        tensor = plan.tensors[numbers[shard.name]]
+        values_TN = torch.empty((len(readers), shard.view.numel()), dtype=tensor.dtype)
+        for row, reader in zip(values_TN, readers, strict=True):
+            reader.read_slice(shard.name, shard.offsets, shard.sizes, row.view(shard.sizes))
+        regions = _regions(plan, numbers[shard.name], shard)
+        residents.append(_Resident(shard, values_TN.to(shard.view.device), None, regions))
+    return residents
+
+
+def _load_deltas(
+    plan: MergePlan,
+    method: DeltaMethod,
+    statistics: Mapping[Key, Statistics],
+    held: Sequence[Shard],
+    numbers: Mapping[str, int],
+) -> list[_Resident]:
+    """Sparsify the task vectors once: whole rows are read, and this rank's part of them is kept."""
+    blocks = SourceBlocks(plan, keep_crcs=False)
+    residents = []
+    for shard in held:
+        number = numbers[shard.name]
+        deltas_KN = torch.empty(len(plan.components), shard.view.numel())
+        base_N = torch.empty(shard.view.numel())
+        grid = _grid(plan, number, shard)
+        for index, matrix in enumerate(plan.tensors[number].matrices):
+            for first, end in matrix.runs:
+                part = Range(number, index, first, end)
+                for span in plan.blocks(part):
+                    own = grid.pieces(span)
+                    if not own:
+                        continue
+                    block = blocks.block(part, span)
+                    blocks.check_finite(part, span, block.sources_TRC.flatten(1))
+                    prepared_KRC = method.prepare(block, statistics.get((number, index)))
+                    for piece in own:
+                        place = slice(piece.start, piece.start + piece.size)
+                        deltas_KN[:, place] = prepared_KRC[:, piece.rows, piece.columns].flatten(1)
+                        base_N[place] = block.sources_TRC[-1, piece.rows, piece.columns].flatten()
+        device = shard.view.device
+        regions = _regions(plan, number, shard)
+        residents.append(_Resident(shard, deltas_KN.to(device), base_N.to(device), regions))
+    blocks.close()
+    return residents
+
+
+def _grid(plan: MergePlan, tensor: int, shard: Shard) -> Grid:
+    """The shard as the only chunk of a grid."""
+    shape = plan.tensors[tensor].shape
+    if len(shape) != len(shard.sizes) or any(
+        offset + size > whole for offset, size, whole in zip(shard.offsets, shard.sizes, shape, strict=True)
+    ):
+        raise CheckpointError(
+            f"{plan.template.path}: {shard.name} has shape {shape}, the model's part of it is {shard.sizes} at "
+            f"{shard.offsets}; it is of another architecture"
+        )
+    return Grid(shape, [Chunk(shard.offsets, shard.sizes, "", 0, 0)])
+
+
+def _regions(plan: MergePlan, number: int, shard: Shard) -> tuple[_Region, ...]:
+    grid, tensor = _grid(plan, number, shard), plan.tensors[number]
+    found = []
+    for index, matrix in enumerate(tensor.matrices):
+        for first, end in matrix.runs:
+            for piece in grid.pieces(Span(first, end, 0, tensor.rows.width)):
+                found.append(_Region(piece.start, piece.start + piece.size, (number, index)))
+    assert sum(region.stop - region.start for region in found) == shard.view.numel(), f"{shard.name}: not covered"
+    return tuple(sorted(found))
+
+
+def _gather_statistics(plan: MergePlan) -> dict[Key, Statistics]:
+    """Of all matrices; each rank gathers some, and all get all."""
+    if not plan.method.needs_statistics:
+        return {}
+    rank, size = _rank()
+    own = dict(collect_matrices(plan, matrices_of(plan, rank, size)))
+    everyone: list[dict[Key, Statistics] | None] = [own]
+    if size > 1:
+        everyone = [None] * size
+        torch.distributed.all_gather_object(everyone, own)
+    return {key: value for some in everyone if some is not None for key, value in some.items()}
+
+
+def _check_share(plan: MergePlan) -> None:
+    """Compare this rank's share of all payloads with their CRCs: blocks of rows are read without."""
+    check_payloads(plan, *_rank())
+
+
+def _rank() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -11,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint.metadata as dcp
 from isal.isal_zlib import crc32, crc32_combine
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 
 from nemo_demix import __version__
 from nemo_demix.artifacts import read_json, write_json
-from nemo_demix.checkpoints.blob import find_payload, frame, read_into
+from nemo_demix.checkpoints.blob import damaged, find_payload, frame, read_into
+from nemo_demix.checkpoints.checksums import file_entry
 from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.layouts import TRACKER
-from nemo_demix.checkpoints.metadata import TensorEntry
+from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry
+from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import OpenFiles, sync
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
@@ -34,6 +33,7 @@ RECORD = "merge.json"
 class MergeRecord:
     """`merge.json`: what a merged checkpoint was made of, and its files' checksums."""
 
+    mixture: str  # its folder's name when it was merged
     method: str
     parameters: dict[str, Any]
     weights: dict[str, float]  # as given, by component
@@ -53,6 +53,7 @@ def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]],
     """The record of one finished output."""
     parameters = {key: value for key, value in vars(plan.method).items() if not key.startswith("_")}
     return MergeRecord(
+        mixture=mixture,
         method=plan.method.name,
         parameters=parameters,
         weights=dict(plan.mixtures[mixture]),
@@ -71,9 +72,20 @@ def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]],
 
 
 def prepare(plan: MergePlan, folder: Path) -> None:
-    """Make an output's folder and its shard files, at their full size."""
+    """Make an output's folder and its shard files, at their full size.
+
+    Whatever else an overwritten slot or an interrupted publication left there is removed, its record first.
+    """
     weights = output_weights(plan, folder)
     weights.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    shards = {weights / file.name for file in plan.files}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if path != weights and not any(path.iterdir()):
+                path.rmdir()
+        elif path not in shards or path.is_symlink():
+            path.unlink()
     for file in plan.files:
         descriptor = os.open(weights / file.name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -93,7 +105,9 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
     for index, source in enumerate(plan.sources):
         runs = [run for record in records.values() for run in record.read[source.name]]
         itemsizes: dict[Key, int] = {
-            (t, c): tensor.dtype.itemsize for t, tensor in enumerate(plan.tensors) for c in range(len(tensor.chunks[index]))
+            (t, c): tensor.dtype.itemsize
+            for t, tensor in enumerate(plan.tensors)
+            for c in range(len(tensor.chunks[index]))
         }
         files = OpenFiles(os.O_RDONLY)
         seen = {}
@@ -101,13 +115,10 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
             tensor = plan.tensors[t]
             chunk = tensor.chunks[index][c]
             path = source.layout.weights / chunk.file
-            payload = find_payload(files[path], path, tensor.name, chunk, tensor.dtype)
+            payload = find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
             seen[t, c] = count
             if count * tensor.dtype.itemsize != payload.num_bytes or crc != payload.crc:
-                message = (
-                    f"{path}: the chunk of {tensor.name} at {chunk.offsets} is damaged: its CRC is {crc:08x}, the archive "
-                    f"says {payload.crc:08x}; copy the checkpoint again"
-                )
+                message = str(damaged(path, tensor.name, chunk, crc, payload.crc))
                 found |= {
                     number: message
                     for number, record in records.items()
@@ -143,7 +154,7 @@ def _objects_of(source: Source) -> dict[str, bytes]:
     for name, entry in source.stored.objects.items():
         path = source.layout.weights / entry.file
         data = bytearray(entry.num_bytes)
-        read_into(files[path], memoryview(data), entry.file_offset)
+        read_into(files[str(path)], memoryview(data), entry.file_offset)
         check_archive(bytes(data), f"{path}: {name}")
         found[name] = bytes(data)
     files.close()
@@ -159,7 +170,7 @@ def check_archive(data: bytes, what: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             bad = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+    except Exception as error:  # zipfile raises many kinds on damaged bytes
         raise CheckpointError(f"{what} is damaged: {error}; copy the checkpoint again") from None
     if bad is not None:
         raise CheckpointError(f"{what} is damaged: the CRC of {bad} does not hold; copy the checkpoint again")
@@ -182,30 +193,30 @@ def finish(
         with open(path, "r+b") as target:
             for name, index in file.items:
                 if index is None:
-                    parts = [(objects[name], None)]
-                else:
-                    tensor = plan.tensors[numbers[name]]
-                    around = frame(tensor.chunks[-1][index].sizes, tensor.out_dtype)
-                    crc = crcs[numbers[name], index]
-                    parts = [(around.head, None), (around.num_bytes, crc), (around.tail(crc), None)]
-                for content, crc in parts:
-                    if isinstance(content, int):
-                        total = crc32_combine(total, crc, content)
-                        target.seek(content, os.SEEK_CUR)
-                    else:
-                        total = crc32(content, total)
-                        target.write(content)
+                    total = crc32(objects[name], total)
+                    target.write(objects[name])
+                    continue
+                tensor = plan.tensors[numbers[name]]
+                around = frame(tensor.chunks[-1][index].sizes, tensor.out_dtype)
+                crc = crcs[numbers[name], index]
+                tail = around.tail(crc)
+                target.write(around.head)
+                target.seek(around.num_bytes, os.SEEK_CUR)
+                target.write(tail)
+                total = crc32(tail, crc32_combine(crc32(around.head, total), crc, around.num_bytes))
         sync(path)
-        files[str(path.relative_to(folder))] = _entry(file.num_bytes, total)
+        files[str(path.relative_to(folder))] = file_entry(file.num_bytes, total)
     late = {}
     for relative, data in _small_files(plan).items():
         late[relative] = data
-    for relative in sorted(late, key=lambda path: path.name == "metadata.json"):  # Megatron's own mark of a finished save
+    for relative in sorted(
+        late, key=lambda path: path.name == "metadata.json"
+    ):  # Megatron's own mark of a finished save
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(late[relative])
         sync(path)
-        files[str(relative)] = _entry(len(late[relative]), crc32(late[relative]))
+        files[str(relative)] = file_entry(len(late[relative]), crc32(late[relative]))
     nonfinite: dict[str, int] = {}
     for record in records.values():
         for key, count in record.nonfinite.items():
@@ -213,10 +224,6 @@ def finish(
     for path in sorted({folder, weights, *(folder / relative.parent for relative in late)}):
         sync(path)
     write_json(folder / RECORD, make_record(plan, mixture, files, nonfinite, reusable))
-
-
-def _entry(num_bytes: int, crc: int) -> dict[str, Any]:
-    return {"bytes": num_bytes, "crc32": f"{crc:08x}"}
 
 
 def _small_files(plan: MergePlan) -> dict[Path, bytes]:
@@ -240,28 +247,20 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
 
 def _metadata(plan: MergePlan) -> bytes:
     """torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
-    state: dict[str, Any] = {}
-    storage = {}
-    entries: dict[str, TensorEntry] = plan.template.stored.tensors
-    tensors = {tensor.name: tensor for tensor in plan.tensors}
-    for name in entries:
-        tensor = tensors[name]
-        chunks = []
-        for chunk in tensor.chunks[-1]:
-            offsets = torch.Size(chunk.offsets)
-            chunks.append(dcp.ChunkStorageMetadata(offsets=offsets, sizes=torch.Size(chunk.sizes)))
-            storage[dcp.MetadataIndex(name, offsets)] = _StorageInfo(chunk.file, chunk.file_offset, chunk.num_bytes)
-        properties = dcp.TensorProperties(dtype=tensor.out_dtype)
-        state[name] = dcp.TensorStorageMetadata(properties=properties, size=torch.Size(tensor.shape), chunks=chunks)
-    for name, (file, offset) in plan.object_offsets.items():
-        state[name] = dcp.BytesStorageMetadata()
-        length = plan.template.stored.objects[name].num_bytes
-        storage[dcp.MetadataIndex(name)] = _StorageInfo(file, offset, length)
-    planner_data = plan.template.stored.planner_data
+    stored = plan.template.stored
+    by_name = {tensor.name: tensor for tensor in plan.tensors}
+    tensors = {
+        name: TensorEntry(entry.shape, by_name[name].out_dtype, by_name[name].chunks[-1])
+        for name, entry in stored.tensors.items()
+    }
+    objects = {
+        name: ObjectEntry(file, offset, stored.objects[name].num_bytes)
+        for name, (file, offset) in plan.object_offsets.items()
+    }
+    planner_data = stored.planner_data
     if isinstance(planner_data, dict):
-        planner_data = {name: value for name, value in planner_data.items() if name in state}
-    meta = dcp.StorageMeta(save_id=plan.source_identity)
-    return pickle.dumps(dcp.Metadata(state, planner_data=planner_data, storage_data=storage, storage_meta=meta))
+        planner_data = {name: value for name, value in planner_data.items() if name in tensors or name in objects}
+    return metadata_bytes(tensors, objects, planner_data, plan.source_identity)
 
 
 def load_output_record(folder: Path) -> dict[str, Any] | None:
@@ -273,14 +272,24 @@ def load_output_record(folder: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "fingerprint" in value and "files" in value else None
 
 
-def publish(folder: Path, target: Path) -> None:
+def publish(folder: Path, target: Path, aside: Path | None) -> None:
     """Give a finished output its name.
 
+    Args:
+        aside: Where an earlier merge of that name goes, if it is to be replaced.
+
     Raises:
-        CheckpointError: if something of that name has come meanwhile.
+        CheckpointError: if something else of that name has come meanwhile.
     """
-    if target.exists():
-        raise CheckpointError(f"{target}: exists; it came while the merge ran. Move it away and run the same command")
+    if os.path.lexists(target):
+        if aside is None or load_output_record(target) is None:
+            raise CheckpointError(
+                f"{target}: exists; it came while the merge ran. Move it away, and the same command goes on from here"
+            )
+        if aside.exists():
+            discard(aside)  # of a replacement that was interrupted
+        aside.parent.mkdir(exist_ok=True)
+        os.rename(target, aside)
     os.rename(folder, target)
     sync(target.parent)
 

@@ -1,17 +1,20 @@
 """The pass before a merge, for methods that must know something of whole matrices; each matrix is one worker's."""
 
+import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nemo_demix.checkpoints.blob import damaged, find_payload
+from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.geometry import Matrix
 from nemo_demix.merging.methods.base import Block, Statistics
 from nemo_demix.merging.plan import MergePlan, Range
 from nemo_demix.merging.statistics import collect
-from nemo_demix.merging.stream import SourceBlocks
+from nemo_demix.merging.stream import SourceBlocks, crc_of
 
 Key = tuple[int, int]  # tensor, matrix
 
@@ -38,22 +41,48 @@ def num_elements(plan: MergePlan, tensor: int, matrix: Matrix) -> int:
     return sum(end - first for first, end in matrix.runs) * plan.tensors[tensor].rows.width
 
 
-def gather(plan: MergePlan, keys: list[Key], path: Path, done: Callable[[int], None]) -> None:
-    """Append the statistics of matrices to a file, one line each.
+def collect_matrices(plan: MergePlan, keys: Sequence[Key]) -> Iterator[tuple[Key, Statistics]]:
+    """The statistics of matrices, one after the other.
 
     Raises:
         CheckpointError: if a source is damaged, or holds NaN.
     """
     blocks = SourceBlocks(plan, keep_crcs=False)
+    for key in keys:
+        size = num_elements(plan, key[0], plan.tensors[key[0]].matrices[key[1]])
+        yield key, collect(plan.method, functools.partial(matrix_blocks, plan, blocks, key), size)
+    blocks.close()
+
+
+def gather(plan: MergePlan, keys: Sequence[Key], path: Path, done: Callable[[int], None]) -> None:
+    """Append the statistics of matrices to a file, one line each."""
     with open(path, "a", encoding="utf-8") as file:
-        for key in keys:
-            matrix = plan.tensors[key[0]].matrices[key[1]]
-            size = num_elements(plan, key[0], matrix)
-            found = collect(plan.method, lambda key=key: matrix_blocks(plan, blocks, key), size)  # type: ignore[misc]
+        for key, found in collect_matrices(plan, keys):
             file.write(json.dumps([*key, _plain(found)]) + "\n")
             file.flush()
-            done(size)
-    blocks.close()
+            done(found.num_elements)
+
+
+def check_payloads(plan: MergePlan, worker: int, num_workers: int) -> None:
+    """Compare a worker's share of the sources' payloads with the CRCs they were saved with.
+
+    Raises:
+        CheckpointError: naming the first that differs.
+    """
+    files = OpenFiles(os.O_RDONLY)
+    chunks = [
+        (source, tensor, chunk)
+        for index, source in enumerate(plan.sources)
+        for tensor in plan.tensors
+        for chunk in tensor.chunks[index]
+    ]
+    for source, tensor, chunk in chunks[worker::num_workers]:
+        path = source.layout.weights / chunk.file
+        payload = find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
+        crc = crc_of(files[str(path)], payload.offset, payload.num_bytes)
+        if crc != payload.crc:
+            raise damaged(path, tensor.name, chunk, crc, payload.crc)
+    files.close()
 
 
 def matrix_blocks(plan: MergePlan, blocks: SourceBlocks, key: Key) -> Iterator[Block]:

@@ -152,7 +152,9 @@ class MergePlan:
     @cached_property
     def identity(self) -> str:
         """Of the whole merge."""
-        return fingerprint(mixtures={name: self.mixture_identity(name) for name in self.mixtures}, units=len(self.units))
+        return fingerprint(
+            mixtures={name: self.mixture_identity(name) for name in self.mixtures}, units=len(self.units)
+        )
 
     def blocks(self, part: Range) -> Iterator[Span]:
         """The blocks of a range."""
@@ -223,16 +225,17 @@ def _place(
     by_name = {tensor.name: tensor for tensor in tensors}
     old: dict[str, list[tuple[int, str, int | None]]] = {}
     for tensor in tensors:
-        for index, chunk in enumerate(tensor.chunks[-1]):
-            old.setdefault(chunk.file, []).append((chunk.file_offset, tensor.name, index))
+        for number, chunk in enumerate(tensor.chunks[-1]):
+            old.setdefault(chunk.file, []).append((chunk.file_offset, tensor.name, number))
     for name, item in template.stored.objects.items():
         old.setdefault(item.file, []).append((item.file_offset, name, None))
     placed: dict[tuple[str, int], Chunk] = {}
     object_offsets: dict[str, tuple[str, int]] = {}
     files = []
-    for file, items in sorted(old.items()):
+    for file, some in sorted(old.items()):
         offset = 0
-        for _, name, index in sorted(items):
+        items = [(name, index) for _, name, index in sorted(some, key=lambda item: item[0])]
+        for name, index in items:
             if index is None:
                 object_offsets[name] = (file, offset)
                 offset += template.stored.objects[name].num_bytes
@@ -241,16 +244,11 @@ def _place(
                 length = frame(chunk.sizes, by_name[name].out_dtype).length
                 placed[name, index] = Chunk(chunk.offsets, chunk.sizes, file, offset, length)
                 offset += length
-        files.append(OutputFile(file, offset, tuple((name, index) for _, name, index in sorted(items))))
+        files.append(OutputFile(file, offset, tuple(items)))
     result = []
     for tensor in tensors:
         own = tuple(placed[tensor.name, index] for index in range(len(tensor.chunks[-1])))
-        result.append(
-            TensorPlan(
-                tensor.name, tensor.shape, tensor.dtype, tensor.out_dtype, tensor.rows, tensor.matrices,
-                (*tensor.chunks[:-1], own),
-            )  # fmt: skip
-        )
+        result.append(dataclasses.replace(tensor, chunks=(*tensor.chunks[:-1], own)))
     result.sort(key=lambda tensor: min((chunk.file, chunk.file_offset) for chunk in tensor.chunks[-1]))
     return result, files, object_offsets
 

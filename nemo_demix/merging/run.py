@@ -1,19 +1,20 @@
 """A whole merge: plan, workers, publication; and what a killed one finds again.
 
-    OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
-    OUTPUT/.merge-<identity>/    what is under way: unpublished checkpoints, journals, statistics
+OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
+OUTPUT/.merge-<identity>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
 """
 
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
 from nemo_demix.merging.methods.base import DeltaMethod
@@ -29,6 +30,7 @@ from nemo_demix.merging.output import (
 )
 from nemo_demix.merging.passes import journal_path
 from nemo_demix.merging.plan import MergePlan
+from nemo_demix.merging.slots import find_slots
 from nemo_demix.merging.workers import Workers, phases
 
 logger = logging.getLogger(__name__)
@@ -73,34 +75,36 @@ def merge(
         progress: Called with the phase and the number of elements of one model that were just done.
 
     Raises:
-        CheckpointError: if a source is damaged or changed, an output exists that is not this one's, or the disk is full.
+        CheckpointError: if a source is damaged or changed, an output exists that is not this one's, the disk is full.
         ConfigError: if the promised memory is too small.
         WorkerFailure: if a worker was lost; what it had finished is kept.
     Memory: `planned_memory_gib`.
     """
     started = time.monotonic()
     done, todo = sort_out(plan, output, options.force)
+    work = output / f".merge-{plan.identity}"
     if not todo:
+        if cohort.rank == 0 and work.is_dir():
+            discard(work)  # killed after the last publication
         return MergeReport((), tuple(done), 0, 0, 0.0, 0.0)
-    identity = plan.identity
     plan = replace(plan, mixtures={name: plan.mixtures[name] for name in todo})
-    work = output / f".merge-{identity}"
-    folders = {name: work / name for name in todo}
+    folders = {name: work / "outputs" / name for name in todo}
     count = affordable_workers(plan, options)
     claimed: dict[int, UnitRecord] = {}
     error: Exception | None = None
     try:
         if cohort.rank == 0:
-            work.mkdir(parents=True, exist_ok=True)
-            _check_space(plan, output, work)
-            _take_slots(plan, output, folders, options.reuse_slots)
+            _tell_of_others(output, work)
+            (work / "outputs").mkdir(parents=True, exist_ok=True)
+            _take_slots(plan, output, folders, find_slots(plan, output, {*done, *todo})[: options.reuse_slots])
             for folder in folders.values():
                 prepare(plan, folder)
     except Exception as found:
-        error = found
+        error = as_mistake(found, output)
     cohort.agree(error)
     if work.exists():
-        claimed = read_journals(work)
+        records = read_journals(work)
+        claimed = {n: record for n, record in records.items() if plan.allow_nonfinite or not record.nonfinite}
         if claimed and cohort.rank == 0:
             logger.info("merge: %d of %d parts were finished before; checked as we go", len(claimed), len(plan.units))
     workers = Workers(plan, folders, work, (cohort.rank * count, count, cohort.size * count), claimed)
@@ -114,9 +118,9 @@ def merge(
             cohort.agree(error)
         try:
             if cohort.rank == 0:
-                _publish_all(plan, output, work, folders, reusable=options.reuse_slots > 0)
+                _publish_all(plan, output, work, folders, options)
         except Exception as found:
-            error = found
+            error = as_mistake(found, output)
         cohort.agree(error)
     finally:
         workers.stop()
@@ -139,13 +143,14 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
     done, todo = [], []
     for name in plan.mixtures:
         target = output / name
-        if not target.exists():
+        if not os.path.lexists(target):
             todo.append(name)
             continue
         record = load_output_record(target)
         if record is None:
             raise CheckpointError(
-                f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the mixture"
+                f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the "
+                "mixture"
             )
         if record["fingerprint"] == plan.mixture_identity(name) and not force:
             done.append(name)
@@ -186,8 +191,20 @@ def affordable_workers(plan: MergePlan, options: MergeOptions) -> int:
     )
 
 
-def _check_space(plan: MergePlan, output: Path, work: Path) -> None:
-    there = sum(path.stat().st_blocks * 512 for path in work.rglob("*.distcp"))
+def _tell_of_others(output: Path, work: Path) -> None:
+    for other in sorted(output.glob(".merge-*")):
+        if other != work:
+            gib = sum(path.lstat().st_blocks * 512 for path in other.rglob("*")) / 2**30
+            logger.warning(
+                "%s: left by an interrupted merge of other sources, mixtures or settings (%.1f GiB); remove it unless "
+                "you go on with that",
+                other,
+                gib,
+            )
+
+
+def _check_space(plan: MergePlan, output: Path, folders: Iterable[Path]) -> None:
+    there = sum(path.stat().st_blocks * 512 for folder in folders for path in folder.rglob("*.distcp"))
     needed = plan.output_bytes * len(plan.mixtures) - there
     free = shutil.disk_usage(output).free
     if needed > free:
@@ -197,47 +214,32 @@ def _check_space(plan: MergePlan, output: Path, work: Path) -> None:
         )
 
 
-def _take_slots(plan: MergePlan, output: Path, folders: Mapping[str, Path], slots: int) -> None:
-    """Turn up to `slots` earlier proxies into the folders to be written: their files' blocks are there already.
-
-    Only folders whose record says that they were made to be overwritten are taken, and none that is asked for.
-    """
-    shards = {str(plan.template.layout.weights_relative / file.name): file.num_bytes for file in plan.files}
-    free = []
-    for path in output.iterdir():
-        record = load_output_record(path) if path.is_dir() and not path.name.startswith(".") else None
-        if record is None or not record.get("reusable") or path.name in plan.mixtures:
-            continue
-        sizes = {name: entry["bytes"] for name, entry in record["files"].items() if name.endswith(".distcp")}
-        if {str(Path(name)): size for name, size in sizes.items()} == shards:
-            free.append(path)
-    free.sort(key=lambda path: ((path / RECORD).stat().st_mtime_ns, path.name))
-    for folder, slot in zip((f for f in folders.values() if not f.exists()), free[:slots], strict=False):
-        (slot / RECORD).unlink()  # from here on it cannot be taken for whole
-        slot.rename(folder)
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_file() and str(path.relative_to(folder)) not in shards:
-                path.unlink()
+def _take_slots(plan: MergePlan, output: Path, folders: Mapping[str, Path], free: list[Path]) -> None:
+    """Turn earlier proxies into the folders to be written, if there is space for all."""
+    slots = dict(zip((folder for folder in folders.values() if not folder.exists()), free, strict=False))
+    _check_space(plan, output, [*folders.values(), *slots.values()])
+    for folder, slot in slots.items():
+        slot.rename(folder)  # from here on it cannot be taken for whole
         logger.info("merge: %s is overwritten in place", slot.name)
 
 
-def _publish_all(
-    plan: MergePlan, output: Path, work: Path, folders: Mapping[str, Path], reusable: bool
-) -> None:
+def _publish_all(plan: MergePlan, output: Path, work: Path, folders: Mapping[str, Path], options: MergeOptions) -> None:
     records = read_journals(work)
     bad = bad_units(plan, records)
     if bad:
-        _forget(work, {number: record for number, record in records.items() if number not in bad})
+        if plan.method.needs_statistics:  # of damaged matrices too, and every unit is made from some
+            discard(work)
+        else:
+            _forget(work, {number: record for number, record in records.items() if number not in bad})
         raise CheckpointError(next(iter(bad.values())))
     objects = read_objects(plan)
-    for source in plan.sources:
-        source.check_unchanged()
     for name, folder in folders.items():
-        finish(plan, name, folder, records, objects, reusable)
-        target = output / name
-        if target.exists():  # force=true, and a merge made it
-            os.rename(target, work / f"replaced-{name}")
-        publish(folder, target)
+        for source in plan.sources:
+            source.check_unchanged()
+        finish(plan, name, folder, records, objects, reusable=options.reuse_slots > 0)
+        for source in plan.sources:  # its small files were copied just now
+            source.check_unchanged()
+        publish(folder, output / name, work / "replaced" / name if options.force else None)
     discard(work)
 
 
@@ -250,5 +252,3 @@ def _forget(work: Path, kept: Mapping[int, UnitRecord]) -> None:
     journal.close()
     for path in old:
         path.unlink()
-
-

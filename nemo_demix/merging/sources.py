@@ -1,6 +1,7 @@
 """The checkpoints of a merge, compared before a byte of weight is read."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,16 @@ from pathlib import Path
 import torch
 
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
-from nemo_demix.checkpoints.layouts import Layout, detect
+from nemo_demix.checkpoints.checksums import check_objects, check_small_files
+from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
 
+logger = logging.getLogger(__name__)
+
+# Small files that are the same in all components of one model: the rest names runs, paths and steps.
+_SHARED_NAMES = ("model.yaml", "metadata.json")
+_SHARED_FOLDER = "tokenizer"
 AVERAGED = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -24,11 +31,11 @@ class Source:
     layout: Layout
     stored: Stored  # without training state
     left_out: tuple[str, ...]  # names of training state
-    files: Mapping[str, tuple[int, int, int]]  # of the weights folder: size, modification time (ns), inode
+    files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
 
     @property
     def identity(self) -> str:
-        """Changes when any file of the weights was written again."""
+        """Changes when any file that an output is made from was written again."""
         metadata = file_sha256(self.layout.weights / ".metadata")
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
@@ -39,9 +46,8 @@ class Source:
             CheckpointError: naming the file.
         """
         for file, before in self.files.items():
-            path = self.layout.weights / file
-            now = _stat(path)
-            if now != before:
+            path = self.layout.root / file
+            if _stat(path) != before:
                 raise CheckpointError(
                     f"{path}: changed while it was merged; nothing was published. Merge again when nothing writes to it"
                 )
@@ -54,27 +60,31 @@ def open_source(name: str, path: Path) -> Source:
         CheckpointError: if it is absent, damaged, of a layout that cannot be read, or lacks a file.
     """
     layout = detect(path)
+    check_small_files(layout)
     stored = read_metadata(layout.weights)
     tensors = {key: entry for key, entry in stored.tensors.items() if not is_training_state(key)}
     objects = {key: entry for key, entry in stored.objects.items() if not is_training_state(key)}
     left_out = sorted({*stored.tensors, *stored.objects} - {*tensors, *objects})
     if not tensors:
         raise CheckpointError(f"{layout.weights}: holds no weights, only {', '.join(left_out[:3]) or 'nothing'}")
-    needed: dict[str, int] = {}
-    for entry in tensors.values():
-        for chunk in entry.chunks:
-            needed[chunk.file] = max(needed.get(chunk.file, 0), chunk.file_offset + chunk.num_bytes)
-    for item in objects.values():
-        needed[item.file] = max(needed.get(item.file, 0), item.file_offset + item.num_bytes)
+    small = [*layout.companions, layout.weights_relative / ".metadata"]
+    # Trackers are left out: they move on as their run saves, and an output gets its own.
+    needed = {path: 0 for path in small if path.name not in (TRACKER, BRIDGE_TRACKER)}
+    places = [(chunk.file, chunk.file_offset, chunk.num_bytes) for item in tensors.values() for chunk in item.chunks]
+    places += [(item.file, item.file_offset, item.num_bytes) for item in objects.values()]
+    for file, offset, length in places:
+        relative = layout.weights_relative / file
+        needed[relative] = max(needed.get(relative, 0), offset + length)
     files = {}
-    for file, num_bytes in sorted(needed.items()):
-        where = layout.weights / file
-        files[file] = _stat(where)
-        if files[file][0] < num_bytes:
+    for relative, num_bytes in sorted(needed.items()):
+        where = layout.root / relative
+        files[str(relative)] = _stat(where)
+        if files[str(relative)][0] < num_bytes:
             raise CheckpointError(
-                f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[file][0]}; copy the "
-                "checkpoint again"
+                f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[str(relative)][0]}; "
+                "copy the checkpoint again"
             )
+    check_objects(layout, objects)
     return Source(name, path, layout, Stored(tensors, objects, stored.planner_data), tuple(left_out), files)
 
 
@@ -91,7 +101,7 @@ def _stat(path: Path) -> tuple[int, int, int]:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; .metadata says that weights lie in it") from None
+        raise CheckpointError(f"{path}: missing; it is a part of the checkpoint: copy that again") from None
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -136,6 +146,21 @@ def compare(sources: Sequence[Source], objects_from: str | None) -> None:
                     f"{where} differ in {len(odd)} byte objects, first {odd[0]}; name the component to take them from: "
                     "merge.objects_from="
                 )
+    template = next((source for source in sources if source.name == objects_from), first)
+    for source in sources:
+        _compare_small_files(template, source)
+
+
+def _compare_small_files(template: Source, other: Source) -> None:
+    """Say where the files that outputs take over are not those of another component."""
+    for path in template.layout.companions:
+        mine, theirs = template.layout.root / path, other.layout.root / path
+        shared = path.name in _SHARED_NAMES or path.parent.name == _SHARED_FOLDER
+        if shared and theirs.is_file() and mine.read_bytes() != theirs.read_bytes():
+            logger.warning(
+                "%s differs between %s and %s; the outputs take over that of %s",
+                path, template.name, other.name, template.name,
+            )  # fmt: skip
 
 
 def _compare_tensor(where: str, name: str, one: TensorEntry, two: TensorEntry) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.methods.base import Array, Block, DeltaMethod, Method, Statistics
 from nemo_demix.merging.methods.combine import task_vectors
 
@@ -31,11 +32,14 @@ def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
             matrix, two for order statistics, one for sums.
         num_elements: Of the matrix.
 
+    Raises:
+        CheckpointError: if NaN or infinity gets into an inner product or a sum: every element of the matrix would
+            become NaN. Order statistics count NaN as the largest, and leave it where it is.
     Memory: one block's task vectors, and 0.5 MiB a series.
     """
     statistics = Statistics(num_elements)
     if method.needs_gram:
-        statistics = dataclasses.replace(statistics, gram_KK=_gram(blocks(), method.uses_base))
+        statistics = dataclasses.replace(statistics, gram_KK=_gram(method, blocks()))
     if not isinstance(method, DeltaMethod):
         return statistics
     if ranks := method.ranks(num_elements):
@@ -44,7 +48,7 @@ def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
     if method.needs_sums:
         sums_S: Array = np.zeros(1)
         for block in blocks():
-            sums_S = sums_S + method.sums(task_vectors(block.sources_TRC), statistics)
+            sums_S = sums_S + _finite(method.sums(task_vectors(block.sources_TRC), statistics), block, method)
         statistics = dataclasses.replace(statistics, sums_S=sums_S)
     return statistics
 
@@ -79,15 +83,24 @@ def _magnitudes(method: DeltaMethod, blocks: Iterator[Block]) -> Iterator[torch.
     return (method.magnitudes(task_vectors(block.sources_TRC)) for block in blocks)
 
 
-def _gram(blocks: Iterator[Block], uses_base: bool) -> Array:
+def _finite(values: Array, block: Block, method: Method) -> Array:
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{block.tensor}: found NaN or infinity in {', '.join(block.components)} or the base; {method.name} needs "
+            "finite weights, leave that checkpoint out or merge with linear"
+        )
+    return values
+
+
+def _gram(method: Method, blocks: Iterator[Block]) -> Array:
     """Inner products of the components, or of their task vectors, float64, shape (K, K)."""
     total_KK: Array = np.zeros((1, 1))
     for block in blocks:
         flat_TN = block.sources_TRC.reshape(len(block.sources_TRC), -1)
         for start in range(0, flat_TN.shape[1], _CHUNK):
             chunk_TN = flat_TN[:, start : start + _CHUNK].double()
-            chunk_KN = chunk_TN[:-1] - chunk_TN[-1] if uses_base else chunk_TN
-            total_KK = total_KK + (chunk_KN @ chunk_KN.T).numpy(force=True)
+            chunk_KN = chunk_TN[:-1] - chunk_TN[-1] if method.uses_base else chunk_TN
+            total_KK = total_KK + _finite((chunk_KN @ chunk_KN.T).numpy(force=True), block, method)
     return total_KK
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from isal.isal_zlib import crc32
 
-from nemo_demix.checkpoints.blob import Payload, find_payload, frame, read_into
+from nemo_demix.checkpoints.blob import find_payload, frame, read_into
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles, sync
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
 from nemo_demix.merging.journal import Journal, Run, UnitRecord
-from nemo_demix.merging.kernel import padded, weighted_sums
+from nemo_demix.merging.kernel import Coefficients, padded
 from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Statistics
 from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
 
@@ -31,25 +31,28 @@ class SourceBlocks:
         self._plan = plan
         self._keep_crcs = keep_crcs
         self._files = OpenFiles(os.O_RDONLY)
-        self._payloads: dict[tuple[int, int, int], Payload] = {}
+        self._places: dict[tuple[int, int, int], tuple[str, int]] = {}
         widest = max(tensor.rows.width for tensor in plan.tensors)
         self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
         num_sources = len(plan.sources)
         self._raw_TB = np.zeros((num_sources, self.capacity * 4), dtype=np.uint8)
         self._part = np.zeros(self.capacity * 4, dtype=np.uint8)
+        typed_TN = torch.from_numpy(self._raw_TB)
+        self._typed = {dtype: typed_TN.view(dtype) for dtype in {tensor.dtype for tensor in plan.tensors}}
         self._values_TN = torch.zeros(num_sources, self.capacity)
         self.runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
         self.bytes_read = 0
 
-    def payload(self, source: int, tensor: int, chunk: int) -> Payload:
-        """Where a chunk's elements are; its archive is checked the first time."""
+    def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, int]:
+        """In which file and where a chunk's elements begin; its archive is checked the first time."""
         key = (source, tensor, chunk)
-        if key not in self._payloads:
+        if key not in self._places:
             found = self._plan.tensors[tensor]
             place = found.chunks[source][chunk]
             path = self._plan.sources[source].layout.weights / place.file
-            self._payloads[key] = find_payload(self._files[path], path, found.name, place, found.dtype)
-        return self._payloads[key]
+            payload = find_payload(self._files[str(path)], path, found.name, place, found.dtype)
+            self._places[key] = (str(path), payload.offset)
+        return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
         """A block's bytes as stored, uint8, shape (T, elements x item size); overwritten by the next call."""
@@ -58,17 +61,16 @@ class SourceBlocks:
         item = tensor.dtype.itemsize
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
         num_bytes = height * width * item
-        for index, source in enumerate(plan.sources):
+        for index, grid in enumerate(plan.grids[part.tensor][:-1]):
             row = self._raw_TB[index, :num_bytes]
-            for piece in plan.grids[part.tensor][index].pieces(span):
-                where = self.payload(index, part.tensor, piece.chunk)
-                size = piece.count * item
+            for piece in grid.pieces(span):
+                path, offset = self._place(index, part.tensor, piece.chunk)
+                size = piece.size * item
                 whole_width = piece.columns == slice(0, width)
                 target = row[piece.rows.start * width * item :][:size] if whole_width else self._part[:size]
-                path = source.layout.weights / tensor.chunks[index][piece.chunk].file
-                read_into(self._files[path], memoryview(target), where.offset + piece.start * item)
+                read_into(self._files[path], target.data, offset + piece.start * item)
                 if self._keep_crcs:
-                    add_run(self.runs[index], (part.tensor, piece.chunk), piece.start, piece.count, target.data)
+                    add_run(self.runs[index], (part.tensor, piece.chunk), piece.start, piece.size, target.data)
                 self.bytes_read += size
                 if not whole_width:
                     columns = slice(piece.columns.start * item, piece.columns.stop * item)
@@ -81,8 +83,7 @@ class SourceBlocks:
         raw_TB = self.read(part, span)
         dtype = self._plan.tensors[part.tensor].dtype
         num_elements = raw_TB.shape[1] // dtype.itemsize
-        for values_N, raw_B in zip(self._values_TN, raw_TB, strict=True):
-            values_N[:num_elements].copy_(torch.from_numpy(raw_B).view(dtype))
+        self._values_TN[:, :num_elements].copy_(self._typed[dtype][:, :num_elements])
         return self._values_TN[:, : padded(num_elements)]
 
     def block(self, part: Range, span: Span) -> Block:
@@ -114,9 +115,10 @@ class SourceBlocks:
         for source, values_N in zip(self._plan.sources, values_TN, strict=True):
             count = int((~values_N[: height * width].isfinite()).sum())
             if count and not self._plan.allow_nonfinite:
+                instead = "merge from another base" if source is self._plan.base else "leave the component out"
                 raise CheckpointError(
                     f"{source.path}: {name} has {count} values that are NaN or infinite in rows {span.first_row} to "
-                    f"{span.end_row - 1}; leave the component out, or merge.allow_nonfinite=true"
+                    f"{span.end_row - 1}; {instead}, or merge.allow_nonfinite=true"
                 )
             if count:
                 found[f"{source.name}: {name}"] = count
@@ -144,14 +146,15 @@ class Worker:
         self._sources = SourceBlocks(plan)
         self._outputs = OpenFiles(os.O_RDWR)
         self._writeback = EarlyWriteback()
-        self._touched: set[Path] = set()
+        self._touched: set[str] = set()
         num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)
         self._out_MN = torch.zeros(num_mixtures + 1, self._sources.capacity)
         self._cast = {
             dtype: torch.zeros(self._sources.capacity, dtype=dtype)
             for dtype in {tensor.out_dtype for tensor in plan.tensors if tensor.is_averaged}
         }
-        self._coefficients: dict[tuple[int, int], torch.Tensor] = {}  # of the tensor that is being merged
+        self._coefficients: dict[tuple[int, int], list[Coefficients]] = {}  # of the tensor that is being merged
+        self._places: dict[tuple[int, int], tuple[str, int]] = {}
 
     @property
     def bytes_read(self) -> int:
@@ -170,7 +173,7 @@ class Worker:
             done(unit)
         self._writeback.close()
         for path in sorted(self._touched):
-            sync(path)
+            sync(Path(path))
         self._sources.close()
         self._outputs.close()
         self._journal.close()
@@ -181,7 +184,7 @@ class Worker:
             runs.clear()
         written: dict[str, dict[tuple[int, int], list[int]]] = {name: {} for name in self._weights}
         nonfinite: dict[str, int] = {}
-        paths: set[Path] = set()
+        paths: set[str] = set()
         for part in unit.ranges:
             for span in plan.blocks(part):
                 if not plan.tensors[part.tensor].is_averaged:
@@ -200,7 +203,7 @@ class Worker:
             self._writeback.begin(path)
 
     def _agree(
-        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[Path]
+        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[str]
     ) -> None:
         """Integers are copied from the template; where none was named, all components have to agree."""
         plan = self._plan
@@ -210,15 +213,15 @@ class Worker:
             for name, raw_B in zip(names, raw_TB, strict=True):
                 if not np.array_equal(raw_B, raw_TB[0]):
                     raise CheckpointError(
-                        f"{plan.tensors[part.tensor].name}: integers are not averaged, and {names[0]} and {name} differ "
-                        "in them; name the component to take them from: merge.objects_from="
+                        f"{plan.tensors[part.tensor].name}: integers are not averaged, and {names[0]} and {name} "
+                        "differ in them; name the component to take them from: merge.objects_from="
                     )
         chosen = raw_TB[names.index(plan.template.name)]
         for mixture in self._weights:
             self._write(mixture, part, span, chosen, written, paths)
 
     def _merge(
-        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[Path]
+        self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[str]
     ) -> dict[str, int]:
         method, plan = self._plan.method, self._plan
         names = list(self._weights)
@@ -227,14 +230,14 @@ class Worker:
         statistics = self._statistics.get((part.tensor, part.matrix))
         if isinstance(method, LinearMethod):
             values_TN = self._sources.values(part, span)
-            coefficients_MT = self._coefficients_of(method, part)
-            for first in range(0, len(names), _MIXTURES_AT_ONCE):
-                some_MT = coefficients_MT[first : first + _MIXTURES_AT_ONCE]
-                out_MN = self._out_MN[: len(some_MT) + 1, : values_TN.shape[1]]
-                if not weighted_sums(some_MT, values_TN, out_MN) and first == 0:
+            first = 0
+            for some in self._coefficients_of(method, part):
+                out_MN = self._out_MN[: some.num_mixtures + 1, : values_TN.shape[1]]
+                if not some.apply(values_TN, out_MN) and first == 0:
                     found = self._sources.nonfinite(part, span, values_TN)
-                for name, out_N in zip(names[first:], out_MN[:-1], strict=False):
+                for name, out_N in zip(names[first : first + some.num_mixtures], out_MN, strict=False):
                     self._write(name, part, span, self._as_bytes(part, out_N[:num_elements]), written, paths)
+                first += some.num_mixtures
             return found
         assert isinstance(method, DeltaMethod)
         block = self._sources.block(part, span)
@@ -246,14 +249,17 @@ class Worker:
             self._write(name, part, span, self._as_bytes(part, merged_RC.reshape(-1)), written, paths)
         return found
 
-    def _coefficients_of(self, method: LinearMethod, part: Range) -> torch.Tensor:
-        """fp32, shape (M, T); worked out once a matrix."""
+    def _coefficients_of(self, method: LinearMethod, part: Range) -> list[Coefficients]:
+        """Of some mixtures at a time; worked out once a matrix."""
         key = (part.tensor, part.matrix) if method.needs_statistics else (0, 0)
         if key not in self._coefficients:
             if any(tensor != part.tensor for tensor, _ in self._coefficients):
                 self._coefficients.clear()
             values_MT = method.coefficients(self._plan.weights_MK, self._statistics.get(key))
-            self._coefficients[key] = torch.from_numpy(values_MT).float()
+            self._coefficients[key] = [
+                Coefficients(values_MT[first : first + _MIXTURES_AT_ONCE])
+                for first in range(0, len(values_MT), _MIXTURES_AT_ONCE)
+            ]
         return self._coefficients[key]
 
     def _as_bytes(self, part: Range, merged_N: torch.Tensor) -> np.ndarray:
@@ -272,7 +278,7 @@ class Worker:
         span: Span,
         merged_B: np.ndarray,
         written: dict[str, dict[tuple[int, int], list[int]]],
-        paths: set[Path],
+        paths: set[str],
     ) -> None:
         plan = self._plan
         tensor = plan.tensors[part.tensor]
@@ -280,35 +286,44 @@ class Worker:
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
         for piece in plan.grids[part.tensor][-1].pieces(span):
             if piece.columns == slice(0, width):
-                data = merged_B[piece.rows.start * width * item :][: piece.count * item]
+                data = merged_B[piece.rows.start * width * item :][: piece.size * item]
             else:
                 columns = slice(piece.columns.start * item, piece.columns.stop * item)
                 data = np.ascontiguousarray(merged_B.reshape(height, width * item)[piece.rows, columns]).reshape(-1)
-            chunk = tensor.chunks[-1][piece.chunk]
-            path = self._weights[mixture] / chunk.file
-            place = chunk.file_offset + len(frame(chunk.sizes, tensor.out_dtype).head) + piece.start * item
-            _write_all(self._outputs[path], memoryview(data), place)
+            file, offset = self._place(part.tensor, piece.chunk)
+            path = f"{self._weights[mixture]}/{file}"
+            _write_all(self._outputs[path], data.data, offset + piece.start * item)
             paths.add(path)
-            add_run(written[mixture], (part.tensor, piece.chunk), piece.start, piece.count, memoryview(data))
+            add_run(written[mixture], (part.tensor, piece.chunk), piece.start, piece.size, data.data)
+
+    def _place(self, tensor: int, chunk: int) -> tuple[str, int]:
+        """In which file of an output, and where, a chunk's elements begin."""
+        key = (tensor, chunk)
+        if key not in self._places:
+            place = self._plan.tensors[tensor].chunks[-1][chunk]
+            head = frame(place.sizes, self._plan.tensors[tensor].out_dtype).head
+            self._places[key] = (place.file, place.file_offset + len(head))
+        return self._places[key]
 
     def _is_written(self, record: UnitRecord) -> bool:
         """Whether the bytes that a record claims are in every output."""
-        if set(record.written) != set(self._weights):
+        if not set(self._weights) <= set(record.written):  # what is published already is written no more
             return False
-        for mixture, runs in record.written.items():
-            for run in runs:
+        for mixture in self._weights:
+            for run in record.written[mixture]:
                 tensor = self._plan.tensors[run.tensor]
-                chunk = tensor.chunks[-1][run.chunk]
                 item = tensor.out_dtype.itemsize
-                path = self._weights[mixture] / chunk.file
-                place = chunk.file_offset + len(frame(chunk.sizes, tensor.out_dtype).head) + run.start * item
-                if crc_of(self._outputs[path], place, run.count * item) != run.crc:
+                file, offset = self._place(run.tensor, run.chunk)
+                path = f"{self._weights[mixture]}/{file}"
+                if crc_of(self._outputs[path], offset + run.start * item, run.count * item) != run.crc:
                     return False
                 self._touched.add(path)
         return True
 
 
-def add_run(runs: dict[tuple[int, int], list[int]], key: tuple[int, int], start: int, count: int, data: memoryview) -> None:
+def add_run(
+    runs: dict[tuple[int, int], list[int]], key: tuple[int, int], start: int, count: int, data: memoryview
+) -> None:
     """Lengthen a chunk's last run by consecutive bytes, or begin another."""
     run = runs.get(key)
     if run is None:

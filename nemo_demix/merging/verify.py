@@ -61,13 +61,15 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     files = OpenFiles(os.O_RDONLY)
     for name, entry in record["files"].items():
         path = folder / name
-        descriptor = files[path]
+        descriptor = files[str(path)]
         size = os.fstat(descriptor).st_size
         if size != entry["bytes"]:
             raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
         crc = crc_of(descriptor, 0, size) if size else 0
         if f"{crc:08x}" != entry["crc32"]:
-            raise CheckpointError(f"{path}: its CRC-32 is {crc:08x}, expected {entry['crc32']}; it is damaged: merge again")
+            raise CheckpointError(
+                f"{path}: its CRC-32 is {crc:08x}, expected {entry['crc32']}; it is damaged: merge again"
+            )
     files.close()
 
 

@@ -11,6 +11,7 @@ import torch
 
 from nemo_demix.errors import DemixError
 from nemo_demix.merging import passes
+from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.journal import Journal, UnitRecord
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.stream import Worker
@@ -44,7 +45,7 @@ class Workers:
         self._pipes: list[Connection] = []
         for number in range(first, first + count):
             ours, theirs = context.Pipe()
-            arguments = (plan, folders, work, (number, total), claimed, theirs)
+            arguments = (plan, folders, work, (number, total), claimed, theirs, os.getpid())
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -66,8 +67,8 @@ class Workers:
                 continue  # it died; told below
         pending = dict(zip(self._pipes, self._processes, strict=True))
         while pending:
-            for pipe in wait(list(pending)):
-                assert isinstance(pipe, Connection)
+            for ready in wait(list(pending)):
+                pipe = next(pipe for pipe in pending if pipe is ready)
                 try:
                     kind, value = pipe.recv()
                 except (EOFError, ConnectionResetError):
@@ -102,8 +103,11 @@ def _work(
     number: tuple[int, int],
     claimed: Mapping[int, UnitRecord],
     pipe: Connection,
+    parent: int,
 ) -> None:
     die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before it could be asked for
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -122,29 +126,18 @@ def _work(
                 worker.run(units, claimed, lambda unit: pipe.send(("progress", unit.num_elements)))
                 pipe.send(("done", worker.bytes_read))
                 return
-    except DemixError as error:
-        pipe.send(("mistake", str(error)))
-    except OSError as error:
-        pipe.send(("mistake" if error.errno in _USER_ERRNOS else "failure", _describe(error, work)))
     except EOFError:
         os._exit(1)
-    except Exception:
-        import traceback
+    except Exception as error:
+        mistake = as_mistake(error, work.parent)
+        if isinstance(mistake, DemixError):
+            pipe.send(("mistake", str(mistake)))
+        else:
+            import traceback
 
-        pipe.send(("failure", traceback.format_exc()))
-
-
-_USER_ERRNOS = {28, 122}  # ENOSPC, EDQUOT
-
-
-def _describe(error: OSError, work: Path) -> str:
-    if error.errno in _USER_ERRNOS:
-        return f"{work}: the disk is full ({error.strerror}); free space there, and the same command goes on from here"
-    return f"{type(error).__name__}: {error}"
+            pipe.send(("failure", traceback.format_exc()))
 
 
 def phases(plan: MergePlan) -> tuple[str, ...]:
     """What workers do, in order; everyone has to have finished one before anyone begins the next."""
     return (_STATISTICS, _MERGE) if plan.method.needs_statistics else (_MERGE,)
-
-

@@ -27,6 +27,7 @@ from nemo_demix.search.space import SearchSpace
 
 logger = logging.getLogger(__name__)
 Evaluate = Callable[[Mapping[str, float]], dict[str, Any]]  # merge weights -> {scores, capabilities, *_time_s}
+Announce = Callable[[list[dict[str, float]]], None]  # the merge weights that will be evaluated next
 _POOL_STREAM, _DRAW_STREAM, _FIRST_STREAM = 1, 2, 0
 
 
@@ -40,7 +41,14 @@ class SearchResult:
     num_failed: int
 
 
-def run_loop(settings: SearchConfig, space: SearchSpace, seed: int, log: ScoreLog, evaluate: Evaluate) -> SearchResult:
+def run_loop(
+    settings: SearchConfig,
+    space: SearchSpace,
+    seed: int,
+    log: ScoreLog,
+    evaluate: Evaluate,
+    announce: Announce = lambda mixtures: None,
+) -> SearchResult:
     """Run all iterations and return their mixture.
 
     Raises:
@@ -60,6 +68,7 @@ def run_loop(settings: SearchConfig, space: SearchSpace, seed: int, log: ScoreLo
             rng = np.random.default_rng([seed, iteration, _DRAW_STREAM])
             weights_MC = draw_next(pool_MC, objective_M, settings.resample_top, count, scored_MC, rng)
         failed = 0
+        announce([mixture for mixture in map(space.as_weights, weights_MC) if log.find(mixture) is None])
         for weights_C in weights_MC:
             name = f"mix_{len(rows) + num_failed + failed}"
             row = score_proxy(log, evaluate, iteration, name, space.as_weights(weights_C))

@@ -14,11 +14,12 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.merging.live import LiveProxies
+from nemo_demix.merging.methods import build_method
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.evaluate import request_bits
 from nemo_demix.scoring.suite import Suite, build_suite
-from nemo_demix.training.jobs import TrainJob, load_model
+from nemo_demix.training.jobs import TrainJob, base_job, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ class ProxyGroup:
         self.suite: Suite = build_suite(config.suite, manifest)
         self._model = build_model(config, manifest)
         checkpoints = {job.name: Path(load_model(job).checkpoint) for job in jobs}
-        self._proxies = LiveProxies(self._model, checkpoints)
+        settings = config.merge
+        method = build_method(settings.method, settings.parameters, settings.seed, len(jobs), has_base=True)
+        base = Path(settings.base or load_model(base_job(config, manifest)).checkpoint) if method.uses_base else None
+        self._proxies = LiveProxies(self._model, checkpoints, method, base, config.search.merge_batch)
         logger.info(
             "%d components resident (%.3f GiB a rank), suite of %d requests and %d tokens, in %.1f s",
             len(checkpoints),
@@ -55,6 +59,11 @@ class ProxyGroup:
             time.monotonic() - started,
         )
 
+    def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
+        """Say which mixtures come next, so that several can be merged from one read; on rank 0."""
+        _broadcast([dict(weights) for weights in mixtures])
+        self._proxies.announce(mixtures)
+
     def evaluate(self, merge_weights: Mapping[str, float]) -> Evaluation:
         """Merge and score one mixture; on rank 0."""
         _broadcast(dict(merge_weights))
@@ -62,9 +71,12 @@ class ProxyGroup:
 
     def serve(self) -> None:
         """Follow rank 0 until it closes; on every other rank."""
-        while (merge_weights := _broadcast(None)) is not None:
+        while (message := _broadcast(None)) is not None:
+            if isinstance(message, list):
+                self._proxies.announce(message)
+                continue
             with contextlib.suppress(ScoreError):  # every rank finds the same; rank 0 records it
-                self._evaluate(merge_weights)
+                self._evaluate(message)
 
     def close(self) -> None:
         """Release the other ranks; on rank 0."""
@@ -78,7 +90,10 @@ class ProxyGroup:
         return Evaluation(bits_R, merged - started, time.monotonic() - merged)
 
 
-def _broadcast(message: dict[str, float] | None) -> dict[str, float] | None:
+_Message = dict[str, float] | list[dict[str, float]] | None  # a mixture, those to come, or the end
+
+
+def _broadcast(message: _Message) -> _Message:
     """Rank 0's message, on every rank."""
     box = [message]
     torch.distributed.broadcast_object_list(box, src=0)

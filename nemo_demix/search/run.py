@@ -41,7 +41,7 @@ def run_search(config: DemixConfig, manifest: DataManifest, components: Sequence
     def evaluate(merge_weights: Mapping[str, float]) -> dict[str, Any]:
         return _report(group, group.evaluate(merge_weights))
 
-    result = run_loop(config.search, space, config.seed, log, evaluate)
+    result = run_loop(config.search, space, config.seed, log, evaluate, group.announce)
     logger.info("search: scoring the mixture's own merge and the baselines")
     record = _mixture_record(config, manifest, space, result, group)
     record["fingerprint"] = search_fingerprint(config, manifest, components)
@@ -62,6 +62,7 @@ def run_mixtures(
         group.serve()
         return
     log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxies_fingerprint(config, manifest, components))
+    group.announce([dict(mixture) for mixture in mixtures.values() if log.find(dict(mixture)) is None])
     for name, merge_weights in mixtures.items():
         row = score_proxy(log, lambda weights: _report(group, group.evaluate(weights)), None, name, dict(merge_weights))
         if row["status"] == "OK":

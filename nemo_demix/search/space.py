@@ -1,7 +1,7 @@
 """What is searched: the components, their blends and prior, the benchmarks that count, and the identity of it all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,12 @@ class SearchSpace:
 
 
 def proxies_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
-    """Of the components and of the suite: a score belongs to merge weights and to this."""
+    """Of the components, how they are merged, and the suite: a score belongs to merge weights and to this."""
     return fingerprint(
         components={job.name: job.fingerprint for job in components},
         suite=suite_fingerprint(config.suite, manifest),
         precision=config.train.precision,
+        merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
     )
 
 
@@ -53,7 +54,7 @@ def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: 
     """Of everything that can change the mixture."""
     return fingerprint(
         proxies=proxies_fingerprint(config, manifest, components),
-        search=config.search,
+        search={**asdict(config.search), "merge_batch": None},  # no part of the result
         seed=config.seed,
         final_tokens=config.final.num_tokens,
         tokens={name: record.num_train_tokens for name, record in manifest.datasets.items()},

@@ -4,33 +4,31 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from nemo_demix.artifacts import write_json
-from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, MixtureError
 from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
-from nemo_demix.merging.methods import METHODS, build_method
+from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import MergePlan, make_plan
 from nemo_demix.merging.run import MergeOptions, MergeReport, merge
 from nemo_demix.merging.sources import compare, open_source
-from nemo_demix.merging.verify import verify
 from nemo_demix.mixture import load_mixtures
-from nemo_demix.stages.merge_plan import print_plan
-from nemo_demix.stages.models import load_manifest
 from nemo_demix.stages.progress import Meter
-from nemo_demix.training.jobs import base_job, component_jobs, load_model
 
 logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_WORKERS = 8
+_REPORT = "last_merge.json"  # in the output: what the last merge cost
 
 
 def merge_stage(config: DemixConfig) -> None:
@@ -50,8 +48,11 @@ def merge_stage(config: DemixConfig) -> None:
     cohort = find_cohort()
     if settings.dry_run:
         if cohort.rank == 0:
+            from nemo_demix.stages.merge_plan import print_plan
+
             print_plan(plan, output, options)
         return
+    signal.signal(signal.SIGTERM, _stop)
     cohort.join()
     lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
     with lock, Meter("merge", plan.num_elements, ("billion parameters", 1e9)) as meter:
@@ -59,6 +60,12 @@ def merge_stage(config: DemixConfig) -> None:
     cohort.leave()
     if cohort.rank == 0:
         _tell(plan, output, report)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """Slurm's way to end a job; what is finished is kept, and the workers end with this process."""
+    print(f"stopped by {signal.Signals(number).name}; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def plan_merge(config: DemixConfig) -> MergePlan:
@@ -71,14 +78,16 @@ def plan_merge(config: DemixConfig) -> MergePlan:
     if settings.mixtures is None:
         raise ConfigError('merge.mixtures: not set; expected a JSON file {"mix_0": {"component": weight, ...}, ...}')
     if settings.dtype is not None and settings.dtype not in DTYPES:
-        raise ConfigError(f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'")
+        raise ConfigError(
+            f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'"
+        )
     components, base = _checkpoints(config)
     if settings.objects_from is not None and settings.objects_from not in components:
         raise ConfigError(f"merge.objects_from={settings.objects_from}: expected one of {', '.join(components)}")
     mixtures = load_mixtures(Path(settings.mixtures), list(components), any_weights=settings.any_weights)
     for name in mixtures:
-        if name.startswith(".") or Path(name).name != name:
-            raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name; rename the mixture")
+        if not _is_folder_name(name):
+            raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name here; rename the mixture")
     method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
     sources = [open_source(name, path) for name, path in components.items()]
     base_source = open_source("base", base) if method.uses_base and base is not None else None
@@ -101,12 +110,19 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
         if "base" in settings.components:
             raise ConfigError("merge.components.base: the base is not a component; set merge.base=")
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
+    # Only a run's own components need what the other stages are made of.
+    from nemo_demix.stages.models import load_manifest
+    from nemo_demix.training.jobs import base_job, component_jobs, load_model
+
     manifest = load_manifest(config)
     components = {job.name: Path(load_model(job).checkpoint) for job in component_jobs(config, manifest)}
-    base = _given_base(settings)
-    if base is None and settings.method in METHODS and METHODS[settings.method].uses_base:
-        base = Path(load_model(base_job(config, manifest)).checkpoint)
-    return components, base
+    return components, _given_base(settings) or Path(load_model(base_job(config, manifest)).checkpoint)
+
+
+def _is_folder_name(name: str) -> bool:
+    """Whether an output may be called so: one plain part of a path, and not that of a file of ours."""
+    plain = name != "" and not name.startswith(".") and Path(name).name == name and "\0" not in name
+    return plain and len(name.encode()) <= 255 and name != _REPORT
 
 
 def _given_base(settings: MergeConfig) -> Path | None:
@@ -127,7 +143,7 @@ def _tell(plan: MergePlan, output: Path, report: MergeReport) -> None:
         report.merge_time_s,
         report.merge_time_s / len(report.merged),
     )
-    write_json(output / "last_merge.json", report)
+    write_json(output / _REPORT, report)
 
 
 def merge_command(arguments: list[str]) -> None:
@@ -142,6 +158,8 @@ def merge_command(arguments: list[str]) -> None:
     inspecting.add_argument("--json", action="store_true", help="as JSON, for programs")
     parsed = parser.parse_args(arguments)
     if parsed.command == "inspect":
+        from nemo_demix.checkpoints.inspect import describe, print_summary
+
         summary = describe(parsed.path)
         if parsed.json:
             json.dump(_plain(summary), sys.stdout, indent=2)
@@ -149,6 +167,8 @@ def merge_command(arguments: list[str]) -> None:
         else:
             print_summary(summary)
         return
+    from nemo_demix.merging.verify import verify
+
     found = verify(parsed.folder, parsed.tensors)
     print(f"{parsed.folder}: {found.num_files} files, {found.num_bytes / 2**30:.2f} GiB: every checksum holds")
     if found.not_compared is not None:

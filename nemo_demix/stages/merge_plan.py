@@ -65,7 +65,7 @@ def _dtypes(plan: MergePlan) -> list[str]:
 
 
 def _estimate(plan: MergePlan, output: Path, num_mixtures: int, workers: int) -> float:
-    """Seconds, from reading some blocks with this machine's disk and cores and writing a scratch file beside the output."""
+    """Seconds, from reading some blocks here and writing a scratch file beside the output."""
     blocks = SourceBlocks(plan, keep_crcs=False)
     started = time.monotonic()
     elements = 0

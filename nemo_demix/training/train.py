@@ -17,6 +17,7 @@ import torch
 from hydra.utils import get_class
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
+from nemo_demix.checkpoints.checksums import write_checksums
 from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.ranks import Ranks
@@ -153,6 +154,8 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
             str(step * progress.tokens_per_step): str(step_folder(job.checkpoints, step).resolve())
             for step in (*job.keep_steps, job.num_steps)
         }
+        for checkpoint in kept.values():
+            write_checksums(Path(checkpoint))
         _write_record(job, kept, progress.final_loss, time.monotonic() - started)
     torch.distributed.barrier()
     del task, arguments, progress

@@ -1,10 +1,20 @@
-"""Live proxies against the components' own full tensors."""
+"""Live proxies against the components' own full tensors, and against the same merges on disk."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_program
+from nemo_demix.merging.methods import METHODS
+from tests.helpers import merge_checkpoints, run_program
+
+MIXTURES = {
+    "a": {"general": 0.2, "math_1": 0.5, "code_1": 0.3},
+    "b": {"general": 0.9, "math_1": 0.1},
+    "c": {"code_1": 1.0},
+}
+PAIR = {"a": {"general": 0.2, "math_1": 0.8}, "b": {"general": 0.9, "math_1": 0.1}}
+PARAMETERS = {"ties": {"density": 0.3}, "sce": {"select_topk": 0.5}, "breadcrumbs": {"density": 0.5, "gamma": 0.1}}
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (1, 2)])
@@ -14,3 +24,31 @@ def test_a_live_merge_is_exact_to_fp32_at_any_layout(smoke_run: Path, tensor: in
     assert found["one_hot_mismatches"] == 0
     # Seven products and six sums, each rounded once: at most a few units in the last place of the terms' magnitude.
     assert found["worst_ulp"] < 4
+
+
+def test_every_method_gives_the_same_bits_live_and_on_disk(smoke_run: Path, tmp_path: Path) -> None:
+    names = ("general", "math_1", "code_1")
+    paths = {name: smoke_run / f"models/component/{name}/checkpoints/step_00000016" for name in names}
+    base = smoke_run / "models/base/base/checkpoints/step_00000040"
+    jobs = []
+    for method, kind in METHODS.items():
+        components = {name: paths[name] for name in names[: kind.num_components or 3]}
+        mixtures = PAIR if len(components) == 2 else MIXTURES
+        parameters = PARAMETERS.get(method, {})
+        merge_checkpoints(components, tmp_path / method, mixtures, method, parameters, base, seed=3)
+        jobs.append(
+            {
+                "method": method,
+                "parameters": parameters,
+                "seed": 3,
+                "base": str(base),
+                "mixtures": mixtures,
+                "components": {name: str(path) for name, path in components.items()},
+                "merged": str(tmp_path / method),
+            }
+        )
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    found = run_program("live_methods", str(smoke_run), "2", "1", str(tmp_path / "jobs.json"), ranks=2)
+    assert set(found) == set(METHODS)
+    for method, counts in found.items():
+        assert counts == [0] * len(counts), method

@@ -11,6 +11,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.config import load_resolved
 from nemo_demix.merging.live import LiveProxies
+from nemo_demix.merging.methods.linear import Linear
 from nemo_demix.runtime.model import build_model, shards
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.training.jobs import component_jobs
@@ -29,7 +30,7 @@ def main() -> None:
     start_ranks(config.parallel)
     paths = {job.name: job.checkpoint for job in component_jobs(config, manifest)}
     model = build_model(config, manifest)
-    proxies = LiveProxies(model, paths)
+    proxies = LiveProxies(model, paths, Linear())
     readers = {name: CheckpointReader(path) for name, path in paths.items()}
     held = list(shards(model))
     covered = {id(parameter) for parameter in model.parameters()}

@@ -38,9 +38,7 @@ class Statistics:
     """What a method asked to know of one whole logical matrix."""
 
     num_elements: int
-    gram_KK: Array | None = (
-        None  # inner products of the components, or of their task vectors if there is a base; float64
-    )
+    gram_KK: Array | None = None  # inner products of the components, or of the task vectors if there is a base; float64
     order_SQ: npt.NDArray[np.float32] | None = None  # the magnitudes at the ranks asked
     sums_S: Array | None = None  # float64
 

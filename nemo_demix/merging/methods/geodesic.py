@@ -26,8 +26,10 @@ class _Geodesic(LinearMethod):
     needs_gram: ClassVar[bool] = True
     task_vectors: bool = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "uses_base", self.task_vectors)  # a frozen dataclass
+    @property
+    def uses_base(self) -> bool:  # type: ignore[override]
+        """Whether task vectors are averaged."""
+        return self.task_vectors
 
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
         """Coefficients, float64, shape (M, K), or (M, K + 1) with `task_vectors`."""
@@ -95,7 +97,8 @@ class MultiSlerp(_Geodesic):
         task_vectors: Average theta_k - base (needs a base) rather than the models; False by default. mergekit decides
             by whether a base is given.
 
-    Source: DeMix Table 4 (Multi-SLERP); mergekit's multislerp and the article it names, goddard.blog/posts/multislerp*.
+    Source: DeMix Table 4 (Multi-SLERP); mergekit's multislerp, and the article it names,
+    https://goddard.blog/posts/multislerp-wow-what-a-cool-idea.
     """
 
     name: ClassVar[str] = "multislerp"
@@ -127,7 +130,6 @@ class Karcher(_Geodesic):
     tolerance: float = 1e-7
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_parameter("max_iterations", self.max_iterations, self.max_iterations >= 0, "an integer >= 0")
         check_parameter("tolerance", self.tolerance, 0 < self.tolerance < 1, "0 < value < 1")
 

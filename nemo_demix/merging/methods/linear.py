@@ -73,7 +73,7 @@ class ModelStock(LinearMethod):
     extrapolates to its far side. A task vector of length 0 has no direction and takes no part in c; where no pair is
     left, t = 1.
 
-    Source: Jang et al., Model Stock, arXiv:2403.19522, Eq. 7. No parameters.
+    Source: Jang et al., Model Stock, arXiv:2403.19522. No parameters.
     """
 
     name: ClassVar[str] = "model_stock"

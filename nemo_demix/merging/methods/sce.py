@@ -30,9 +30,9 @@ class Sce(DeltaMethod):
     kept. mergekit counts the share in the elements whose variance is not 0, and adds 1e-6 under the division.
 
     Args:
-        select_topk: Share of the elements that is kept; 1 by default, as in mergekit (the paper tries 0.05 to 1).
+        select_topk: Share of the elements that is kept; 1 by default, as in mergekit.
 
-    Source: Wan et al., FuseChat: Knowledge fusion of chat models, arXiv:2408.07990, §3.3 (SCE).
+    Source: Wan et al., FuseChat: Knowledge fusion of chat models, arXiv:2408.07990 (SCE).
     """
 
     name: ClassVar[str] = "sce"

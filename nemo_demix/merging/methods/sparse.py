@@ -32,7 +32,7 @@ class DareLinear(Dropping, WeightedSum):
     d_k = (theta_k - base) / density with probability `density`, else 0.
     Parameters: density=0.9, scale=1. mergekit rescales by the ratio of L1 norms instead of 1 / density.
 
-    Source: Yu et al., Language models are super Mario, arXiv:2311.03099, Eq. 1-3.
+    Source: Yu et al., Language models are super Mario, arXiv:2311.03099 (DARE).
     """
 
     name: ClassVar[str] = "dare_linear"
@@ -44,7 +44,7 @@ class DareTies(Dropping, SignElection):
 
     d_k as in `dare_linear`. Parameters: density=0.9, normalize=True (mergekit: False), scale=1.
 
-    Source: Yu et al., arXiv:2311.03099, §3.3, over TIES.
+    Source: Yu et al., arXiv:2311.03099, with the election of TIES, arXiv:2306.01708.
     """
 
     name: ClassVar[str] = "dare_ties"
@@ -58,7 +58,7 @@ class DellaLinear(RankedDropping, WeightedSum):
     density - epsilon to density + epsilon. Parameters: density=0.9, epsilon=0.01, scale=1.
     mergekit rescales by the ratio of L1 norms instead of 1 / p, and its epsilon is 0.15.
 
-    Source: Deep et al., DELLA-Merging, arXiv:2406.11617, §3.1; their epsilon is the whole width, twice this one.
+    Source: Deep et al., DELLA-Merging, arXiv:2406.11617; their epsilon is the whole width, twice this one.
     """
 
     name: ClassVar[str] = "della_linear"
@@ -70,7 +70,7 @@ class Della(RankedDropping, SignElection):
 
     d_k as in `della_linear`. Parameters: density=0.9, epsilon=0.01, normalize=True, scale=1.
 
-    Source: Deep et al., arXiv:2406.11617, §3.
+    Source: Deep et al., arXiv:2406.11617.
     """
 
     name: ClassVar[str] = "della"
@@ -84,7 +84,7 @@ class Breadcrumbs(Crumbs, WeightedSum):
     Parameters: density=0.9, gamma=0.01, scale=1. Counts are rounded down: of fewer than 1 / gamma elements
     none is an outlier.
 
-    Source: Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795, §3.
+    Source: Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795.
     """
 
     name: ClassVar[str] = "breadcrumbs"

@@ -1,0 +1,290 @@
+"""Component models for the merge benchmark, of random values: on disk exactly as NeMo saves them at tensor parallel 2.
+
+The values are not trained: a base drawn with standard deviation 0.02 (norm weights around 1) and, on top of it, a small
+difference for each component. What merging costs and how exactly it rounds does not depend on what a model has learned.
+
+Run under torchrun with a work folder and a shape as JSON, it is the program that saves the components: two gloo ranks
+hand `ShardedTensor`s to megatron-core's own `dist_checkpointing.save`, through the strategy that NeMo uses.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_demix.artifacts import write_json, write_text
+from nemo_demix.checkpoints.reader import CheckpointReader
+
+SEED = 0
+TENSOR = 2  # tensor parallel size
+BASE_STD, DELTA_STD = 0.02, 0.002
+_LAYER = "module.decoder.layers."
+_SHARD_NAMES = "self_attention.linear_proj self_attention.linear_qkv mlp.linear_fc1 mlp.linear_fc2".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A Qwen3-like model with tied embeddings, in bf16."""
+
+    num_layers: int = 28
+    hidden_size: int = 1024
+    ffn_hidden_size: int = 3072
+    num_attention_heads: int = 16
+    num_query_groups: int = 8
+    kv_channels: int = 128
+    vocab_size: int = 151_936
+
+    @property
+    def qkv_rows(self) -> int:
+        """Rows of linear_qkv: for each query group its queries, one key and one value."""
+        return (self.num_attention_heads + 2 * self.num_query_groups) * self.kv_channels
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of all tensors."""
+        h, f = self.hidden_size, self.ffn_hidden_size
+        matrices = self.qkv_rows * h + h * self.num_attention_heads * self.kv_channels + 3 * f * h
+        return self.vocab_size * h + h + self.num_layers * (matrices + 2 * h + 2 * self.kv_channels)
+
+
+SHAPES = {
+    "quick": Shape(num_layers=2, vocab_size=8192),
+    "0.5": Shape(num_layers=6),
+    "1.2": Shape(),  # Qwen3-0.6B
+    "4": Shape(num_layers=34, hidden_size=2048, ffn_hidden_size=6144),  # Qwen3-1.7B with six layers more
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Components on disk, by name, in both formats."""
+
+    shape: Shape
+    megatron: dict[str, Path]  # NeMo 2 checkpoint folders
+    hugging_face: dict[str, Path]  # folders of one model.safetensors each; empty where nobody asked for them
+
+    @property
+    def files(self) -> dict[str, list[Path]]:
+        """The tensor files of each component, as Megatron wrote them."""
+        return {name: sorted((path / "weights").glob("*.distcp")) for name, path in self.megatron.items()}
+
+    @property
+    def component_bytes(self) -> int:
+        """Bytes of the tensors of one component: S."""
+        return 2 * self.shape.num_elements
+
+
+def prepare_inputs(folder: Path, shape: Shape, num_components: int, with_hugging_face: bool) -> Inputs:
+    """Generate what is not there yet; a component is there when the file that is written last is.
+
+    Raises:
+        RuntimeError: if the folder's disk is too small.
+    """
+    names = [f"c{index}" for index in range(num_components)]
+    inputs = Inputs(
+        shape,
+        {name: folder / "megatron" / name for name in names},
+        {name: folder / "hugging_face" / name for name in names} if with_hugging_face else {},
+    )
+    missing = [name for name in names if not (inputs.megatron[name] / "context/model.yaml").exists()]
+    unconverted = [name for name, path in inputs.hugging_face.items() if not (path / "config.json").exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = (len(missing) + len(unconverted)) * inputs.component_bytes
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise RuntimeError(f"{folder}: {needed / 1e9:.0f} GB of inputs are wanted, {free / 1e9:.0f} GB are free")
+    if missing:
+        print(f"saving {len(missing)} components of {inputs.component_bytes / 1e9:.2f} GB in {folder}", flush=True)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={TENSOR}"]
+        command += [__file__, str(folder / "megatron"), json.dumps(dataclasses.asdict(shape)), *missing]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+    for name in unconverted:
+        print(f"converting {name} to safetensors", flush=True)
+        _save_hugging_face(inputs.megatron[name], inputs.hugging_face[name], shape)
+    return inputs
+
+
+def mixtures(names: list[str], number: int, prefix: str, seed: int) -> dict[str, dict[str, float]]:
+    """Mixtures drawn uniformly from the simplex of the components."""
+    weights_MK = np.random.default_rng(seed).dirichlet(np.ones(len(names)), number)
+    return {f"{prefix}_{index}": dict(zip(names, row, strict=True)) for index, row in enumerate(weights_MK.tolist())}
+
+
+def hugging_face_tensors(megatron: Any, shape: Shape) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors by their Hugging Face names, from a reader of the Megatron checkpoint."""
+    read = megatron.read_tensor
+    yield "model.embed_tokens.weight", read("module.embedding.word_embeddings.weight")
+    yield "model.norm.weight", read("module.decoder.final_layernorm.weight")
+    queries = shape.num_attention_heads // shape.num_query_groups
+    names = {
+        "self_attention.linear_proj.weight": "self_attn.o_proj.weight",
+        "mlp.linear_fc2.weight": "mlp.down_proj.weight",
+        "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+        "mlp.linear_fc1.layer_norm_weight": "post_attention_layernorm.weight",
+        "self_attention.q_layernorm.weight": "self_attn.q_norm.weight",
+        "self_attention.k_layernorm.weight": "self_attn.k_norm.weight",
+    }
+    for megatron_name, name in names.items():
+        for layer, tensor in enumerate(read(_LAYER + megatron_name)):
+            yield f"model.layers.{layer}.{name}", tensor
+    for layer, tensor in enumerate(read(_LAYER + "mlp.linear_fc1.weight")):
+        gate, up = tensor.chunk(2)
+        yield f"model.layers.{layer}.mlp.gate_proj.weight", gate
+        yield f"model.layers.{layer}.mlp.up_proj.weight", up
+    for layer, tensor in enumerate(read(_LAYER + "self_attention.linear_qkv.weight")):
+        groups = tensor.view(shape.num_query_groups, queries + 2, shape.kv_channels, shape.hidden_size)
+        for letter, part in (("q", groups[:, :queries]), ("k", groups[:, queries]), ("v", groups[:, queries + 1])):
+            yield f"model.layers.{layer}.self_attn.{letter}_proj.weight", part.reshape(-1, shape.hidden_size)
+
+
+def _save_hugging_face(checkpoint: Path, folder: Path, shape: Shape) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in hugging_face_tensors(CheckpointReader(checkpoint), shape)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.ffn_hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_query_groups,
+        "head_dim": shape.kv_channels,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    }
+    write_json(folder / "config.json", config)
+
+
+def _local_tensors(shape: Shape, rank: int) -> Iterator[tuple[str, tuple[int, ...], list[tuple[int, int, int]], int]]:
+    """This rank's pieces: name, local shape, (axis, piece, pieces) by axis of the whole tensor, axes prepended."""
+    h, f, layers = shape.hidden_size, shape.ffn_hidden_size // TENSOR, shape.num_layers
+    yield "module.embedding.word_embeddings.weight", (shape.vocab_size // TENSOR, h), [(0, rank, TENSOR)], 0
+    attention = shape.num_attention_heads * shape.kv_channels // TENSOR
+    for layer in range(layers):
+        along = (0, layer, layers)
+        yield _LAYER + "self_attention.linear_proj.weight", (h, attention), [along, (2, rank, TENSOR)], 1
+        yield (
+            _LAYER + "self_attention.linear_qkv.weight",
+            (shape.qkv_rows // TENSOR, h),
+            [along, (1, rank, TENSOR)],
+            1,
+        )
+        for half in range(2):  # gate and up are chunks of their own
+            yield _LAYER + "mlp.linear_fc1.weight", (f, h), [along, (1, half * TENSOR + rank, 2 * TENSOR)], 1
+        yield _LAYER + "mlp.linear_fc2.weight", (h, f), [along, (2, rank, TENSOR)], 1
+        for norm, size in {
+            "self_attention.linear_qkv.layer_norm_weight": h,
+            "mlp.linear_fc1.layer_norm_weight": h,
+            "self_attention.q_layernorm.weight": shape.kv_channels,
+            "self_attention.k_layernorm.weight": shape.kv_channels,
+        }.items():
+            yield _LAYER + norm, (size,), [along], 1
+    yield "module.decoder.final_layernorm.weight", (h,), [], 0
+
+
+def _values(index: int, rank: int, sizes: tuple[int, ...], component: int | None) -> torch.Tensor:
+    """A piece's random values; norm weights are one on all ranks, so all ranks draw the same."""
+    is_norm = len(sizes) == 1
+    key = (SEED, index, 0 if is_norm else rank, 0 if component is None else 1 + component)
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    values = torch.randn(sizes, generator=generator).mul_(BASE_STD if component is None else DELTA_STD)
+    return values.add_(1.0) if is_norm and component is None else values
+
+
+def _save_components(folder: Path, shape: Shape, names: list[str]) -> None:
+    """Save the components. Collective: both ranks. Memory: a rank's base, one component and Megatron's copy of it."""
+    from megatron.core.dist_checkpointing import ShardedTensor, save
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+    from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
+    from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+
+    from nemo_demix.runtime import cpu_alias
+
+    cpu_alias.install()
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    base = [
+        _values(index, rank, sizes, None).bfloat16()
+        for index, (_, sizes, _, _) in enumerate(_local_tensors(shape, rank))
+    ]
+    for name in names:
+        checkpoint = folder / name
+        state: dict[str, Any] = {"epoch": 0, "global_step": 16, "pytorch-lightning_version": "2.4.0", "state_dict": {}}
+        for index, (key, sizes, offsets, prepended) in enumerate(_local_tensors(shape, rank)):
+            values = _values(index, rank, sizes, int(name[1:])).add_(base[index]).bfloat16()
+            replica = (0, rank if len(sizes) == 1 else 0, 0)
+            state[f"{index}"] = ShardedTensor.from_rank_offsets(
+                key, values, *offsets, replica_id=replica, prepend_axis_num=prepended
+            )
+        for layer in range(shape.num_layers):
+            for module in _SHARD_NAMES:
+                key = f"{_LAYER}{module}._extra_state"
+                state[f"{key}{layer}"] = ShardedObject(key, None, (shape.num_layers,), (layer,), (0, rank, 0))
+        if rank == 0:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            (checkpoint / "weights").mkdir(parents=True)
+        torch.distributed.barrier()
+        strategy = FullyParallelSaveStrategyWrapper(get_default_save_sharded_strategy("torch_dist", 1))
+        content = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+        save(state, str(checkpoint / "weights"), strategy, content_metadata=content)
+        if rank == 0:
+            _write_context(checkpoint / "context", shape)
+            print(f"saved {checkpoint}", flush=True)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _write_context(folder: Path, shape: Shape) -> None:
+    """The part of NeMo's model.yaml that says which architecture it is."""
+    config = {
+        "_target_": "nemo.collections.llm.gpt.model.qwen3.Qwen3Config600M",
+        "add_bias_linear": False,
+        "add_qkv_bias": False,
+        "bf16": True,
+        "gated_linear_unit": True,
+        "layernorm_epsilon": 1e-6,
+        "make_vocab_size_divisible_by": 128,
+        "max_position_embeddings": 40960,
+        "normalization": "RMSNorm",
+        "num_moe_experts": None,
+        "pipeline_model_parallel_size": 1,
+        "position_embedding_type": "rope",
+        "qk_layernorm": True,
+        "rotary_base": 1_000_000.0,
+        "seq_length": 4096,
+        "share_embeddings_and_output_weights": True,
+        "tensor_model_parallel_size": TENSOR,
+        **dataclasses.asdict(shape),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    model = {"_target_": "nemo.collections.llm.gpt.model.qwen3.Qwen3Model", "config": config}
+    write_json(folder / "io.json", {})
+    write_text(folder / "model.yaml", json.dumps(model, indent=2) + "\n")  # JSON is YAML
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("shape")
+    parser.add_argument("names", nargs="+")
+    arguments = parser.parse_args()
+    _save_components(arguments.folder, Shape(**json.loads(arguments.shape)), arguments.names)

@@ -1,0 +1,274 @@
+"""NeMo's Hugging Face exporters and importers, with the parts replaced that would lose or run something.
+
+NeMo's connectors translate names, layouts and configurations; that is used as it is. Replaced are:
+
+- reading and building: an exporter is handed the checkpoint's tensors under the names it expects, read by our
+  restricted reader, so no Megatron model, no process group and no unpickling is needed;
+- the context: see `runtime/context.py`;
+- the tokenizer: NeMo loads an importer's with `trust_remote_code=True` by way of one folder in /tmp for all users;
+- silence: NeMo leaves a tensor it finds no source for as it happens to be in memory. Here every tensor is accounted
+  for.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.errors import CheckpointError, ConfigError
+from nemo_demix.runtime.context import ModelContext, write_context
+
+_STACKED = "decoder.layers."  # these tensors hold all layers, on their first axis
+_VOCABULARY = "embedding.word_embeddings.weight"
+
+
+def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors as one rank holding the whole model names them, in their stored dtype.
+
+    Raises:
+        CheckpointError: if a tensor is damaged, or there are several dtypes.
+    Memory: the whole model.
+    """
+    reader = CheckpointReader(checkpoint)
+    state: dict[str, torch.Tensor] = {}
+    for name in reader:
+        tensor, short = reader.read_tensor(name), name.removeprefix("module.")
+        if short.startswith(_STACKED):
+            rest = short.removeprefix(_STACKED)
+            state |= {f"{_STACKED}{layer}.{rest}": part for layer, part in enumerate(tensor.unbind())}
+        else:
+            state[short] = tensor
+    if _VOCABULARY not in state:
+        raise CheckpointError(f"{checkpoint}: has no tensor module.{_VOCABULARY}; expected a GPT model")
+    if len(dtypes := sorted({str(tensor.dtype) for tensor in state.values()})) > 1:
+        raise CheckpointError(f"{checkpoint}: holds {', '.join(dtypes)}; expected one dtype for all of its tensors")
+    return state
+
+
+def dtype_settings(dtype: torch.dtype) -> dict[str, Any]:
+    """How a NeMo model configuration says its weights' dtype."""
+    return {"params_dtype": dtype, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
+
+
+def load_tokenizer_folder(folder: Path) -> Any:
+    """The transformers tokenizer in a folder; code that the folder brings is not run.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged or needs its own code.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: expected a Hugging Face tokenizer, found: {reason}") from None
+
+
+def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer: Any, folder: Path) -> Path:
+    """Write a checkpoint as a Hugging Face model and tokenizer, bit for bit in its dtype.
+
+    Args:
+        folder: An empty folder for NeMo's and our files; the model is written below it.
+    Returns:
+        The model's folder.
+    Raises:
+        CheckpointError: if the tensors are not those of the model that the context describes.
+    Memory: the model twice.
+    """
+    import fiddle as fdl
+    from nemo.collections import llm
+    from nemo.lightning.io.state import _ModelState
+
+    state = read_state(checkpoint)
+    embedding = state[_VOCABULARY]
+    settings = fdl.Config(
+        context.config_class, **context.values, vocab_size=embedding.shape[0], **dtype_settings(embedding.dtype)
+    )
+    source = _ModelState(state, fdl.build(settings))
+    write_context(folder / "source", context.model_class, settings)
+    exporter = _exporter_class(context.model_class, checkpoint, source, tokenizer)
+    # A target NeMo does not know goes straight to our connector; "hf" would load the model twice, through pickle.
+    return llm.export_ckpt(
+        folder / "source",
+        "nemo-demix",
+        folder / "model",
+        load_connector=lambda path, target: exporter(str(path)),
+        trust_remote_code=False,
+    )
+
+
+def expected_config(model_class: type, model_config: Any, tokenizer: Any, folder: Path) -> Any:
+    """The Hugging Face configuration that NeMo's exporter makes of a model configuration (a `fiddle.Config`)."""
+    write_context(folder, model_class, model_config)
+    return _exporter_class(model_class, folder, None, tokenizer)(str(folder)).config
+
+
+def expected_tensors(hf_config: Any) -> set[str]:
+    """The names of the tensors that a model of a Hugging Face configuration is saved with; nothing is allocated."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=False)
+    return set(model.state_dict()) - ({"lm_head.weight"} if hf_config.tie_word_embeddings else set())
+
+
+def _connector_class(model_class: type, kind: str) -> Any:
+    try:
+        return type(model_class._get_connector("hf", "unused", importer=kind == "importer"))  # type: ignore[attr-defined]
+    except ValueError:
+        raise ConfigError(f"{model_class.__name__}: NeMo has no Hugging Face {kind} for it") from None
+
+
+def _exporter_class(model_class: type, checkpoint: Path, source: Any, hf_tokenizer: Any) -> Any:
+    base = _connector_class(model_class, "exporter")
+
+    class Exporter(base):  # type: ignore[misc,valid-type]
+        def nemo_load(self, path: Any, trainer: Any = None, cpu: bool = True) -> tuple[Any, Any]:
+            return source, None
+
+        @property
+        def tokenizer(self) -> Any:
+            return hf_tokenizer
+
+        @property
+        def config(self) -> Any:
+            found = super().config
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # NeMo writes the published model's
+                setattr(found, name, getattr(hf_tokenizer, name))
+            return found
+
+        def init(self, dtype: torch.dtype) -> Any:
+            target = super().init(dtype)
+            for parameter in target.parameters():
+                parameter.data.fill_(torch.nan)  # what stays so was not converted
+            return target
+
+        def convert_state(self, source: Any, target: Any) -> Any:
+            tensors = source.state_dict()
+            try:
+                target = super().convert_state(source, target)
+            except (ValueError, RuntimeError, LookupError) as error:
+                raise CheckpointError(f"{checkpoint}: its tensors are not its context's model: {error}") from None
+            target.tie_weights()
+            given, made = _count(tensors), _count(dict(target.named_parameters()))
+            if given != made:
+                raise CheckpointError(
+                    f"{checkpoint}: has {given[0]} weights ({given[1]} NaN), its Hugging Face model {made[0]} "
+                    f"({made[1]} not filled); its tensors are not those of the model in its context/"
+                )
+            return target
+
+    return Exporter
+
+
+def _count(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """How many elements there are, and how many of them are NaN."""
+    return sum(t.numel() for t in tensors.values()), sum(int(t.isnan().sum()) for t in tensors.values())
+
+
+def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any, folder: Path) -> Path:
+    """Write a Hugging Face model as a NeMo 2 checkpoint of tensor parallel size 1, bit for bit in its dtype.
+
+    Args:
+        source: The Hugging Face folder.
+        model: The NeMo model class.
+        model_config: Its configuration, built, as large as the source's model.
+        folder: An empty folder for NeMo's and our files; the checkpoint is written below it.
+    Returns:
+        The checkpoint's folder.
+    Raises:
+        CheckpointError: if the tensors are not those of the model.
+    Memory: the model three times.
+    Collective: none; a process group of one is made where there is none.
+    """
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    base = _connector_class(model, "importer")
+    _start_alone()
+    # NeMo copies the whole folder that a tokenizer was loaded from, so it gets one of its own.
+    hf_tokenizer.save_pretrained(folder / "tokenizer")
+    nemo_tokenizer = AutoTokenizer(str(folder / "tokenizer"))
+
+    class Importer(base):  # type: ignore[misc,valid-type]
+        config, tokenizer = model_config, nemo_tokenizer
+
+        def nemo_setup(self, target: Any, trainer: Any = None, *args: Any, **kwargs: Any) -> Any:
+            return super().nemo_setup(target, trainer, *args, ckpt_async_save=False, **kwargs)
+
+        def convert_state(self, hf_model: Any, target: Any) -> Any:
+            target.module.to(model_config.params_dtype)  # Megatron's local norms are fp32 until it trains
+            named = _AsSaved(target.module, model_config)
+            super().convert_state(hf_model, named)
+            given = sum(parameter.numel() for parameter in hf_model.parameters())
+            made = sum(parameter.numel() for parameter in named.parameters())
+            if given != made:
+                raise CheckpointError(f"{source}: has {given} weights, the recipe's model {made}")
+            named.write()
+            return target
+
+    instance = model(model_config)
+    instance.importer = lambda path: Importer(str(source))  # where NeMo asks which importer to use
+    return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint", trust_remote_code=False)
+
+
+class _AsSaved(torch.nn.Module):
+    """The tensors of a live model under the names they are saved by, as NeMo's importers expect them.
+
+    Without Transformer Engine the live names differ. The parameters start without storage; NeMo's conversion replaces
+    each and asserts that none was left out.
+    """
+
+    def __init__(self, live: torch.nn.Module, config: Any) -> None:
+        from nemo_demix.runtime.model import shards
+
+        super().__init__()
+        self.config = config
+        self._shards = list(shards(live))
+        sizes: dict[str, tuple[torch.dtype, list[int]]] = {}
+        for shard in self._shards:
+            name, box = _layer(shard.name, shard.offsets, shard.sizes)
+            _, ends = sizes.setdefault(name, (shard.view.dtype, [0] * len(box)))
+            ends[:] = [max(end, piece.stop) for end, piece in zip(ends, box, strict=True)]
+        for name, (dtype, ends) in sizes.items():
+            *parents, last = name.split(".")
+            module: torch.nn.Module = self
+            for parent in parents:
+                if not hasattr(module, parent):
+                    module.add_module(parent, torch.nn.Module())
+                module = getattr(module, parent)
+            empty = torch.empty(ends, dtype=dtype, device="meta")
+            module.register_parameter(last, torch.nn.Parameter(empty, requires_grad=False))
+
+    def write(self) -> None:
+        """Copy every tensor into the live model."""
+        full = dict(self.named_parameters())
+        for shard in self._shards:
+            name, box = _layer(shard.name, shard.offsets, shard.sizes)
+            shard.view.copy_(full[name].data[box].view(shard.view.shape))
+
+
+def _layer(name: str, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[str, tuple[slice, ...]]:
+    """One layer's name for a shard of a stacked tensor, and the box it covers of that layer's tensor."""
+    name = name.removeprefix("module.")
+    box = tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
+    if name.startswith(_STACKED):
+        return f"{_STACKED}{offsets[0]}.{name.removeprefix(_STACKED)}", box[1:]
+    return name, box
+
+
+def _start_alone() -> None:
+    """A process group of this process only, with Megatron's groups in it; NeMo's strategy finds them and keeps them."""
+    from megatron.core import parallel_state
+
+    if not torch.cuda.is_available():
+        from nemo_demix.runtime import cpu_alias
+
+        cpu_alias.install()
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        parallel_state.initialize_model_parallel()

@@ -1,0 +1,270 @@
+"""`export` and `import`: between NeMo 2 checkpoints and Hugging Face folders, through NeMo's own connectors.
+
+No data, no manifest and no ranks are needed; both run in this process, on the CPU. What NeMo prints goes to
+`logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.checkpoints.reader import find_weights
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import CheckpointError, ConfigError, DemixError
+
+logger = logging.getLogger(__name__)
+# Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
+_ARCHITECTURE = (
+    "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
+    "rms_norm_eps rope_theta rope_scaling attention_bias tie_word_embeddings"
+).split()
+
+
+def export_stage(config: DemixConfig) -> None:
+    """Write the NeMo 2 checkpoint `convert.source`, of any parallel layout, as a Hugging Face folder `convert.output`.
+
+    The model is the one that the checkpoint's context/model.yaml describes, whatever the recipe's; no code of the
+    checkpoint is run (`runtime/context.py`). `vocab_size` is that of the embedding, padding included. The tokenizer is
+    the checkpoint's; where it has none of Hugging Face's format, the recipe's, if `tokenizer.kind` is huggingface.
+
+    Raises:
+        ConfigError: if the source or the output is not given, or something is at the output already.
+        CheckpointError: if the source is not a whole NeMo 2 checkpoint of a model that Hugging Face's format can hold.
+    Memory: the model twice.
+    """
+    source, output = _paths(config, "export")
+    find_weights(source)
+    with _converting(config, "export", output) as folder:
+        from nemo_demix.runtime.context import read_context
+        from nemo_demix.runtime.huggingface import export_checkpoint, load_tokenizer_folder
+
+        context = read_context(source)
+        tokenizer = context.tokenizer
+        if tokenizer is None and config.tokenizer.kind == "huggingface" and config.tokenizer.path is not None:
+            tokenizer = Path(config.tokenizer.path)
+        if tokenizer is None:
+            raise CheckpointError(
+                f"{source / 'context'}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
+                "tokenizer.path=FOLDER to the one to put beside the model"
+            )
+        made = export_checkpoint(source, context, load_tokenizer_folder(tokenizer), folder)
+        _publish(made, output)
+    logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
+
+
+def import_stage(config: DemixConfig) -> None:
+    """Write the Hugging Face folder `convert.source` as the NeMo 2 checkpoint `convert.output`.
+
+    The model is the recipe's (`model.recipe` and `model.overrides`), because that is what will load the checkpoint as
+    `base.checkpoint`, `components.checkpoints.NAME` or `merge.components.NAME`; each size in config.json is compared
+    with it. Only `vocab_size` is the folder's, unless `model.vocab_size` is set and must then be the same. Code in the
+    folder is not run, and only safetensors are read.
+
+    Raises:
+        ConfigError: if the source or the output is not given, something is at the output already, or the folder's model
+            is not the recipe's.
+        CheckpointError: if the folder lacks something, or is damaged.
+    Memory: the model three times.
+    """
+    source, output = _paths(config, "import")
+    hf_config = _hf_json(source / "config.json")
+    with _converting(config, "import", output) as folder:
+        from nemo_demix.runtime.huggingface import expected_tensors, import_model, load_tokenizer_folder
+
+        names, dtype = _tensors(source, hf_config)
+        needed = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+        free = shutil.disk_usage(folder).free
+        if free < needed:  # Megatron's writer would die of it in a trace
+            raise DemixError(f"convert.output={output}: needs {needed} bytes, its disk has {free} free")
+        tokenizer = load_tokenizer_folder(source)
+        recipe_model = _sized_model(config, hf_config, dtype, folder)
+        hf_model = _check_same_model(config, source, recipe_model, tokenizer, folder)
+        expected = expected_tensors(hf_model)
+        # A tied model may be saved with its output layer all the same.
+        if odd := sorted((names - {"lm_head.weight"} if hf_model.tie_word_embeddings else names) ^ expected):
+            raise CheckpointError(f"{source}: its tensors are not those of its config.json; the first is {odd[0]}")
+        import fiddle as fdl
+
+        model_config = fdl.build(recipe_model.config)
+        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, folder)
+        _publish(made, output)
+    logger.info("import: %s is a NeMo 2 checkpoint, for example for base.checkpoint=", output)
+    if config.model.vocab_size is None:
+        logger.info("import: its vocabulary has %d rows; set model.vocab_size=%d where it is used",
+                    model_config.vocab_size, model_config.vocab_size)  # fmt: skip
+
+
+def _paths(config: DemixConfig, stage: str) -> tuple[Path, Path]:
+    if config.convert.source is None or config.convert.output is None:
+        raise ConfigError(f"{stage}: set convert.source= (what to read) and convert.output= (the folder to write)")
+    source, output = Path(config.convert.source).resolve(), Path(config.convert.output).absolute()
+    if not source.is_dir():
+        raise CheckpointError(f"convert.source={source}: not found; expected a folder")
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"convert.output={output}: exists already; nothing is overwritten. Move it or name another")
+    return source, output
+
+
+@contextmanager
+def _converting(config: DemixConfig, stage: str, output: Path) -> Iterator[Path]:
+    """A temporary folder beside the output, gone at the end however it ends; NeMo's output goes to the log."""
+    log = config.run_dir / "logs" / stage / "rank_0.log"
+    folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    started = time.monotonic()
+    logger.info("%s: %s; log: %s", stage, config.convert.source, log)
+    from safetensors import SafetensorError
+
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
+        with _output_to(log):
+            yield folder
+    except (OSError, SafetensorError) as error:
+        raise DemixError(f"{stage}: {error}; {output} was not written. See {log}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    logger.info("%s: done in %.1f s", stage, time.monotonic() - started)
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Everything that this process and its libraries print goes to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminals = [os.dup(descriptor) for descriptor in (1, 2)]
+    with open(log, "ab") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for terminal, descriptor in zip(terminals, (1, 2), strict=True):
+            os.dup2(terminal, descriptor)
+            os.close(terminal)
+
+
+def _publish(made: Path, output: Path) -> None:
+    """Bring a finished folder to the disk, then under its name."""
+    readable = made.parent.stat().st_mode & 0o666  # as the user's umask has it; safetensors makes files private
+    folders = [made, *(path for path in made.rglob("*") if path.is_dir())]
+    for path in (path for path in made.rglob("*") if path.is_file()):
+        path.chmod(readable)
+        _sync(path)
+    for path in folders:
+        _sync(path)
+    if output.exists():
+        raise ConfigError(f"convert.output={output}: something else wrote it meanwhile; nothing is overwritten")
+    os.rename(made, output)
+    _sync(output.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hf_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: not found; expected a Hugging Face model (config.json, *.safetensors, a tokenizer)"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected JSON, found: {error}; copy the model again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
+    """The names of the tensors in a folder's safetensors, and their one dtype."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    index = source / "model.safetensors.index.json"
+    files = sorted(set(_hf_json(index).get("weight_map", {}).values())) if index.exists() else ["model.safetensors"]
+    names: set[str] = set()
+    dtypes: set[str] = set()
+    for name in files:
+        path = source / name
+        if path.parent != source or not path.is_file():
+            raise CheckpointError(
+                f"{path}: not found; expected the model's safetensors beside config.json (pickled weights are not read)"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118, it is not a mapping
+                    names.add(key)
+                    dtypes.add(file.get_slice(key).get_dtype())
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from None
+    known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    if len(dtypes) != 1 or not dtypes <= set(known):
+        raise CheckpointError(f"{source}: holds tensors in {', '.join(sorted(dtypes))}; expected one of {list(known)}")
+    dtype = known[dtypes.pop()]
+    stated = hf_config.get("dtype") or hf_config.get("torch_dtype")
+    if stated is not None and f"torch.{stated}" != str(dtype):
+        raise CheckpointError(
+            f"{source / 'config.json'}: says {stated}, but the tensors are {dtype}; change one of them"
+        )
+    return names, dtype
+
+
+def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, folder: Path) -> Any:
+    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary and dtype."""
+    from nemo_demix.runtime.huggingface import dtype_settings
+    from nemo_demix.runtime.recipe import apply_overrides, base_recipe
+
+    recipe = base_recipe(config, folder, "import")
+    if "model" in config.model.overrides:
+        apply_overrides(recipe, {"model": config.model.overrides["model"]})
+    vocab_size = config.model.vocab_size or hf_config.get("vocab_size")
+    for name, value in {**dtype_settings(dtype), "vocab_size": vocab_size}.items():
+        setattr(recipe.model.config, name, value)
+    return recipe.model
+
+
+def _check_same_model(config: DemixConfig, source: Path, model: Any, tokenizer: Any, folder: Path) -> Any:
+    """A Hugging Face folder's configuration, compared with the recipe's model key by key.
+
+    Raises:
+        ConfigError: if the folder's model is another.
+    """
+    import fiddle as fdl
+    from transformers import AutoConfig
+
+    from nemo_demix.runtime.huggingface import expected_config
+
+    path = source / "config.json"
+    expected = expected_config(fdl.get_callable(model), model.config, tokenizer, folder / "expected")
+    kind = _hf_json(path).get("model_type")
+    if kind != expected.model_type:
+        raise ConfigError(
+            f"{path}: model_type is {kind}; model.recipe={config.model.recipe} is a {expected.model_type}. "
+            "Use a recipe of the folder's architecture"
+        )
+    found = AutoConfig.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
+    differences = [
+        f"{key} is {getattr(found, key, None)}, the recipe's {getattr(expected, key, None)}"
+        for key in (*_ARCHITECTURE, "vocab_size")
+        if getattr(found, key, None) != getattr(expected, key, None)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{path}: {'; '.join(differences)}. Use the recipe of this model, or set model.overrides.model.config"
+            " and model.vocab_size to its sizes"
+        )
+    return found

@@ -1,0 +1,155 @@
+"""Checkpoints to be damaged, merges to be killed, and what a merge left, in a form that compares.
+
+Used by test_damage, test_interrupt and benchmarks/merge_faults.py.
+"""
+
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from isal.isal_zlib import crc32
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+from nemo_demix.checkpoints.checksums import write_checksums
+from nemo_demix.checkpoints.metadata import read_metadata
+from nemo_demix.launch.lock import folder_lock
+from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.plan import MergePlan, make_plan
+from nemo_demix.merging.run import MergeOptions, MergeReport, merge
+from nemo_demix.merging.sources import compare, open_source
+
+Mixtures = Mapping[str, Mapping[str, float]]
+_NOT_THE_MERGES = (".lock", "last_merge.json")
+
+
+def save_checkpoint(root: Path, seed: int, num_layers: int, hidden: int, dtype: torch.dtype = torch.float32) -> Path:
+    """A NeMo 2 checkpoint of random tensors: four shards, integers and a byte object among them, and its checksums.
+
+    Its weights take about 12 x num_layers x hidden^2 elements.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, generator=generator).to(dtype)
+
+    layer = "module.decoder.layers"
+    state: dict[str, Any] = {"module.embedding.word_embeddings.weight": random(512, hidden)}
+    for index in range(num_layers):
+        state[f"{layer}.{index}.self_attention.linear_proj.weight"] = random(4 * hidden, hidden)
+        state[f"{layer}.{index}.mlp.linear_fc2.weight"] = random(hidden, 8 * hidden)
+        state[f"{layer}.{index}.input_layernorm.weight"] = random(hidden)
+    state["module.steps"] = torch.arange(7)
+    state["module.decoder._extra_state/shard_0_1"] = [1, 2, 3]
+    weights, context = root / "weights", root / "context"
+    dcp.save(state, storage_writer=FileSystemWriter(weights, thread_count=4), no_dist=True)
+    torch.save({"global_step": 16}, weights / "common.pt")
+    context.mkdir()
+    (context / "io.json").write_text("{}")
+    (context / "model.yaml").write_text(f"config: {{num_layers: {num_layers}, hidden_size: {hidden}}}\n")
+    (weights / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    write_checksums(root)
+    return root
+
+
+def plan_of(
+    components: Mapping[str, Path],
+    mixtures: Mixtures,
+    *,
+    base: Path | None = None,
+    method: str = "linear",
+    objects_from: str | None = None,
+    **options: Any,
+) -> MergePlan:
+    """A plan, as the merge stage makes one."""
+    built = build_method(method, {}, 0, len(components), base is not None)
+    sources = [open_source(name, path) for name, path in components.items()]
+    base_source = open_source("base", base) if base is not None else None
+    compare([*sources, base_source] if base_source else sources, objects_from)
+    return make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **options)
+
+
+def run_merge(plan: MergePlan, output: Path, workers: int = 1, **options: Any) -> MergeReport:
+    """A merge in this process, under the lock that the stage takes."""
+    with folder_lock(output, "merge.output="):
+        return merge(plan, output, MergeOptions(workers, 4.0, **options), Cohort(), lambda phase, count: None)
+
+
+def fork_merge(plan: MergePlan, output: Path, workers: int = 1, **options: Any) -> int:
+    """The same in a process of its own, to be killed; returns its id. It exits with 0 when the merge is done."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        run_merge(plan, output, workers, **options)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def contents(output: Path) -> dict[str, str]:
+    """A checksum of every file that merges left in a folder, by path."""
+    return {
+        str(path.relative_to(output)): f"{path.stat().st_size} {crc32(path.read_bytes()):08x}"
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name not in _NOT_THE_MERGES
+    }
+
+
+def meaning(output: Path) -> dict[str, Any]:
+    """As `contents`, without what names the sources on disk: paths, fingerprints, and the save's id made of them."""
+    found: dict[str, Any] = dict(contents(output))
+    for name in list(found):
+        path = output / name
+        if path.name == ".metadata":
+            found[name] = read_metadata(path.parent)
+        elif path.name == "merge.json":
+            record = json.loads(path.read_text())
+            record["sources"] = list(record["sources"])
+            del record["fingerprint"]
+            record["files"] = {key: value for key, value in record["files"].items() if not key.endswith(".metadata")}
+            found[name] = record
+    return found
+
+
+def flip(path: Path, offset: int, bit: int) -> None:
+    """Turn one bit of a file over; size, inode and times stay, as when a disk does it."""
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        value = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([value ^ (1 << bit)]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def draw_flips(root: Path, number: int, rng: np.random.Generator) -> list[tuple[Path, int, int]]:
+    """Places to flip: every file of a checkpoint first, then files by their size and by chance; (path, offset, bit)."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    sizes = np.array([path.stat().st_size for path in files], dtype=np.float64)
+    half = (number - len(files)) // 2  # half of the rest over files alike, half over bytes alike
+    chosen = [*range(len(files)), *rng.integers(len(files), size=max(0, half)).tolist()][:number]
+    chosen += rng.choice(len(files), size=number - len(chosen), p=sizes / sizes.sum()).tolist()
+    return [(files[index], int(rng.integers(int(sizes[index]))), int(rng.integers(8))) for index in chosen]
