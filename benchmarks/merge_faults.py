@@ -3,7 +3,7 @@
 1. Merges of three checkpoints are killed with SIGKILL at random moments (the parent, or a worker), gone on with by
    another number of workers, some killed again; the files are compared with those of a merge in one go.
 2. Single bits are flipped over all files of a component, on the disk, sizes and times kept; the merge has to refuse, or
-   to give what it gives without the damage (compared file by file, without the fingerprints of the sources). Half of the
+   to give what it gives without the damage (compared file by file, without the sources' fingerprints). Half of the
    flips are in the component that the outputs take their small files from, half of these with merge.objects_from set.
    The same flips are then tried without `checksums.json`, as on a checkpoint that others trained: what no checksum
    covers there is counted apart.

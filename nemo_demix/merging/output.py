@@ -269,7 +269,20 @@ def load_output_record(folder: Path) -> dict[str, Any] | None:
     if folder.is_symlink() or not path.is_file():
         return None
     value = read_json(path)
-    return value if isinstance(value, dict) and "fingerprint" in value and "files" in value else None
+    return value if _is_record(value) else None
+
+
+def _is_record(value: Any) -> bool:
+    """Whether what a `merge.json` holds has the parts of a record that are built on."""
+    built_on = {"method", "parameters", "weights", "sources", "base", "template", "dtypes", "files", "fingerprint"}
+    if not isinstance(value, dict) or not built_on <= set(value):
+        return False
+    lists = (("files", {"bytes", "crc32"}), ("sources", {"path", "fingerprint"}))
+    return all(
+        isinstance(value[key], dict)
+        and all(isinstance(item, dict) and keys <= set(item) for item in value[key].values())
+        for key, keys in lists
+    )
 
 
 def publish(folder: Path, target: Path, aside: Path | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.errors import DemixError
 from nemo_demix.merging.output import RECORD, load_output_record
 from nemo_demix.merging.plan import MergePlan
 
@@ -20,7 +21,10 @@ def find_slots(plan: MergePlan, output: Path, asked: Collection[str]) -> list[Pa
     for path in output.iterdir():
         if path.name in asked or path.name.startswith(".") or not path.is_dir():
             continue
-        record = load_output_record(path)
+        try:
+            record = load_output_record(path)
+        except DemixError:  # damaged: whatever it is, it is not ours to overwrite
+            continue
         if record is None or not record.get("reusable") or record.get("mixture") != path.name:
             continue
         sizes = {name: entry["bytes"] for name, entry in record["files"].items() if name.endswith(".distcp")}

@@ -41,13 +41,17 @@ def verify(folder: Path, sample_tensors: int = 16, seed: int = 0) -> Verificatio
     """
     record = load_output_record(folder)
     if record is None:
-        raise CheckpointError(f"{folder}: has no {RECORD} of a merge; `nemo-demix merge inspect` shows any checkpoint")
+        raise CheckpointError(
+            f"{folder}: has no whole {RECORD} of a merge; merge again. `nemo-demix merge inspect` shows any checkpoint"
+        )
     check_files(folder, record)
     num_bytes = sum(entry["bytes"] for entry in record["files"].values())
     try:
         plan = _plan_again(folder, record)
     except DemixError as error:
         return Verification(len(record["files"]), num_bytes, 0, 0, str(error))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECORD}: damaged ({type(error).__name__}: {error}); merge again") from None
     tensors, elements = _compare_rows(plan, folder, sample_tensors, np.random.default_rng(seed))
     return Verification(len(record["files"]), num_bytes, tensors, elements, None)
 

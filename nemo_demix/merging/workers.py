@@ -86,7 +86,7 @@ class Workers:
                     del pending[pipe]
                 else:
                     self.stop()
-                    raise DemixError(value) if kind == "mistake" else WorkerFailure(value)
+                    raise value if kind == "mistake" else WorkerFailure(value)
 
     def stop(self) -> None:
         """End all workers at once."""
@@ -131,7 +131,7 @@ def _work(
     except Exception as error:
         mistake = as_mistake(error, work.parent)
         if isinstance(mistake, DemixError):
-            pipe.send(("mistake", str(mistake)))
+            pipe.send(("mistake", mistake))
         else:
             import traceback
 

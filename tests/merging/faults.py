@@ -5,6 +5,7 @@ Used by test_damage, test_interrupt and benchmarks/merge_faults.py.
 
 import json
 import os
+import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ import torch.distributed.checkpoint as dcp
 from isal.isal_zlib import crc32
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from nemo_demix.checkpoints.checksums import write_checksums
+from nemo_demix.checkpoints.blob import find_payload
+from nemo_demix.checkpoints.checksums import CHECKSUMS, write_checksums
 from nemo_demix.checkpoints.metadata import read_metadata
+from nemo_demix.errors import DemixError
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
@@ -26,6 +29,10 @@ from nemo_demix.merging.run import MergeOptions, MergeReport, merge
 from nemo_demix.merging.sources import compare, open_source
 
 Mixtures = Mapping[str, Mapping[str, float]]
+Components = dict[str, Path]
+NAMES = ("code_1", "general", "math_1")  # of the smoke run
+MIXTURES = {"mix": {"code_1": 0.5, "general": 0.25, "math_1": 0.25}}
+TENSOR = "module.decoder.layers.mlp.linear_fc2.weight"
 _NOT_THE_MERGES = (".lock", "last_merge.json")
 
 
@@ -153,3 +160,45 @@ def draw_flips(root: Path, number: int, rng: np.random.Generator) -> list[tuple[
     chosen = [*range(len(files)), *rng.integers(len(files), size=max(0, half)).tolist()][:number]
     chosen += rng.choice(len(files), size=number - len(chosen), p=sizes / sizes.sum()).tolist()
     return [(files[index], int(rng.integers(int(sizes[index]))), int(rng.integers(8))) for index in chosen]
+
+
+def component_of(run_dir: Path, name: str) -> Path:
+    """A finished component model of a run."""
+    (path,) = (run_dir / "models/component" / name / "checkpoints").glob("step_*")
+    return path
+
+
+def refused(components: Components, output: Path, message: str, mixtures: Mixtures = MIXTURES, **options: Any) -> str:
+    """Check that a merge raises a user's error of one line and leaves nothing to be taken for whole; what it says."""
+    try:
+        run_merge(plan_of(components, mixtures, **options), output)
+    except DemixError as error:
+        text = str(error)
+    else:
+        raise AssertionError("it was not refused")
+    assert re.search(message, text), text
+    assert len(text.splitlines()) == 1, text
+    nothing_published(output)
+    return text
+
+
+def nothing_published(output: Path) -> None:
+    """Check that no output stands in a folder, and that what is under way does not look whole."""
+    if output.exists():
+        assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == []
+        assert not list(output.rglob(".metadata")), "an unpublished output looks whole"
+
+
+def without_record(component: Path) -> Path:
+    """The checkpoint as others train it: nothing lists its small files."""
+    (component / CHECKSUMS).unlink()
+    return component
+
+
+def payload_place(component: Path) -> tuple[Path, int]:
+    """A byte of a tensor's elements: (file, offset)."""
+    entry = read_metadata(component / "weights").tensors[TENSOR]
+    shard = component / "weights" / entry.chunks[0].file
+    with open(shard, "rb") as file:
+        payload = find_payload(file.fileno(), shard, TENSOR, entry.chunks[0], entry.dtype)
+    return shard, payload.offset + 40
