@@ -104,9 +104,5 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
 
 def stop_ranks() -> None:
     """Leave the process group. Collective: every rank."""
-    if torch.distributed.get_backend() == "gloo":
-        # Rank 0 is the last to need the others here; after a plain barrier one may close its connections too early.
-        torch.distributed.monitored_barrier()
-    else:
-        torch.distributed.barrier()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -32,7 +32,10 @@ logger = logging.getLogger(__name__)
 def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[TrainJob], ranks: Ranks) -> None:
     """Train what is not done yet. Collective: every rank."""
     for job in jobs:
-        if job.is_done:
+        # Rank 0 decides for all: a slower rank could find the record that rank 0 has just written.
+        done = [job.is_done]
+        torch.distributed.broadcast_object_list(done, src=0)
+        if done[0]:
             continue
         if job.adopt is not None:
             _adopt(job, ranks)
