@@ -37,8 +37,8 @@ from typing import Any
 
 import _merge_dcp
 import _merge_exact
+import _merge_live
 from _merge_inputs import SEED, SHAPES, Inputs, mixtures, prepare_inputs
-from _merge_live import median_phase_s, memory_limit
 from _merge_process import cool, measure, warm
 from _provenance import REPOSITORY, finish
 
@@ -257,13 +257,13 @@ def memory_at(size: str, rows: Rows, arguments: argparse.Namespace) -> None:
 
 
 def live(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> None:
-    """What memory itself takes for a live merge."""
+    """Merging in memory, and what memory itself takes."""
     if rows.find(contender="memory") is None:
-        size = bench.inputs.component_bytes
-        for row in memory_limit(NUM_COMPONENTS, size, size, arguments.repeats):
+        components = {name: str(path) for name, path in bench.inputs.megatron.items()}
+        job = {"components": components, "repeats": max(3, arguments.repeats)}
+        for row in bench.program("_merge_live.py", job).pop("rows"):
             rows.add({"size": arguments.size, **row})
-    memory_s = median_phase_s([row for row in rows.rows if row["contender"] == "memory"])
-    print(f"memory: {memory_s:.2f} s to read {NUM_COMPONENTS} components and to write one", flush=True)
+    print(f"in memory: {_merge_live.figures(rows.rows)}", flush=True)
 
 
 def summarize(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> dict[str, float]:
@@ -298,8 +298,7 @@ def summarize(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> dict[s
     for row in rows.rows:
         if row.get("memory_only"):
             summary[f"peak_anonymous_gib_{row['size'].replace('.', 'p')}gb"] = round(row["peak_anonymous_gib"], 3)
-    if memory := [row for row in rows.rows if row["contender"] == "memory"]:
-        summary["live_limit_seconds"] = round(median_phase_s(memory), 3)
+    summary |= _merge_live.figures(rows.rows)
     return summary
 
 

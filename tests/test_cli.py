@@ -12,7 +12,10 @@ from tests.helpers import run_cli
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["paint"], "paint: no such stage; expected one of prepare, train, merge, score, search, final, export, import, run, doctor"),
+        (
+            ["paint"],
+            "paint: no such stage; expected one of prepare, train, merge, score, search, final, export, import, run, doctor",
+        ),
         (["train", "role=base", "sed=1"], "Could not override 'sed'"),
         (["train", "seed=one"], "could not be converted to Integer"),
         (["train", "--config-name", "nothing"], "nothing"),

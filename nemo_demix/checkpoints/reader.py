@@ -60,7 +60,8 @@ class CheckpointReader:
             name: entry for name, entry in read_metadata(self.folder).tensors.items() if not is_training_state(name)
         }
 
-    def _load_chunk(self, name: str, chunk: Chunk) -> torch.Tensor:
+    def _load_chunk(self, name: str, chunk: Chunk, tensor: torch.Tensor) -> torch.Tensor:
+        """Fill a contiguous tensor of the chunk's shape and dtype."""
         path = self.folder / chunk.file
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -68,7 +69,6 @@ class CheckpointReader:
             raise CheckpointError(f"{path}: missing; it holds a part of {name}") from None
         try:
             payload = find_payload(descriptor, path, name, chunk, self.tensors[name].dtype)
-            tensor = torch.empty(chunk.sizes, dtype=self.tensors[name].dtype)
             data = tensor.view(-1).view(torch.uint8).numpy().data
             read_into(descriptor, data, payload.offset)
         finally:
@@ -100,11 +100,13 @@ class CheckpointReader:
             high = [min(o + s, c + z) for o, s, c, z in zip(offsets, sizes, chunk.offsets, chunk.sizes, strict=True)]
             if any(h <= start for start, h in zip(low, high, strict=True)):
                 continue
-            source = self._load_chunk(name, chunk)
-            source = source[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, chunk.offsets, strict=True))]
             target = out[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offsets, strict=True))]
-            target.copy_(source)
-            copied += source.numel()
+            copied += target.numel()
+            if tuple(target.shape) == chunk.sizes and target.dtype == entry.dtype and target.is_contiguous():
+                self._load_chunk(name, chunk, target)
+                continue
+            source = self._load_chunk(name, chunk, torch.empty(chunk.sizes, dtype=entry.dtype))
+            target.copy_(source[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, chunk.offsets, strict=True))])
         if copied != out.numel():
             raise CheckpointError(
                 f"{self.checkpoint}: the chunks of {name} cover {copied} of {out.numel()} elements; it is incomplete"

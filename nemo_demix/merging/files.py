@@ -77,6 +77,8 @@ class EarlyWriteback:
         while (path := self._queue.get()) is not None:
             descriptor = os.open(path, os.O_RDONLY)
             self._start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # type: ignore[misc]
+            # What is on the disk already is let go: many outputs would push the components out of the page cache.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
 
     def close(self) -> None:

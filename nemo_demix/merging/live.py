@@ -90,7 +90,8 @@ class LiveProxies:
         else:
             self._residents = _load_sources(self._plan, held, numbers)
         self._announced: list[tuple[float, ...]] = []
-        self._ahead: dict[tuple[float, ...], list[torch.Tensor]] = {}
+        self._ahead: dict[tuple[float, ...], int] = {}  # merged already: which of the buffers
+        self._buffers: list[list[torch.Tensor]] = []  # by resident
 
     @property
     def num_bytes(self) -> int:
@@ -116,21 +117,25 @@ class LiveProxies:
             MixtureError: if the weights are not on the simplex of the components.
         """
         weights_K = self._weights(merge_weights)
-        if weights_K not in self._ahead:
-            self._ahead.clear()
-            some = [weights_K]
-            if weights_K in self._announced:
-                first = self._announced.index(weights_K)
-                some = list(dict.fromkeys(self._announced[first : first + self._batch]))
-            if len(some) == 1:
-                views = [[resident.shard.view.view(-1)] for resident in self._residents]
-                self._merge(np.array(some), views)
-                return
-            outs = [[torch.empty_like(r.shard.view.view(-1)) for _ in some] for r in self._residents]
-            self._merge(np.array(some), outs)
-            self._ahead = {weights: [out[i] for out in outs] for i, weights in enumerate(some)}
-        for resident, merged_N in zip(self._residents, self._ahead.pop(weights_K), strict=True):
-            resident.shard.view.view(-1).copy_(merged_N)
+        if weights_K in self._ahead:
+            number = self._ahead.pop(weights_K)
+            for resident, buffers in zip(self._residents, self._buffers, strict=True):
+                resident.shard.view.view(-1).copy_(buffers[number])
+            return
+        some = [weights_K]
+        if weights_K in self._announced:
+            first = self._announced.index(weights_K)
+            some = list(dict.fromkeys(self._announced[first : first + self._batch]))
+        if len(some) > 1 and not self._buffers:  # made once: fresh memory costs more than the sums
+            self._buffers = [
+                [torch.empty_like(resident.shard.view.view(-1)) for _ in range(self._batch - 1)]
+                for resident in self._residents
+            ]
+        outs = [[resident.shard.view.view(-1)] for resident in self._residents]
+        for out_M, buffers in zip(outs, self._buffers, strict=False):
+            out_M += buffers[: len(some) - 1]
+        self._merge(np.array(some), outs)
+        self._ahead = {weights: number for number, weights in enumerate(some[1:])}
 
     def _weights(self, merge_weights: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(check_simplex(merge_weights, self.names, "merge weights").values())
