@@ -58,9 +58,16 @@ class OpenFiles:
 
 
 class EarlyWriteback:
-    """Asks the kernel, on a thread of its own, to start writing what was written, so that the final fsync is short."""
+    """Asks the kernel, on a thread of its own, to start writing what was written, so that the final fsync is short.
 
-    def __init__(self) -> None:
+    Args:
+        num_bytes: That will be written in all. Where it is much of this machine's memory, what is on the disk already is
+            let go: outputs would push the sources out of the page cache, and each other.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._let_go = num_bytes > memory / 4
         self._start = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -77,8 +84,8 @@ class EarlyWriteback:
         while (path := self._queue.get()) is not None:
             descriptor = os.open(path, os.O_RDONLY)
             self._start(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)  # type: ignore[misc]
-            # What is on the disk already is let go: many outputs would push the components out of the page cache.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            if self._let_go:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ class Source:
     left_out: tuple[str, ...]  # names of training state
     files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Changes when any file that an output is made from was written again."""
         metadata = file_sha256(self.layout.weights / ".metadata")

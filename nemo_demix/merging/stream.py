@@ -145,7 +145,7 @@ class Worker:
         self._journal = journal
         self._sources = SourceBlocks(plan)
         self._outputs = OpenFiles(os.O_RDWR)
-        self._writeback = EarlyWriteback()
+        self._writeback = EarlyWriteback(plan.output_bytes * len(folders))
         self._touched: set[str] = set()
         num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)
         self._out_MN = torch.zeros(num_mixtures + 1, self._sources.capacity)
