@@ -48,6 +48,15 @@ class Cohort:
             if found is not None:
                 raise DemixError(found[1]) if found[0] else PeerFailure(f"process {rank} failed: {found[1]}")
 
+    def total(self, number: int) -> int:
+        """The sum of a number over all processes. Collective."""
+        numbers: list[int] = [number] * self.size
+        if self.size > 1:
+            import torch
+
+            torch.distributed.all_gather_object(numbers, number)
+        return sum(numbers)
+
     def leave(self) -> None:
         """Disconnect."""
         if self.size > 1:

@@ -56,7 +56,7 @@ class MergeReport:
 
     merged: tuple[str, ...]
     done_before: tuple[str, ...]
-    bytes_read: int  # of the sources' weights
+    bytes_read: int  # of the sources' weights, by the merge itself; passes for statistics come on top
     bytes_written: int
     merge_time_s: float  # reading, summing, writing and making it durable; without starting the process
     peak_memory_gib: float  # planned
@@ -127,7 +127,7 @@ def merge(
     return MergeReport(
         merged=tuple(todo),
         done_before=tuple(done),
-        bytes_read=workers.bytes_read,
+        bytes_read=cohort.total(workers.bytes_read),
         bytes_written=plan.output_bytes * len(todo),
         merge_time_s=time.monotonic() - started,
         peak_memory_gib=planned_memory_gib(plan, count),

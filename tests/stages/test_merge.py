@@ -56,6 +56,8 @@ def test_processes_under_torchrun_share_the_work(command: list[str], smoke_run: 
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("merge: 2 mixtures by ties") == 1, "rank 0 speaks"
+    report = json.loads((tmp_path / "two/last_merge.json").read_text())
+    assert report["bytes_read"] == 4 * 4 * 147_904, "of both, three components and the base, in fp32"
     components = {name: _component(smoke_run, name) for name in NAMES}
     base = smoke_run / "models/base/base/checkpoints/step_00000040"
     merge_checkpoints(components, tmp_path / "one", MIXTURES, "ties", base=base)
