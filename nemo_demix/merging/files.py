@@ -93,12 +93,3 @@ class EarlyWriteback:
         if self._start is not None:
             self._queue.put(None)
             self._thread.join()
-
-
-def sync(path: Path) -> None:
-    """Return when a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ import torch
 from isal.isal_zlib import crc32, crc32_combine
 
 from nemo_demix import __version__
-from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.artifacts import read_json, sync, write_json
 from nemo_demix.checkpoints.blob import damaged, find_payload, frame, read_into
 from nemo_demix.checkpoints.checksums import file_entry
 from nemo_demix.checkpoints.common_state import without_training_state
@@ -21,7 +21,7 @@ from nemo_demix.checkpoints.layouts import TRACKER
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.errors import CheckpointError
-from nemo_demix.merging.files import OpenFiles, sync
+from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
 from nemo_demix.merging.plan import MergePlan, output_weights
 from nemo_demix.merging.sources import Source

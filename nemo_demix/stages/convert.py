@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.artifacts import sync
 from nemo_demix.checkpoints.reader import find_weights
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
@@ -158,21 +159,13 @@ def _publish(made: Path, output: Path) -> None:
     folders = [made, *(path for path in made.rglob("*") if path.is_dir())]
     for path in (path for path in made.rglob("*") if path.is_file()):
         path.chmod(readable)
-        _sync(path)
+        sync(path)
     for path in folders:
-        _sync(path)
+        sync(path)
     if output.exists():
         raise ConfigError(f"convert.output={output}: something else wrote it meanwhile; nothing is overwritten")
     os.rename(made, output)
-    _sync(output.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(output.parent)
 
 
 def _hf_json(path: Path) -> dict[str, Any]:

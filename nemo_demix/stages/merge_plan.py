@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from nemo_demix.merging.files import sync
+from nemo_demix.artifacts import sync
 from nemo_demix.merging.passes import matrices_of
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.run import MergeOptions, affordable_workers, planned_memory_gib, sort_out
