@@ -51,14 +51,14 @@ def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str)
     Raises:
         MixtureError: if a name is unknown, a share is not a finite number >= 0, or the sum is not 1.
     """
-    mixture = check_finite(weights, names, what)
-    for name, value in mixture.items():
-        if value < 0:
+    _check_numbers(weights, names, what)
+    for name, value in weights.items():
+        if not math.isfinite(value) or value < 0:
             raise MixtureError(f"{what}: {name}: expected a finite share >= 0, found {value}")
-    total = math.fsum(mixture.values())
+    total = math.fsum(weights.values())
     if abs(total - 1) > SUM_TOLERANCE:
         raise MixtureError(f"{what}: expected shares that sum to 1, found {total:.6g}; divide each share by the sum")
-    return mixture
+    return {name: float(weights.get(name, 0.0)) for name in names}
 
 
 def check_finite(weights: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
@@ -67,13 +67,18 @@ def check_finite(weights: Mapping[str, float], names: Sequence[str], what: str) 
     Raises:
         MixtureError: if a name is unknown or a weight is not a finite number.
     """
+    _check_numbers(weights, names, what)
+    for name, value in weights.items():
+        if not math.isfinite(value):
+            raise MixtureError(f"{what}: {name}: expected a finite number, found {value}")
+    return {name: float(weights.get(name, 0.0)) for name in names}
+
+
+def _check_numbers(weights: Mapping[str, float], names: Sequence[str], what: str) -> None:
     check_names(weights, names, what)
     for name, value in weights.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise MixtureError(f"{what}: {name}: expected a number, found {value!r}")
-        if not math.isfinite(value):
-            raise MixtureError(f"{what}: {name}: expected a finite number, found {value}")
-    return {name: float(weights.get(name, 0.0)) for name in names}
 
 
 def check_rows(weights_MC: Array, num_components: int) -> Array:

@@ -11,7 +11,7 @@ import torch
 
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
-from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect
+from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
 
@@ -89,13 +89,21 @@ def open_source(name: str, path: Path) -> Source:
     return Source(name, path, layout, Stored(tensors, objects, stored.planner_data), tuple(left_out), files)
 
 
-def recorded_base(source: Source) -> str | None:
-    """The checkpoint that a component model of a nemo_demix run started from; None where nothing records it."""
+def recorded_base(source: Source) -> tuple[str, str] | None:
+    """The checkpoint that a component model of a nemo_demix run started from, and what tells it from others.
+
+    None where nothing records it, or it is no longer there. A copy of a run names another path and the same base.
+    """
     record = source.layout.root.parent.parent / "record.json"
     if not record.is_file():
         return None
     value = read_json(record)
-    return value.get("start") if isinstance(value, dict) and value.get("role") == "component" else None
+    if not isinstance(value, dict) or value.get("role") != "component" or not isinstance(value.get("start"), str):
+        return None
+    try:
+        return value["start"], file_sha256(locate(Path(value["start"])).weights / ".metadata")
+    except (CheckpointError, OSError):
+        return None
 
 
 def _stat(path: Path) -> tuple[int, int, int]:
@@ -114,12 +122,13 @@ def compare(sources: Sequence[Source], objects_from: str | None) -> None:
     """
     first, *others = sources
     bases = {source.name: base for source in sources if (base := recorded_base(source)) is not None}
-    if len(set(bases.values())) > 1:
-        one, two = sorted(bases, key=lambda name: bases[name])[:: len(bases) - 1]
-        raise CheckpointError(
-            f"{one} was trained from {bases[one]}, {two} from {bases[two]}: components are averaged only where they "
-            "share their base"
-        )
+    for name, (path, identity) in bases.items():
+        known, (other_path, other_identity) = next(iter(bases.items()))
+        if identity != other_identity:
+            raise CheckpointError(
+                f"{known} was trained from {other_path}, {name} from {path}: components are averaged only where they "
+                "share their base"
+            )
     for name, entry in first.stored.tensors.items():
         if entry.dtype.is_floating_point and entry.dtype not in AVERAGED:
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -289,6 +290,24 @@ def test_other_models_are_refused(models: dict, saved: dict, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=r"its dtype is torch.float32 and torch.bfloat16"):
         against({name: value.bfloat16() for name, value in some.items()}, "dtype")
     assert not list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else True
+
+
+def test_components_of_another_base_are_refused_and_a_copied_run_is_not_one(models: dict, tmp_path: Path) -> None:
+    def component(run: str, name: str, start: Path) -> Path:
+        folder = tmp_path / run / "models/component" / name
+        path = write_checkpoint(folder / "checkpoints/step_1", models[name])
+        (folder / "record.json").write_text(json.dumps({"role": "component", "start": str(start)}))
+        return path
+
+    base = write_checkpoint(tmp_path / "base", models["base"])
+    shutil.copytree(base, tmp_path / "copy")
+    other_base = write_checkpoint(tmp_path / "other", models["base"], 2)
+    mixtures = {"m": {"general": 0.5, "math": 0.5}}
+    one, copied = component("one", "general", base), component("two", "math", tmp_path / "copy")
+    run({"general": one, "math": copied}, None, tmp_path / "out", mixtures=mixtures)
+    strange = component("three", "math", other_base)
+    with pytest.raises(CheckpointError, match=r"general was trained from .*/base, math from .*/other: components"):
+        run({"general": one, "math": strange}, None, tmp_path / "refused", mixtures=mixtures)
 
 
 def test_memory_is_promised_before_anything_is_written(saved: dict, tmp_path: Path) -> None:
