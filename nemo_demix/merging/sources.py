@@ -158,7 +158,8 @@ def compare(sources: Sequence[Source], objects_from: str | None) -> None:
                 )
     template = next((source for source in sources if source.name == objects_from), first)
     for source in sources:
-        _compare_small_files(template, source)
+        if source.name != "base":  # no component has that name, and nothing is taken over from the base
+            _compare_small_files(template, source)
 
 
 def _compare_small_files(template: Source, other: Source) -> None:
