@@ -15,7 +15,7 @@ from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import make_plan
 from nemo_demix.merging.run import MergeOptions, MergeReport, merge
-from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.sources import open_sources
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -68,9 +68,7 @@ def merge_checkpoints(
 ) -> MergeReport:
     """A merge on disk in this process, as the command does it; `more` goes to `make_plan`."""
     built = build_method(method, parameters or {}, seed, len(components), base is not None)
-    sources = [open_source(name, path) for name, path in components.items()]
-    base_source = open_source("base", base) if built.uses_base and base is not None else None
-    compare([*sources, base_source] if base_source is not None else sources, objects_from)
+    sources, base_source = open_sources(components, base if built.uses_base else None, objects_from)
     plan = make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **more)
     output.mkdir(parents=True, exist_ok=True)
     return merge(plan, output, options or MergeOptions(1, 2.0), Cohort(), lambda phase, count: None)

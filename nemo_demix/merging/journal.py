@@ -61,13 +61,13 @@ class Journal:
 
 def read_journals(folder: Path) -> dict[int, UnitRecord]:
     """The last record of every unit, of all workers there have been."""
-    records: dict[int, tuple[float, UnitRecord]] = {}
+    records: dict[int, UnitRecord] = {}
     for path in sorted(folder.glob("journal-*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         for line in path.read_bytes().splitlines():
             record = _parse(line)
             if record is not None:
-                records[record.unit] = (0.0, record)
-    return {unit: record for unit, (_, record) in records.items()}
+                records[record.unit] = record
+    return records
 
 
 def _parse(line: bytes) -> UnitRecord | None:

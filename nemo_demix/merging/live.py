@@ -23,7 +23,7 @@ from nemo_demix.merging.kernel import Coefficients, padded
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, Method, Statistics
 from nemo_demix.merging.passes import check_payloads, collect_matrices, matrices_of
 from nemo_demix.merging.plan import MergePlan, Range, make_plan
-from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.sources import open_sources
 from nemo_demix.merging.stream import SourceBlocks
 from nemo_demix.mixture import check_simplex
 from nemo_demix.runtime.model import Shard, shards
@@ -74,9 +74,7 @@ class LiveProxies:
     ) -> None:
         self.names = list(components)
         self._method, self._batch = method, batch
-        sources = [open_source(name, path) for name, path in components.items()]
-        base_source = open_source("base", base) if method.uses_base and base is not None else None
-        compare([*sources, base_source] if base_source is not None else sources, None)
+        sources, base_source = open_sources(components, base if method.uses_base else None, None)
         self._plan = make_plan(sources, base_source, method, {})
         self._statistics = _gather_statistics(self._plan)
         numbers = {tensor.name: number for number, tensor in enumerate(self._plan.tensors)}

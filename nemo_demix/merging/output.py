@@ -51,11 +51,10 @@ class MergeRecord:
 def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int],
                 reusable: bool) -> MergeRecord:  # fmt: skip
     """The record of one finished output."""
-    parameters = {key: value for key, value in vars(plan.method).items() if not key.startswith("_")}
     return MergeRecord(
         mixture=mixture,
         method=plan.method.name,
-        parameters=parameters,
+        parameters=plan.method.parameters,
         weights=dict(plan.mixtures[mixture]),
         sources={
             source.name: {"path": str(source.path.resolve()), "fingerprint": source.identity} for source in plan.sources
@@ -206,12 +205,9 @@ def finish(
                 total = crc32(tail, crc32_combine(crc32(around.head, total), crc, around.num_bytes))
         sync(path)
         files[str(path.relative_to(folder))] = file_entry(file.num_bytes, total)
-    late = {}
-    for relative, data in _small_files(plan).items():
-        late[relative] = data
-    for relative in sorted(
-        late, key=lambda path: path.name == "metadata.json"
-    ):  # Megatron's own mark of a finished save
+    late = _small_files(plan)
+    # metadata.json last: it is Megatron's own mark of a finished save.
+    for relative in sorted(late, key=lambda path: path.name == "metadata.json"):
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(late[relative])

@@ -12,7 +12,7 @@ from nemo_demix.checkpoints.blob import damaged, find_payload
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.geometry import Matrix
 from nemo_demix.merging.methods.base import Block, Statistics
-from nemo_demix.merging.plan import MergePlan, Range
+from nemo_demix.merging.plan import MergePlan, Range, consecutive_share
 from nemo_demix.merging.statistics import collect
 from nemo_demix.merging.stream import SourceBlocks, crc_of
 
@@ -27,13 +27,8 @@ def matrices_of(plan: MergePlan, worker: int, num_workers: int) -> list[Key]:
         if tensor.is_averaged
         for index, matrix in enumerate(tensor.matrices)
     ]
-    total = sum(size for _, size in sizes)
-    chosen, done = [], 0
-    for key, size in sizes:
-        if int((done + size / 2) * num_workers / total) == worker:
-            chosen.append(key)
-        done += size
-    return chosen
+    share = consecutive_share([size for _, size in sizes], worker, num_workers)
+    return [sizes[index][0] for index in share]
 
 
 def num_elements(plan: MergePlan, tensor: int, matrix: Matrix) -> int:

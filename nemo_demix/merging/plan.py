@@ -14,7 +14,6 @@ import torch
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.checkpoints.blob import frame
 from nemo_demix.checkpoints.metadata import Chunk
-from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans
 from nemo_demix.merging.methods.base import Array, Method
 from nemo_demix.merging.sources import Source
@@ -81,9 +80,8 @@ class MergePlan:
     method: Method
     mixtures: Mapping[str, Mapping[str, float]]
     tensors: tuple[TensorPlan, ...]
-    objects: Mapping[str, Source]  # where each byte object is taken from
     files: tuple[OutputFile, ...]
-    object_offsets: Mapping[str, tuple[str, int]]
+    object_offsets: Mapping[str, tuple[str, int]]  # file and place of every byte object of an output
     units: tuple[Unit, ...]
     allow_nonfinite: bool
     objects_from: str | None
@@ -113,7 +111,9 @@ class MergePlan:
 
         def grid(shape: tuple[int, ...], chunks: tuple[Chunk, ...]) -> Grid:
             key = (shape, tuple((chunk.offsets, chunk.sizes) for chunk in chunks))
-            return known.setdefault(key, Grid(shape, chunks))
+            if key not in known:
+                known[key] = Grid(shape, chunks)
+            return known[key]
 
         return tuple(tuple(grid(tensor.shape, chunks) for chunks in tensor.chunks) for tensor in self.tensors)
 
@@ -142,7 +142,7 @@ class MergePlan:
         return fingerprint(
             sources=self.source_identity,
             method=self.method.name,
-            parameters=dataclasses.asdict(self.method),  # type: ignore[call-overload]
+            parameters=self.method.parameters,
             weights=self.mixtures[mixture],
             dtypes=sorted({str(tensor.out_dtype) for tensor in self.tensors}),
             template=self.template.name,
@@ -162,13 +162,8 @@ class MergePlan:
 
     def units_of(self, worker: int, num_workers: int) -> list[Unit]:
         """A worker's units: consecutive, and as many elements as everyone else's."""
-        total = sum(unit.num_elements for unit in self.units)
-        chosen, done = [], 0
-        for unit in self.units:
-            if int((done + unit.num_elements / 2) * num_workers / total) == worker:
-                chosen.append(unit)
-            done += unit.num_elements
-        return chosen
+        sizes = [unit.num_elements for unit in self.units]
+        return [self.units[index] for index in consecutive_share(sizes, worker, num_workers)]
 
 
 def make_plan(
@@ -209,7 +204,6 @@ def make_plan(
         method=method,
         mixtures=mixtures,
         tensors=tuple(tensors),
-        objects=dict.fromkeys(template.stored.objects, template),
         files=tuple(files),
         object_offsets=object_offsets,
         units=tuple(_units(tensors)),
@@ -274,15 +268,13 @@ def _units(tensors: Sequence[TensorPlan]) -> Iterator[Unit]:
         yield Unit(index, tuple(ranges), elements)
 
 
-def check_template(components: Sequence[Source], objects_from: str | None) -> None:
-    """Refuse `merge.objects_from` that is not a component.
-
-    Raises:
-        CheckpointError: naming those there are.
-    """
-    names = [source.name for source in components]
-    if objects_from is not None and objects_from not in names:
-        raise CheckpointError(f"merge.objects_from={objects_from}: expected one of {', '.join(names)}")
+def consecutive_share(sizes: Sequence[int], worker: int, num_workers: int) -> Iterator[int]:
+    """Which items are a worker's: consecutive ones, about as large together as everyone else's."""
+    total, done = sum(sizes), 0
+    for index, size in enumerate(sizes):
+        if int((done + size / 2) * num_workers / total) == worker:
+            yield index
+        done += size
 
 
 def output_weights(plan: MergePlan, folder: Path) -> Path:

@@ -114,16 +114,33 @@ def _stat(path: Path) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def compare(sources: Sequence[Source], objects_from: str | None) -> None:
+def open_sources(
+    components: Mapping[str, Path], base: Path | None, objects_from: str | None
+) -> tuple[list[Source], Source | None]:
+    """Open what is to be merged, and compare it.
+
+    Args:
+        base: Where the method uses one.
+
+    Raises:
+        CheckpointError: as `open_source` and `compare`.
+    """
+    opened = [open_source(name, path) for name, path in components.items()]
+    base_source = None if base is None else open_source("base", base)
+    compare(opened, base_source, objects_from)
+    return opened, base_source
+
+
+def compare(components: Sequence[Source], base: Source | None, objects_from: str | None) -> None:
     """Refuse checkpoints that are not of one model.
 
     Raises:
         CheckpointError: naming the first difference: architecture, tensor names, shapes, dtypes, byte objects.
     """
-    first, *others = sources
-    bases = {source.name: base for source in sources if (base := recorded_base(source)) is not None}
-    for name, (path, identity) in bases.items():
-        known, (other_path, other_identity) = next(iter(bases.items()))
+    first, *others = components if base is None else (*components, base)
+    starts = {source.name: start for source in (first, *others) if (start := recorded_base(source)) is not None}
+    for name, (path, identity) in starts.items():
+        known, (other_path, other_identity) = next(iter(starts.items()))
         if identity != other_identity:
             raise CheckpointError(
                 f"{known} was trained from {other_path}, {name} from {path}: components are averaged only where they "
@@ -156,10 +173,9 @@ def compare(sources: Sequence[Source], objects_from: str | None) -> None:
                     f"{where} differ in {len(odd)} byte objects, first {odd[0]}; name the component to take them from: "
                     "merge.objects_from="
                 )
-    template = next((source for source in sources if source.name == objects_from), first)
-    for source in sources:
-        if source.name != "base":  # no component has that name, and nothing is taken over from the base
-            _compare_small_files(template, source)
+    template = next((source for source in components if source.name == objects_from), first)
+    for source in components:
+        _compare_small_files(template, source)
 
 
 def _compare_small_files(template: Source, other: Source) -> None:

@@ -198,8 +198,7 @@ class Worker:
         self._journal.append(
             UnitRecord(unit.index, read, {name: as_runs(runs) for name, runs in written.items()}, nonfinite)
         )
-        for path in paths - self._touched:
-            self._touched.add(path)
+        self._touched |= paths
         for path in paths:
             self._writeback.begin(path)
 

@@ -87,7 +87,7 @@ def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
     seed = parameters.pop("seed", 0)
     method = build_method(record["method"], parameters, seed, len(sources), base is not None)
     components = list(sources.values())
-    compare([*components, base] if base else components, record["template"])
+    compare(components, base, record["template"])
     dtypes = [getattr(torch, name) for name in record["dtypes"] if getattr(torch, name).is_floating_point]
     return make_plan(
         components,

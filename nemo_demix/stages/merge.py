@@ -21,7 +21,7 @@ from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import MergePlan, make_plan
 from nemo_demix.merging.run import MergeOptions, MergeReport, merge
-from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.sources import open_sources
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.stages.progress import Meter
 
@@ -89,9 +89,7 @@ def plan_merge(config: DemixConfig) -> MergePlan:
         if not _is_folder_name(name):
             raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name here; rename the mixture")
     method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
-    sources = [open_source(name, path) for name, path in components.items()]
-    base_source = open_source("base", base) if method.uses_base and base is not None else None
-    compare([*sources, base_source] if base_source is not None else sources, settings.objects_from)
+    sources, base_source = open_sources(components, base if method.uses_base else None, settings.objects_from)
     return make_plan(
         sources,
         base_source,

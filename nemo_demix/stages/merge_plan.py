@@ -25,7 +25,7 @@ def print_plan(plan: MergePlan, output: Path, options: MergeOptions) -> None:
     done, todo = sort_out(plan, output, options.force)
     workers = affordable_workers(plan, options)
     passes = 1 + (len(matrices_of(plan, 0, 1)) > 0 and plan.method.needs_statistics)
-    shapes = f"{len(plan.tensors)} tensors, {plan.num_elements:,} parameters, {len(plan.objects)} byte objects"
+    shapes = f"{len(plan.tensors)} tensors, {plan.num_elements:,} parameters, {len(plan.object_offsets)} byte objects"
     seconds = _estimate(plan, output, len(todo), workers)
     gib = plan.source_bytes / 2**30
     rows = {
@@ -57,7 +57,7 @@ def _sources(plan: MergePlan) -> Table:
 
 
 def _parameters(plan: MergePlan) -> str:
-    return ", ".join(f"{name}={value}" for name, value in vars(plan.method).items() if not name.startswith("_"))
+    return ", ".join(f"{name}={value}" for name, value in plan.method.parameters.items())
 
 
 def _dtypes(plan: MergePlan) -> list[str]:

@@ -26,7 +26,7 @@ from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import MergePlan, make_plan
 from nemo_demix.merging.run import MergeOptions, MergeReport, merge
-from nemo_demix.merging.sources import compare, open_source
+from nemo_demix.merging.sources import open_sources
 
 Mixtures = Mapping[str, Mapping[str, float]]
 Components = dict[str, Path]
@@ -76,9 +76,7 @@ def plan_of(
 ) -> MergePlan:
     """A plan, as the merge stage makes one."""
     built = build_method(method, {}, 0, len(components), base is not None)
-    sources = [open_source(name, path) for name, path in components.items()]
-    base_source = open_source("base", base) if base is not None else None
-    compare([*sources, base_source] if base_source else sources, objects_from)
+    sources, base_source = open_sources(components, base, objects_from)
     return make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **options)
 
 

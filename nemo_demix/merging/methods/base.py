@@ -12,6 +12,7 @@ Axes: M mixtures, K components, T sources (the components, then the base where t
 S series whose order statistics are wanted, Q ranks asked of each.
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,6 +52,11 @@ class Method(ABC):
     num_components: ClassVar[int | None] = None  # exactly so many; None: two or more
     needs_gram: ClassVar[bool] = False  # `Statistics.gram_KK`
     needs_rows: ClassVar[bool] = False  # rows must not be cut
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The method's own parameters, by name, with the seed where it has one."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @property
     def needs_statistics(self) -> bool:
