@@ -65,15 +65,28 @@ class Suite:
         return sum(len(request.tokens) for request in self.requests)
 
 
+def group_fingerprints(config: SuiteConfig, manifest: DataManifest) -> dict[str, str]:
+    """By score name, all that can change that score, besides the model."""
+    common = {
+        "format": FORMAT,
+        "tokenizer": manifest.tokenizer["fingerprint"],
+        "settings": (config.max_length, config.batch_tokens, config.seed),
+    }
+    groups = {
+        f"benchmark/{name}": fingerprint(**common, items=config.items_per_benchmark, text=record.fingerprint)
+        for name, record in manifest.benchmarks.items()
+    }
+    if config.heldout_tokens:
+        groups |= {
+            f"heldout/{name}": fingerprint(**common, num_tokens=config.heldout_tokens, text=record.fingerprint)
+            for name, record in manifest.datasets.items()
+        }
+    return groups
+
+
 def suite_fingerprint(config: SuiteConfig, manifest: DataManifest) -> str:
     """Covers all that can change a score, besides the model."""
-    return fingerprint(
-        format=FORMAT,
-        suite=config,
-        tokenizer=manifest.tokenizer["fingerprint"],
-        datasets={name: record.fingerprint for name, record in manifest.datasets.items()},
-        benchmarks={name: record.fingerprint for name, record in manifest.benchmarks.items()},
-    )
+    return fingerprint(groups=group_fingerprints(config, manifest))
 
 
 def build_suite(config: SuiteConfig, manifest: DataManifest) -> Suite:

@@ -119,7 +119,7 @@ def predict(
 
 def _sample(settings: SearchConfig, space: SearchSpace, count: int, stream: list[int]) -> np.ndarray:
     rng = np.random.default_rng(stream)
-    return sample_mixtures(settings.sampler, space.prior, space.blend, settings.max_data_shares, count, rng)
+    return sample_mixtures(settings.sampler, space.prior, space.blend, settings.constraints.max, count, rng)
 
 
 def _rank(

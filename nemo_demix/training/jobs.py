@@ -5,12 +5,12 @@ before any rank is started.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
 from nemo_demix.checkpoints.reader import checkpoint_identity
-from nemo_demix.config import DemixConfig, RoleConfig
+from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.mixture import BlendMatrix, check_simplex
 
@@ -25,6 +25,7 @@ class TrainJob:
     name: str
     folder: Path
     blend: dict[str, float]  # data shares, by dataset name
+    seed: int  # of the data order
     num_steps: int
     num_tokens: int
     max_lr: float
@@ -148,13 +149,39 @@ def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob
     ]  # fmt: skip
 
 
+def reference_settings(config: DemixConfig) -> ReferenceConfig:
+    """The references' budget and schedule: what is not set is as for the components."""
+    settings, components = config.reference, config.components
+    return replace(
+        settings, num_tokens=settings.num_tokens or components.num_tokens, max_lr=settings.max_lr or components.max_lr
+    )
+
+
 def reference_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
-    """A model trained on a given mixture."""
-    settings = config.reference
+    """A model trained on the one mixture that `reference.name` and `reference.shares` give."""
+    settings = reference_settings(config)
     if not settings.name or not settings.shares:
-        raise ConfigError("train role=reference: set reference.name, reference.shares, .num_tokens and .max_lr")
+        raise ConfigError("train role=reference: set reference.name and reference.shares, or run `nemo-demix verify`")
     base = base_job(config, manifest)
     return _job(config, manifest, "reference", settings.name, settings, settings.shares, base, None)
+
+
+def reference_jobs(
+    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]], seeds: Mapping[str, int]
+) -> list[TrainJob]:
+    """The references of `verify`: one a mixture and seed, with the checkpoints that serve as trained proxies.
+
+    Args:
+        shares: Data shares, by reference name.
+        seeds: Of the data order, by reference name.
+    """
+    settings, base = reference_settings(config), base_job(config, manifest)
+    kept = [round(share * settings.num_tokens) for share in config.verify.trained_shares]
+    settings = replace(settings, keep_tokens=sorted({*settings.keep_tokens, *kept}))
+    return [
+        _job(config, manifest, "reference", name, replace(settings, seed=seeds[name]), blend, base, None)
+        for name, blend in shares.items()
+    ]
 
 
 def final_jobs(
@@ -174,10 +201,18 @@ def select_jobs(config: DemixConfig, manifest: DataManifest, role: str, names: l
     builders: dict[str, Callable[[], list[TrainJob]]] = {
         "base": lambda: [base_job(config, manifest)],
         "component": lambda: component_jobs(config, manifest),
-        "reference": lambda: [reference_job(config, manifest)],
+        "reference": lambda: _references(config, manifest),
         "final": lambda: final_jobs(config, manifest, read_json(config.run_dir / "final" / "shares.json")),
     }
     return [job for job in builders[role]() if names is None or job.name in names]
+
+
+def _references(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
+    if config.reference.name:
+        return [reference_job(config, manifest)]
+    rows = read_json(config.run_dir / "verify" / "references.json")
+    shares = {row["name"]: row["data_shares"] for row in rows}
+    return reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in rows})
 
 
 def _job(
@@ -218,6 +253,7 @@ def _job(
     every = config.train.checkpoint_every_tokens
     continued = (config.components, config.reference, config.final)
     save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
+    seed = config.seed if settings.seed is None else settings.seed
     inputs = {
         "format": FORMAT,
         "role": role,
@@ -233,13 +269,14 @@ def _job(
         "load_optimizer": settings.load_optimizer,
         "save_optimizer": save_optimizer,
         "adopt": checkpoint_identity(Path(adopt)) if adopt else None,
-        "seed": config.seed,
+        "seed": seed,
     }
     return TrainJob(
         role=role,
         name=name,
         folder=model_folder(config, role, name),
         blend=shares,
+        seed=seed,
         num_steps=num_steps,
         num_tokens=num_steps * tokens_per_step,
         max_lr=settings.max_lr,

@@ -70,7 +70,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         persistent_workers=config.train.num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         index_mapping_dir=str(config.run_dir / "datasets" / "index"),  # not beside a user's own files
-        seed=config.seed,
+        seed=job.seed,
     )
     recipe.trainer.max_steps = job.num_steps
     recipe.trainer.val_check_interval = job.num_steps

@@ -1,0 +1,49 @@
+"""Which models `verify` trains: mixtures drawn as the search draws them, so that merged proxies can stand for them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.search.sample import sample_mixtures
+from nemo_demix.search.space import search_space
+
+_STREAM = 3  # beside the search's own, so that no reference is a proxy of iteration 0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A mixture and the data order that a model is trained with."""
+
+    name: str  # ref_000, or ref_000_seed1 where it repeats a mixture with another data order
+    mixture: str  # the name of the first reference of this mixture
+    merge_weights: dict[str, float]
+    data_shares: dict[str, float]
+    seed: int
+
+
+def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Reference]:
+    """The references of a run; a larger number keeps the first ones.
+
+    Raises:
+        ConfigError: if fewer than 3 are asked for: no correlation is defined below.
+    """
+    settings = config.verify
+    if settings.references < 3:
+        raise ConfigError(f"verify.references={settings.references}: expected at least 3, and 24 for a useful interval")
+    space = search_space(config, manifest)
+    search = config.search
+    rng = np.random.default_rng([config.seed, _STREAM])
+    weights_MC = sample_mixtures(search.sampler, space.prior, space.blend, {}, settings.references, rng)
+    main_seed = config.seed if config.reference.seed is None else config.reference.seed
+    seeds = [main_seed, *(seed for seed in settings.seeds if seed != main_seed)]
+    references = []
+    for index, weights_C in enumerate(weights_MC):
+        mixture, merge_weights = f"ref_{index:03d}", space.as_weights(weights_C)
+        shares = space.blend.data_shares(merge_weights)
+        for seed in seeds if index < settings.seed_references else seeds[:1]:
+            name = mixture if seed == main_seed else f"{mixture}_seed{seed}"
+            references.append(Reference(name, mixture, merge_weights, shares, seed))
+    return references
