@@ -19,6 +19,7 @@ from nemo_demix.datasets.readers import checked_string, json_lines
 from nemo_demix.datasets.sources import file_identity
 from nemo_demix.errors import ConfigError, DatasetError
 
+BENCHMARK_USES = ("search", "fit", "report")  # in the objective; predicted, not in it; judges the choice
 _REVISION = 1  # raised whenever an item is written otherwise from the same files
 _CALCULATOR = re.compile(r"<<[^>]*>>")  # GSM8K's annotations of its arithmetic
 _MATH_SUBJECTS = (

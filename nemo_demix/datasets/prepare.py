@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_demix.artifacts import DataManifest, DatasetRecord, fingerprint, is_done, read_json, write_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.datasets.benchmarks import benchmark_identity, read_items, scored_text, write_benchmark
+from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity, read_items, scored_text, write_benchmark
 from nemo_demix.datasets.build import DatasetBuilder, Scan, record_is_whole
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.shards import LowestDocuments
@@ -119,21 +119,33 @@ class _Preparation:
 
     def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
         config = self._config
-        record_path = self._folder / "tokenizer" / "record.json"
-        expected = fingerprint(tokenizer=_tokenizer_inputs(config))
+        record_path = tokenizer_record(config)
+        inputs = _tokenizer_inputs(config)
+        expected = fingerprint(tokenizer=inputs)
         if not config.force and is_done(record_path, expected):
             info: dict[str, Any] = read_json(record_path)["tokenizer"]
             if Path(info["path"]).exists():
                 return info
         texts: list[str] = []
         if config.tokenizer.kind == "train_bpe":
-            share = config.tokenizer.sample_bytes // len(config.datasets)
-            for name in config.datasets:
+            dropped = [name for name in inputs["texts"] if name not in config.datasets]
+            if dropped:
+                raise ConfigError(
+                    f"tokenizer.datasets: {', '.join(dropped)}: no longer a dataset of the recipe: its tokenizer can "
+                    "be kept, but not trained again; put it back, or take it out (every model is then trained again)"
+                )
+            if record_path.exists():
+                log.warning(
+                    "prepare: the tokenizer is trained anew, and so will every model be; tokenizer.datasets=[...] "
+                    "names the datasets it depends on, so that others can come and go"
+                )
+            share = config.tokenizer.sample_bytes // len(inputs["texts"])
+            for name in inputs["texts"]:
                 sample = LowestDocuments(share)
                 self._scans[name] = builder.scan(name, sample)
                 texts.extend(text for _, text in sample.texts())
         info = build_tokenizer(config.tokenizer, texts, self._folder / "tokenizer")
-        write_json(record_path, {"tokenizer": info, "fingerprint": expected})
+        write_json(record_path, {"tokenizer": info, "inputs": inputs, "fingerprint": expected})
         log.info("prepare: tokenizer %s, %d tokens, %s", info["kind"], info["vocab_size"], info["path"])
         return info
 
@@ -154,6 +166,11 @@ def _check(config: DemixConfig) -> None:
     for key, value in (("workers", settings.workers), ("overlap_ngram", settings.overlap_ngram)):
         if value < 1:
             raise ConfigError(f"prepare.{key}: expected at least 1, found {value}")
+    for name, benchmark in config.suite.benchmarks.items():
+        if benchmark.use not in BENCHMARK_USES:
+            raise ConfigError(
+                f"suite.benchmarks.{name}.use: expected one of {', '.join(BENCHMARK_USES)}, found {benchmark.use!r}"
+            )
     for name, dataset in config.datasets.items():
         if dataset.max_bytes is not None and dataset.max_bytes < 1:
             raise ConfigError(f"datasets.{name}.max_bytes: expected at least 1, found {dataset.max_bytes}")
@@ -164,9 +181,37 @@ def _check(config: DemixConfig) -> None:
             )
 
 
+def tokenizer_record(config: DemixConfig) -> Path:
+    """Where the run's tokenizer and what it was made of are recorded."""
+    return config.run_dir.absolute() / "datasets" / "tokenizer" / "record.json"
+
+
 def _tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
+    """What the tokenizer depends on: for a BPE, the text of `tokenizer.datasets`, in the recipe's order.
+
+    Raises:
+        ConfigError: if one of these is no dataset, and the run's tokenizer was not trained on it either.
+    """
     identity = tokenizer_identity(config.tokenizer)
     if config.tokenizer.kind != "train_bpe":
         return identity
-    texts = {name: dataset_identity(dataset, f"datasets.{name}") for name, dataset in config.datasets.items()}
+    chosen = config.tokenizer.datasets or list(config.datasets)
+    texts = {
+        name: dataset_identity(dataset, f"datasets.{name}")
+        for name, dataset in config.datasets.items()
+        if name in chosen
+    }
+    texts |= {name: _dropped_text(config, name) for name in chosen if name not in config.datasets}
     return {**identity, "texts": texts, "heldout_share": config.prepare.heldout_share}
+
+
+def _dropped_text(config: DemixConfig, name: str) -> Any:
+    """The text of a dataset that the recipe has dropped and the run's tokenizer was trained on."""
+    path = tokenizer_record(config)
+    texts = read_json(path).get("inputs", {}).get("texts", {}) if path.exists() else {}
+    if name not in texts:
+        raise ConfigError(
+            f"tokenizer.datasets: {name}: expected a dataset of the recipe ({', '.join(config.datasets)}), or one that "
+            f"the run's tokenizer was trained on, found neither in {path}; correct or remove it"
+        )
+    return texts[name]

@@ -1,50 +1,141 @@
-"""The cost ledger: what the search cost, against training a proxy for every mixture."""
+"""The cost ledger: what the run cost by stage, and what the same answer would cost with proxies that are trained."""
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest
+from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json
 from nemo_demix.config import DemixConfig
+from nemo_demix.fidelity.report import load_fidelity
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.search.space import search_folder
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, model_folder
+
+GROWTH = (3, 7, 15, 30, 50)  # numbers of candidate datasets
+PROXIES_PER_DATASET = 16  # the paper's 112 for 7
+Stages = dict[str, dict[str, Any]]
 
 
-def cost_ledger(config: DemixConfig, manifest: DataManifest, final: list[TrainJob]) -> dict[str, Any]:
-    """Tokens and device-seconds of every stage, and the number of proxies from which merging is cheaper.
+def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[TrainJob]) -> dict[str, Any]:
+    """Tokens and device-seconds of every stage, and of the same search over trained proxies.
 
-    A trained proxy is taken to cost what the mean component cost, plus one scoring. Device-seconds exclude start-up.
+    What was not done (a strategy without components, no `verify`) is left out of the stages, and what follows from it
+    is null. Device-seconds are those of training, merging and scoring proxies, without start-up.
     """
     ranks = world_size(config.parallel)
     components = component_jobs(config, manifest)
-    groups = {"base": [base_job(config, manifest)], "components": components, "final": final}
-    stages: dict[str, Any] = {}
-    for stage, jobs in groups.items():
-        records = [load_model(job) for job in jobs]
-        stages[stage] = {
-            "num_models": len(records),
-            "num_tokens": sum(record.num_tokens for record in records),
-            "device_s": round(ranks * sum(record.wall_time_s for record in records), 1),
+    groups = {
+        "base": _done([base_job(config, manifest)]),
+        "components": _done(components),
+        "references": _references(config),
+        "final": _done(final),
+    }
+    stages: Stages = {name: _trained(records, ranks) for name, records in groups.items() if records}
+    done = _scored_rows(config)
+    if done:
+        stages["search"] = {
+            "num_proxies": len(done),
+            "num_tokens": sum(row.get("num_tokens", 0) for row in done),
+            "device_s": round(ranks * sum(_seconds(row) for row in done), 1),
         }
-    rows = [json.loads(line) for line in (search_folder(config) / "scores.jsonl").read_text().splitlines()]
-    done = [row for row in rows if row["status"] == "OK"]
-    merge_s, score_s = sum(row["merge_time_s"] for row in done), sum(row["score_time_s"] for row in done)
-    stages["search"] = {"num_proxies": len(done), "device_s": round(ranks * (merge_s + score_s), 1)}
-
-    proxy_tokens = stages["components"]["num_tokens"] / len(components)
-    proxy_s = stages["components"]["device_s"] / len(components)
-    score_each_s = ranks * score_s / len(done)
-    merge_each_s = ranks * merge_s / len(done)
+    merge_s, score_s = (sum(row.get(key, 0.0) for row in done) for key in ("merge_time_s", "score_time_s"))
+    fidelity = load_fidelity(config, components)
     return {
         "stages": stages,
-        "merge_share_of_search": merge_s / (merge_s + score_s),
-        "proxies_per_minute": 60 * len(done) / (merge_s + score_s),
+        "merge_share_of_search": merge_s / (merge_s + score_s) if merge_s + score_s else None,
+        "proxies_per_minute": 60 * len(done) / sum(map(_seconds, done)) if done else None,
+        **_against_training(stages, len(done), ranks * merge_s, ranks * score_s),
+        "same_answer_by_trained_proxies": _same_answer(config, fidelity),
+        "growth": _growth(stages, config, fidelity),
+    }
+
+
+def _done(jobs: Sequence[TrainJob]) -> list[ModelRecord]:
+    return [load_model(job) for job in jobs if job.is_done]
+
+
+def _references(config: DemixConfig) -> list[ModelRecord]:
+    """What `verify` trained, whatever its settings are by now: it was paid for."""
+    path = config.run_dir / "verify" / "references.json"
+    names = [reference["name"] for reference in read_json(path)] if path.exists() else []
+    records = [model_folder(config, "reference", name) / "record.json" for name in names]
+    return [load_record(record, ModelRecord) for record in records if record.exists()]
+
+
+def _trained(records: Sequence[ModelRecord], ranks: int) -> dict[str, Any]:
+    return {
+        "num_models": len(records),
+        "num_tokens": sum(record.num_tokens for record in records),
+        "device_s": round(ranks * sum(record.wall_time_s for record in records), 1),
+    }
+
+
+def _scored_rows(config: DemixConfig) -> list[dict[str, Any]]:
+    path = search_folder(config) / "scores.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [row for row in rows if row["status"] == "OK"]
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return sum(float(row.get(key, 0.0)) for key in ("merge_time_s", "score_time_s", "train_time_s"))
+
+
+def _against_training(stages: Stages, num_proxies: int, merge_s: float, score_s: float) -> dict[str, Any]:
+    """The proxies of this search, had each been trained as long as the mean component, and scored once."""
+    components = stages.get("components")
+    if not components or not num_proxies:
+        return {"if_proxies_were_trained": None, "break_even_proxies": None, "one_scoring_in_tokens": None}
+    proxy_tokens = components["num_tokens"] / components["num_models"]
+    proxy_s = components["device_s"] / components["num_models"]
+    score_each_s, merge_each_s = score_s / num_proxies, merge_s / num_proxies
+    return {
         "if_proxies_were_trained": {
-            "num_tokens": int(len(done) * proxy_tokens),
-            "device_s": round(len(done) * (proxy_s + score_each_s), 1),
+            "num_tokens": int(num_proxies * proxy_tokens),
+            "device_s": round(num_proxies * (proxy_s + score_each_s), 1),
         },
-        "break_even_proxies": math.ceil(stages["components"]["device_s"] / (proxy_s - merge_each_s))
+        "break_even_proxies": math.ceil(components["device_s"] / (proxy_s - merge_each_s))
         if proxy_s > merge_each_s
         else None,
+        "one_scoring_in_tokens": round(score_each_s * proxy_tokens / proxy_s) if proxy_s else None,
+    }
+
+
+def _same_answer(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What RegMix or CLIMB would pay for proxies that order mixtures as well as ours, as `verify` measured it."""
+    if fidelity is None:
+        return {"num_tokens": None, "ratio": None, "reason": "not measured: run `nemo-demix verify`"}
+    kind = "predictions" if config.search.proxy == "predictions" else "merge"
+    scores = fidelity.get("benchmarks") or fidelity["heldout"]
+    match = scores["tokens_to_match"].get(kind)
+    if match is None:
+        return {"num_tokens": None, "ratio": None, "reason": f"`verify` has not looked at {kind} proxies"}
+    each = match["tokens_each"]
+    return {"num_tokens": None if each is None else round(each * match["num_proxies"]), **match}
+
+
+def _growth(stages: Stages, config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Tokens as candidate datasets grow in number: one component is added for each, or 16 trained proxies.
+
+    A trained proxy has the tokens that match our rho where `verify` found them, else those of a component.
+    """
+    components = stages.get("components")
+    if not components or not components["num_tokens"]:
+        return None
+    component_tokens = components["num_tokens"] / components["num_models"]
+    matched = _same_answer(config, fidelity).get("tokens_each")
+    each = component_tokens if matched is None else matched
+    return {
+        "tokens_of_a_component": round(component_tokens),
+        "tokens_of_a_trained_proxy": round(each),
+        "measured": matched is not None,
+        "rows": [
+            {
+                "num_datasets": number,
+                "num_proxies": PROXIES_PER_DATASET * number,
+                "component_tokens": round(number * component_tokens),
+                "trained_proxy_tokens": round(PROXIES_PER_DATASET * number * each),
+            }
+            for number in GROWTH
+        ],
     }

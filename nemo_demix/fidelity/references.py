@@ -6,9 +6,11 @@ import numpy as np
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
+from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError
+from nemo_demix.mixture import token_proportional
 from nemo_demix.search.sample import sample_mixtures
-from nemo_demix.search.space import search_space
+from nemo_demix.training.jobs import blend_matrix
 
 _STREAM = 3  # beside the search's own, so that no reference is a proxy of iteration 0
 
@@ -33,16 +35,17 @@ def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Referen
     settings = config.verify
     if settings.references < 3:
         raise ConfigError(f"verify.references={settings.references}: expected at least 3, and 24 for a useful interval")
-    space = search_space(config, manifest)
-    search = config.search
+    # Merges of the components are what is verified, whatever strategy and constraints the search has.
+    blend = blend_matrix(config)
+    prior = token_proportional({name: record.num_train_tokens for name, record in manifest.datasets.items()})
     rng = np.random.default_rng([config.seed, _STREAM])
-    weights_MC = sample_mixtures(search.sampler, space.prior, space.blend, {}, settings.references, rng)
+    weights_MC = sample_mixtures(config.search.sampler, prior, Constraints.none(blend), settings.references, rng)
     main_seed = config.seed if config.reference.seed is None else config.reference.seed
     seeds = [main_seed, *(seed for seed in settings.seeds if seed != main_seed)]
     references = []
     for index, weights_C in enumerate(weights_MC):
-        mixture, merge_weights = f"ref_{index:03d}", space.as_weights(weights_C)
-        shares = space.blend.data_shares(merge_weights)
+        mixture, merge_weights = f"ref_{index:03d}", dict(zip(blend.components, weights_C.tolist(), strict=True))
+        shares = blend.data_shares(merge_weights)
         for seed in seeds if index < settings.seed_references else seeds[:1]:
             name = mixture if seed == main_seed else f"{mixture}_seed{seed}"
             references.append(Reference(name, mixture, merge_weights, shares, seed))

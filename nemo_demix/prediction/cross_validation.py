@@ -7,17 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.capabilities import capability_averages
-from nemo_demix.prediction.lightgbm_model import check_scored, fit_checked
+from nemo_demix.prediction.correlation import spearman, top_spearman
+from nemo_demix.prediction.folds import Folds, draw_folds
+from nemo_demix.prediction.predictors import checked_inputs, fit_checked
 
-TOP_SHARE = 0.25  # DeMix reports rho over the best quarter as well (Table 2)
-MIN_RANKED = 3  # any two points correlate perfectly
+__all__ = ["CrossValidation", "cross_validate", "spearman"]
 
 
 @dataclass(frozen=True)
@@ -54,40 +53,42 @@ def cross_validate(
 ) -> CrossValidation:
     """Fit on all folds but one, predict that one, `config.repeats` times over; nothing is tuned on what is scored.
 
+    What a kind chooses by itself (settings, or the kind itself) it chooses anew on the rows that each fold leaves.
+    Rows of one mixture share a fold. The order of the rows does not matter.
+
     Args:
-        config: LightGBM's settings, folds and repeats.
-        weights_MC: Merge weights of the scored mixtures, float64, shape (M, C).
+        config: The kind, its settings, folds and repeats.
+        weights_MC: Merge weights (or data shares) of the scored mixtures, float64, shape (M, C).
         scores: Measured scores by benchmark, each of shape (M,).
         capability_of: The capability that each benchmark belongs to.
-        seed: Of the folds and of LightGBM.
+        seed: Of the folds and of the predictor.
         higher_is_better: Direction by benchmark; it decides which quarter is the best. None: lower is better for all,
             as for bits per byte.
 
     Raises:
-        ConfigError: if the folds are not from 2 to M / 2, or repeats are below 1.
+        ConfigError: if the folds are not from 2 to half the distinct mixtures, or repeats are below 1.
         MixtureError: if a row of weights is not on the simplex.
         ScoreError: as `fit_predictor`; or if a benchmark has no capability or no direction, or a capability averages
             benchmarks of both directions.
     """
-    weights_MC, columns = check_scored(weights_MC, scores)
-    num_rows = len(weights_MC)
-    if not 2 <= config.folds <= num_rows // 2 or config.repeats < 1:
+    weights_MC, columns, num_distinct = checked_inputs(config, weights_MC, scores)
+    if not 2 <= config.folds <= num_distinct // 2 or config.repeats < 1:
         raise ConfigError(
-            f"search.predictor: expected folds from 2 to {num_rows // 2} (half the scored mixtures) and repeats >= 1, "
-            f"found {config.folds} and {config.repeats}"
+            f"search.predictor: expected folds from 2 to {num_distinct // 2} (half the distinct scored mixtures) and "
+            f"repeats >= 1, found {config.folds} and {config.repeats}"
         )
     averages = capability_averages(columns, capability_of)
-    benchmark_lower, capability_lower = _directions(columns, capability_of, higher_is_better or {})
+    benchmark_higher, capability_higher = _directions(columns, capability_of, higher_is_better or {})
     rng = np.random.default_rng(seed)
     repeats = [
-        _out_of_fold(config, weights_MC, columns, rng.permutation(num_rows) % config.folds, seed)
+        _out_of_fold(config, weights_MC, columns, draw_folds(weights_MC, config.folds, rng), seed)
         for _ in range(config.repeats)
     ]
-    benchmarks = _agreement(columns, repeats, benchmark_lower)
+    benchmarks = _agreement(columns, repeats, benchmark_higher)
     repeated_averages = [capability_averages(predicted, capability_of) for predicted in repeats]
-    capabilities = _agreement(averages, repeated_averages, capability_lower)
+    capabilities = _agreement(averages, repeated_averages, capability_higher)
     return CrossValidation(
-        num_rows=num_rows,
+        num_rows=len(weights_MC),
         folds=config.folds,
         repeats=config.repeats,
         benchmark_rho=benchmarks.rho,
@@ -102,13 +103,6 @@ def cross_validate(
     )
 
 
-def spearman(measured_M: Array, predicted_M: Array) -> float | None:
-    """Spearman's rho; None, never 0, where it is undefined: a constant side, or fewer than 3 values."""
-    if len(measured_M) < MIN_RANKED or np.ptp(measured_M) == 0 or np.ptp(predicted_M) == 0:
-        return None
-    return float(spearmanr(measured_M, predicted_M).statistic)
-
-
 @dataclass(frozen=True)
 class _Agreement:
     """The three figures, by column."""
@@ -119,15 +113,15 @@ class _Agreement:
 
 
 def _agreement(
-    measured: Mapping[str, Array], repeats: Sequence[Mapping[str, Array]], lower_is_better: Mapping[str, bool]
+    measured: Mapping[str, Array], repeats: Sequence[Mapping[str, Array]], higher_is_better: Mapping[str, bool]
 ) -> _Agreement:
     agreement = _Agreement({}, {}, {})
     for name, measured_M in measured.items():
         predicted_RM = np.array([predicted[name] for predicted in repeats])
-        order_M = np.argsort(measured_M if lower_is_better[name] else -measured_M, kind="stable")
-        best_M = order_M[: int(np.ceil(TOP_SHARE * len(measured_M)))]
         agreement.rho[name] = _mean([spearman(measured_M, row_M) for row_M in predicted_RM])
-        agreement.rho_top[name] = _mean([spearman(measured_M[best_M], row_M[best_M]) for row_M in predicted_RM])
+        agreement.rho_top[name] = _mean(
+            [top_spearman(measured_M, row_M, higher_is_better[name]) for row_M in predicted_RM]
+        )
         agreement.rmse[name] = float(np.sqrt(np.mean((predicted_RM - measured_M) ** 2)))
     return agreement
 
@@ -136,7 +130,7 @@ def _out_of_fold(
     config: PredictorConfig,
     weights_MC: Array,
     columns: Mapping[str, Array],
-    fold_M: npt.NDArray[np.signedinteger],
+    fold_M: Folds,
     seed: int,
 ) -> dict[str, Array]:
     """Predictions of every row by regressors that were not fitted on its fold."""
@@ -153,13 +147,13 @@ def _out_of_fold(
 def _directions(
     columns: Mapping[str, Array], capability_of: Mapping[str, str], higher_is_better: Mapping[str, bool]
 ) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Whether lower is better, by benchmark and by capability."""
+    """Whether higher is better, by benchmark and by capability."""
     benchmarks: dict[str, bool] = {}
     capabilities: dict[str, bool] = {}
     for name in columns:
         if higher_is_better and name not in higher_is_better:
             raise ScoreError(f"cross-validation: no direction for {name}; say whether higher is better")
-        benchmarks[name] = not higher_is_better.get(name, False)
+        benchmarks[name] = higher_is_better.get(name, False)
         if capabilities.setdefault(capability_of[name], benchmarks[name]) != benchmarks[name]:
             raise ScoreError(f"{capability_of[name]}: its average would mix scores of both directions, as of {name}")
     return benchmarks, capabilities

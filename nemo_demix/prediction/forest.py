@@ -9,7 +9,6 @@ Source: Lucchese et al., QuickScorer (SIGIR 2015), with look-up tables in place 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -19,6 +18,7 @@ from nemo_demix.mixture import Array
 
 MAX_LEAVES = 16  # bits of a tree in a word
 TREES_PER_WORD = 4
+NUMERICAL = "2"  # a decision "<=" on a feature that is never missing
 CHUNK = 16_384  # rows at a time: their words and look-ups stay in the cache
 FIRST_LEAF = np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
 
@@ -40,23 +40,24 @@ class Forest:
     @classmethod
     def of(cls, booster: lgb.Booster) -> "Forest":
         """The forest of a fitted regressor of numerical features, none missing, with at most 16 leaves a tree."""
-        roots = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
-        values_TL = np.zeros((len(roots), MAX_LEAVES))
+        trees = [Tree.parsed(text) for text in booster.model_to_string().split("\nTree=")[1:]]
+        values_TL = np.zeros((len(trees), MAX_LEAVES))
         nodes: list[tuple[int, int, float, int]] = []  # tree, feature, threshold, leaves on the left as bits
-        for tree, root in enumerate(roots):
+        for number, tree in enumerate(trees):
             leaves: list[float] = []
-            _walk(root, tree, leaves, nodes)
-            values_TL[tree, : len(leaves)] = leaves
-        num_words = -(-len(roots) // TREES_PER_WORD)
+            tree.walk(0 if tree.features else -1, number, leaves, nodes)
+            values_TL[number, : len(leaves)] = leaves
+        tree_N, feature_N, threshold_N, left_N = np.array(nodes, dtype=np.float64).reshape(-1, 4).T
+        num_words = -(-len(trees) // TREES_PER_WORD)
         cuts, words = [], []
         for feature in range(booster.num_feature()):
-            own = [node for node in nodes if node[1] == feature]
-            cuts_ = np.unique(np.array([threshold for _, _, threshold, _ in own]))
+            own_N = feature_N == feature
+            cuts_ = np.unique(threshold_N[own_N])
             table = np.full((num_words, len(cuts_) + 1), 2**64 - 1, dtype=np.uint64)
-            for tree, _, threshold, left in own:
-                word, slot = divmod(tree, TREES_PER_WORD)
-                forbidden = left << (MAX_LEAVES * slot)
-                table[word, np.searchsorted(cuts_, threshold) + 1] &= np.uint64(2**64 - 1 - forbidden)
+            word_N, slot_N = np.divmod(tree_N[own_N].astype(np.uint64), np.uint64(TREES_PER_WORD))
+            forbidden_N = left_N[own_N].astype(np.uint64) << (np.uint64(MAX_LEAVES) * slot_N)
+            place_N = np.searchsorted(cuts_, threshold_N[own_N]) + 1
+            np.bitwise_and.at(table, (word_N.astype(np.intp), place_N), ~forbidden_N)
             cuts.append(cuts_)
             words.append(np.bitwise_and.accumulate(table, axis=1))
         return cls(cuts, words, values_TL)
@@ -89,13 +90,36 @@ class Forest:
                 predicted_X += value_X
 
 
-def _walk(node: dict[str, Any], tree: int, leaves: list[float], nodes: list[tuple[int, int, float, int]]) -> int:
-    """The leaves below a node as bits; appends leaf values from left to right, and inner nodes."""
-    if "left_child" not in node:
-        leaves.append(node["leaf_value"])
-        return 1 << (len(leaves) - 1)
-    assert (node["decision_type"], node["missing_type"]) == ("<=", "None"), node
-    left = _walk(node["left_child"], tree, leaves, nodes)
-    right = _walk(node["right_child"], tree, leaves, nodes)
-    nodes.append((tree, node["split_feature"], node["threshold"], left))
-    return left | right
+@dataclass(frozen=True)
+class Tree:
+    """One tree as LightGBM writes it: nodes count from 0, and a child below 0 is the leaf `-1 - child`."""
+
+    features: list[int]
+    thresholds: list[float]
+    left: list[int]
+    right: list[int]
+    values: list[float]
+
+    @classmethod
+    def parsed(cls, text: str) -> "Tree":
+        """From its lines `key=values` in the model's text, which keeps every bit of a number."""
+        lines = dict(line.split("=", 1) for line in text.split("\n\n")[0].splitlines() if "=" in line)
+        assert set(lines.get("decision_type", "").split()) <= {NUMERICAL}, lines["decision_type"]
+        features, left, right = (
+            [int(value) for value in lines.get(key, "").split()]
+            for key in ("split_feature", "left_child", "right_child")
+        )
+        thresholds, values = (
+            [float(value) for value in lines.get(key, "").split()] for key in ("threshold", "leaf_value")
+        )
+        return cls(features, thresholds, left, right, values)
+
+    def walk(self, node: int, number: int, leaves: list[float], nodes: list[tuple[int, int, float, int]]) -> int:
+        """The leaves below a node as bits; appends leaf values from left to right, and inner nodes."""
+        if node < 0:
+            leaves.append(self.values[-1 - node])
+            return 1 << (len(leaves) - 1)
+        left = self.walk(self.left[node], number, leaves, nodes)
+        right = self.walk(self.right[node], number, leaves, nodes)
+        nodes.append((number, self.features[node], self.thresholds[node], left))
+        return left | right

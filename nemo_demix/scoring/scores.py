@@ -3,7 +3,8 @@
 Axis letters: R requests.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference of two models on the same requests; negative: the first is better (bits per byte)."""
+    """Paired difference of two models on the same requests; negative: the first is better (bits per byte).
+
+    `compare` fills in the error of sampling benchmark items alone, `combined` that of other sources too.
+    """
 
     difference: float
     stderr: float
-    low: float  # 95 % interval over the items sampled
+    low: float  # 95 % interval
     high: float
     verdict: str  # better | not distinguishable | worse
 
@@ -53,10 +57,11 @@ def suite_scores(suite: Suite, bits_R: np.ndarray) -> dict[str, Score]:
 
 
 def capability_scores(suite: Suite, scores: dict[str, Score]) -> dict[str, Score]:
-    """The plain mean of each capability's benchmarks."""
+    """The plain mean of each capability's benchmarks; which ones count, `Suite.averaged` says."""
+    averaged = suite.averaged
     result = {}
-    for capability in dict.fromkeys(name for name in suite.capabilities.values() if name):
-        members = [scores[group] for group, owner in suite.capabilities.items() if owner == capability]
+    for capability in dict.fromkeys(averaged.values()):
+        members = [scores[group] for group, owner in averaged.items() if owner == capability]
         result[capability] = Score(
             float(np.mean([member.score for member in members])),
             float(np.sqrt(sum(member.stderr**2 for member in members)) / len(members)),
@@ -75,28 +80,55 @@ def compare(suite: Suite, first_R: np.ndarray, second_R: np.ndarray) -> Comparis
 
     The interval covers the sampling of benchmark items, not training seeds.
     """
-    capabilities = [name for name in suite.capabilities.values() if name]
+    averaged = suite.averaged
+    capabilities = list(averaged.values())
     num_capabilities = len(set(capabilities))
     difference = variance = 0.0
-    for group, capability in suite.capabilities.items():
-        if capability is None:
-            continue
+    for group, capability in averaged.items():
         rows = [index for index, request in enumerate(suite.requests) if request.group == group]
         sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
         per_item = (first_R[rows] - second_R[rows]) / sizes
         weight = 1.0 / (num_capabilities * capabilities.count(capability))
         difference += weight * float(per_item.mean())
         variance += (weight * _stderr(per_item)) ** 2
-    stderr = float(np.sqrt(variance))
-    low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
-    verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
-    return Comparison(difference, stderr, low, high, verdict)
+    return _judged(difference, math.sqrt(variance))
+
+
+def combined(comparison: Comparison, seeds_std: float | None, predictor_std: float | None) -> dict[str, Any]:
+    """A comparison with everything that makes it uncertain: the items sampled, the seeds of training, the predictor.
+
+    Args:
+        comparison: Paired by item; its standard error covers the items alone.
+        seeds_std: Standard deviation of one trained model's macro score between data orders. None: not measured.
+        predictor_std: Standard deviation of one mixture's macro score around what a proxy or a predictor says of it.
+            None: not measured; 0: both models were really trained.
+
+    Returns:
+        difference, stderr (in all), low and high (95 %), verdict, `standard_errors` of the difference by source (null
+        where not measured) and the names of the `unmeasured` ones: the interval is too narrow by those. The two models
+        err independently, so each of the last two sources counts twice.
+    """
+    deviations = {"seeds": seeds_std, "predictor": predictor_std}
+    errors: dict[str, float | None] = {"items": comparison.stderr}
+    errors |= {name: None if std is None else math.sqrt(2) * std for name, std in deviations.items()}
+    total = math.hypot(*(error for error in errors.values() if error is not None))
+    return {
+        **asdict(_judged(comparison.difference, total)),
+        "standard_errors": errors,
+        "unmeasured": [name for name, error in errors.items() if error is None],
+    }
 
 
 def score_report(suite: Suite, bits_R: np.ndarray) -> dict[str, Any]:
     """Everything about one model's scores, ready for a record."""
     scores = suite_scores(suite, bits_R)
     return {"capabilities": capability_scores(suite, scores), "scores": scores}
+
+
+def _judged(difference: float, stderr: float) -> Comparison:
+    low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
+    verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
+    return Comparison(difference, stderr, low, high, verdict)
 
 
 def _stderr(values: np.ndarray) -> float:

@@ -4,24 +4,34 @@ Two kinds of score, both in bits per byte, both lower is better:
   benchmark/<name>  bits per byte of the gold answer given its question, a mean over items (the harness's convention);
   heldout/<name>    bits per byte of held-out documents, total bits over total bytes (the corpus convention).
 Bits per *byte*, so that tokenizers compare.
+
+A benchmark's `use` says what it is for: proxies are scored on `search` and `fit` ones, finished models on all of them,
+so that a choice is judged by `report` ones that it was not tuned on.
+
+Importing this does not import torch: what a suite's identity is has to be known where no model will ever be built.
 """
 
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import SuiteConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.tokenizer import Tokenizer, load_tokenizer
 
+if TYPE_CHECKING:
+    import torch
+
 FORMAT = 1  # raise when requests are built in a way that earlier scores do not share
+PROXY_USES = ("search", "fit")  # of the benchmarks that a search may see
+_JUDGES = ("report", "search", "fit")  # a capability's average is over its benchmarks of the first use that it has
 _PAD_TO = 8
 
 
@@ -39,9 +49,9 @@ class Request:
 class Batch:
     """Requests of like length, padded on the right."""
 
-    tokens_BS: torch.Tensor  # int64
-    labels_BS: torch.Tensor  # int64, the next token
-    mask_BS: torch.Tensor  # float32, 1 where the label belongs to the continuation
+    tokens_BS: "torch.Tensor"  # int64
+    labels_BS: "torch.Tensor"  # int64, the next token
+    mask_BS: "torch.Tensor"  # float32, 1 where the label belongs to the continuation
     request_ids: list[int]
 
 
@@ -51,8 +61,9 @@ class Suite:
 
     requests: list[Request]
     batches: list[Batch]
-    capabilities: dict[str, str | None]  # of each group; None: reported, but part of no capability
+    capabilities: dict[str, str | None]  # of each group; None: held-out documents, part of no capability
     fingerprint: str
+    use: dict[str, str] = field(default_factory=dict)  # of each benchmark; one left out is of `search`
 
     @property
     def groups(self) -> list[str]:
@@ -60,13 +71,24 @@ class Suite:
         return list(self.capabilities)
 
     @property
+    def averaged(self) -> dict[str, str]:
+        """The capability of each benchmark that a capability's average is over; see `averaged_benchmarks`."""
+        return averaged_benchmarks(self.capabilities, self.use)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of one pass, without padding."""
         return sum(len(request.tokens) for request in self.requests)
 
 
-def group_fingerprints(config: SuiteConfig, manifest: DataManifest) -> dict[str, str]:
-    """By score name, all that can change that score, besides the model."""
+def group_fingerprints(
+    config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
+) -> dict[str, str]:
+    """By score name, all that can change that score, besides the model.
+
+    Args:
+        uses: Of the benchmarks to include; None: all.
+    """
     common = {
         "format": FORMAT,
         "tokenizer": manifest.tokenizer["fingerprint"],
@@ -75,6 +97,7 @@ def group_fingerprints(config: SuiteConfig, manifest: DataManifest) -> dict[str,
     groups = {
         f"benchmark/{name}": fingerprint(**common, items=config.items_per_benchmark, text=record.fingerprint)
         for name, record in manifest.benchmarks.items()
+        if uses is None or benchmark_use(config, name) in uses
     }
     if config.heldout_tokens:
         groups |= {
@@ -84,13 +107,47 @@ def group_fingerprints(config: SuiteConfig, manifest: DataManifest) -> dict[str,
     return groups
 
 
-def suite_fingerprint(config: SuiteConfig, manifest: DataManifest) -> str:
-    """Covers all that can change a score, besides the model."""
-    return fingerprint(groups=group_fingerprints(config, manifest))
+def averaged_benchmarks(capabilities: Mapping[str, str | None], use: Mapping[str, str]) -> dict[str, str]:
+    """The capability of each benchmark that a capability's average is over.
+
+    These are the capability's `report` benchmarks where there are any, else its `search` ones, else `fit`: so a
+    finished model is judged on what nothing was tuned on, and a proxy on what the search looks at.
+
+    Args:
+        capabilities: Of each score; None: part of no capability.
+        use: Of each benchmark; one left out is of `search`.
+    """
+    uses = {group: use.get(group, "search") for group, capability in capabilities.items() if capability is not None}
+    found: dict[str | None, set[str]] = {}
+    for group in uses:
+        found.setdefault(capabilities[group], set()).add(uses[group])
+    judge = {capability: next(one for one in _JUDGES if one in some) for capability, some in found.items()}
+    return {
+        group: capability
+        for group, capability in capabilities.items()
+        if capability is not None and uses[group] == judge[capability]
+    }
 
 
-def build_suite(config: SuiteConfig, manifest: DataManifest) -> Suite:
+def benchmark_use(config: SuiteConfig, name: str) -> str:
+    """What a benchmark is for: search | fit | report."""
+    return config.benchmarks[name].use if name in config.benchmarks else "search"
+
+
+def suite_fingerprint(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> str:
+    """Covers all that can change a score or a capability's average, besides the model."""
+    groups = group_fingerprints(config, manifest, uses)
+    use = {name: benchmark_use(config, name) for name in manifest.benchmarks}
+    if set(use.values()) <= {"search"}:
+        return fingerprint(groups=groups)
+    return fingerprint(groups=groups, use=use)
+
+
+def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> Suite:
     """Read, sample, tokenise and batch everything the suite asks for.
+
+    Args:
+        uses: Of the benchmarks to include: PROXY_USES for a search; None: all.
 
     Raises:
         ScoreError: if the suite is empty, or a benchmark or held-out set yields nothing to score.
@@ -100,9 +157,13 @@ def build_suite(config: SuiteConfig, manifest: DataManifest) -> Suite:
     tokenizer = load_tokenizer(manifest.tokenizer)
     requests: list[Request] = []
     capabilities: dict[str, str | None] = {}
+    use: dict[str, str] = {}
     for name, record in manifest.benchmarks.items():
+        if uses is not None and benchmark_use(config, name) not in uses:
+            continue
         group = f"benchmark/{name}"
         capabilities[group] = record.capability
+        use[group] = benchmark_use(config, name)
         requests += _benchmark_requests(group, Path(record.path), tokenizer, config)
     if config.heldout_tokens:
         for name, dataset in manifest.datasets.items():
@@ -120,7 +181,8 @@ def build_suite(config: SuiteConfig, manifest: DataManifest) -> Suite:
     for group in capabilities:
         if counts[group] < 2:
             raise ScoreError(f"{group}: {counts[group]} items to score; a standard error needs at least 2")
-    return Suite(requests, _batches(requests, config.batch_tokens), capabilities, suite_fingerprint(config, manifest))
+    batches = _batches(requests, config.batch_tokens)
+    return Suite(requests, batches, capabilities, suite_fingerprint(config, manifest, uses), use)
 
 
 def _generator(seed: int, group: str) -> np.random.Generator:
@@ -178,6 +240,8 @@ def _batches(requests: list[Request], batch_tokens: int) -> list[Batch]:
 
 
 def _batch(requests: list[Request], rows: list[int], width: int) -> Batch:
+    import torch
+
     tokens_BS = torch.zeros((len(rows), width), dtype=torch.int64)
     labels_BS = torch.zeros((len(rows), width), dtype=torch.int64)
     mask_BS = torch.zeros((len(rows), width), dtype=torch.float32)

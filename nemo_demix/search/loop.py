@@ -1,10 +1,7 @@
-"""The iterative search: sample, merge, score, fit, predict a pool, resample from its top, and again.
+"""The loop of every search: a strategy asks for mixtures, they are scored, it is told, until it has its mixture.
 
-Nothing here knows how a mixture is scored: `evaluate` does. Everything random comes from generators seeded by
-(seed, iteration), so that a search that was cut off and one that was not end in the same bytes.
-
-Axis letters: M mixtures, C components.
-Source: DeMix §2.4 and Table 3.
+Nothing here knows how a mixture is chosen (the strategy does) or scored (`evaluate` does). A mixture that the log holds
+is not scored again, so a search that was cut off and one that was not end in the same bytes.
 """
 
 import logging
@@ -15,77 +12,61 @@ from typing import Any
 
 import numpy as np
 
-from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.prediction.capabilities import capability_averages
-from nemo_demix.prediction.lightgbm_model import fit_predictor
-from nemo_demix.search.objective import OBJECTIVES
-from nemo_demix.search.sample import sample_mixtures
+from nemo_demix.search.choose import Choice
 from nemo_demix.search.score_log import Row, ScoreLog
-from nemo_demix.search.select import draw_next, mean_of_top
-from nemo_demix.search.space import SearchSpace
+from nemo_demix.search.strategies.base import Problem, Strategy
 
 logger = logging.getLogger(__name__)
 Evaluate = Callable[[Mapping[str, float]], dict[str, Any]]  # merge weights -> {scores, capabilities, *_time_s}
 Announce = Callable[[list[dict[str, float]]], None]  # the merge weights that will be evaluated next
-_POOL_STREAM, _DRAW_STREAM, _FIRST_STREAM = 1, 2, 0
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The mixture, what is predicted of it, and every proxy it rests on."""
+    """The mixture and every proxy that it asked for."""
 
-    merge_weights: dict[str, float]
-    predicted: dict[str, float]  # by capability
+    choice: Choice
     rows: list[Row]  # the OK ones, in order
     num_failed: int
 
 
 def run_loop(
-    settings: SearchConfig,
-    space: SearchSpace,
-    seed: int,
+    problem: Problem,
+    strategy: Strategy,
     log: ScoreLog,
     evaluate: Evaluate,
     announce: Announce = lambda mixtures: None,
 ) -> SearchResult:
-    """Run all iterations and return their mixture.
+    """Ask, score and tell until the strategy is done.
 
     Raises:
-        ScoreError: if more than half of the proxies of an iteration failed.
-        MixtureError: if the constraints leave too few mixtures.
+        ScoreError: if more than `search.max_failed_share` of the proxies of one step failed.
+        DemixError: if the strategy cannot choose.
     """
+    limit = problem.settings.max_failed_share
     rows: list[Row] = []
-    num_failed = 0
-    total = sum(settings.iterations)
-    weights_MC = _sample(settings, space, settings.iterations[0], [seed, 0, _FIRST_STREAM])
-    progress = _Progress(total)
-    for iteration, count in enumerate(settings.iterations):
-        if iteration:
-            pool_MC = _sample(settings, space, settings.pool_size, [seed, iteration, _POOL_STREAM])
-            objective_M, _ = _rank(settings, space, rows, pool_MC, seed)
-            scored_MC = np.array([space.as_array(row["merge_weights"]) for row in rows])
-            rng = np.random.default_rng([seed, iteration, _DRAW_STREAM])
-            weights_MC = draw_next(pool_MC, objective_M, settings.resample_top, count, scored_MC, rng)
-        failed = 0
-        announce([mixture for mixture in map(space.as_weights, weights_MC) if log.find(mixture) is None])
-        for weights_C in weights_MC:
-            name = f"mix_{len(rows) + num_failed + failed}"
-            row = score_proxy(log, evaluate, iteration, name, space.as_weights(weights_C))
-            if row["status"] == "OK":
-                rows.append(row)
-            else:
-                failed += 1
-            progress.tell(iteration, row)
-        num_failed += failed
-        if 2 * failed > count:
-            reason = next(row["reason"] for row in log.rows() if row["status"] == "FAILED")
-            raise ScoreError(f"iteration {iteration}: {failed} of {count} proxies failed, the first with: {reason}")
-    pool_MC = _sample(settings, space, settings.pool_size, [seed, len(settings.iterations), _POOL_STREAM])
-    objective_M, _ = _rank(settings, space, rows, pool_MC, seed)
-    mixture_C = mean_of_top(pool_MC, objective_M, settings.select_top)
-    mixture = space.as_weights(mixture_C)
-    return SearchResult(mixture, predict(settings, space, rows, mixture, seed), rows, num_failed)
+    num_failed = step = 0
+    progress = _Progress(strategy.num_proxies)
+    while batch := [problem.space.as_weights(weights_C) for weights_C in strategy.ask()]:
+        announce([mixture for mixture in batch if log.find(mixture) is None])
+        told: list[Row] = []
+        failed: list[Row] = []
+        for mixture in batch:
+            name = f"mix_{len(rows) + num_failed + len(told) + len(failed)}"
+            row = score_proxy(log, evaluate, step, name, mixture)
+            (told if row["status"] == "OK" else failed).append(row)
+            progress.tell(step, row)
+        rows += told
+        num_failed += len(failed)
+        if len(failed) > limit * len(batch):
+            raise ScoreError(
+                f"iteration {step}: {len(failed)} of {len(batch)} proxies failed, more than search.max_failed_share="
+                f"{limit:g}; the first with: {failed[0]['reason']}"
+            )
+        strategy.tell(told)
+        step += 1
+    return SearchResult(strategy.result(), rows, num_failed)
 
 
 def score_proxy(
@@ -104,40 +85,12 @@ def score_proxy(
     return log.append(row)
 
 
-def benchmark_columns(space: SearchSpace, rows: list[Row]) -> dict[str, np.ndarray]:
-    """The scores of every benchmark that counts, over the rows."""
-    return {name: np.array([row["scores"][name]["score"] for row in rows]) for name in space.capabilities}
-
-
-def predict(
-    settings: SearchConfig, space: SearchSpace, rows: list[Row], merge_weights: Mapping[str, float], seed: int
-) -> dict[str, float]:
-    """Predicted capability averages of one mixture."""
-    _, averages = _rank(settings, space, rows, space.as_array(merge_weights)[None, :], seed)
-    return {name: float(values[0]) for name, values in averages.items()}
-
-
-def _sample(settings: SearchConfig, space: SearchSpace, count: int, stream: list[int]) -> np.ndarray:
-    rng = np.random.default_rng(stream)
-    return sample_mixtures(settings.sampler, space.prior, space.blend, settings.constraints.max, count, rng)
-
-
-def _rank(
-    settings: SearchConfig, space: SearchSpace, rows: list[Row], pool_MC: np.ndarray, seed: int
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The objective over a pool (lower is better), and the predicted capability averages it comes from."""
-    weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows])
-    predictor = fit_predictor(settings.predictor, weights_MC, benchmark_columns(space, rows), seed)
-    averages = capability_averages(predictor.predict(pool_MC), space.capabilities)
-    return OBJECTIVES[settings.objective](averages, dict.fromkeys(averages, False)), averages
-
-
 class _Progress:
     """One line a few proxies: how many, the best so far, the rate, the ETA. Rows read from the log count as done."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._done = self._scored = 0
+        self._done = 0
         self._best = float("inf")
         self._started = self._spoke = time.monotonic()
 
@@ -145,11 +98,10 @@ class _Progress:
         self._done += 1
         if row["status"] == "OK":
             self._best = min(self._best, float(np.mean([c["score"] for c in row["capabilities"].values()])))
-        self._scored += 1
         now = time.monotonic()
         if now - self._spoke < 15 and self._done < self._total:
             return
-        rate = self._scored / (now - self._started)
+        rate = self._done / (now - self._started)
         self._spoke = now
         logger.info(
             "search: iteration %d, proxy %d/%d, best macro %.4f bits/byte, %.0f proxies/min, ETA %.0f s",

@@ -1,18 +1,37 @@
-"""The objectives of the search, from predicted capability averages; lower is better for both.
+"""The objectives of the search, from predicted capability averages; lower is better for all of them.
 
 `percentile_rank` is the paper's and needs no common unit. `mean` keeps how much is gained: it is for scores of one
-unit, such as bits per byte, where a rank weighs a capability's last hundredth as much as its first tenth.
+unit, such as bits per byte, where a rank weighs a capability's last hundredth as much as its first tenth. `utility`
+puts each capability on the scale from the worst to the best proxy that was scored, which needs no common unit either.
 
 Axes: M mixtures of the pool.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import rankdata
 
-from nemo_demix.errors import ScoreError
+from nemo_demix.errors import ConfigError, MixtureError, ScoreError
 from nemo_demix.mixture import Array
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a capability's scores mean.
+
+    Attributes:
+        higher_is_better: The direction of its scores.
+        weight: In the objective; only the ratios of weights matter.
+        worst: Of the proxies' measured averages, as `best`; only `utility` looks at them.
+    """
+
+    higher_is_better: bool
+    weight: float = 1.0
+    worst: float = 0.0
+    best: float = 0.0
 
 
 def percentile_ranks(values_M: Array, *, higher_is_better: bool) -> Array:
@@ -41,58 +60,161 @@ def percentile_ranks(values_M: Array, *, higher_is_better: bool) -> Array:
     return (ranks_M - 1) / (values_M.size - 1)
 
 
-def mean_percentile_rank(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> Array:
+def mean_percentile_rank(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
     """DeMix's objective: each capability's percentile rank over the pool, averaged over the capabilities.
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
-        higher_is_better: The direction of each capability's scores.
+        scales: By capability.
 
     Returns:
         Objective, float64, shape (M,), in [0, 1]; lower is better.
 
     Raises:
-        ScoreError: if there is no capability, one lacks its direction, lengths differ or a score is not finite.
+        ScoreError: if there is no capability, one lacks its scale, lengths differ or a score is not finite.
 
     Source: DeMix §2.4.
     """
-    _check(averages, higher_is_better)
-    ranks = [percentile_ranks(values_M, higher_is_better=higher_is_better[name]) for name, values_M in averages.items()]
-    objective_M: Array = np.mean(ranks, axis=0)
-    return objective_M
+    _check(averages, scales)
+    ranks = [
+        percentile_ranks(values_M, higher_is_better=scales[name].higher_is_better)
+        for name, values_M in averages.items()
+    ]
+    return _weighted_mean(ranks, averages, scales)
 
 
-def mean_score(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> Array:
-    """The plain mean of the capabilities' scores, negated where higher is better.
+def mean_score(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
+    """The mean of the capabilities' scores, negated where higher is better.
 
     Args:
         averages: Predicted average score by capability, each of shape (M,), all in one unit.
-        higher_is_better: The direction of each capability's scores; one for all.
+        scales: By capability, of one direction.
 
     Returns:
         Objective, float64, shape (M,), in the scores' unit; lower is better.
 
     Raises:
-        ScoreError: if there is no capability, one lacks its direction, directions or lengths differ.
+        ScoreError: if there is no capability, one lacks its scale, directions or lengths differ.
     """
-    _check(averages, higher_is_better)
-    directions = {higher_is_better[name] for name in averages}
+    _check(averages, scales)
+    directions = {scales[name].higher_is_better for name in averages}
     if len(directions) != 1:
         raise ScoreError("objective: mean: expected scores of one direction; use search.objective=percentile_rank")
-    mean_M: Array = np.mean(list(averages.values()), axis=0)
+    mean_M = _weighted_mean(list(averages.values()), averages, scales)
     return -mean_M if directions.pop() else mean_M
 
 
-OBJECTIVES: dict[str, Callable[[Mapping[str, Array], Mapping[str, bool]], Array]] = {
+def negative_utility(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
+    """MergeMix's objective, turned round: minus the mean of the capabilities' scores, each from 0 (the worst proxy
+    scored) to 1 (the best).
+
+    Args:
+        averages: Predicted average score by capability, each of shape (M,).
+        scales: By capability, with the worst and the best measured average.
+
+    Returns:
+        Objective, float64, shape (M,); lower is better, -1 is as good as the best proxy in every capability. A
+        capability in which all proxies scored the same tells nothing and counts 0.
+
+    Raises:
+        ScoreError: if there is no capability, one lacks its scale, or lengths differ.
+
+    Source: MergeMix (arXiv:2601.17858): macro average of normalised scores.
+    """
+    _check(averages, scales)
+    utilities = []
+    for name, values_M in averages.items():
+        span = scales[name].best - scales[name].worst
+        utilities.append((values_M - scales[name].worst) / span if span else np.zeros(len(values_M)))
+    return -_weighted_mean(utilities, averages, scales)
+
+
+OBJECTIVES: dict[str, Callable[[Mapping[str, Array], Mapping[str, Scale]], Array]] = {
     "percentile_rank": mean_percentile_rank,
     "mean": mean_score,
+    "utility": negative_utility,
 }
 
 
-def _check(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> None:
+def capability_weights(given: Mapping[str, float], capabilities: Mapping[str, bool]) -> dict[str, float]:
+    """The weight of each capability in the objective: 1 where none is given.
+
+    Raises:
+        ConfigError: if a capability is unknown, a weight is not a finite number >= 0, or all are 0.
+    """
+    _check_capabilities("search.capability_weights", given, capabilities)
+    weights = {name: float(given.get(name, 1.0)) for name in capabilities}
+    if not all(np.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
+        raise ConfigError(f"search.capability_weights: expected numbers >= 0, one above 0; found {dict(given)}")
+    return weights
+
+
+def above_floors(
+    averages: Mapping[str, Array],
+    baseline: Mapping[str, float],
+    floors: Mapping[str, float],
+    scales: Mapping[str, Scale],
+) -> npt.NDArray[np.bool_]:
+    """Which mixtures are predicted to be worse than the baseline by no more than each floor allows.
+
+    Args:
+        averages: Predicted average score by capability, each of shape (M,).
+        baseline: The baseline's predicted averages.
+        floors: By capability, how much worse a mixture may be, in the scores' unit.
+        scales: By capability.
+
+    Returns:
+        bool, shape (M,).
+
+    Raises:
+        ConfigError: if a capability is unknown or a floor is not a number >= 0.
+    """
+    _check_capabilities("search.floors", floors, averages)
+    if bad := {name: value for name, value in floors.items() if not (np.isfinite(value) and value >= 0)}:
+        raise ConfigError(f"search.floors: expected numbers >= 0 in the scores' unit, found {bad}")
+    above_M = np.ones(len(next(iter(averages.values()))), dtype=bool)
+    for name, floor in floors.items():
+        above_M &= worse_by(averages[name], baseline[name], scales[name]) <= floor
+    return above_M
+
+
+def nearest_miss(
+    averages: Mapping[str, Array],
+    baseline: Mapping[str, float],
+    floors: Mapping[str, float],
+    scales: Mapping[str, Scale],
+) -> MixtureError:
+    """What to raise where no mixture is above all floors: how near the nearest comes, and in which capability."""
+    names = list(floors)
+    excess_FM = np.array([worse_by(averages[name], baseline[name], scales[name]) - floors[name] for name in names])
+    nearest = int(np.argmin(excess_FM.max(axis=0)))
+    worst = int(np.argmax(excess_FM[:, nearest]))
+    return MixtureError(
+        f"search.floors: no mixture of the pool is above all of {dict(floors)}; the nearest is predicted to be worse "
+        f"than the floors' baseline by {excess_FM[worst, nearest] + floors[names[worst]]:.4g} in {names[worst]}; raise "
+        "that floor"
+    )
+
+
+def worse_by(values_M: Array, baseline: float, scale: Scale) -> Array:
+    """How much worse than a baseline each score is, in the scores' unit; negative: better."""
+    return baseline - values_M if scale.higher_is_better else values_M - baseline
+
+
+def _weighted_mean(columns: list[Array], averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
+    mean_M: Array = np.average(columns, axis=0, weights=[scales[name].weight for name in averages])
+    return mean_M
+
+
+def _check_capabilities(key: str, given: Mapping[str, float], known: Mapping[str, object]) -> None:
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"{key}: no capability {', '.join(unknown)} in the objective; expected some of {list(known)}")
+
+
+def _check(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> None:
     lengths = {name: len(values_M) for name, values_M in averages.items()}
     if len(set(lengths.values())) != 1:
         raise ScoreError(f"objective: expected capabilities of one length, at least one; found {lengths}")
-    missing = [name for name in averages if name not in higher_is_better]
+    missing = [name for name in averages if name not in scales]
     if missing:
         raise ScoreError(f"objective: no direction for {', '.join(missing)}; say whether higher is better")

@@ -1,23 +1,28 @@
-"""Candidate mixtures: random merge weights on a grid that satisfy every cap exactly.
+"""Candidate mixtures: random merge weights that satisfy every constraint exactly.
 
 The authors' script clips and then renormalises, which breaks its own cap in one sample of six. Here rows within the
-caps are kept as drawn, so "uniform" is uniform on what the caps allow; only where ten times as many draws as wanted
-hold too few of them are the others moved inside. All are checked again on the grid.
+constraints are kept as drawn, so "uniform" is uniform on what they allow. Where too few draws are within them, or
+an equality forbids that any is, rows are drawn from the feasible set itself (hit-and-run), uniformly for either kind
+of sampler. Rows are multiples of a grid, and checked again there, unless an equality forbids the grid.
 
-Axes: M mixtures, C components, S strengths, V rows that violate a cap.
+Axes: M mixtures, C components, S strengths, V rows that violate a constraint.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.caps import Caps
 from nemo_demix.config import SamplerConfig
+from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, MixtureError
-from nemo_demix.mixture import Array, BlendMatrix, check_simplex
+from nemo_demix.mixture import Array, check_simplex
+from nemo_demix.search.hit_and_run import feasible_rows, num_batches
 
 Units = npt.NDArray[np.int32]  # multiples of the grid; a row sums to 1 / grid
+Rows = npt.NDArray[Any]
 
 MIN_GRID = 1e-5  # two rows on such a grid are equal or 2e-5 apart: near-duplicates (L1 < 1e-5) are duplicates
 MIN_BATCH = 1024  # rows
@@ -27,56 +32,69 @@ MAX_DRAWS = 10  # times the wanted number of rows
 def sample_mixtures(
     config: SamplerConfig,
     prior: Mapping[str, float],
-    blend: BlendMatrix,
-    max_data_shares: Mapping[str, float] | None,
+    constraints: Constraints,
     count: int,
     rng: np.random.Generator,
 ) -> Array:
-    """Distinct random merge weights, on the grid and within the caps.
+    """Distinct random merge weights within the constraints.
 
     Args:
         config: Kind of sampler, its grid, and the cap of each merge weight as a multiple of its prior.
         prior: Token-count shares by component (untempered); they sum to 1.
-        blend: What each component was trained on.
-        max_data_shares: Largest converted share, by dataset; a dataset left out is not bounded.
+        constraints: What the rows have to satisfy besides, and what each component was trained on.
         count: How many rows.
         rng: The only source of randomness; the same state gives the same bytes.
 
     Returns:
-        Merge weights, float64, shape (count, C), columns in the order of `blend.components`. Each is a multiple of
-        the grid, rows sum to 1 and satisfy every cap within 1e-12, and no two rows are the same.
+        Merge weights, float64, shape (count, C), columns in the order of `blend.components`. Rows sum to 1 and
+        satisfy every constraint within 1e-9, and no two are the same. Each weight is a multiple of the grid, unless
+        the constraints fix a share or a sum.
 
     Raises:
         ConfigError: if the sampler's settings are impossible.
-        MixtureError: if the caps exclude each other or leave fewer than `count` rows to be found.
+        MixtureError: if the constraints exclude each other or leave fewer than `count` rows to be found.
 
-    Memory: up to 16 arrays of shape (count, C), float64, where the caps exclude most draws; 6 else.
+    Memory: up to 6 arrays of shape (count, C), float64.
     Source: DeMix §2.4 (uniform on the simplex) and the released script (Dirichlet, caps, grid); method notes §5.
     """
     _check_config(config)
-    prior_C = np.array(list(check_simplex(prior, blend.components, "prior").values()))
-    multiple = config.max_prior_multiple
-    max_weights = {} if multiple is None else dict(zip(blend.components, (multiple * prior_C).tolist(), strict=True))
-    caps = Caps.build(blend, max_weights, max_data_shares)
+    prior_C = np.array(list(check_simplex(prior, constraints.blend.components, "prior").values()))
+    constraints = constraints.with_max_weights(max_prior_weights(config, prior))
     num_units = round(1 / config.grid)
-    found_MC: Units = np.empty((0, len(blend.components)), dtype=np.int32)
-    outside: list[Array] = []
-    for _ in range(MAX_DRAWS):
-        drawn_MC = caps.without_forbidden(_draw(config, prior_C, max(count, MIN_BATCH), rng))
-        inside_M = caps.satisfied_M(drawn_MC)
-        found_MC = _distinct(np.vstack([found_MC, _to_feasible_grid(drawn_MC[inside_M], caps, num_units)]))
-        if len(found_MC) >= count:
-            return found_MC[:count] / num_units
-        outside.append(drawn_MC[~inside_M])
-    for drawn_MC in outside:
-        moved_MC = caps.apply(drawn_MC)
-        found_MC = _distinct(np.vstack([found_MC, _to_feasible_grid(moved_MC, caps, num_units)]))
-        if len(found_MC) >= count:
-            return found_MC[:count] / num_units
-    raise MixtureError(
-        f"search.sampler: found {len(found_MC)} distinct mixtures within the caps on a grid of {config.grid}, "
-        f"expected {count}; raise a cap, or lower the grid or the number of mixtures"
-    )
+    if not constraints.suits_grid:
+        exact = (rows_MC[constraints.satisfied_M(rows_MC)] for rows_MC, _ in _inside(constraints, count, rng))
+        found_MC = _gather(np.empty((0, len(prior_C))), exact, count)
+    else:
+        units_MC: Units = np.empty((0, len(prior_C)), dtype=np.int32)
+        lowest_C = constraints.problem.lowest_C() if config.kind == "uniform" else np.zeros(len(prior_C))
+        for draws in range(1, MAX_DRAWS + 1):
+            drawn_MC = _draw(config, prior_C, max(count, MIN_BATCH), rng)
+            if lowest_C.any():  # no row with less is feasible, and uniform on the rest is uniform still
+                drawn_MC = lowest_C + (1 - lowest_C.sum()) * drawn_MC
+            drawn_MC = _without_unused(constraints, drawn_MC)
+            inside_MC = drawn_MC[constraints.satisfied_M(drawn_MC)]
+            snapped_MC = _to_feasible_grid(inside_MC, constraints, constraints.convex.centre_C, num_units)
+            units_MC = _distinct(np.vstack([units_MC, snapped_MC]))
+            if len(units_MC) * MAX_DRAWS < count * draws or len(units_MC) >= count:
+                break  # at this rate all draws would hold too few, or these are enough
+        snapped = (
+            _to_feasible_grid(rows_MC, constraints, centres_MC, num_units)
+            for rows_MC, centres_MC in _inside(constraints, count, rng)
+        )
+        found_MC = _gather(units_MC, snapped, count) / num_units
+    if len(found_MC) < count:
+        grid = f" on a grid of {config.grid}" if constraints.suits_grid else ""
+        raise MixtureError(
+            f"search.sampler: found {len(found_MC)} distinct mixtures within the constraints{grid}, expected {count}; "
+            f"relax a constraint, or lower {'the grid or ' if grid else ''}the number of mixtures"
+        )
+    return found_MC[:count]
+
+
+def max_prior_weights(config: SamplerConfig, prior: Mapping[str, float]) -> dict[str, float]:
+    """The cap of each merge weight, by component; none where the sampler has no `max_prior_multiple`."""
+    multiple = config.max_prior_multiple
+    return {} if multiple is None else {name: multiple * share for name, share in prior.items()}
 
 
 def _check_config(config: SamplerConfig) -> None:
@@ -96,7 +114,7 @@ def _check_config(config: SamplerConfig) -> None:
 
 
 def _draw(config: SamplerConfig, prior_C: Array, count: int, rng: np.random.Generator) -> Array:
-    """Rows on the simplex, before caps and grid; a row that underflows to all zeros is left out."""
+    """Rows on the simplex, before constraints and grid; a row that underflows to all zeros is left out."""
     if config.kind == "uniform":
         gamma_MC = rng.standard_exponential((count, len(prior_C)))
     else:
@@ -111,19 +129,53 @@ def _draw(config: SamplerConfig, prior_C: Array, count: int, rng: np.random.Gene
     return drawn_MC
 
 
-def _to_feasible_grid(weights_MC: Array, caps: Caps, num_units: int) -> Units:
-    """Rows on the grid that satisfy the caps there; one that cannot even near the centre is left out.
+def _without_unused(constraints: Constraints, weights_MC: Array) -> Array:
+    """The rows without the components that may have no weight, or whose weight is below `min_used`, scaled up to 1.
 
-    Rounding can carry a row on a cap over it by a grid step, so such rows are moved on towards the centre.
+    The largest weight of a row stays. A row of nothing else is left as it is, to be refused.
+    """
+    if constraints.free_C.all() and not constraints.min_used:
+        return weights_MC
+    used_MC = (weights_MC >= constraints.min_used) | (weights_MC == weights_MC.max(axis=1, keepdims=True))
+    left_MC = np.where(used_MC & constraints.free_C, weights_MC, 0.0)
+    total_M1 = left_MC.sum(axis=1, keepdims=True)
+    rows_MC: Array = np.divide(left_MC, total_M1, out=weights_MC.copy(), where=total_M1 > 0)
+    return rows_MC
+
+
+def _inside(constraints: Constraints, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Rows drawn from the feasible set itself, with their centres: MAX_DRAWS times the wanted number at most."""
+    return islice(feasible_rows(constraints, count, rng), num_batches(MAX_DRAWS * count))
+
+
+def _gather(found_MC: Rows, batches: Iterator[Rows], count: int) -> Rows:
+    """The distinct rows of `found_MC`, and of so many batches as make them `count`, or of all."""
+    waiting: list[Rows] = []
+    while len(found_MC) < count:
+        batch_MC = next(batches, None)
+        if batch_MC is not None:
+            waiting.append(batch_MC)
+        if batch_MC is None or len(found_MC) + sum(map(len, waiting)) >= count:
+            found_MC, waiting = _distinct(np.vstack([found_MC, *waiting])), []
+        if batch_MC is None:
+            break
+    return found_MC
+
+
+def _to_feasible_grid(weights_MC: Array, constraints: Constraints, centres_MC: Array, num_units: int) -> Units:
+    """Rows on the grid that satisfy the constraints there; one that cannot even near a centre is left out.
+
+    Rounding can carry a row over a bound by a grid step, so such rows are moved on towards their centre.
     """
     units_MC = _to_grid(weights_MC, num_units)
+    centres_MC = np.broadcast_to(centres_MC, weights_MC.shape)
     for step in _steps():
-        violating_V = np.flatnonzero(~caps.satisfied_M(units_MC / num_units))
+        violating_V = np.flatnonzero(~constraints.satisfied_M(units_MC / num_units))
         if not violating_V.size:
             break
-        moved_VC = (1 - step) * weights_MC[violating_V] + step * caps.centre_C
+        moved_VC = (1 - step) * weights_MC[violating_V] + step * centres_MC[violating_V]
         units_MC[violating_V] = _to_grid(moved_VC, num_units)
-    return units_MC[caps.satisfied_M(units_MC / num_units)]
+    return units_MC[constraints.satisfied_M(units_MC / num_units)]
 
 
 def _steps() -> Iterator[float]:
@@ -145,8 +197,8 @@ def _to_grid(weights_MC: Array, num_units: int) -> Units:
     return (whole_MC + (place_MC < short_M1)).astype(np.int32)
 
 
-def _distinct(units_MC: Units) -> Units:
+def _distinct(rows_MC: Rows) -> Rows:
     """The rows without repetitions, in order of first appearance."""
-    rows_M = np.ascontiguousarray(units_MC).view(np.dtype((np.void, units_MC.itemsize * units_MC.shape[1])))[:, 0]
-    _, first_M = np.unique(rows_M, return_index=True)
-    return units_MC[np.sort(first_M)]
+    bytes_M = np.ascontiguousarray(rows_MC).view(np.dtype((np.void, rows_MC.itemsize * rows_MC.shape[1])))[:, 0]
+    _, first_M = np.unique(bytes_M, return_index=True)
+    return rows_MC[np.sort(first_M)]

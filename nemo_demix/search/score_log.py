@@ -1,30 +1,96 @@
-"""`scores.jsonl`: one row a proxy, append-only, so that a search killed at any moment has lost at most one proxy."""
+"""`scores.jsonl`: one row a proxy, append-only, so that a search killed at any moment has lost at most one proxy.
+
+A row belongs to its merge weights and to all that its scores depend on, part by part: the components with a weight
+above 0, how they are merged, and each benchmark. So it outlives what it does not depend on: an added dataset weighs 0
+in it, a dropped one that weighed 0 is not missed, and a benchmark taken out leaves the other scores as they are.
+"""
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import canonical_json
+from nemo_demix.artifacts import canonical_json, fingerprint, read_json, write_json
 from nemo_demix.errors import DemixError
 
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ProxyIdentity:
+    """What the scores of this search's proxies depend on, besides their merge weights.
+
+    Attributes:
+        kind: merge | predictions | trained.
+        components: Fingerprint of each component, by name, in the search's order.
+        merge: Fingerprint of how a proxy is made of components.
+        groups: Fingerprint of each score that these proxies get, by score name.
+        needed: The scores that a row must have.
+        uses_all: A component matters even where it weighs 0, as in every merge method but the linear one.
+        capabilities: Of each benchmark that counts towards a capability's average, by score name.
+    """
+
+    kind: str
+    components: dict[str, str]
+    merge: str
+    groups: dict[str, str]
+    needed: tuple[str, ...]
+    uses_all: bool
+    capabilities: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all of it."""
+        return fingerprint(identity=self)
+
+    def row(self, stored: Row) -> Row | None:
+        """A stored row as this search sees it, or None where it does not hold here.
+
+        Its weights are over this search's components, in their order, and it has no score that would be another today.
+        """
+        if stored.get("proxy") != self.kind or stored["merge"] != self.merge:
+            return None
+        weights, components = stored["merge_weights"], stored["components"]
+        used = [name for name, weight in weights.items() if weight > 0]
+        if (self.uses_all and components != self.components) or not set(used) <= set(self.components):
+            return None
+        if any(components[name] != self.components[name] for name in used):
+            return None
+        groups = stored["groups"]
+        if any(groups.get(name) != self.groups[name] for name in self.needed):
+            return None
+        row = {**stored, "merge_weights": {name: weights.get(name, 0.0) for name in self.components}}
+        if stored["status"] == "OK":
+            current = {name: groups.get(name) == print_ for name, print_ in self.groups.items()}
+            row["scores"] = {name: score for name, score in stored["scores"].items() if current.get(name)}
+            if stored["fingerprint"] != self.fingerprint and self.capabilities:
+                row["capabilities"] = _averages(row["scores"], self.capabilities)
+        return row
+
+
 class ScoreLog:
-    """Rows by merge weights, of one set of components and one suite (`fingerprint`); others' rows stay and are ignored.
+    """The rows of a file that hold for one identity; others' rows stay in it and are ignored.
+
+    Rows of one set of merge weights: the latest counts.
 
     Raises:
         DemixError: if a line other than the last is not a row.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, identity: ProxyIdentity) -> None:
         self.path = path
-        self.fingerprint = fingerprint
+        self.identity = identity
+        self._fingerprint = identity.fingerprint
         self._rows: dict[str, Row] = {}
         if path.exists():
             self._read()
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity's."""
+        return self._fingerprint
 
     def _read(self) -> None:
         data = self.path.read_bytes()
@@ -33,32 +99,85 @@ class ScoreLog:
             os.truncate(self.path, whole)
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                row = json.loads(line)
-                key, owner = canonical_json(row["merge_weights"]), row["fingerprint"]
-            except (ValueError, KeyError, TypeError) as error:
+                stored = json.loads(line)
+                key, _ = _key(stored["merge_weights"]), stored["fingerprint"]
+                # Rows without "components" are of releases that kept one fingerprint of everything: nothing reads them.
+                row = self.identity.row(stored) if "components" in stored else None
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DemixError(
                     f"{self.path}:{number}: expected a row of scores, found {type(error).__name__}: {error}; "
                     "move the file away to score everything again"
                 ) from None
-            if owner == self.fingerprint:
+            if row is not None:
                 self._rows[key] = row
 
     def find(self, merge_weights: Mapping[str, float]) -> Row | None:
-        """The row of exactly these merge weights."""
-        return self._rows.get(canonical_json(dict(merge_weights)))
+        """The row of exactly these merge weights; a component left out weighs 0."""
+        return self._rows.get(_key(merge_weights))
 
     def rows(self) -> list[Row]:
-        """All rows, in the order they were scored."""
+        """All rows that hold, in the order they were scored."""
         return list(self._rows.values())
 
     def append(self, row: Row) -> Row:
         """Add a row and make sure that it is on the disk; returns it as a later reader will find it."""
-        line = canonical_json({**row, "fingerprint": self.fingerprint})
+        identity = self.identity
+        belongs = {
+            "proxy": identity.kind,
+            "components": identity.components,
+            "merge": identity.merge,
+            "groups": identity.groups,
+            "fingerprint": self._fingerprint,
+        }
+        line = canonical_json({**row, **belongs})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        stored: Row = json.loads(line)
-        self._rows[canonical_json(stored["merge_weights"])] = stored
+        stored = identity.row(json.loads(line))
+        assert stored is not None, "a row holds for the identity it was written with"
+        self._rows[_key(stored["merge_weights"])] = stored
         return stored
+
+
+def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[Row]:
+    """Scored proxies of other configurations that hold here too: points to fit on that this search did not ask for.
+
+    They are those that were scored under another identity, such as before a dataset was added. Proxies of the very
+    same identity are none: the search asks for those itself where it comes to them, so that its result does not depend
+    on what was searched before. The list is frozen in `<folder>/prior_points.json` before the first proxy; a search
+    that was cut off and goes on reads it back, though the log holds more by then.
+
+    Args:
+        folder: The search's folder.
+        search_fingerprint: Of everything that can change the search's result.
+        log: The search's log, as it is before its first proxy.
+    """
+    path = folder / "prior_points.json"
+    if path.exists() and log.path.exists():  # without the log, which `force` moves away, there is nothing to go on from
+        frozen = read_json(path)
+        if frozen["fingerprint"] == search_fingerprint:
+            rows: list[Row] = frozen["rows"]
+            return rows
+    rows = [row for row in log.rows() if row["status"] == "OK" and row["fingerprint"] != log.fingerprint]
+    write_json(path, {"fingerprint": search_fingerprint, "rows": rows})
+    return rows
+
+
+def _key(merge_weights: Mapping[str, float]) -> str:
+    return canonical_json({name: weight for name, weight in merge_weights.items() if weight})
+
+
+def _averages(scores: Mapping[str, Any], capability_of: Mapping[str, str]) -> dict[str, Any]:
+    """The plain mean of each capability's benchmarks, as `nemo_demix.scoring.scores.capability_scores` takes it."""
+    averages = {}
+    for capability in dict.fromkeys(capability_of.values()):
+        members = [scores[name] for name, owner in capability_of.items() if owner == capability]
+        averages[capability] = {
+            **members[0],
+            "score": sum(member["score"] for member in members) / len(members),
+            "stderr": sum(member["stderr"] ** 2 for member in members) ** 0.5 / len(members),
+            "num_items": sum(member["num_items"] for member in members),
+        }
+    return averages

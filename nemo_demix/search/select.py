@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
+from nemo_demix.constraints import Constraints
 from nemo_demix.errors import MixtureError
 from nemo_demix.mixture import Array
 
@@ -60,16 +61,39 @@ def draw_next(
     return drawn_TC
 
 
-def mean_of_top(weights_MC: Array, objective_M: Array, count: int) -> Array:
-    """The final mixture: the mean of the `count` best; within every (convex) cap that they are within.
+def mean_of_top(weights_MC: Array, objective_M: Array, count: int, constraints: Constraints | None = None) -> Array:
+    """The final mixture: the mean of the `count` best.
+
+    The mean satisfies all convex constraints that the rows satisfy, but not `min_used`: a component that few of them
+    use has a small weight in it. Then these are dropped and the nearest feasible mixture of the others is taken;
+    where there is none, the best row that is feasible itself.
+
+    Args:
+        weights_MC: The pool's merge weights, float64, shape (M, C).
+        objective_M: The pool's objective, shape (M,); lower is better.
+        count: How many rows.
+        constraints: What the result satisfies, whatever the rows do; None: nothing.
 
     Returns:
         Merge weights, float64, shape (C,), summing to 1.
 
     Raises:
-        MixtureError: if the pool has fewer than `count` rows, or `count` is below 1.
+        MixtureError: if the pool has fewer than `count` rows, `count` is below 1, or neither the mean can be repaired
+            nor is a row feasible.
 
     Source: DeMix §2.4 (the top 128; the released script takes 1280).
     """
     mean_C: Array = weights_MC[top_rows(objective_M, count)].mean(axis=0)
-    return mean_C
+    if constraints is None or constraints.satisfied_M(mean_C[None])[0]:
+        return mean_C
+    repaired_C = constraints.nearest_of_used(mean_C)
+    if repaired_C is not None:
+        return repaired_C
+    feasible_V = np.flatnonzero(constraints.satisfied_M(weights_MC))
+    if not feasible_V.size:
+        raise MixtureError(
+            f"selection: none of the pool's {len(weights_MC)} rows satisfies search.constraints, and their mean cannot "
+            "be repaired; draw the pool with the same constraints"
+        )
+    best_C: Array = weights_MC[feasible_V[np.argmin(objective_M[feasible_V])]]
+    return best_C

@@ -1,48 +1,96 @@
-"""What is searched: the components, their blends and prior, the benchmarks that count, and the identity of it all."""
+"""What is searched: what may be mixed within which constraints, the scores that count, and the identity of it all.
+
+A point of the space is a row of weights over "components". For merged proxies these are the component models.
+Strategies that train their proxies, and plain baselines, mix datasets themselves: their components are the datasets,
+the blend matrix is the identity, and the weights are data shares.
+
+Importing this does not import torch: imported scores are searched where there is none.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import DemixConfig
-from nemo_demix.mixture import BlendMatrix, token_proportional
-from nemo_demix.scoring.suite import suite_fingerprint
-from nemo_demix.training.jobs import TrainJob, blend_matrix
+from nemo_demix.constraints import Budget, Constraints
+from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array, BlendMatrix, token_proportional
+from nemo_demix.scoring.suite import benchmark_use, group_fingerprints
+from nemo_demix.search.baselines import baseline_shares
+
+if TYPE_CHECKING:
+    from nemo_demix.training.jobs import TrainJob
+
+MERGED = ("demix", "mergemix", "bayes", "mixmin")  # strategies over merge weights of components
+TRAINED = ("regmix", "climb")  # over data shares, each proxy trained
+PLAIN = ("proportional", "equal", "unimax", "heuristic")  # given data shares, no proxies
+STRATEGIES = MERGED + TRAINED + PLAIN
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may be mixed."""
+    """What may be mixed, and the scores it is judged by.
+
+    Attributes:
+        blend: What each component was trained on; its rows' names are the components.
+        prior: Token-count shares, by component; they sum to 1.
+        capabilities: Of each benchmark that is predicted, by score name.
+        higher_is_better: Direction of each of these scores.
+        use: search (in the objective) or fit (predicted only), of each of these scores.
+        constraints: What a mixture has to satisfy.
+        baselines: Data shares of the plain alternatives, by name.
+    """
 
     blend: BlendMatrix
-    prior: dict[str, float]  # token-count shares, by component
-    capabilities: dict[str, str]  # of each benchmark that counts, by score name
+    prior: dict[str, float]
+    capabilities: dict[str, str]
+    higher_is_better: dict[str, bool]
+    use: dict[str, str]
+    constraints: Constraints
+    baselines: dict[str, dict[str, float]]
+
+    def __post_init__(self) -> None:
+        for what, known in (("direction", self.higher_is_better), ("use", self.use)):
+            if absent := [name for name in self.capabilities if name not in known]:
+                raise ScoreError(f"search: no {what} for {', '.join(absent)}; give one for each score")
+        self.capability_directions()
 
     @property
     def names(self) -> list[str]:
         """The components, in order."""
         return list(self.blend.components)
 
-    def as_weights(self, weights_C: np.ndarray) -> dict[str, float]:
+    @property
+    def objective_capabilities(self) -> dict[str, str]:
+        """The capability of each benchmark that is in the objective, by score name."""
+        return {name: owner for name, owner in self.capabilities.items() if self.use[name] == "search"}
+
+    def capability_directions(self) -> dict[str, bool]:
+        """Whether higher is better, by capability of the objective.
+
+        Raises:
+            ScoreError: if a capability averages scores of both directions.
+        """
+        directions: dict[str, bool] = {}
+        for name, owner in self.objective_capabilities.items():
+            if directions.setdefault(owner, self.higher_is_better[name]) != self.higher_is_better[name]:
+                raise ScoreError(
+                    f"capability {owner}: {name} is of another direction than its other scores, so they have no "
+                    "average; put scores where higher is better and where lower is into different capabilities"
+                )
+        return directions
+
+    def as_weights(self, weights_C: Array) -> dict[str, float]:
         """A row of weights, by component name."""
         return {name: float(weight) for name, weight in zip(self.names, weights_C, strict=True)}
 
-    def as_array(self, weights: Mapping[str, float]) -> np.ndarray:
-        """Named weights as a row, in the components' order."""
-        return np.array([weights[name] for name in self.names])
-
-
-def proxies_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
-    """Of the components, how they are merged, and the suite: a score belongs to merge weights and to this."""
-    return fingerprint(
-        components={job.name: job.fingerprint for job in components},
-        suite=suite_fingerprint(config.suite, manifest),
-        precision=config.train.precision,
-        merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
-    )
+    def as_array(self, weights: Mapping[str, float]) -> Array:
+        """Named weights as a row, in the components' order; a name left out weighs 0."""
+        return np.array([weights.get(name, 0.0) for name in self.names])
 
 
 def search_folder(config: DemixConfig) -> Path:
@@ -50,25 +98,76 @@ def search_folder(config: DemixConfig) -> Path:
     return config.run_dir / "search"
 
 
-def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
-    """Of everything that can change the mixture."""
+def token_counts(manifest: DataManifest) -> dict[str, int]:
+    """Training tokens of each dataset."""
+    return {name: record.num_train_tokens for name, record in manifest.datasets.items()}
+
+
+def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence["TrainJob"]) -> str:
+    """Of everything that can change the mixture; a strategy without component models does not depend on them."""
+    from nemo_demix.training.jobs import base_job
+
+    strategy = config.search.strategy
+    models: dict[str, str] = {}
+    if strategy in MERGED:
+        models = {job.name: job.fingerprint for job in components}
+    elif strategy in TRAINED:
+        models = {"base": base_job(config, manifest).fingerprint}
     return fingerprint(
-        proxies=proxies_fingerprint(config, manifest, components),
+        models=models,
+        merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
+        precision=config.train.precision,
+        groups=group_fingerprints(config.suite, manifest) if models else {},
+        benchmarks={
+            name: (record.capability, benchmark_use(config.suite, name)) for name, record in manifest.benchmarks.items()
+        },
         search={**asdict(config.search), "merge_batch": None},  # no part of the result
         seed=config.seed,
         final_tokens=config.final.num_tokens,
-        tokens={name: record.num_train_tokens for name, record in manifest.datasets.items()},
+        tokens=token_counts(manifest),
     )
 
 
 def search_space(config: DemixConfig, manifest: DataManifest) -> SearchSpace:
-    """Components, their prior, and the benchmarks that count."""
-    prior = token_proportional({name: record.num_train_tokens for name, record in manifest.datasets.items()})
-    capabilities = {f"benchmark/{name}": record.capability for name, record in manifest.benchmarks.items()}
-    return SearchSpace(blend_matrix(config), prior, capabilities)
+    """The space of merge weights over the component models.
+
+    Raises:
+        MixtureError: if no mixture satisfies the constraints.
+    """
+    from nemo_demix.training.jobs import blend_matrix
+
+    return _space(config, manifest, blend_matrix(config))
 
 
-def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
-    """Data shares of the plain alternatives: in proportion to tokens, and equal."""
-    tokens = {name: record.num_train_tokens for name, record in manifest.datasets.items()}
-    return {"proportional": token_proportional(tokens), "equal": dict.fromkeys(tokens, 1.0 / len(tokens))}
+def strategy_space(config: DemixConfig, manifest: DataManifest) -> SearchSpace:
+    """The space of the configured strategy: merge weights over components, or data shares.
+
+    Raises:
+        MixtureError: if no mixture satisfies the constraints.
+    """
+    if config.search.strategy in MERGED:
+        return search_space(config, manifest)
+    datasets = tuple(manifest.datasets)
+    return _space(config, manifest, BlendMatrix(datasets, datasets, np.eye(len(datasets))))
+
+
+def _space(config: DemixConfig, manifest: DataManifest, blend: BlendMatrix) -> SearchSpace:
+    tokens = token_counts(manifest)
+    prior = token_proportional(tokens)
+    multiple = config.search.sampler.max_prior_multiple
+    max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
+    budget = Budget(config.final.num_tokens, tokens)
+    capabilities, use = {}, {}
+    for name, record in manifest.benchmarks.items():
+        if benchmark_use(config.suite, name) != "report":  # which only judges the choice
+            capabilities[f"benchmark/{name}"] = record.capability
+            use[f"benchmark/{name}"] = benchmark_use(config.suite, name)
+    return SearchSpace(
+        blend=blend,
+        prior=prior,
+        capabilities=capabilities,
+        higher_is_better=dict.fromkeys(capabilities, False),  # bits per byte
+        use=use,
+        constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
+        baselines=baseline_shares(config, manifest),
+    )

@@ -1,18 +1,23 @@
 """`final`: blend files, the final run and its baselines, and what became of the prediction."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_json, write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.cost import cost_ledger
-from nemo_demix.fidelity.outcome import CHOSEN
+from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std
+from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.launch.local import launch
 from nemo_demix.scoring.suite import suite_fingerprint
-from nemo_demix.search.space import baseline_shares, search_fingerprint, search_folder
+from nemo_demix.search.baselines import baseline_shares
+from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
-from nemo_demix.training.jobs import blend_paths, component_jobs, final_jobs
+from nemo_demix.training.jobs import TrainJob, blend_paths, component_jobs, final_jobs, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +25,13 @@ logger = logging.getLogger(__name__)
 def final_stage(config: DemixConfig) -> None:
     """Write the blend, train on it and on the baselines' from the same base, score all, and compare."""
     manifest = load_manifest(config)
+    components = component_jobs(config, manifest)
     mixture_path = search_folder(config) / "mixture.json"
-    if not is_done(mixture_path, search_fingerprint(config, manifest, component_jobs(config, manifest))):
+    if not is_done(mixture_path, search_fingerprint(config, manifest, components)):
         raise ConfigError(f"{mixture_path}: not there, or of another configuration; run `nemo-demix search` first")
     mixture = read_json(mixture_path)
+    fidelity = load_fidelity(config, components)
+    check_trust(config, mixture, components, fidelity)
     available = baseline_shares(config, manifest)
     for name in config.final.baselines:
         if name not in available:
@@ -38,6 +46,7 @@ def final_stage(config: DemixConfig) -> None:
         mixture=mixture["fingerprint"],
         models=[job.fingerprint for job in jobs],
         suite=suite_fingerprint(config.suite, manifest),
+        seeds_std=macro_seeds_std(fidelity),
     )
     if config.force:
         forget_jobs(jobs)
@@ -58,6 +67,27 @@ def final_stage(config: DemixConfig) -> None:
     cost = cost_ledger(config, manifest, jobs)
     write_json(config.run_dir / "cost.json", cost)
     print_result(manifest, mixture, read_json(folder / "result.json"), cost)
+
+
+def check_trust(
+    config: DemixConfig, mixture: dict[str, Any], components: Sequence[TrainJob], fidelity: dict[str, Any] | None
+) -> None:
+    """Refuse a mixture that failed a trust gate, by today's thresholds and the latest `verify`.
+
+    Raises:
+        ConfigError: if a gate failed and `accept_untrusted` is not set.
+    """
+    merged = mixture.get("proxy", "merge") in ("merge", "predictions", "both")
+    records = [load_model(job) for job in components] if merged else []
+    deltas = {record.name: record.delta for record in records if record.delta is not None}
+    trust = trust_report(config, deltas, mixture.get("cross_validation"), fidelity if merged else {})
+    failed = [f"{gate['name']}: {gate['reason']}" for gate in trust["gates"] if gate["passed"] is False]
+    if not failed:
+        return
+    text = f"the mixture failed {len(failed)} of {len(trust['gates'])} trust gates: {'; '.join(failed)}"
+    if not config.accept_untrusted:
+        raise ConfigError(f"{text}. Set accept_untrusted=true to train on it anyway")
+    logger.warning("final: %s (accept_untrusted=true)", text)
 
 
 def write_blend(config: DemixConfig, manifest: DataManifest, data_shares: dict[str, float]) -> None:

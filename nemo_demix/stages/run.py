@@ -7,10 +7,12 @@ from collections.abc import Callable
 from nemo_demix.artifacts import canonical_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.prepare import prepare
+from nemo_demix.search.space import MERGED
 from nemo_demix.stages.final import final_stage
-from nemo_demix.stages.models import load_manifest, train_all_components
+from nemo_demix.stages.models import load_manifest, train_all_components, train_jobs_if_needed
 from nemo_demix.stages.search import search_stage
 from nemo_demix.stages.watch import MemoryWatch
+from nemo_demix.training.jobs import base_job
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +21,7 @@ def run_stages(config: DemixConfig) -> None:
     """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
     stages: dict[str, Callable[[], object]] = {
         "prepare": lambda: prepare(config),
-        "train": lambda: train_all_components(config, load_manifest(config)),
+        "train": lambda: _train(config),
         "search": lambda: search_stage(config),
         "final": lambda: final_stage(config),
     }
@@ -40,3 +42,12 @@ def run_stages(config: DemixConfig) -> None:
             file.write(canonical_json(rows[-1]) + "\n")
     spent = ", ".join(f"{row['stage']} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for row in rows)
     logger.info("wall time and peak memory: %s", spent)
+
+
+def _train(config: DemixConfig) -> None:
+    """The base, and the components where the strategy merges them."""
+    manifest = load_manifest(config)
+    if config.search.strategy in MERGED:
+        train_all_components(config, manifest)
+    else:
+        train_jobs_if_needed(config, [("base", [base_job(config, manifest)])])

@@ -1,15 +1,17 @@
-"""`search`: from component models to a mixture."""
+"""`search`: from component models, or from none, to a mixture."""
 
 import logging
 
-from nemo_demix.artifacts import is_done
+from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.config import DemixConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.launch.local import launch
-from nemo_demix.search.objective import OBJECTIVES
-from nemo_demix.search.space import search_fingerprint, search_folder
+from nemo_demix.search.imported import search_imported
+from nemo_demix.search.record import Facts, mixture_record, write_mixture
+from nemo_demix.search.space import MERGED, PLAIN, search_fingerprint, search_folder, strategy_space
+from nemo_demix.search.strategies import Problem, build_strategy, check_settings
 from nemo_demix.stages.models import load_manifest
-from nemo_demix.training.jobs import component_jobs, load_model
+from nemo_demix.training.jobs import base_job, component_jobs, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +21,34 @@ def search_stage(config: DemixConfig) -> None:
 
     Proxies scored before are reused, by their merge weights; `force=true` scores them again.
     """
-    if config.search.objective not in OBJECTIVES:
-        raise ConfigError(f"search.objective={config.search.objective}: expected one of {', '.join(OBJECTIVES)}")
+    check_settings(config.search)
+    if config.search.imported.scores is not None:
+        logger.info("search: wrote %s", search_imported(config))
+        return
     manifest = load_manifest(config)
+    strategy = config.search.strategy
     components = component_jobs(config, manifest)
-    for job in components:
+    needed = components if strategy in MERGED else [] if strategy in PLAIN else [base_job(config, manifest)]
+    for job in needed:
         load_model(job)
     folder = search_folder(config)
+    expected = search_fingerprint(config, manifest, components)
     if config.force and (folder / "scores.jsonl").exists():
         kept = folder / f"scores.{len(list(folder.glob('scores.*.jsonl'))) + 1}.jsonl"
         (folder / "scores.jsonl").rename(kept)
         logger.info("search: earlier scores kept as %s", kept)
-    if not config.force and is_done(folder / "mixture.json", search_fingerprint(config, manifest, components)):
+    if not config.force and is_done(folder / "mixture.json", expected):
         logger.info("search: done already")
-        return
-    launch(config, "search", {"task": "search"})
+    elif strategy in PLAIN:
+        _take_baseline(config, manifest, expected)
+    else:
+        launch(config, "search", {"task": "search"})
+
+
+def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -> None:
+    """A mixture without proxies needs no ranks."""
+    space = strategy_space(config, manifest)
+    choice = build_strategy(Problem(config.search, space, config.seed)).result()
+    facts = Facts(seed=config.seed, fingerprint=expected, proxy=None, is_merge=False)
+    record = mixture_record(config.search, space, choice, facts)
+    write_mixture(search_folder(config), record | {"trust": trust_report(config, {}, None, {})}, choice)

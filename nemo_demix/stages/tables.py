@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_demix.artifacts import DataManifest
+from nemo_demix.mixture import token_proportional
 
 _MEANING = {
     "better": "better than",
@@ -20,30 +21,41 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
     console.print(_mixture_table(manifest, mixture))
     console.print(_score_table(mixture, result))
     for name, comparison in result["chosen_minus"].items():
+        unmeasured = ", ".join(comparison["unmeasured"])
         console.print(
             f"The final model is [bold]{_MEANING[comparison['verdict']]}[/bold] the {name} baseline: "
             f"{comparison['difference']:+.4f} bits/byte, macro (95 % interval {comparison['low']:+.4f} to "
-            f"{comparison['high']:+.4f} over the benchmark items sampled; training seeds are not varied)."
+            f"{comparison['high']:+.4f}; {f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
         )
-    stages, trained = cost["stages"], cost["if_proxies_were_trained"]
-    console.print(
-        f"Cost: {stages['components']['num_tokens']:,} component tokens and {stages['search']['num_proxies']} proxies "
-        f"({cost['proxies_per_minute']:.0f} a minute, {100 * cost['merge_share_of_search']:.1f} % of it merging); "
-        f"training as many proxies would take {trained['num_tokens']:,} tokens."
-    )
+    console.print(_cost_line(cost))
+
+
+def _cost_line(cost: dict[str, Any]) -> str:
+    stages = cost["stages"]
+    parts = [f"{stage['num_tokens']:,} tokens of {name}" for name, stage in stages.items() if stage["num_tokens"]]
+    if "search" in stages:
+        parts.append(f"{stages['search']['num_proxies']} proxies ({cost['proxies_per_minute']:.0f} a minute)")
+    line = f"Cost: {', '.join(parts)}."
+    trained, matched = cost["if_proxies_were_trained"], cost["same_answer_by_trained_proxies"]
+    if trained is not None:
+        line += f" As many proxies, trained as long as a component: {trained['num_tokens']:,} tokens."
+    if matched["num_tokens"] is not None:
+        line += f" Trained proxies that order mixtures as well: {matched['num_tokens']:,} tokens."
+    return line
 
 
 def _mixture_table(manifest: DataManifest, mixture: dict[str, Any]) -> Table:
     table = Table(title="The mixture", title_justify="left")
     for heading in ("dataset", "capability", "tokens", "merge weight", "data share", "epochs", "proportional"):
         table.add_column(heading, justify="left" if heading in ("dataset", "capability") else "right")
-    proportional = mixture["baselines"]["proportional"]["data_shares"]
+    proportional = token_proportional({name: record.num_train_tokens for name, record in manifest.datasets.items()})
+    weights = mixture["merge_weights"] or {}  # none where a strategy gives data shares
     for name, record in manifest.datasets.items():
         table.add_row(
             name,
             record.capability,
             f"{record.num_train_tokens:,}",
-            f"{mixture['merge_weights'][name]:.3f}",
+            f"{weights[name]:.3f}" if name in weights else "-",
             f"{100 * mixture['data_shares'][name]:.1f} %",
             f"{mixture['epochs'][name]:.2f}",
             f"{100 * proportional[name]:.1f} %",
@@ -53,17 +65,25 @@ def _mixture_table(manifest: DataManifest, mixture: dict[str, Any]) -> Table:
 
 def _score_table(mixture: dict[str, Any], result: dict[str, Any]) -> Table:
     table = Table(title="Gold-answer bits per byte (lower is better; ± one standard error)", title_justify="left")
+    predicted, measured = mixture["predicted"], mixture["measured"] or {}
     models = {name: model["capabilities"] for name, model in result["models"].items()}
-    headings = ["capability", "predicted", "its merge", *(f"final: {name}" for name in models)]
+    headings = ["capability", "predicted", "its proxy", *(f"final: {name}" for name in models)]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "capability" else "right")
-    for capability, predicted in mixture["predicted"].items():
-        columns = [_show(predicted["score"], predicted["std"]), _of(mixture["measured"][capability])]
+    for capability in next(iter(models.values())):
+        guess, proxy = predicted.get(capability), measured.get(capability)
+        columns = [_show(guess["score"], guess["std"]) if guess else "-", _of(proxy) if proxy else "-"]
         table.add_row(capability, *columns, *(_of(scores[capability]) for scores in models.values()))
-    macro_predicted = sum(value["score"] for value in mixture["predicted"].values()) / len(mixture["predicted"])
-    finals = (f"{model['macro']:.4f}" for model in result["models"].values())
-    table.add_row("macro", f"{macro_predicted:.4f}", f"{mixture['measured_macro']:.4f}", *finals)
+    averages = [_macro(scores, next(iter(models.values()))) for scores in (predicted, measured)]
+    table.add_row("macro", *averages, *(f"{model['macro']:.4f}" for model in result["models"].values()))
     return table
+
+
+def _macro(scores: dict[str, Any], capabilities: dict[str, Any]) -> str:
+    """The mean over all capabilities; none where some are not known, as a mean over fewer compares with nothing."""
+    if set(scores) != set(capabilities):
+        return "-"
+    return f"{sum(score['score'] for score in scores.values()) / len(scores):.4f}"
 
 
 def _of(score: dict[str, Any]) -> str:

@@ -40,6 +40,8 @@ class StepCheckpoint(ModelCheckpoint):
         step = trainer.global_step
         if step not in self._save_steps or step == self._last_global_step_saved:
             return
+        if not math.isfinite(_reduced_loss(trainer)):
+            return  # `Progress` ends the run
         self._save_checkpoint(trainer, f"{step_folder(self._folder, step)}.ckpt")
         for earlier in sorted(self._save_steps - self._keep_steps):
             path = step_folder(self._folder, earlier)
@@ -51,6 +53,10 @@ class StepCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Nothing: steps decide."""
+
+
+class Diverged(RuntimeError):
+    """A model's loss is no longer a number: known to every rank at the same step, since all see the reduced loss."""
 
 
 class Progress(Callback):
@@ -66,14 +72,17 @@ class Progress(Callback):
         self.tokens_per_step = tokens_per_step
         self.every_steps = every_steps
         self.final_loss: float | None = None
+        self.diverged: str | None = None  # why the run was ended early
         self._started: tuple[float, int] | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log; the first step of a run pays warm-up and is left out of the rate."""
         step = trainer.global_step
-        loss = float(trainer.callback_metrics["reduced_train_loss"])
+        loss = _reduced_loss(trainer)
         if not math.isfinite(loss):
-            raise RuntimeError(f"{self.label}: the loss is {loss} at step {step}; lower max_lr or look at the data")
+            self.diverged = f"{self.label}: the loss is {loss} at step {step}; lower max_lr or look at the data"
+            trainer.should_stop = True  # an orderly end: an exception from here would leave NeMo's telemetry open
+            return
         self.final_loss = loss
         if trainer.is_global_zero:
             with open(self._losses, "a", encoding="utf-8") as file:
@@ -93,3 +102,8 @@ class Progress(Callback):
                 self.tokens_per_step / seconds,
                 (self.num_steps - step) * seconds,
             )
+
+
+def _reduced_loss(trainer: Any) -> float:
+    """The last step's loss, over all ranks, nats a token."""
+    return float(trainer.callback_metrics["reduced_train_loss"])

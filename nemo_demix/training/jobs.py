@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
 from nemo_demix.checkpoints.reader import checkpoint_identity
-from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig
+from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.mixture import BlendMatrix, check_simplex
 
@@ -184,6 +184,28 @@ def reference_jobs(
     ]
 
 
+def proxy_settings(config: DemixConfig, num_proxies: int) -> TrainedProxiesConfig:
+    """The budget and schedule of each of so many trained proxies: the components' tokens in all, shared between them.
+
+    Raises:
+        ConfigError: if there is no proxy to share them between.
+    """
+    settings, components = config.search.trained, config.components
+    if num_proxies < 1:
+        raise ConfigError(f"search.iterations={config.search.iterations}: expected at least one trained proxy")
+    shared = components.num_tokens * len(config.datasets) // num_proxies
+    return replace(settings, num_tokens=settings.num_tokens or shared, max_lr=settings.max_lr or components.max_lr)
+
+
+def proxy_job(config: DemixConfig, manifest: DataManifest, shares: Mapping[str, float], num_proxies: int) -> TrainJob:
+    """A proxy trained on data shares, one of `num_proxies`; named after its shares: the same are trained once."""
+    given = check_simplex(shares, list(manifest.datasets), "data shares of a trained proxy")
+    blend = {dataset: share for dataset, share in given.items() if share > 0}
+    name = f"p_{fingerprint(shares=blend)[:8]}"
+    settings, base = proxy_settings(config, num_proxies), base_job(config, manifest)
+    return _job(config, manifest, "proxy", name, settings, blend, base, None)
+
+
 def final_jobs(
     config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]]
 ) -> list[TrainJob]:
@@ -251,7 +273,7 @@ def _job(
     if keep and keep[-1] > num_steps:
         raise ConfigError(f"{role}: keep_tokens={max(settings.keep_tokens)} is beyond num_tokens={settings.num_tokens}")
     every = config.train.checkpoint_every_tokens
-    continued = (config.components, config.reference, config.final)
+    continued = (config.components, config.reference, config.search.trained, config.final)
     save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
     seed = config.seed if settings.seed is None else settings.seed
     inputs = {

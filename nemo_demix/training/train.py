@@ -23,14 +23,19 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
 from nemo_demix.tokenizer import nemo_tokenizer
-from nemo_demix.training.callbacks import Progress, StepCheckpoint
+from nemo_demix.training.callbacks import Diverged, Progress, StepCheckpoint
 from nemo_demix.training.jobs import TrainJob, blend_paths, step_folder
 
 logger = logging.getLogger(__name__)
 
 
 def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[TrainJob], ranks: Ranks) -> None:
-    """Train what is not done yet. Collective: every rank."""
+    """Train what is not done yet.
+
+    Raises:
+        Diverged: on every rank, if a loss is no longer a number; the jobs before it are done.
+    Collective: every rank.
+    """
     for job in jobs:
         # Rank 0 decides for all: a slower rank could find the record that rank 0 has just written.
         done = [job.is_done]
@@ -104,6 +109,11 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     )
     recipe.trainer.callbacks = [*(recipe.trainer.callbacks or []), callback]
 
+    if job.role == "proxy":
+        # Megatron's own check raises on the rank whose gradient is no number, and leaves the others waiting. The loss
+        # that `Progress` looks at is reduced: all ranks see a diverged proxy together, and go on with the next.
+        recipe.trainer.strategy.ddp.check_for_nan_in_grad = False
+
     step, resume = latest_checkpoint(job.checkpoints)
     start = None
     if resume is None and job.start is not None:
@@ -152,6 +162,8 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
     task()
     destroy_num_microbatches_calculator()
     progress = next(callback for callback in arguments["trainer"].callbacks if isinstance(callback, Progress))
+    if progress.diverged:
+        raise Diverged(progress.diverged)
     if ranks.is_main:
         kept = {
             str(step * progress.tokens_per_step): str(step_folder(job.checkpoints, step).resolve())

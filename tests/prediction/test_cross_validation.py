@@ -10,15 +10,19 @@ from nemo_demix.artifacts import load_record, write_json
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.prediction.cross_validation import CrossValidation, cross_validate, spearman
-from nemo_demix.prediction.lightgbm_model import fit_predictor
+from nemo_demix.prediction.inputs import check_scored
+from nemo_demix.prediction.predictors import fit_predictor
 
 RNG = np.random.default_rng(0)
-WEIGHTS_MC = RNG.dirichlet(np.ones(4), size=96)
-SCORES = {
-    "easy": WEIGHTS_MC @ np.array([1.0, 2.0, 3.0, 4.0]),
-    "hard": WEIGHTS_MC[:, 0] + RNG.normal(scale=0.2, size=96),
-    "noise": RNG.normal(size=96),
-}
+DRAWN_MC = RNG.dirichlet(np.ones(4), size=96)
+WEIGHTS_MC, SCORES = check_scored(
+    DRAWN_MC,
+    {
+        "easy": DRAWN_MC @ np.array([1.0, 2.0, 3.0, 4.0]),
+        "hard": DRAWN_MC[:, 0] + RNG.normal(scale=0.2, size=96),
+        "noise": RNG.normal(size=96),
+    },
+)
 CAPABILITY_OF = {"easy": "math", "hard": "math", "noise": "code"}
 CONFIG = PredictorConfig(num_rounds=60)
 
@@ -41,6 +45,22 @@ def test_figures_are_those_of_predictions_of_held_out_rows():
     assert found.capability_rmse["math"] == pytest.approx(np.sqrt(np.mean(error_M**2)), rel=1e-12)
     assert found.rho_macro == pytest.approx((found.capability_rho["math"] + found.capability_rho["code"]) / 2)
     assert found.num_rows == 96
+
+
+def test_the_order_of_rows_does_not_matter():
+    order_M = np.random.default_rng(3).permutation(96)
+    shuffled = {name: scores_M[order_M] for name, scores_M in SCORES.items()}
+    given = cross_validate(CONFIG, WEIGHTS_MC, SCORES, CAPABILITY_OF, 2)
+    assert cross_validate(CONFIG, WEIGHTS_MC[order_M], shuffled, CAPABILITY_OF, 2) == given
+
+
+def test_a_mixture_scored_again_is_not_predicted_from_its_repeat():
+    rng = np.random.default_rng(4)
+    weights_MC = np.repeat(rng.dirichlet(np.ones(4), size=30), 2, axis=0)
+    noise = {"noise": np.repeat(rng.normal(size=30), 2)}
+    config = PredictorConfig(kind="gaussian_process", folds=5, repeats=2)
+    found = cross_validate(config, weights_MC, noise, {"noise": "code"}, 0)
+    assert (found.benchmark_rho["noise"] or 0.0) < 0.4
 
 
 def test_what_can_be_predicted_is_told_from_noise():

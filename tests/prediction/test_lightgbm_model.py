@@ -1,12 +1,16 @@
-"""The predictor: deterministic, silent, keyed by benchmark, and strict about its inputs."""
+"""LightGBM: every round run, silent, fast on a large pool, and settings of its own for few points."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 
 from nemo_demix.config import PredictorConfig
-from nemo_demix.errors import ConfigError, MixtureError, ScoreError
+from nemo_demix.errors import ConfigError
 from nemo_demix.prediction import lightgbm_model
-from nemo_demix.prediction.lightgbm_model import fit_predictor
+from nemo_demix.prediction.folds import draw_folds, out_of_fold
+from nemo_demix.prediction.lightgbm_model import fit, settle
+from nemo_demix.prediction.predictors import fit_predictor
 
 RNG = np.random.default_rng(0)
 WEIGHTS_MC = RNG.dirichlet(np.ones(4), size=200)
@@ -24,11 +28,6 @@ def test_it_predicts_what_it_was_not_fitted_on():
         assert np.corrcoef(predicted[name], truth_X)[0, 1] > 0.95
 
 
-def test_same_seed_same_bytes():
-    first, second = (fit_predictor(CONFIG, WEIGHTS_MC, SCORES, 3).predict(FRESH_XC) for _ in range(2))
-    assert all(first[name].tobytes() == second[name].tobytes() for name in SCORES)
-
-
 @pytest.mark.parametrize("num_leaves", [15, 31])
 def test_a_large_pool_gets_the_same_bytes_as_its_rows_alone(num_leaves, monkeypatch):
     predictor = fit_predictor(PredictorConfig(num_leaves=num_leaves), WEIGHTS_MC, SCORES, 0)
@@ -39,44 +38,33 @@ def test_a_large_pool_gets_the_same_bytes_as_its_rows_alone(num_leaves, monkeypa
 
 
 def test_every_round_is_run():
-    predictor = fit_predictor(PredictorConfig(num_rounds=37), WEIGHTS_MC, SCORES, 0)
-    assert {booster.num_trees() for booster in predictor.boosters.values()} == {37}
+    regressor = fit(PredictorConfig(num_rounds=37), WEIGHTS_MC, SCORES["linear"], 0)
+    assert regressor.booster.num_trees() == 37
+
+
+def test_tuning_leaves_settings_that_cannot_learn():
+    few = {"linear": SCORES["linear"][:28]}
+    truth_X = FRESH_XC @ np.array([1.0, 2.0, 3.0, 4.0])
+    errors = []
+    for tune in (False, True):
+        config = PredictorConfig(min_data_in_leaf=15, tune=tune)  # no split leaves 15 of 28 on both sides
+        errors.append(np.std(fit_predictor(config, WEIGHTS_MC[:28], few, 0).predict(FRESH_XC)["linear"] - truth_X))
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_tuning_does_not_see_the_fold_that_is_predicted():
+    weights_MC, scores_M = WEIGHTS_MC[:40], SCORES["linear"][:40]
+    fold_M = draw_folds(weights_MC, 2, np.random.default_rng(0))
+    changed_M = np.where(fold_M == 1, scores_M[::-1] * 100, scores_M)
+    tuned = partial(settle, PredictorConfig(tune=True, num_rounds=40))
+    given, changed = (out_of_fold(tuned, weights_MC, column_M, fold_M, 0) for column_M in (scores_M, changed_M))
+    assert given[fold_M == 1].tobytes() == changed[fold_M == 1].tobytes()
 
 
 def test_it_is_silent(capfd):
     tiny_MC = WEIGHTS_MC[:8]
     fit_predictor(CONFIG, tiny_MC, {"constant": np.ones(8), "x": SCORES["linear"][:8]}, 0).predict(tiny_MC)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_constant_score_is_predicted_as_such():
-    predicted = fit_predictor(CONFIG, WEIGHTS_MC, {"constant": np.full(200, 1.5)}, 0).predict(FRESH_XC)
-    assert predicted["constant"] == pytest.approx(1.5)
-
-
-@pytest.mark.parametrize(
-    ("weights_MC", "scores", "message"),
-    [
-        (WEIGHTS_MC[:7], {"x": np.ones(7)}, "expected 8 scored mixtures or more, found 7"),
-        (WEIGHTS_MC, {}, "at least one benchmark"),
-        (WEIGHTS_MC, {"gsm8k": np.ones(199)}, r"gsm8k: expected 200 scores, found shape \(199,\)"),
-        (WEIGHTS_MC, {"gsm8k": np.append(np.ones(199), np.nan)}, "gsm8k: expected finite scores, found nan in row 199"),
-        (WEIGHTS_MC, {"gsm8k": np.append(np.inf, np.ones(199))}, "gsm8k: expected finite scores, found inf in row 0"),
-    ],
-)
-def test_scores_it_cannot_be_fitted_on_are_refused(weights_MC, scores, message):
-    with pytest.raises(ScoreError, match=message):
-        fit_predictor(CONFIG, weights_MC, scores, 0)
-
-
-def test_weights_off_the_simplex_are_refused():
-    with pytest.raises(MixtureError, match="row 0 is not on the simplex"):
-        fit_predictor(CONFIG, 2 * WEIGHTS_MC, SCORES, 0)
-    predictor = fit_predictor(CONFIG, WEIGHTS_MC, SCORES, 0)
-    with pytest.raises(MixtureError, match=r"expected shape \(M, 4\), found \(500, 3\)"):
-        predictor.predict(FRESH_XC[:, :3])
-    with pytest.raises(MixtureError, match=r"shape \(M, C\), found shape \(200,\)"):
-        fit_predictor(CONFIG, WEIGHTS_MC[:, 0], SCORES, 0)
 
 
 def test_impossible_settings_are_refused():

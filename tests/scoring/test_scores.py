@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_demix.scoring.scores import capability_scores, compare, suite_scores
+from nemo_demix.scoring.scores import Comparison, capability_scores, combined, compare, suite_scores
 from nemo_demix.scoring.suite import Request, Suite
 
 
@@ -78,3 +78,26 @@ def test_equal_models_are_not_distinguishable() -> None:
     assert compare(suite, bits, bits).verdict == "not distinguishable"
     assert compare(suite, bits - 1, bits).verdict == "better"
     assert compare(suite, bits + 1, bits).verdict == "worse"
+
+
+def test_all_errors_together_widen_the_interval() -> None:
+    comparison = Comparison(-0.010, 0.003, -0.01588, -0.00412, "better")
+    alone = combined(comparison, 0.0, 0.0)
+    assert (alone["low"], alone["high"]) == pytest.approx((comparison.low, comparison.high))
+    assert alone["verdict"] == "better"
+    assert alone["unmeasured"] == []
+    wide = combined(comparison, seeds_std=0.004, predictor_std=0.003)
+    assert wide["standard_errors"] == pytest.approx(
+        {"items": 0.003, "seeds": 0.004 * 2**0.5, "predictor": 0.003 * 2**0.5}
+    )
+    assert wide["stderr"] == pytest.approx((0.003**2 + 2 * 0.004**2 + 2 * 0.003**2) ** 0.5)
+    assert wide["verdict"] == "not distinguishable"
+    assert wide["difference"] == comparison.difference
+
+
+def test_what_was_not_measured_is_named_and_not_taken_as_0() -> None:
+    comparison = Comparison(0.010, 0.003, 0.00412, 0.01588, "worse")
+    found = combined(comparison, None, None)
+    assert found["standard_errors"] == {"items": 0.003, "seeds": None, "predictor": None}
+    assert found["unmeasured"] == ["seeds", "predictor"]
+    assert found["verdict"] == "worse"

@@ -1,15 +1,18 @@
 """Requests are what the benchmarks say, and every proxy gets the same ones."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.suite import build_suite
+from nemo_demix.scoring.scores import capability_scores, compare, suite_scores
+from nemo_demix.scoring.suite import PROXY_USES, build_suite, group_fingerprints, suite_fingerprint
 from nemo_demix.tokenizer import load_tokenizer
 from tests.helpers import fork_run, run_cli
 
@@ -97,3 +100,38 @@ def test_scores_do_not_depend_on_the_batches_or_the_layout(smoke_run: Path, tmp_
     for group, score in found["tensor"].items():
         assert found["pipeline"][group]["score"] == pytest.approx(score["score"], rel=1e-5)
         assert found["data"][group]["score"] == pytest.approx(score["score"], rel=1e-5)
+
+
+def test_a_search_sees_no_report_benchmark_and_judges_average_over_these(
+    run: tuple[DemixConfig, DataManifest],
+) -> None:
+    config, manifest = run
+    settings = copy.deepcopy(dataclasses.replace(config.suite, heldout_tokens=0))
+    whole = build_suite(settings, manifest)
+    assert whole.averaged == whole.capabilities
+    settings.benchmarks["gsm8k"].use = "report"
+    settings.benchmarks["mbpp"].use = "fit"
+    proxies, full = build_suite(settings, manifest, PROXY_USES), build_suite(settings, manifest)
+    assert set(full.groups) - set(proxies.groups) == {"benchmark/gsm8k"}
+    assert {request.group for request in proxies.requests} == set(proxies.groups)
+    assert [name for name, owner in proxies.averaged.items() if owner == "math"] == ["benchmark/math"]
+    assert [name for name, owner in full.averaged.items() if owner == "math"] == ["benchmark/gsm8k"]
+    for suite in (proxies, full):
+        assert [name for name, owner in suite.averaged.items() if owner == "code"] == ["benchmark/humaneval"]
+    bits = np.arange(1.0, len(full.requests) + 1)
+    scores = suite_scores(full, bits)
+    assert capability_scores(full, scores)["math"].score == scores["benchmark/gsm8k"].score
+    report = [index for index, request in enumerate(full.requests) if request.group == "benchmark/math"]
+    others = bits.copy()
+    others[report] += 100
+    assert compare(full, bits, others).difference == 0  # what the search tuned on does not judge it
+
+
+def test_use_changes_no_score_but_the_record_of_averages(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    settings = copy.deepcopy(config.suite)
+    settings.benchmarks["gsm8k"].use = "report"
+    groups, plain = group_fingerprints(settings, manifest), group_fingerprints(config.suite, manifest)
+    assert groups == plain
+    assert suite_fingerprint(settings, manifest) != suite_fingerprint(config.suite, manifest)
+    assert set(plain) - set(group_fingerprints(settings, manifest, PROXY_USES)) == {"benchmark/gsm8k"}

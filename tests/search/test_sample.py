@@ -1,16 +1,23 @@
 """Sampled mixtures: on the grid, within the caps, distinct, and the same bytes for the same seed."""
 
+import hashlib
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nemo_demix.config import SamplerConfig
+from nemo_demix.config import ConstraintsConfig, SamplerConfig
+from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, MixtureError
 from nemo_demix.mixture import BlendMatrix, token_proportional
+from nemo_demix.search.hit_and_run import feasible_rows
 from nemo_demix.search.sample import sample_mixtures
+from tests.constraints.cases import BLEND as BLEND_6
+from tests.constraints.cases import PRIOR as PRIOR_6
+from tests.constraints.cases import build, draw_case, violations
 
 # The token counts (in billions) and the cap of the released script.
 TOKENS = {
@@ -24,7 +31,8 @@ DIRICHLET = SamplerConfig(kind="dirichlet", max_prior_multiple=4.0)
 
 
 def sample(config, count, seed=0, max_data_shares=None):
-    return sample_mixtures(config, PRIOR, BLEND, max_data_shares, count, np.random.default_rng(seed))
+    constraints = Constraints.build(ConstraintsConfig(max=max_data_shares or {}), BLEND, None, None)
+    return sample_mixtures(config, PRIOR, constraints, count, np.random.default_rng(seed))
 
 
 @settings(max_examples=40, deadline=None)
@@ -42,7 +50,7 @@ def test_rows_are_distinct_mixtures_on_the_grid_within_the_caps(kind, multiple, 
     bounds = {name: min(1.0, (multiple or np.inf) * PRIOR[name], 2 * shares.get(name, 1.0)) for name in NAMES}
     room = sum(bounds.values()) - bounds["general"] + min(bounds["general"], 2 * general - 1)
     if room < 1:
-        with pytest.raises(MixtureError, match="caps: no mixture satisfies them"):
+        with pytest.raises(MixtureError, match="no mixture satisfies th"):
             sample(config, 50, seed, caps)
         return
     assume(room > 1.1)
@@ -63,6 +71,14 @@ def test_rows_are_distinct_mixtures_on_the_grid_within_the_caps(kind, multiple, 
 def test_same_seed_same_bytes(config):
     assert sample(config, 500, 7).tobytes() == sample(config, 500, 7).tobytes()
     assert sample(config, 500, 7).tobytes() != sample(config, 500, 8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("count", "digest"), [(64, "72e08fdcd361133b18259a48264cb419"), (2000, "928a7ac5b454d796e19696f34ca87761")]
+)
+def test_uniform_rows_are_those_of_earlier_versions(count, digest):
+    # Proxies and references that were scored or trained with them stay valid.
+    assert hashlib.sha256(sample(UNIFORM, count, 7).tobytes()).hexdigest()[:32] == digest
 
 
 def test_uniform_has_the_moments_of_the_uniform_simplex():
@@ -100,7 +116,9 @@ def test_caps_that_hardly_a_draw_satisfies():
 
 
 def test_too_small_a_feasible_set_is_reported():
-    with pytest.raises(MixtureError, match=r"found 7 distinct mixtures .* expected 8; raise a cap, or lower the grid"):
+    with pytest.raises(
+        MixtureError, match=r"found 7 distinct mixtures .* expected 8; relax a constraint, or lower the grid"
+    ):
         sample(SamplerConfig(grid=0.5), 8)  # of two weights one is below a half, so below the grid
     assert sorted(sample(SamplerConfig(grid=0.5), 7).tolist()) == sorted(np.eye(7).tolist())
 
@@ -124,7 +142,7 @@ def test_impossible_settings_are_refused(settings_, message):
 
 def test_a_prior_of_other_names_is_refused():
     with pytest.raises(MixtureError, match=r"prior: unknown name 'maths_1'.*did you mean math_1"):
-        sample_mixtures(UNIFORM, {"maths_1": 1.0}, BLEND, {}, 8, np.random.default_rng(0))
+        sample_mixtures(UNIFORM, {"maths_1": 1.0}, Constraints.none(BLEND), 8, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("config", [UNIFORM, DIRICHLET])
@@ -132,3 +150,81 @@ def test_a_whole_pool_takes_seconds(config):
     started = time.monotonic()
     assert sample(config, 200_000).shape == (200_000, 7)
     assert time.monotonic() - started < 10  # 0.4 s on a quiet core
+
+
+def constrained(config, count, seed=0, sampler=UNIFORM):
+    prior = dict(zip(BLEND_6.components, PRIOR_6.values(), strict=True))
+    return sample_mixtures(sampler, prior, build(config), count, np.random.default_rng(seed))
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 10_000))
+def test_a_hundred_thousand_rows_satisfy_random_constraints(seed):
+    config, _ = draw_case(np.random.default_rng(seed))
+    constraints = build(config)
+    assume(constraints.convex.dimension >= 4)  # a thinner set may have fewer points on the grid
+    weights_MC = constrained(config, 100_000, seed, SamplerConfig(grid=1e-5))
+    assert weights_MC.shape == (100_000, 6)
+    assert len(np.unique(weights_MC, axis=0)) == 100_000
+    assert constraints.satisfied_M(weights_MC).all()
+    assert (weights_MC >= 0).all()
+    assert np.abs(weights_MC.sum(axis=1) - 1).max() < 1e-9
+    for row_C in weights_MC[::1000]:
+        assert violations(config, row_C) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ConstraintsConfig(pinned={"math_1": 0.1}),
+        ConstraintsConfig(max={"math_1": 0.01, "math_2": 0.01}, min={"code_1": 0.2}, max_kl=1.0),
+        ConstraintsConfig(min_used=0.1, pinned={"math_1": 0.1}),
+    ],
+)
+def test_thin_sets_give_the_same_bytes_for_the_same_seed(config):
+    assert constrained(config, 400, 3).tobytes() == constrained(config, 400, 3).tobytes()
+    assert constrained(config, 400, 3).tobytes() != constrained(config, 400, 4).tobytes()
+
+
+def test_pinned_shares_are_kept_to_rounding_and_the_rest_is_uniform():
+    weights_MC = constrained(ConstraintsConfig(pinned={"math_1": 0.1, "code_2": 0.05}), 20_000)
+    assert np.abs(weights_MC[:, 1] - 0.2).max() < 1e-14
+    assert np.abs(weights_MC[:, 5] - 0.1).max() < 1e-14
+    free_MC = weights_MC[:, [0, 2, 3, 4]] / 0.7  # a simplex of four
+    assert free_MC.mean(axis=0) == pytest.approx(1 / 4, abs=0.01)
+    assert free_MC.var(axis=0) == pytest.approx((1 / 4) * (3 / 4) / 5, rel=0.06)
+
+
+def test_hit_and_run_agrees_with_rejection():
+    config = ConstraintsConfig(max={"math_1": 0.02, "general": 0.6}, max_kl=0.4)
+    constraints = build(config)
+    rng = np.random.default_rng(0)
+    drawn_MC = rng.dirichlet(np.ones(6), size=1_000_000)
+    drawn_MC = drawn_MC[constraints.satisfied_M(drawn_MC)]
+    assert 2000 < len(drawn_MC) < 100_000
+    rows_MC = np.vstack([rows_MC for rows_MC, _ in islice(feasible_rows(constraints, 20_000, rng), 5)])
+    noise_C = 5 * drawn_MC.std(axis=0) * np.sqrt(1 / len(drawn_MC) + 1 / len(rows_MC))
+    assert (np.abs(rows_MC.mean(axis=0) - drawn_MC.mean(axis=0)) < noise_C).all()
+    assert rows_MC.std(axis=0) == pytest.approx(drawn_MC.std(axis=0), rel=0.08)
+
+
+def test_used_weights_are_at_least_min_used_and_the_others_are_zero():
+    weights_MC = constrained(ConstraintsConfig(min_used=0.1), 5000)
+    assert weights_MC[weights_MC > 0].min() >= 0.1 - 1e-9
+    counts = np.bincount((weights_MC > 0).sum(axis=1), minlength=7)
+    assert (counts[2:6] > 0).all()  # of supports of many sizes
+
+
+def test_least_shares_of_all_datasets_are_no_thin_set():
+    config = ConstraintsConfig(min={"general": 0.52, **dict.fromkeys(list(PRIOR_6)[1:], 0.06)})
+    weights_MC = constrained(config, 20_000)
+    slack_MC = weights_MC - [0.04, *[0.12] * 5]
+    assert slack_MC.min() >= -1e-9
+    assert (slack_MC / 0.36).mean(axis=0) == pytest.approx(1 / 6, abs=0.005)
+
+
+def test_a_fixed_mixture_leaves_nothing_to_draw():
+    config = ConstraintsConfig(pinned={"math_1": 0.1, "math_2": 0.1, "math_3": 0.1, "code_1": 0.1, "code_2": 0.05})
+    assert constrained(config, 1) == pytest.approx(np.array([[0.1, 0.2, 0.2, 0.2, 0.2, 0.1]]), abs=1e-12)
+    with pytest.raises(MixtureError, match="found 1 distinct mixtures within the constraints, expected 2; relax"):
+        constrained(config, 2)

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from nemo_demix.config import ConstraintsConfig
 from nemo_demix.errors import MixtureError
 from nemo_demix.search.select import draw_next, mean_of_top, top_rows
+from tests.constraints.cases import build, draw_case, violations
 
 POOL_MC = np.random.default_rng(0).dirichlet(np.ones(5), size=1000)
 OBJECTIVE_M = POOL_MC[:, 0]
@@ -53,6 +57,34 @@ def test_mean_of_top_is_the_mean_of_the_best():
     mean_C = mean_of_top(POOL_MC, OBJECTIVE_M, 128)
     assert mean_C == pytest.approx(best_TC.mean(axis=0), abs=1e-15)
     assert mean_C.sum() == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_the_mean_of_the_top_never_breaks_a_constraint(seed):
+    rng = np.random.default_rng(seed)
+    config, inside_C = draw_case(rng)
+    constraints = build(config)
+    pool_MC = np.vstack([rng.dirichlet(np.ones(6), size=200), inside_C])
+    chosen_C = mean_of_top(pool_MC, rng.random(201), 50, constraints)
+    assert violations(config, chosen_C) <= 1e-9
+
+
+def test_a_mean_with_small_weights_is_repaired():
+    constraints = build(ConstraintsConfig(min_used=0.1))
+    pool_MC = np.array([[0.5, 0.5, 0, 0, 0, 0], [0.4, 0.4, 0.2, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0], np.full(6, 1 / 6)])
+    chosen_C = mean_of_top(pool_MC, np.arange(4.0), 3, constraints)  # the mean has 0.067 of the third
+    assert chosen_C == pytest.approx([0.5, 0.5, 0, 0, 0, 0], abs=1e-6)
+    assert (chosen_C[2:] == 0).all()
+
+
+def test_where_the_mean_cannot_be_repaired_it_is_the_best_feasible_row():
+    constraints = build(ConstraintsConfig(min_used=0.4, max={"general": 0.7}))
+    pool_MC = np.array([[1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0]])
+    chosen_C = mean_of_top(pool_MC, np.array([0.0, 2.0, 1.0]), 3, constraints)  # no weight of the mean reaches 0.4
+    assert chosen_C.tolist() == [0, 0, 1, 0, 0, 0]
+    with pytest.raises(MixtureError, match=r"none of the pool's 1 rows satisfies search.constraints"):
+        mean_of_top(np.full((1, 6), 1 / 6), np.zeros(1), 1, constraints)
 
 
 @pytest.mark.parametrize(

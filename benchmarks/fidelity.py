@@ -1,0 +1,264 @@
+"""How well do merged proxies order mixtures? Against models really trained on them: the DeMix paper's Tables 2, 4 and 5.
+
+One base; component models with three data orders; 24 references (recipes/fidelity.yaml) and their checkpoints at 1/8, 1/4 and
+1/2 of the tokens, which stand for trained proxies; beside them weight merges, mixed predictions, the null predictor, other
+shares of general data in the components, other merge methods. Every stage is the product's own and resumes. About two hours
+on two cores; --quick works out every figure again from the committed scores.
+
+Axes: R references, S samples (the first is the references themselves), P seeds of the components.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _provenance import RESULTS, finish
+from _study import RECIPE, branch, json_lines, nemo_demix, values
+
+from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.config import load_resolved
+from nemo_demix.fidelity.consistency import Columns, Figures, draw_samples, figures, summarise, tokens_to_match
+from nemo_demix.training.jobs import blend_matrix
+
+SEEDS = (1, 2)  # of the components, beside the run's own
+BETAS = {"beta_0": 0.0, "beta_25": 0.25}
+METHODS = {  # DeMix Table 4, with the parameters of its released configurations
+    "ties": {"density": 0.9},
+    "dare_linear": {"density": 0.9},
+    "breadcrumbs": {"density": 0.9, "gamma": 0.01},
+    "multislerp": {},
+}
+NUM_PROXIES = 112  # of the search whose price is compared (DeMix Table 2)
+NUM_BOOTSTRAP = 2000
+CONFIDENCE = 0.95
+
+
+def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
+    """Train and score everything that is not there yet; one row a model or proxy, with its scores by name."""
+    nemo_demix(runs, "prepare")
+    nemo_demix(runs, "train", "role=base")
+    nemo_demix(runs, "train", "role=component")
+    nemo_demix(runs, "verify")
+    main = runs / RECIPE
+    references = read_json(main / "verify" / "references.json")
+    mixtures = {row["mixture"]: row for row in references if row["name"] == row["mixture"]}
+    rows = [{"kind": "mixture", **row} for row in references]
+    for row in references:
+        for path in sorted((main / "scores").glob(f"reference_{row['name']}*.json")):
+            name, _, tokens = path.stem.removeprefix("reference_").partition("_at_")
+            if name == row["name"]:
+                rows.append({"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None}
+                            | {"scores": values(read_json(path)["scores"])})  # fmt: skip
+    rows += _proxy_rows(main, mixtures, {"components": "seed_0"})
+    for seed in SEEDS:
+        name = f"{RECIPE}_s{seed}"
+        run = branch(runs, name)
+        override = f"components.seed={seed}"
+        nemo_demix(runs, "train", "role=component", override, name=name)
+        _score(runs, name, {key: row["merge_weights"] for key, row in mixtures.items()}, override)
+        _score(runs, name, {key: row["merge_weights"] for key, row in mixtures.items()}, override, "search.proxy=predictions")
+        rows += _proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
+    if ablations:
+        rows += _ablations(runs, mixtures)
+    for run in (main, *(runs / f"{RECIPE}_{tail}" for tail in ("s1", "s2", "b0", "b25"))):
+        records = [read_json(path) for path in sorted(run.glob("models/component/*/record.json"))]
+        rows += [{"kind": "component", "run": run.name, "name": r["name"]} | {k: r[k] for k in ("delta", "final_loss", "num_tokens")}
+                 for r in records]  # fmt: skip
+    return rows
+
+
+def _ablations(runs: Path, mixtures: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for label, beta in BETAS.items():
+        name = f"{RECIPE}_b{round(100 * beta)}"
+        run = branch(runs, name, "models/component/general")
+        override = f"components.beta={beta}"
+        nemo_demix(runs, "train", "role=component", override, name=name)
+        blend = blend_matrix(load_resolved(run / "config.yaml"))
+        weights = {key: blend.merge_weights_for(row["data_shares"])[0] for key, row in mixtures.items()}
+        _score(runs, name, weights, override)
+        rows += _proxy_rows(run, mixtures, {"components": label})
+    for method, parameters in METHODS.items():
+        overrides = [f"merge.method={method}", *(f"+merge.parameters.{key}={value}" for key, value in parameters.items())]
+        _score(runs, RECIPE, {f"{method}:{key}": row["merge_weights"] for key, row in mixtures.items()}, *overrides)
+        names = {f"{method}:{key}": row for key, row in mixtures.items()}
+        rows += _proxy_rows(runs / RECIPE, names, {"components": "seed_0", "method": method})
+    return rows
+
+
+def _score(runs: Path, name: str, mixtures: dict[str, dict[str, float]], *overrides: str) -> None:
+    path = runs / name / "mixtures.json"
+    write_json(path, mixtures)
+    nemo_demix(runs, "score", f"score.mixtures={path}", *overrides, name=name)
+
+
+def _proxy_rows(run: Path, mixtures: dict[str, Any], more: dict[str, Any]) -> list[dict[str, Any]]:
+    """The proxies of these names, merges and predictions."""
+    found = {(row["proxy"], row["name"]): row for row in json_lines(run / "scores" / "proxies.jsonl") if row["name"] in mixtures}
+    return [
+        {"kind": kind, "name": mixtures[name]["mixture"], **more, "scores": values(row["scores"])}
+        for (kind, name), row in found.items()
+    ]
+
+
+class Study:
+    """The rows as columns, and the figures that they give."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str]) -> None:
+        self._rows = rows
+        self._capability_of = capability_of
+        self.mixtures = [row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]]
+        self.samples_SR = draw_samples(len(self.mixtures), NUM_BOOTSTRAP, np.random.default_rng(0))
+        self.reference = self._columns(kind="trained", tokens=None)
+
+    def _columns(self, **wanted: Any) -> Columns:
+        rows = {row["name"]: row for row in self._rows if all(row.get(key) == value for key, value in wanted.items())}
+        missing = [row["name"] for row in self.mixtures if row["name"] not in rows]
+        assert not missing, f"{wanted}: no row of {missing}"
+        members: dict[str, list[list[float]]] = {}
+        for name, capability in self._capability_of.items():
+            members.setdefault(capability, []).append([rows[row["name"]]["scores"][name] for row in self.mixtures])
+        scores = {capability: np.mean(np.array(columns), axis=0) for capability, columns in members.items()}
+        return Columns(scores, dict.fromkeys(scores, False))
+
+    def figures(self, **wanted: Any) -> Figures:
+        """Of the proxies whose rows have these values."""
+        return figures(self.reference, self._columns(**wanted), self.samples_SR)
+
+    def null(self, dataset_capability: dict[str, str]) -> Figures:
+        """Of a capability's own data share."""
+        shares = {
+            capability: np.array([sum(share for name, share in row["data_shares"].items() if dataset_capability[name] == capability)
+                                  for row in self.mixtures])
+            for capability in self.reference.scores
+        }  # fmt: skip
+        return figures(self.reference, Columns(shares, dict.fromkeys(shares, True), has_unit=False), self.samples_SR)
+
+    def between_seeds(self) -> dict[str, float]:
+        """Standard deviation of the references' macro score between data orders, and between mixtures."""
+        scores = {row["name"]: self._macro(row) for row in self._rows if row["kind"] == "trained" and row["tokens"] is None}
+        repeated = [row for row in self._rows if row["kind"] == "mixture" and row["name"] != row["mixture"]]
+        gaps = np.array([scores[row["name"]] - scores[row["mixture"]] for row in repeated])
+        return {"std_between_seeds": float(np.sqrt(np.mean(gaps**2) / 2)),
+                "std_between_mixtures": float(np.std([scores[row["name"]] for row in self.mixtures], ddof=1))}  # fmt: skip
+
+    def _macro(self, row: dict[str, Any]) -> float:
+        members: dict[str, list[float]] = {}
+        for name, capability in self._capability_of.items():
+            members.setdefault(capability, []).append(row["scores"][name])
+        return float(np.mean([np.mean(group) for group in members.values()]))
+
+
+def rho(found: Figures) -> float | None:
+    """The macro rho of the references themselves."""
+    value = float(found.values["rho"]["macro"][0])
+    return value if np.isfinite(value) else None
+
+
+def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every figure: a table by proxy and set of scores, and the flat summary."""
+    meta = next(row for row in rows if row["kind"] == "meta")
+    table: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for label, prefix in (("benchmarks", "benchmark/"), ("heldout", "heldout/")):
+        study = Study(rows, {name: owner for name, owner in meta["capability_of"].items() if name.startswith(prefix)})
+        components = [f"seed_{seed}" for seed in (0, *SEEDS)]
+        by_seed = {
+            kind: [study.figures(kind=kind, components=name, method=None) for name in components]
+            for kind in ("merge", "predictions")
+        }
+        null = study.null(meta["dataset_capability"])
+        tokens = sorted({row["tokens"] for row in rows if row["kind"] == "trained" and row["tokens"]})
+        trained = {count: study.figures(kind="trained", tokens=count) for count in tokens}
+        named: dict[str, list[Figures]] = {
+            **by_seed, "null": [null], **{f"trained_{count}": [found] for count, found in trained.items()},
+        }  # fmt: skip
+        ablated = {row["components"] for row in rows if row["kind"] == "merge"} - set(components)
+        named |= {name: [study.figures(kind="merge", components=name, method=None)] for name in sorted(ablated)}
+        methods = sorted({row["method"] for row in rows if row.get("method")})
+        named |= {name: [study.figures(kind="merge", components="seed_0", method=name)] for name in methods}
+        table += [{"kind": "figures", "set": label, "proxy": name, **_figures_row(found)} for name, found in named.items()]
+
+        tail = "" if label == "benchmarks" else "_heldout"
+        merged, predicted = (np.mean([f.values["rho"]["macro"] for f in by_seed[kind]], axis=0) for kind in by_seed)
+        null_S = null.values["rho"]["macro"]
+        whole = summarise(merged, CONFIDENCE, "undefined")
+        above_null = summarise(merged - null_S, CONFIDENCE, "undefined")
+        match = tokens_to_match(whole.value, {count: rho(found) for count, found in trained.items()})
+        full = meta["reference_tokens"]
+        ratios = {key: None if value is None else NUM_PROXIES * value / meta["component_tokens"]
+                  for key, value in asdict(match).items() if key != "reason"}  # fmt: skip
+        summary |= {
+            f"rho_macro{tail}": whole.value,
+            f"rho_macro{tail}_lo": whole.low,
+            f"rho_macro{tail}_hi": whole.high,
+            f"rho_macro{tail}_seed_std": float(np.std([rho(found) for found in by_seed["merge"]], ddof=1)),
+            f"rho_macro{tail}_predictions": float(predicted[0]),
+            f"rho_macro{tail}_null": rho(null),
+            f"rho_macro{tail}_minus_null": above_null.value,
+            f"rho_macro{tail}_minus_null_lo": above_null.low,
+            f"rho_macro{tail}_minus_null_hi": above_null.high,
+            **{f"trained_rho_macro{tail}_{_fraction(count / full)}": rho(found) for count, found in trained.items()},
+            f"token_ratio{tail}_to_match": ratios["num_tokens"],
+            f"token_ratio{tail}_more_than": ratios["more_than"],
+            f"token_ratio{tail}_at_most": ratios["at_most"],
+            f"recovery_macro{tail}": float(np.mean([f.values["recovery"]["macro"][0] for f in by_seed["merge"]])),
+            **{f"{key}{tail}": value for key, value in study.between_seeds().items()},
+            **{f"rho_macro{tail}_{name}": rho(named[name][0]) for name in (*sorted(ablated), *methods)},
+        }
+    deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
+    summary |= {"num_references": len(study.mixtures), "num_seeds": len(components), "delta_max": max(deltas)}
+    return table, summary
+
+
+def _fraction(share: float) -> str:
+    return {0.125: "eighth", 0.25: "quarter", 0.5: "half"}.get(round(share, 3), f"{share:.3f}")
+
+
+def _figures_row(found: list[Figures]) -> dict[str, Any]:
+    """By measure and capability: the mean over seeds with its interval over references, and every seed's own."""
+    row: dict[str, Any] = {}
+    for measure in ("rho", "rho_top", "recovery"):
+        row[measure] = {}
+        for name in found[0].values[measure]:
+            reason = found[0].reasons[measure].get(name, "undefined")
+            mean = summarise(np.mean([f.values[measure][name] for f in found], axis=0), CONFIDENCE, reason)
+            row[measure][name] = [None if value is None else round(value, 4) for value in (mean.value, mean.low, mean.high)]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
+    parser.add_argument("--no-ablations", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        rows = [row for row in json.loads((RESULTS / "fidelity.json").read_text())["rows"] if row["kind"] != "figures"]
+    else:
+        runs = arguments.runs.resolve()
+        rows = [*collect(runs, not arguments.no_ablations), _meta(runs)]
+    table, summary = analyse(rows)
+    finish("fidelity", arguments.quick, [0, *SEEDS], [*rows, *table], summary)
+
+
+def _meta(runs: Path) -> dict[str, Any]:
+    manifest = read_json(runs / RECIPE / "datasets" / "manifest.json")
+    dataset_capability = {name: record["capability"] for name, record in manifest["datasets"].items()}
+    owners = {f"benchmark/{name}": record["capability"] for name, record in manifest["benchmarks"].items()}
+    records = [read_json(path) for path in (runs / RECIPE).glob("models/component/*/record.json")]
+    return {
+        "kind": "meta",
+        "capability_of": {**owners, **{f"heldout/{name}": owner for name, owner in dataset_capability.items()}},
+        "dataset_capability": dataset_capability,
+        "component_tokens": sum(record["num_tokens"] for record in records),
+        "reference_tokens": read_json(runs / RECIPE / "models/reference/ref_000/record.json")["num_tokens"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Score rows as columns by capability, and the order that needs no model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ScoreError
+from nemo_demix.fidelity.consistency import Columns
+from nemo_demix.fidelity.references import Reference
+from nemo_demix.scoring.suite import PROXY_USES, averaged_benchmarks
+
+Row = Mapping[str, Any]  # {"scores": {benchmark: {"score", "higher_is_better", ...}}}; a proxy's also has its status
+
+
+def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, str]]:
+    """The two kinds of score, each as {score name: capability}; benchmarks that a search may not see take no part."""
+    use = {f"benchmark/{name}": benchmark.use for name, benchmark in config.suite.benchmarks.items()}
+    benchmarks = {f"benchmark/{name}": record.capability for name, record in manifest.benchmarks.items()}
+    seen = {name: owner for name, owner in benchmarks.items() if use.get(name) in PROXY_USES}
+    sets = {
+        "benchmarks": averaged_benchmarks(seen, use),
+        "heldout": {f"heldout/{name}": record.capability for name, record in manifest.datasets.items()},
+    }
+    if not config.suite.heldout_tokens:
+        del sets["heldout"]
+    return {name: capability_of for name, capability_of in sets.items() if capability_of}
+
+
+def columns(rows: Mapping[str, Row], capability_of: Mapping[str, str], what: str) -> Columns:
+    """Capability averages of rows, in their order.
+
+    Raises:
+        ScoreError: if a row lacks a score, or a capability mixes scores of both directions.
+    """
+    scores: dict[str, list[list[float]]] = {}
+    higher_is_better: dict[str, bool] = {}
+    for name, row in rows.items():
+        for score_name, capability in capability_of.items():
+            if score_name not in row["scores"]:
+                raise ScoreError(
+                    f"{what} {name}: no score {score_name}; found {', '.join(row['scores'])}; score it again"
+                )
+            score = row["scores"][score_name]
+            if higher_is_better.setdefault(capability, score["higher_is_better"]) != score["higher_is_better"]:
+                raise ScoreError(f"{capability}: its average would mix scores of both directions, as of {score_name}")
+    for score_name, capability in capability_of.items():
+        values = [row["scores"][score_name]["score"] for row in rows.values()]
+        scores.setdefault(capability, []).append(values)
+    averages = {capability: np.mean(np.array(members), axis=0) for capability, members in scores.items()}
+    return Columns(averages, higher_is_better)
+
+
+def null_columns(references: Sequence[Reference], manifest: DataManifest, capabilities: Sequence[str]) -> Columns:
+    """What needs no model at all: of each capability, the share of the data that serves it; more is better."""
+    shares = {
+        capability: np.array(
+            [
+                sum(
+                    share
+                    for name, share in reference.data_shares.items()
+                    if manifest.datasets[name].capability == capability
+                )
+                for reference in references
+            ]
+        )
+        for capability in capabilities
+    }
+    return Columns(shares, dict.fromkeys(capabilities, True), has_unit=False)

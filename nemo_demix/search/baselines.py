@@ -1,0 +1,58 @@
+"""The plain alternatives to a search, as data shares: what a chosen mixture has to beat."""
+
+import math
+from collections.abc import Mapping
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.mixture import check_simplex, token_proportional
+
+
+def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
+    """Data shares of every baseline, by its name; `heuristic` only where `search.heuristic` gives it.
+
+    Raises:
+        ConfigError: if `search.unimax_epochs` is not above 0.
+        MixtureError: if `search.heuristic` is not on the simplex of the datasets, or there are no tokens.
+    """
+    tokens = {name: record.num_train_tokens for name, record in manifest.datasets.items()}
+    shares = {
+        "proportional": token_proportional(tokens),
+        "equal": dict.fromkeys(tokens, 1.0 / len(tokens)),
+        "unimax": unimax_shares(tokens, config.final.num_tokens, config.search.unimax_epochs),
+    }
+    if config.search.heuristic:
+        shares["heuristic"] = check_simplex(config.search.heuristic, list(tokens), "search.heuristic")
+    return shares
+
+
+def unimax_shares(tokens_by_dataset: Mapping[str, int], num_tokens: int, max_epochs: float) -> dict[str, float]:
+    """As uniform as can be while no dataset is repeated more than `max_epochs` times.
+
+    From the smallest dataset to the largest, each gets an equal part of the budget that is left, or all of its capped
+    repetitions if these are less. Where the whole budget does not fit under the cap, the shares are in proportion to
+    the tokens: every dataset is repeated equally often, and more often than the cap.
+
+    Args:
+        tokens_by_dataset: Training tokens of each dataset, not all 0.
+        num_tokens: Budget of the final run.
+
+    Raises:
+        ConfigError: if `max_epochs` is not a finite number above 0.
+        MixtureError: if a count is negative or all are 0.
+
+    Source: UniMax, Chung et al. 2023 (arXiv:2304.09151), algorithm 1.
+    """
+    if not (math.isfinite(max_epochs) and max_epochs > 0):
+        raise ConfigError(f"search.unimax_epochs={max_epochs}: expected a number of epochs above 0")
+    if min(tokens_by_dataset.values(), default=0) < 0 or not any(tokens_by_dataset.values()):
+        raise MixtureError(f"token counts: expected counts >= 0, not all 0; found {dict(tokens_by_dataset)}")
+    left = float(num_tokens)
+    budgets = {}
+    by_size = sorted(tokens_by_dataset, key=lambda name: (tokens_by_dataset[name], name))
+    for index, name in enumerate(by_size):
+        budgets[name] = min(left / (len(by_size) - index), max_epochs * tokens_by_dataset[name])
+        left -= budgets[name]
+    total = math.fsum(budgets.values())
+    return {name: budgets[name] / total for name in tokens_by_dataset}

@@ -1,0 +1,74 @@
+"""What the scores of a search's proxies depend on, besides their weights: see `ProxyIdentity`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest, fingerprint
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.suite import PROXY_USES, averaged_benchmarks, benchmark_use, group_fingerprints
+from nemo_demix.search.score_log import ProxyIdentity
+from nemo_demix.training.jobs import TrainJob, base_job, proxy_settings
+
+KINDS = ("merge", "predictions", "trained")
+
+
+def proxy_identity(
+    config: DemixConfig,
+    manifest: DataManifest,
+    components: Sequence[TrainJob],
+    kind: str,
+    num_proxies: int | None = None,
+    with_report: bool = False,
+) -> ProxyIdentity:
+    """The identity of one kind of proxy under this configuration.
+
+    Args:
+        components: The component models; not used for trained proxies, whose weights are over the datasets.
+        kind: merge | predictions | trained.
+        num_proxies: How many trained proxies share the token budget; None for the other kinds.
+        with_report: These proxies are scored on `report` benchmarks too: no search chooses by them.
+
+    Raises:
+        ScoreError: if there is no benchmark that a search may see.
+    """
+    assert kind in KINDS, kind
+    groups = group_fingerprints(config.suite, manifest, None if with_report else PROXY_USES)
+    capabilities = {f"benchmark/{name}": record.capability for name, record in manifest.benchmarks.items()}
+    capabilities = {name: owner for name, owner in capabilities.items() if name in groups}
+    if not capabilities:
+        raise ScoreError("the search may see no benchmark; add one to suite.benchmarks with use=search")
+    if kind == "trained":
+        fingerprints = {name: record.fingerprint for name, record in manifest.datasets.items()}
+    else:
+        fingerprints = {job.name: job.fingerprint for job in components}
+    return ProxyIdentity(
+        kind=kind,
+        components=fingerprints,
+        merge=fingerprint(precision=config.train.precision, how=_how_made(config, manifest, kind, num_proxies)),
+        groups=groups,
+        needed=tuple(capabilities),
+        uses_all=kind == "merge" and config.merge.method != "linear",
+        capabilities=averaged_benchmarks(
+            capabilities, {f"benchmark/{name}": benchmark_use(config.suite, name) for name in manifest.benchmarks}
+        ),
+    )
+
+
+def _how_made(config: DemixConfig, manifest: DataManifest, kind: str, num_proxies: int | None) -> Any:
+    """Everything but the components that decides what a proxy of given weights is."""
+    if kind == "predictions":
+        return None  # mixed probabilities: nothing to set
+    base = base_job(config, manifest).fingerprint
+    if kind == "merge":
+        settings = config.merge
+        linear = settings.method == "linear"
+        return [settings.method, settings.parameters, settings.seed, None if linear else settings.base or base]
+    assert num_proxies is not None, "trained proxies share a budget"
+    return {
+        "base": base,
+        "model": config.model,
+        "train": [getattr(config.train, key) for key in ("global_batch_size", "seq_length")],
+        "settings": proxy_settings(config, num_proxies),
+        "seed": config.seed,
+    }

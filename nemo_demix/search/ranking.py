@@ -1,0 +1,160 @@
+"""A predictor fitted on scored mixtures, and what the objective makes of its predictions.
+
+Axes: M scored mixtures, X predicted ones, C components.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nemo_demix.config import SearchConfig
+from nemo_demix.errors import ConfigError, MixtureError, ScoreError
+from nemo_demix.mixture import Array
+from nemo_demix.prediction.base import Predictor
+from nemo_demix.prediction.capabilities import capability_averages
+from nemo_demix.prediction.predictors import fit_predictor
+from nemo_demix.search.objective import OBJECTIVES, Scale, above_floors, capability_weights, nearest_miss
+from nemo_demix.search.space import SearchSpace
+
+Row = Mapping[str, Any]  # of the score log
+
+
+class Scored:
+    """Scored mixtures as arrays, each mixture once.
+
+    Attributes:
+        weights_MC: Merge weights, float64, shape (M, C).
+        columns: Scores in the objective, each of shape (M,): by benchmark, or by capability if a strategy fits these.
+        capability_of: Of each of these columns.
+        higher_is_better: Of each of these columns.
+        fit_columns: Scores that are predicted and in no objective (use=fit).
+        fit_higher_is_better: Of each of those.
+    """
+
+    def __init__(self, space: SearchSpace, rows: Sequence[Row], by_capability: bool = False) -> None:
+        objective = space.objective_capabilities
+        if not objective:
+            raise ScoreError("search: no benchmark is in the objective; give one suite.benchmarks.<name>.use=search")
+        distinct = {space.as_array(row["merge_weights"]).tobytes(): row for row in rows}
+        rows = list(distinct.values())
+        self.weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows]).reshape(-1, len(space.names))
+        self.columns = {name: _column(rows, name) for name in objective}
+        self.capability_of = dict(objective)
+        self.higher_is_better = {name: space.higher_is_better[name] for name in objective}
+        if by_capability:
+            self.columns = capability_averages(self.columns, objective)
+            self.capability_of = {name: name for name in self.columns}
+            self.higher_is_better = space.capability_directions()
+        fitted = [name for name in space.capabilities if name not in objective]
+        self.fit_columns = {name: _column(rows, name) for name in fitted}
+        self.fit_higher_is_better = {name: space.higher_is_better[name] for name in fitted}
+
+    def averages(self) -> dict[str, Array]:
+        """Measured capability averages, each of shape (M,)."""
+        return capability_averages(self.columns, self.capability_of)
+
+
+class Ranking:
+    """Predicts capability averages of any mixture, and ranks mixtures by the objective.
+
+    Args:
+        by_capability: Fit one regressor a capability (MergeMix), not one a benchmark.
+    Raises:
+        ConfigError: if the objective, a weight or a floor names what is not there.
+        ScoreError: if the rows are too few to fit, or a score is missing or not finite.
+    """
+
+    def __init__(
+        self,
+        settings: SearchConfig,
+        space: SearchSpace,
+        rows: Sequence[Row],
+        seed: int,
+        by_capability: bool = False,
+    ) -> None:
+        self.settings, self.space, self.seed = settings, space, seed
+        self.scored = Scored(space, rows, by_capability)
+        columns = self.scored.columns | self.scored.fit_columns
+        self._predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
+        self.scales = objective_scales(settings, space, self.scored.averages())
+
+    def averages(self, weights_XC: Array) -> dict[str, Array]:
+        """Predicted capability averages, each of shape (X,)."""
+        return self.over_capabilities(self._predictor.predict(weights_XC))
+
+    def averages_std(self, weights_XC: Array) -> dict[str, Array]:
+        """Standard deviation of `averages`: the mean of its benchmarks', as if these erred together."""
+        return self.over_capabilities(self._predictor.predict_std(weights_XC))
+
+    def fit_scores(self, weights_C: Array) -> dict[str, tuple[float, float]]:
+        """Predicted score and standard deviation of one mixture, by benchmark of use=fit."""
+        if not self.scored.fit_columns:
+            return {}
+        mean, std = self._predictor.predict(weights_C[None]), self._predictor.predict_std(weights_C[None])
+        return {name: (float(mean[name][0]), float(std[name][0])) for name in self.scored.fit_columns}
+
+    def objective(self, averages: Mapping[str, Array]) -> Array:
+        """The objective over a pool's averages, shape (X,); lower is better."""
+        return OBJECTIVES[self.settings.objective](averages, self.scales)
+
+    def kept(self, averages: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+        """Which mixtures of a pool are above the floors, bool, shape (X,)."""
+        return above_floors(averages, self._floor_baseline(), self.settings.floors, self.scales)
+
+    def nearest_miss(self, averages: Mapping[str, Array]) -> MixtureError:
+        """What to raise where none is."""
+        return nearest_miss(averages, self._floor_baseline(), self.settings.floors, self.scales)
+
+    def _floor_baseline(self) -> dict[str, float]:
+        if not self.settings.floors:
+            return {}
+        weights_C = floor_weights(self.settings, self.space)
+        return {name: float(values[0]) for name, values in self.averages(weights_C[None]).items()}
+
+    def over_capabilities(self, scores: Mapping[str, Array]) -> dict[str, Array]:
+        """Capability averages of scores by column, those of use=fit left out."""
+        return capability_averages({name: scores[name] for name in self.scored.columns}, self.scored.capability_of)
+
+
+def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:
+    """The merge weights nearest to the baseline that the floors are measured from, shape (C,).
+
+    Raises:
+        ConfigError: if there is no such baseline.
+    """
+    if settings.floor_baseline not in space.baselines:
+        raise ConfigError(
+            f"search.floor_baseline={settings.floor_baseline}: expected one of {', '.join(space.baselines)}"
+        )
+    return space.as_array(space.blend.merge_weights_for(space.baselines[settings.floor_baseline])[0])
+
+
+def objective_scales(settings: SearchConfig, space: SearchSpace, averages: Mapping[str, Array]) -> dict[str, Scale]:
+    """What each capability's scores mean to the objective, given the measured averages of the scored mixtures."""
+    check_objective(settings)
+    directions = space.capability_directions()
+    weights = capability_weights(settings.capability_weights, directions)
+    scales = {}
+    for name, higher in directions.items():
+        low, high = float(averages[name].min()), float(averages[name].max())
+        scales[name] = Scale(higher, weights[name], *((low, high) if higher else (high, low)))
+    return scales
+
+
+def check_objective(settings: SearchConfig) -> None:
+    """Refuse an objective that does not exist.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if settings.objective not in OBJECTIVES:
+        raise ConfigError(f"search.objective={settings.objective}: expected one of {', '.join(OBJECTIVES)}")
+
+
+def _column(rows: Sequence[Row], name: str) -> Array:
+    absent = [row["name"] for row in rows if name not in row["scores"]]
+    if absent:
+        raise ScoreError(f"{name}: no score of {', '.join(absent[:5])}; score them, or leave the benchmark out")
+    return np.array([row["scores"][name]["score"] for row in rows], dtype=np.float64)

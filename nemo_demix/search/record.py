@@ -1,0 +1,111 @@
+"""`search/mixture.json`: what every strategy writes, only what the seed and the inputs decide.
+
+A field that does not apply to a strategy is null or empty. Importing this does not import torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.artifacts import write_json
+from nemo_demix.config import SearchConfig
+from nemo_demix.mixture import epochs
+from nemo_demix.search.choose import Choice
+from nemo_demix.search.space import SearchSpace
+
+BINDING = 1e-6  # of a share: a constraint that is met this closely decided something
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a record says besides the choice.
+
+    Attributes:
+        proxy: merge | predictions | both | trained | imported; None where the strategy has no proxies.
+        is_merge: The space is of component models, so that the weights are merge weights.
+        component_epochs: By dataset, the most epochs that a component saw of it.
+        measured: The choice's own proxy, by capability, and its macro average; None where none was scored.
+        baselines: What was measured of each baseline, by name.
+    """
+
+    seed: int
+    fingerprint: str
+    proxy: str | None
+    is_merge: bool
+    num_proxies: int = 0
+    num_failed: int = 0
+    num_prior: int = 0
+    component_epochs: dict[str, float] = field(default_factory=dict)
+    measured: Mapping[str, Any] | None = None
+    measured_macro: float | None = None
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, facts: Facts) -> dict[str, Any]:
+    """The record of a choice, ready for JSON but for `trust`, which is beyond the search."""
+    shares = space.blend.data_shares(choice.merge_weights)
+    budget = space.constraints.budget
+    weights_C = space.as_array(choice.merge_weights)
+    baselines = {name: _baseline(space, choice, facts, name) for name in space.baselines}
+    comparison = baselines.get("proportional", {}).get("chosen_minus_this")
+    return {
+        "strategy": settings.strategy,
+        "proxy": facts.proxy,
+        "objective": settings.objective if choice.predicted else None,
+        "seed": facts.seed,
+        "iterations": list(settings.iterations) if settings.strategy in ("demix", "regmix", "climb") else [],
+        "num_proxies": facts.num_proxies,
+        "num_failed": facts.num_failed,
+        "num_prior": facts.num_prior,
+        "merge_weights": choice.merge_weights if facts.is_merge else {},
+        "data_shares": shares,
+        "intervals": choice.intervals,
+        "epochs": epochs(shares, budget.num_tokens, budget.tokens_by_dataset) if budget else {},
+        "constraints": constraints_met(space, weights_C),
+        "warnings": space.constraints.warnings(weights_C, facts.component_epochs) if facts.component_epochs else [],
+        "predicted": choice.predicted,
+        "predicted_fit": choice.fit_scores,
+        "measured": facts.measured,
+        "measured_macro": facts.measured_macro,
+        "cross_validation": choice.cross_validation,
+        "baselines": baselines,
+        "verdict": comparison["verdict"] if comparison else None,
+        "notes": choice.notes,
+        "fingerprint": facts.fingerprint,
+    }
+
+
+def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> None:
+    """Write `pareto.json`, then `mixture.json`, which says that the search is done."""
+    write_json(folder / "pareto.json", {"mixtures": choice.pareto, "fingerprint": record["fingerprint"]})
+    write_json(folder / "mixture.json", record)
+
+
+def constraints_met(space: SearchSpace, weights_C: np.ndarray) -> dict[str, Any]:
+    """Whether a mixture satisfies all constraints, and which of them it cannot move beyond."""
+    constraints = space.constraints
+    binding = []
+    for rule in constraints.problem.rules:
+        value = float(rule.row_C @ weights_C)
+        limits = [limit for limit in (rule.lower, rule.upper) if np.isfinite(limit)]
+        if any(abs(value - limit) <= BINDING for limit in limits):
+            binding.append(rule.key)
+    return {"satisfied": bool(constraints.satisfied_M(weights_C[None])[0]), "binding": binding}
+
+
+def _baseline(space: SearchSpace, choice: Choice, facts: Facts, name: str) -> dict[str, Any]:
+    wanted = space.baselines[name]
+    weights, distance = space.blend.merge_weights_for(wanted)
+    return {
+        "data_shares": wanted,
+        "merge_weights": weights if facts.is_merge else {},
+        "unreachable_share": distance / 2,  # of the data: what no merge of these components can stand for
+        "predicted": choice.baselines.get(name, {}),
+        "measured": None,
+        "macro": None,
+        "chosen_minus_this": None,
+        **facts.baselines.get(name, {}),
+    }

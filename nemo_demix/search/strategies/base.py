@@ -1,0 +1,91 @@
+"""What a strategy is: it asks for mixtures to be scored, is told their rows, and ends with a mixture.
+
+A strategy never scores anything itself, and everything random in it comes from generators seeded by (seed, step): asked
+and told the same, it ends in the same bytes, however often it was cut off in between.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from nemo_demix.config import SearchConfig
+from nemo_demix.constraints import Constraints
+from nemo_demix.mixture import Array
+from nemo_demix.search.choose import Choice
+from nemo_demix.search.convex import Optimum
+from nemo_demix.search.ranking import Row
+from nemo_demix.search.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every strategy is given.
+
+    Attributes:
+        prior_rows: Scored mixtures from an earlier search, e.g. before a dataset was added; used in every fit.
+    """
+
+    settings: SearchConfig
+    space: SearchSpace
+    seed: int
+    prior_rows: tuple[Row, ...] = ()
+
+
+class Strategy(Protocol):
+    """One search. `ask` and `tell` take turns until `ask` has nothing more; then comes `result`."""
+
+    @property
+    def num_proxies(self) -> int:
+        """How many mixtures it asks for in all."""
+
+    def ask(self) -> list[Array]:
+        """The next merge weights to be scored, each of shape (C,); none: done."""
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """The rows of the mixtures asked for last that could be scored."""
+
+    def result(self) -> Choice:
+        """The mixture.
+
+        Raises:
+            DemixError: if what was told does not suffice.
+        """
+
+
+class Screen(Protocol):
+    """Scores of any number of mixtures at once, and their exact optimum: prediction proxies."""
+
+    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
+        """Scores by name, each of shape (M,)."""
+
+    def optimum(self, constraints: Constraints, objective: Mapping[str, float]) -> Optimum:
+        """The mixture with the least weighted sum of scores."""
+
+
+def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: float, exclude_EC: Array) -> Array:
+    """The best rows that keep a distance from each other and from rows already scored: a local penalty.
+
+    Args:
+        weights_MC: Shape (M, C).
+        objective_M: Shape (M,); lower is better.
+        spacing: Least L1 distance between two rows taken. It is halved as often as needed to find `count` rows.
+        exclude_EC: Rows already scored, shape (E, C).
+
+    Returns:
+        At most `count` rows, best first; fewer only where the pool has no more that differ.
+    """
+    order_M = np.argsort(objective_M, kind="stable")
+    while True:
+        free_M = np.ones(len(order_M), dtype=bool)
+        if len(exclude_EC):
+            free_M = cdist(weights_MC[order_M], exclude_EC, "cityblock").min(axis=1) >= spacing
+        taken: list[Array] = []
+        while len(taken) < count and free_M.any():
+            taken.append(weights_MC[order_M[int(np.argmax(free_M))]])
+            free_M &= np.abs(weights_MC[order_M] - taken[-1]).sum(axis=1) >= spacing
+        if len(taken) == count or spacing < 1e-5:
+            return np.array(taken).reshape(-1, weights_MC.shape[1])
+        spacing /= 2

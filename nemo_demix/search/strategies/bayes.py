@@ -1,0 +1,72 @@
+"""Bayesian search: fewer proxies, each batch where the predictor's lower bound on the objective is lowest."""
+
+from collections.abc import Sequence
+
+from nemo_demix.errors import ConfigError
+from nemo_demix.mixture import Array
+from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, choose_from_rows, draw
+from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.strategies.base import Problem, spread_rows
+
+BOUND = 1.0  # standard deviations below the prediction: what a mixture could be, if the predictor is too pessimistic
+_SPACING = 0.1  # least L1 distance between proxies of a batch and from scored ones: nearer ones tell little more
+
+
+class Bayes:
+    """Asks for random mixtures, then for batches by their acquisition: the objective of optimistic predictions.
+
+    The bound is taken on capability averages, before the objective, so that it serves every objective, ranks included.
+    The members of a batch keep a distance from each other (a local penalty), since they are chosen from one fit.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        settings = problem.settings.bayes
+        if not 1 <= settings.initial <= settings.budget or settings.batch < 1 or settings.candidates < settings.batch:
+            raise ConfigError(
+                "search.bayes: expected 1 <= initial <= budget, batch >= 1 and candidates >= batch, found "
+                f"initial={settings.initial}, budget={settings.budget}, batch={settings.batch}, "
+                f"candidates={settings.candidates}"
+            )
+        self._problem, self._settings = problem, settings
+        self._rows: list[Row] = list(problem.prior_rows)
+        self._asked = self._step = 0
+
+    @property
+    def num_proxies(self) -> int:
+        """The budget."""
+        return self._settings.budget
+
+    def ask(self) -> list[Array]:
+        """The initial mixtures, or the next batch."""
+        settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed
+        step, first = self._step, self._asked == 0
+        count = min(self._settings.initial if first else self._settings.batch, self._settings.budget - self._asked)
+        self._step += 1
+        self._asked += count
+        if not count:
+            return []
+        if first:
+            return list(draw(settings, space, count, [seed, 0, FIRST_STREAM]))
+        ranking = Ranking(settings, space, self._rows, seed)
+        candidates_MC = draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
+        return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """Add a batch's rows."""
+        self._rows += rows
+
+    def result(self) -> Choice:
+        """The mean of the top of a fresh pool, by the last fit's predictions without any bound."""
+        return choose_from_rows(self._problem.settings, self._problem.space, self._rows, self._problem.seed, self._step)
+
+    def _acquisition(self, ranking: Ranking, candidates_MC: Array) -> tuple[Array, Array]:
+        """Candidates that could be above the floors, and the objective of what they could be."""
+        means, stds = ranking.averages(candidates_MC), ranking.averages_std(candidates_MC)
+        optimistic = {
+            name: means[name] + (BOUND if ranking.scales[name].higher_is_better else -BOUND) * stds[name]
+            for name in means
+        }
+        kept_M = ranking.kept(optimistic)
+        if not kept_M.any():
+            raise ranking.nearest_miss(optimistic)
+        return candidates_MC[kept_M], ranking.objective({name: values[kept_M] for name, values in optimistic.items()})

@@ -1,0 +1,102 @@
+"""Mixtures that need no search: a plain baseline, and the exact optimum of prediction proxies."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemo_demix.errors import ConfigError
+from nemo_demix.mixture import Array
+from nemo_demix.prediction.capabilities import capability_averages
+from nemo_demix.search.choose import Choice
+from nemo_demix.search.objective import capability_weights
+from nemo_demix.search.ranking import Row
+from nemo_demix.search.strategies.base import Problem, Screen
+
+
+class Plain:
+    """One of the space's baselines, moved to the nearest mixture that satisfies the constraints."""
+
+    num_proxies = 0
+
+    def __init__(self, problem: Problem, name: str) -> None:
+        if name not in problem.space.baselines:
+            raise ConfigError(f"search.strategy={name}: expected its data shares in search.{name}, found none")
+        self._problem, self._name = problem, name
+
+    def ask(self) -> list[Array]:
+        """Nothing: no proxy is scored."""
+        return []
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """Never called with rows."""
+
+    def result(self) -> Choice:
+        """The baseline; `moved_share` says how much of the data the constraints changed."""
+        space = self._problem.space
+        weights, distance = space.blend.merge_weights_for(space.baselines[self._name])
+        weights_C = space.as_array(weights)
+        if not space.constraints.satisfied_M(weights_C[None])[0]:
+            nearest_C = space.constraints.nearest(weights_C)
+            wanted_D = np.array([space.baselines[self._name][name] for name in space.blend.datasets])
+            distance = float(np.abs(space.blend.data_shares_MD(nearest_C[None])[0] - wanted_D).sum())
+            weights_C = nearest_C
+        return Choice(space.as_weights(weights_C), notes={"moved_share": distance / 2})
+
+
+class MixMin:
+    """The exact optimum of a weighted mean of scores over mixed predictions, which is convex; nothing is fitted.
+
+    Source: MixMin (arXiv:2502.10510): convex minimisation over the mixture of the sources' models.
+    """
+
+    num_proxies = 0
+
+    def __init__(self, problem: Problem, screen: Screen) -> None:
+        settings = problem.settings
+        if settings.objective != "mean":
+            raise ConfigError(
+                f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
+                "set search.objective=mean"
+            )
+        if settings.floors:
+            raise ConfigError(
+                "search.floors: mixmin takes none; set search.capability_weights, or search.strategy=demix with "
+                "search.proxy=both"
+            )
+        self._problem, self._screen = problem, screen
+
+    def ask(self) -> list[Array]:
+        """Nothing: the components' own predictions are enough."""
+        return []
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """Never called with rows."""
+
+    def result(self) -> Choice:
+        """The optimum; `optimality_gap` is how far above the least possible value it can be."""
+        space = self._problem.space
+        objective = space.objective_capabilities
+        by_capability = capability_weights(self._problem.settings.capability_weights, space.capability_directions())
+        owners = list(objective.values())
+        total = sum(by_capability.values())
+        weights = {name: by_capability[owner] / (total * owners.count(owner)) for name, owner in objective.items()}
+        optimum = self._screen.optimum(space.constraints, weights)
+        return Choice(
+            space.as_weights(optimum.weights_C),
+            predicted={
+                name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None}
+                for name, score in screened(self._problem, self._screen, optimum.weights_C).items()
+            },
+            baselines={
+                name: screened(self._problem, self._screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
+                for name, shares in space.baselines.items()
+            },
+            notes={"objective": optimum.value, "optimality_gap": optimum.optimality_gap},
+        )
+
+
+def screened(problem: Problem, screen: Screen, weights_C: Array) -> dict[str, float]:
+    """Capability averages of one mixture by prediction proxies."""
+    objective = problem.space.objective_capabilities
+    scores = screen.scores_MB(weights_C[None], list(objective))
+    return {name: float(values[0]) for name, values in capability_averages(scores, objective).items()}

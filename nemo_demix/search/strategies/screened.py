@@ -1,0 +1,100 @@
+"""Both kinds of proxy: prediction proxies screen a whole pool, merged proxies confirm its best.
+
+No predictor is fitted: the screen scores every mixture of the pool itself.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array
+from nemo_demix.prediction.capabilities import capability_averages
+from nemo_demix.prediction.cross_validation import spearman
+from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, draw, front, prediction, share_intervals
+from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
+from nemo_demix.search.ranking import Row, Scored, floor_weights, objective_scales
+from nemo_demix.search.select import top_rows
+from nemo_demix.search.strategies.base import Problem, Screen, spread_rows
+from nemo_demix.search.strategies.fixed import screened
+
+_SPACING = 0.05  # least L1 distance between the mixtures that are confirmed
+
+
+class Screened:
+    """Asks once, for the best of the pool that are apart; the best *measured* of them is the mixture."""
+
+    def __init__(self, problem: Problem, screen: Screen) -> None:
+        self._problem, self._screen = problem, screen
+        self._rows: list[Row] = []
+        self._asked = False
+        self._pool: RankedPool | None = None
+
+    @property
+    def num_proxies(self) -> int:
+        """Of merged proxies; the pool is not counted."""
+        return self._problem.settings.confirm
+
+    def ask(self) -> list[Array]:
+        """The best `search.confirm` of the pool, at least a little apart."""
+        if self._asked:
+            return []
+        self._asked = True
+        pool = self._screened_pool()
+        none_EC = np.empty((0, pool.weights_MC.shape[1]))
+        return list(spread_rows(pool.weights_MC, pool.objective_M, self.num_proxies, _SPACING, none_EC))
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """The confirmed ones."""
+        self._rows += rows
+
+    def result(self) -> Choice:
+        """The best by measured objective; its predictions are the screen's, their std how far these were off."""
+        settings, space = self._problem.settings, self._problem.space
+        if not self._rows:
+            raise ScoreError("search.proxy=both: no mixture was confirmed; raise search.confirm")
+        pool = self._screened_pool()
+        scored = Scored(space, self._rows)
+        measured = scored.averages()
+        scales = objective_scales(settings, space, measured)
+        objective_M = OBJECTIVES[settings.objective](measured, scales)
+        best_C = scored.weights_MC[int(np.argmin(objective_M))]
+        predicted = self._averages(scored.weights_MC)
+        rmse = {name: float(np.sqrt(np.mean((predicted[name] - measured[name]) ** 2))) for name in measured}
+        top_MC = pool.weights_MC[top_rows(pool.objective_M, settings.select_top)]
+        return Choice(
+            space.as_weights(best_C),
+            predicted={
+                name: prediction(score, 0.0, rmse[name])
+                for name, score in screened(self._problem, self._screen, best_C).items()
+            },
+            baselines={
+                name: screened(self._problem, self._screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
+                for name, shares in space.baselines.items()
+            },
+            intervals=share_intervals(space, space.blend.data_shares_MD(top_MC), None),
+            pareto=front(space, pool.weights_MC, pool.averages),
+            notes={
+                "screened": settings.pool_size,
+                "confirmed": len(self._rows),
+                "confirmed_rho": {name: spearman(measured[name], predicted[name]) for name in measured},
+            },
+        )
+
+    def _averages(self, weights_MC: Array) -> dict[str, Array]:
+        objective = self._problem.space.objective_capabilities
+        return capability_averages(self._screen.scores_MB(weights_MC, list(objective)), objective)
+
+    def _screened_pool(self) -> RankedPool:
+        if self._pool is None:
+            settings, space = self._problem.settings, self._problem.space
+            pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
+            averages = self._averages(pool_MC)
+            scales = objective_scales(settings, space, averages)
+            baseline = screened(self._problem, self._screen, floor_weights(settings, space)) if settings.floors else {}
+            kept_M = above_floors(averages, baseline, settings.floors, scales)
+            if not kept_M.any():
+                raise nearest_miss(averages, baseline, settings.floors, scales)
+            averages = {name: values[kept_M] for name, values in averages.items()}
+            self._pool = RankedPool(pool_MC[kept_M], averages, OBJECTIVES[settings.objective](averages, scales))
+        return self._pool

@@ -1,0 +1,188 @@
+"""`verify`: models really trained on mixtures drawn at random, and how well proxies order those mixtures."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from nemo_demix.artifacts import (
+    DataManifest,
+    ModelRecord,
+    canonical_json,
+    fingerprint,
+    is_done,
+    load_record,
+    read_json,
+    write_json,
+)
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.fidelity.columns import Row
+from nemo_demix.fidelity.references import Reference, draw_references
+from nemo_demix.fidelity.report import Measured, fidelity_path, fidelity_report
+from nemo_demix.launch.local import launch
+from nemo_demix.scoring.store import ScoreTarget, load_scores
+from nemo_demix.search.identity import proxy_identity
+from nemo_demix.search.score_log import ScoreLog
+from nemo_demix.stages.fidelity_tables import print_fidelity
+from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
+from nemo_demix.training.jobs import (
+    TrainJob,
+    component_jobs,
+    load_model,
+    reference_jobs,
+    reference_settings,
+    step_folder,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def verify_stage(config: DemixConfig) -> None:
+    """Train and score what is missing, and report.
+
+    References trained before are reused, whatever was drawn with them. `force=true` trains and scores the references
+    again; proxies scored before stay, as they depend on the components alone.
+    """
+    check_settings(config)
+    manifest = load_manifest(config)
+    components = component_jobs(config, manifest)
+    records = [load_model(job) for job in components]
+    references = draw_references(config, manifest)
+    shares = {reference.name: reference.data_shares for reference in references}
+    jobs = reference_jobs(config, manifest, shares, {reference.name: reference.seed for reference in references})
+    if not config.force:
+        for job in jobs:
+            check_reference(job)
+    path = config.run_dir / "verify" / "references.json"
+    if not path.exists() or canonical_json(read_json(path)) != canonical_json(references):
+        write_json(path, references)  # which the ranks train by
+
+    expected = fingerprint(
+        references=[job.fingerprint for job in jobs],
+        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
+        verify=asdict(config.verify),
+        num_proxies=sum(config.search.iterations),
+        max_failed_share=config.search.max_failed_share,
+        seed=config.seed,
+    )
+    if not config.force and is_done(fidelity_path(config), expected):
+        logger.info("verify: done already")
+    else:
+        measured = measure(config, manifest, references, jobs, components)
+        report = fidelity_report(config, manifest, measured, records)
+        report["components"] = {job.name: job.fingerprint for job in components}
+        report["fingerprint"] = expected
+        write_json(fidelity_path(config), report)
+    print_fidelity(read_json(fidelity_path(config)))
+
+
+def check_settings(config: DemixConfig) -> None:
+    """Refuse settings of `verify` that cannot be measured.
+
+    Raises:
+        ConfigError: if a share of a reference's tokens, the confidence or the number of resamples is out of range, or
+            a single reference is named.
+    """
+    settings = config.verify
+    if config.reference.name:
+        raise ConfigError(f"reference.name={config.reference.name}: `verify` draws its own references; leave it empty")
+    for share in settings.trained_shares:
+        if not 0 < share < 1:
+            raise ConfigError(
+                f"verify.trained_shares: expected shares above 0 and below 1, found {share}; a proxy with all of a "
+                "reference's tokens is the reference"
+            )
+    if not 0 < settings.confidence < 1:
+        raise ConfigError(f"verify.confidence={settings.confidence}: expected a share above 0 and below 1, as 0.95")
+    if settings.num_bootstrap < 100:
+        raise ConfigError(f"verify.num_bootstrap={settings.num_bootstrap}: expected at least 100 resamples")
+
+
+def check_reference(job: TrainJob) -> None:
+    """Refuse a reference of this mixture that was trained otherwise, rather than training hours again unasked.
+
+    One of another mixture is another model that happens to have the name: training keeps it in `models/superseded/`.
+
+    Raises:
+        ConfigError: if the record has this mixture and another fingerprint.
+    """
+    if job.is_done or not job.record_path.exists():
+        return
+    record = load_record(job.record_path, ModelRecord)
+    if record.blend == job.blend:
+        raise ConfigError(
+            f"{job.record_path}: expected a reference of this run's base, budget and verify.trained_shares "
+            f"(fingerprint {job.fingerprint}), found one of others ({record.fingerprint}, started from "
+            f"{record.start}); restore these, move {job.folder.parent} away, or train all again with force=true"
+        )
+
+
+def proxy_kinds(config: DemixConfig) -> list[str]:
+    """Which stand-ins are compared with the references: predictions can be mixed, but not by another merge method."""
+    return ["merge", "predictions"] if config.merge.method == "linear" else ["merge"]
+
+
+def measure(
+    config: DemixConfig,
+    manifest: DataManifest,
+    references: Sequence[Reference],
+    jobs: Sequence[TrainJob],
+    components: Sequence[TrainJob],
+) -> Measured:
+    """Train the references, score them, their earlier checkpoints and the proxies of their mixtures: what is missing.
+
+    One set of ranks does all of it; none is started where nothing is missing.
+    """
+    ends = {job.name: score_target(job) for job in jobs}
+    trained = trained_targets(config, references, jobs)
+    targets = [*ends.values(), *(target for group in trained.values() for target in group.values())]
+    mixtures = {reference.mixture: reference.merge_weights for reference in references}
+
+    def rows(kind: str) -> dict[str, Row | None]:
+        log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxy_identity(config, manifest, components, kind))
+        return {name: log.find(weights) for name, weights in mixtures.items()}
+
+    if config.force:
+        forget_jobs(list(jobs))
+    names = [job.name for job in jobs if not job.is_done]
+    to_score = targets_to_score(config, manifest, targets)
+    kinds = [kind for kind in proxy_kinds(config) if None in rows(kind).values()]
+    if names or to_score or kinds:
+        task = {"jobs": [("reference", names)], "targets": to_score, "mixtures": mixtures, "kinds": kinds}
+        launch(config, "verify", {"task": "verify", **task})
+    return Measured(
+        references,
+        {name: load_scores(config, target.name)[0] for name, target in ends.items()},
+        {
+            tokens: {name: load_scores(config, target.name)[0] for name, target in group.items()}
+            for tokens, group in trained.items()
+        },
+        {kind: {name: row for name, row in rows(kind).items() if row is not None} for kind in proxy_kinds(config)},
+    )
+
+
+def trained_targets(
+    config: DemixConfig, references: Sequence[Reference], jobs: Sequence[TrainJob]
+) -> dict[int, dict[str, ScoreTarget]]:
+    """The references' earlier checkpoints, which serve as proxies trained on fewer tokens: by tokens and mixture.
+
+    Raises:
+        ConfigError: if a share comes to all steps of a reference.
+    """
+    budget = reference_settings(config).num_tokens
+    targets: dict[int, dict[str, ScoreTarget]] = {}
+    for reference, job in zip(references, jobs, strict=True):
+        if reference.name != reference.mixture:  # another seed of it: measures noise only
+            continue
+        per_step = job.num_tokens // job.num_steps
+        for share in config.verify.trained_shares:
+            step = max(1, round(round(share * budget) / per_step))  # as the job was told to keep
+            if step >= job.num_steps:
+                raise ConfigError(f"verify.trained_shares: {share} is all {job.num_steps} steps of a reference")
+            tokens = step * per_step
+            model = fingerprint(model=job.fingerprint, tokens=tokens)
+            target = ScoreTarget(
+                f"reference_{job.name}_at_{tokens}", step_folder(job.checkpoints, step).resolve(), model
+            )
+            targets.setdefault(tokens, {})[reference.mixture] = target
+    return targets

@@ -1,0 +1,179 @@
+"""The study's figures from score rows with known answers."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_demix.artifacts import BenchmarkRecord, DataManifest, DatasetRecord, ModelRecord, canonical_json
+from nemo_demix.config import BenchmarkConfig, DemixConfig
+from nemo_demix.errors import ScoreError
+from nemo_demix.fidelity.references import Reference
+from nemo_demix.fidelity.report import Measured, fidelity_report
+from nemo_demix.stages.fidelity_tables import print_fidelity
+
+DATASETS = {"general": "general", "math_1": "math", "math_2": "math"}
+BENCHMARKS = {"piqa": "general", "gsm8k": "math", "secret": "math"}
+
+
+def make_manifest() -> DataManifest:
+    datasets = {
+        name: DatasetRecord(name, capability, name, name, 1, 0, 100, 100, 1, 1, [], {}, name)
+        for name, capability in DATASETS.items()
+    }
+    benchmarks = {name: BenchmarkRecord(name, capability, name, 8, {}, name) for name, capability in BENCHMARKS.items()}
+    return DataManifest({}, datasets, benchmarks, "manifest")
+
+
+def make_config() -> DemixConfig:
+    config = DemixConfig(name="t")
+    config.suite.benchmarks = {name: BenchmarkConfig(capability=owner) for name, owner in BENCHMARKS.items()}
+    config.suite.benchmarks["secret"].use = "report"
+    config.verify.num_bootstrap = 200
+    return config
+
+
+def row(general: float, math: float) -> dict[str, Any]:
+    values = {"piqa": general, "gsm8k": math, "secret": 9.0}
+    scores = {f"benchmark/{name}": value for name, value in values.items()}
+    scores |= {"heldout/general": general + 1, "heldout/math_1": math - 0.1, "heldout/math_2": math + 0.1}
+    return {
+        "status": "OK",
+        "reason": None,
+        "scores": {name: {"score": value, "higher_is_better": False} for name, value in scores.items()},
+    }
+
+
+def component(name: str, delta: float) -> ModelRecord:
+    return ModelRecord("component", name, "", {}, {}, 1000, 10, None, delta, None, 1.0, name)
+
+
+COMPONENTS = [component("general", 0.05), component("math_1", 0.08), component("math_2", 0.12)]
+
+
+def make_measured(count: int = 8, noise: float = 0.0) -> Measured:
+    """Scores that fall with the capability's own share, and proxies of them with a common offset and some noise."""
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(3), count)
+    references, rows, trained, merged = [], {}, {}, {}
+    for index, weights_C in enumerate(weights):
+        name = f"ref_{index:03d}"
+        shares = dict(zip(DATASETS, weights_C.tolist(), strict=True))
+        truth = (3 - shares["general"] ** 2, 4 - shares["math_1"] - 0.2 * shares["math_2"])
+        references.append(Reference(name, name, shares, shares, 0))
+        rows[name] = row(*truth)
+        trained[name] = row(*(value + rng.normal(0, 0.3) for value in truth))
+        merged[name] = row(*(1.1 * value + rng.normal(0, noise) for value in truth))
+        if index < 3:
+            references.append(Reference(f"{name}_seed1", name, shares, shares, 1))
+            rows[f"{name}_seed1"] = row(truth[0] + 0.02, truth[1])
+    return Measured(references, rows, {100: trained}, {"merge": merged})
+
+
+def report_of(measured: Measured, config: DemixConfig | None = None) -> dict[str, Any]:
+    found = fidelity_report(config or make_config(), make_manifest(), measured, COMPONENTS)
+    result: dict[str, Any] = json.loads(canonical_json(found))
+    return result
+
+
+def test_figures_follow_from_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(make_measured())
+    assert report["num_references"] == 8
+    assert report["num_models"] == 11
+    for name in ("benchmarks", "heldout"):
+        merge = report[name]["proxies"]["merge"]
+        assert merge["rho"]["macro"]["value"] == pytest.approx(1)
+        assert report[name]["proxies"]["trained_100"]["rho"]["macro"]["value"] < 0.95
+        assert report[name]["differences"]["merge_minus_trained_100"]["rho"]["macro"]["value"] > 0.05
+    assert report["benchmarks"]["proxies"]["merge"]["recovery"]["math"]["value"] == pytest.approx(1.1)
+    # general's own share decides its score alone; which of the math datasets it is decides math's.
+    null = report["benchmarks"]["proxies"]["null"]["rho"]
+    assert null["general"]["value"] == pytest.approx(1)
+    assert null["math"]["value"] < 1
+    assert report["benchmarks"]["seed_noise"]["std"]["general"] == pytest.approx(0.02 / 2**0.5)
+    assert report["benchmarks"]["seed_noise"]["ceiling_rho"]["macro"] == pytest.approx(1)
+    match = report["benchmarks"]["tokens_to_match"]["merge"]
+    assert match["ratio"] is None
+    assert match["ratio_more_than"] == pytest.approx(112 * 100 / 3000)
+    print_fidelity(report)
+    printed = capsys.readouterr().out
+    assert "112 trained proxies that order as well need more than 3.7 x the components' tokens" in printed
+    assert "Delta of the components: 0.050 to 0.120 (math_2)." in printed
+
+
+def test_a_spot_check_is_one_mixture_against_its_merge() -> None:
+    measured = make_measured()
+    check = report_of(measured)["spot_checks"][0]
+    weights = measured.references[0].merge_weights
+    assert check["recovery"]["merge"]["benchmarks"]["math"] == pytest.approx(1.1)
+    expected = sum(weights[record.name] * (record.delta or 0) for record in COMPONENTS)
+    assert check["mean_delta"] == pytest.approx(expected)
+
+
+def test_the_same_rows_give_the_same_bytes() -> None:
+    assert canonical_json(report_of(make_measured(noise=0.1))) == canonical_json(report_of(make_measured(noise=0.1)))
+
+
+def failed(measured: Measured, *names: str) -> Measured:
+    merged = dict(measured.proxies["merge"])
+    for name in names:
+        merged[name] = {"status": "FAILED", "reason": "not finite"}
+    return Measured(measured.references, measured.rows, measured.trained, {"merge": merged})
+
+
+def test_failed_proxies_are_left_out_and_named() -> None:
+    report = report_of(failed(make_measured(), "ref_002"))
+    assert report["num_references"] == 7
+    assert report["excluded"] == {"ref_002": "its merge proxy failed: not finite"}
+    config = make_config()
+    config.search.max_failed_share = 0.2
+    with pytest.raises(ScoreError, match=r"2 of 8 merge proxies failed.*search.max_failed_share=0.2.*not finite"):
+        report_of(failed(make_measured(), "ref_001", "ref_002"), config)
+    config.search.max_failed_share = 0.9
+    with pytest.raises(ScoreError, match="2 references are left, 3 are needed"):
+        report_of(failed(make_measured(), *(f"ref_00{index}" for index in range(6))), config)
+
+
+def test_constant_scores_are_undefined_in_the_report_and_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = make_measured()
+    flat = {name: row(3.0, value["scores"]["benchmark/gsm8k"]["score"]) for name, value in measured.rows.items()}
+    report = report_of(Measured(measured.references, flat, measured.trained, measured.proxies))
+    rho = report["benchmarks"]["proxies"]["merge"]["rho"]
+    assert (rho["general"]["value"], rho["macro"]["value"]) == (None, None)
+    assert rho["macro"]["reason"] == "undefined for general"
+    assert report["benchmarks"]["tokens_to_match"]["merge"]["reason"] == "rho of merged proxies is undefined"
+    print_fidelity(report)
+    assert "undefined" in capsys.readouterr().out
+
+
+def test_a_missing_benchmark_is_an_error_that_names_it() -> None:
+    measured = make_measured()
+    del measured.rows["ref_003"]["scores"]["benchmark/gsm8k"]
+    with pytest.raises(ScoreError, match="reference ref_003: no score benchmark/gsm8k; found benchmark/piqa"):
+        report_of(measured)
+
+
+def test_a_capability_may_not_mix_directions() -> None:
+    measured = make_measured()
+    for value in measured.rows.values():
+        value["scores"]["heldout/math_2"]["higher_is_better"] = True
+    with pytest.raises(ScoreError, match="math: its average would mix scores of both directions"):
+        report_of(measured)
+
+
+def test_brought_components_have_no_price() -> None:
+    brought = [ModelRecord(**{**record.__dict__, "num_tokens": 0}) for record in COMPONENTS]
+    found = fidelity_report(make_config(), make_manifest(), make_measured(), brought)
+    match = found["benchmarks"]["tokens_to_match"]["merge"]
+    assert (match["ratio"], match["ratio_more_than"]) == (None, None)
+    assert "brought" in match["reason"]
+
+
+def test_no_benchmarks_or_no_heldout_text_leave_the_other() -> None:
+    config = make_config()
+    config.suite.heldout_tokens = 0
+    assert "heldout" not in report_of(make_measured(), config)
+    config.suite.benchmarks = {}
+    with pytest.raises(ScoreError, match="nothing to compare"):
+        report_of(make_measured(), config)

@@ -1,0 +1,135 @@
+"""On every rank: all kinds of proxies over one live model, and what their scores have to agree on.
+
+    proxies.py RUN TENSOR PIPELINE DATA
+
+RUN is changed: predictions are stored, and proxies trained, in it.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import load_resolved
+from nemo_demix.constraints import Constraints
+from nemo_demix.errors import ScoreError
+from nemo_demix.runtime.model import load_checkpoint
+from nemo_demix.runtime.ranks import start_ranks, stop_ranks
+from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs, request_bits
+from nemo_demix.scoring.scores import suite_scores
+from nemo_demix.search.proxies import LiveModel, MergedProxies, PredictionProxies, TrainedProxies
+from nemo_demix.training.jobs import blend_matrix, component_jobs
+
+
+def main() -> None:
+    run = Path(sys.argv[1])
+    config = load_resolved(run / "config.yaml")
+    config.runs_dir = str(run.parent)
+    config.parallel.tensor, config.parallel.pipeline, config.parallel.data = map(int, sys.argv[2:5])
+    config.search.trained.num_tokens = 3 * config.train.global_batch_size * config.train.seq_length
+    manifest = DataManifest.load(run / "datasets" / "manifest.json")
+    ranks = start_ranks(config.parallel)
+    components = component_jobs(config, manifest)
+    live = LiveModel(config, manifest, ranks)
+    predictions = PredictionProxies(config, manifest, components, live)
+    merged = MergedProxies(config, manifest, components, live)
+    load_checkpoint(live.model, components[-1].checkpoint)
+    logprobs_T = gold_token_logprobs(live.model, live.suite)
+    bits_R = request_bits(live.model, live.suite)
+    if not ranks.is_main:
+        merged.serve()
+    else:
+        offsets_R = gold_offsets(live.suite)
+        summed_R = np.add.reduceat(-logprobs_T.astype(np.float64), offsets_R[:-1]) / np.log(2.0)
+        found: dict[str, Any] = {
+            "num_tokens": len(logprobs_T),
+            "sum_of_tokens": float(np.abs(summed_R - bits_R).max()),
+            **compare(predictions, merged),
+            "optimum": optimum(predictions, blend_matrix(config)),
+        }
+        merged.close()
+        predictions.close()  # the same ranks: nothing more to close
+    del merged, predictions
+
+    config.search.trained.max_lr = 1e30
+    live = LiveModel(config, manifest, ranks)
+    diverging = TrainedProxies(config, manifest, 4, live)
+    if ranks.is_main:
+        found["diverged"] = failure(diverging, {"general": 1.0})
+        diverging.close()
+    else:
+        diverging.serve()
+    config.search.trained.max_lr = 0.0
+    live = LiveModel(config, manifest, ranks)
+    trained = TrainedProxies(config, manifest, 4, live)
+    if ranks.is_main:
+        found["trained"] = train(trained)
+        trained.close()
+        print(json.dumps(found), flush=True)
+    else:
+        trained.serve()
+    stop_ranks()
+
+
+def compare(predictions: PredictionProxies, merged: MergedProxies) -> dict[str, Any]:
+    """One-hot proxies of both kinds, and a mixture scored alone and among many."""
+    one_hot = 0.0
+    for name in predictions.names:
+        both = [kind.evaluate({name: 1.0}).bits_R for kind in (predictions, merged)]
+        one_hot = max(one_hot, float(np.abs(both[0] - both[1]).max()))
+    weights_MC = np.random.default_rng(0).dirichlet(np.ones(len(predictions.names)), 300)
+    groups = predictions.suite.groups
+    scores = predictions.scores_MB(weights_MC, groups)
+    alone = predictions.evaluate(dict(zip(predictions.names, weights_MC[0], strict=True))).bits_R
+    expected = suite_scores(predictions.suite, alone)
+    try:
+        predictions.scores_MB(weights_MC, ["code/pass@1"])
+        refused = ""
+    except ScoreError as error:
+        refused = str(error)
+    return {
+        "one_hot": one_hot,
+        "mixture_R": alone.tolist(),
+        "batch_and_single": max(abs(scores[group][0] - expected[group].score) for group in groups),
+        "refused": refused,
+    }
+
+
+def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
+    """The exact optimum of the plain mean of scores, and the best of many mixtures."""
+    groups = predictions.suite.groups
+    objective = dict.fromkeys(groups, 1 / len(groups))
+    weights_C, value, gap = predictions.optimum(Constraints.none(blend), objective)
+    weights_MC = np.vstack([weights_C, np.random.default_rng(1).dirichlet(np.full(len(weights_C), 0.5), 3000)])
+    values_M = np.mean(list(predictions.scores_MB(weights_MC, groups).values()), axis=0)
+    return {"value": value, "gap": gap, "scored": float(values_M[0]), "best_drawn": float(values_M[1:].min())}
+
+
+def failure(proxies: TrainedProxies, shares: dict[str, float]) -> str:
+    """Why a proxy failed."""
+    try:
+        proxies.evaluate(shares)
+    except ScoreError as error:
+        return str(error)
+    return ""
+
+
+def train(proxies: TrainedProxies) -> dict[str, Any]:
+    """Two proxies announced together, one of them scored twice."""
+    one, two = {"general": 0.5, "math_1": 0.5}, {"general": 0.25, "code_1": 0.75}
+    proxies.announce([one, two])
+    first, again, other = proxies.evaluate(one), proxies.evaluate({**one, "code_2": 0.0}), proxies.evaluate(two)
+    return {
+        "num_tokens": first.num_tokens,
+        "train_time_s": first.train_time_s,
+        "repeats": bool(np.array_equal(first.bits_R, again.bits_R)),
+        "differ": not np.array_equal(first.bits_R, other.bits_R),
+        "finite": bool(np.isfinite(first.bits_R).all() and np.isfinite(other.bits_R).all()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Searches over evaluations with a known optimum, for tests of what finds it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.config import PredictorConfig, SearchConfig
+from nemo_demix.constraints import Constraints
+from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array, BlendMatrix
+from nemo_demix.search.loop import SearchResult, run_loop
+from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
+from nemo_demix.search.space import SearchSpace
+from nemo_demix.search.strategies import Problem, build_strategy
+
+NAMES = ["general", "math", "code"]
+BEST = {"general": 0.5, "math": 0.2, "code": 0.3}
+BLEND = BlendMatrix.demix(NAMES, "general", 0.5)
+# Small, so that a fit takes milliseconds; what is tested is the search, not the predictor.
+FAST = PredictorConfig(num_rounds=80, num_leaves=7, min_data_in_leaf=3, folds=2, repeats=1, num_bootstrap=2)
+
+
+def space_of(
+    constraints: Constraints | None = None, use: Mapping[str, str] | None = None, blend: BlendMatrix = BLEND
+) -> SearchSpace:
+    """Three components, one benchmark a capability."""
+    capabilities = {f"benchmark/{name}": name for name in NAMES}
+    return SearchSpace(
+        blend=blend,
+        prior={"general": 0.6, "math": 0.2, "code": 0.2},
+        capabilities=capabilities,
+        higher_is_better=dict.fromkeys(capabilities, False),
+        use={**dict.fromkeys(capabilities, "search"), **(use or {})},
+        constraints=constraints or Constraints.none(blend),
+        baselines={
+            "proportional": {"general": 0.6, "math": 0.2, "code": 0.2},
+            "equal": dict.fromkeys(NAMES, 1 / 3),
+        },
+    )
+
+
+def identity(version: str = "1") -> ProxyIdentity:
+    """What rows of the bowl depend on; another version's rows do not hold."""
+    groups = {f"benchmark/{name}": "text" for name in NAMES}
+    return ProxyIdentity("merge", dict.fromkeys(NAMES, version), "linear", groups, tuple(groups), uses_all=False)
+
+
+class Bowl:
+    """A quadratic bowl around BEST for every benchmark; counts its calls, and fails from one on or at one."""
+
+    def __init__(self, fail_from: int | None = None, fail_at: int | None = None) -> None:
+        self.calls = 0
+        self.fail_from, self.fail_at = fail_from, fail_at
+
+    def __call__(self, weights: Mapping[str, float]) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == self.fail_at or (self.fail_from is not None and self.calls >= self.fail_from):
+            raise ScoreError("benchmark/math: the model gives nan bits")
+        value = 1.0 + sum((weights[name] - BEST[name]) ** 2 for name in NAMES)
+        scores = {f"benchmark/{name}": {"score": value} for name in NAMES}
+        return {"scores": scores, "capabilities": {name: {"score": value} for name in NAMES}, "merge_time_s": 0.0}
+
+
+def search(
+    settings: SearchConfig,
+    path: Path,
+    bowl: Bowl | None = None,
+    space: SearchSpace | None = None,
+    seed: int = 0,
+    version: str = "1",
+) -> SearchResult:
+    """Run a whole search over a bowl, with its log at `path`."""
+    problem = Problem(settings, space or space_of(), seed)
+    return run_loop(problem, build_strategy(problem), ScoreLog(path, identity(version)), bowl or Bowl())
+
+
+def distance(weights: Mapping[str, float]) -> float:
+    """Largest error of a weight."""
+    return max(abs(weights[name] - BEST[name]) for name in NAMES)
+
+
+def row(weights_C: Array, scores: Mapping[str, float], name: str = "mix") -> dict[str, Any]:
+    """A scored mixture."""
+    merge_weights = dict(zip(NAMES, np.asarray(weights_C).tolist(), strict=True))
+    return {"name": name, "merge_weights": merge_weights, "scores": {key: {"score": v} for key, v in scores.items()}}
