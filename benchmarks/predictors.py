@@ -100,6 +100,7 @@ def speed(quick: bool, repeats: int) -> list[dict[str, Any]]:
                 "ratio_to_lightgbm": predicted[1] / (TARGETS * own[1]),
             }
         )
+        print(rows[-1])
     return rows
 
 

@@ -14,7 +14,7 @@ from tests.helpers import run_cli
     [
         (
             ["paint"],
-            "paint: no such stage; expected one of prepare, train, merge, score, search, final, ",
+            "paint: no such stage; expected one of prepare, train, merge, score, search, verify, final, ",
         ),
         (["train", "role=base", "sed=1"], "Could not override 'sed'"),
         (["train", "seed=one"], "could not be converted to Integer"),

@@ -78,10 +78,11 @@ class Forest:
         allowed_X, looked_up_X = np.empty((2, num_rows), dtype=np.uint64)
         leaf_X, value_X = np.empty(num_rows, dtype=np.intp), np.empty(num_rows)
         for first_tree in range(0, num_trees, TREES_PER_WORD):
-            allowed_X.fill(2**64 - 1)
-            for words, below_X in zip(self.words, below, strict=True):
+            word = first_tree // TREES_PER_WORD
+            np.take(self.words[0][word], below[0], out=allowed_X, mode="clip")
+            for words, below_X in zip(self.words[1:], below[1:], strict=True):
                 if words.shape[1] > 1:
-                    np.take(words[first_tree // TREES_PER_WORD], below_X, out=looked_up_X, mode="clip")
+                    np.take(words[word], below_X, out=looked_up_X, mode="clip")
                     np.bitwise_and(allowed_X, looked_up_X, out=allowed_X)
             slots = allowed_X.view("<u2").reshape(num_rows, TREES_PER_WORD)
             for tree in range(first_tree, min(first_tree + TREES_PER_WORD, num_trees)):

@@ -80,7 +80,8 @@ def score_stage(config: DemixConfig) -> None:
         mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in components])
         for job in components:
             load_model(job)
-        launch(config, "score", {"task": "score_mixtures", "mixtures": mixtures})
+        kind = "predictions" if config.search.proxy == "predictions" else "merge"
+        launch(config, "score", {"task": "score_mixtures", "mixtures": mixtures, "kind": kind})
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)

@@ -39,21 +39,25 @@ def test_an_added_dataset_trains_one_component_and_the_search_goes_on_from_the_o
         "".join(json.dumps({"text": f"line {i}: the square of {i} is {i * i}. " * 8}) + "\n" for i in range(400))
     )
     recipe = ["--config-name", "smoke", f"runs_dir={runs}", KEEP_TOKENIZER]
-    extra = ["+datasets.extra.capability=math", f"+datasets.extra.sources=[{{path: {text}}}]"]
+    more = tmp_path / "more.yaml"
+    more.write_text(
+        f"defaults: [smoke, _self_]\ndatasets: {{extra: {{capability: math, sources: [{{path: {text}}}]}}}}\n"
+    )
+    extra = ["--config-name", str(more), *recipe[2:]]
     models, manifest = trained(run), DataManifest.load(run / "datasets/manifest.json")
     old = lines(run / "search/scores.jsonl")
     before = (run / "search/mixture.json").read_bytes()
 
-    run_cli("prepare", *recipe, *extra)
+    run_cli("prepare", *extra)
     grown = DataManifest.load(run / "datasets/manifest.json")
     assert grown.tokenizer == manifest.tokenizer
     assert {name: record for name, record in grown.datasets.items() if name != "extra"} == manifest.datasets
-    run_cli("train", *recipe, *extra, "role=component")
+    run_cli("train", *extra, "role=component")
     after = trained(run)
     assert after.pop("extra")
     assert after == models
 
-    run_cli("search", *recipe, *extra, "search.iterations=[8]", *QUICK)
+    run_cli("search", *extra, "search.iterations=[8]", *QUICK)
     mixture = json.loads((run / "search/mixture.json").read_text())
     assert (mixture["num_prior"], mixture["num_proxies"]) == (28, 8)
     assert list(mixture["merge_weights"]) == [*SEVEN, "extra"]
