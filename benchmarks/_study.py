@@ -1,4 +1,4 @@
-"""What the studies over one set of trained models share: running the product, and other runs that start from its models."""
+"""What the studies over one set of trained models share: the product's stages, and runs that start from its models."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""How well do merged proxies order mixtures? Against models really trained on them: the DeMix paper's Tables 2, 4 and 5.
+"""How well do merged proxies order mixtures? Against models really trained on them: DeMix's Tables 2, 4 and 5.
 
-One base; component models with three data orders; 24 references (recipes/fidelity.yaml) and their checkpoints at 1/8, 1/4 and
-1/2 of the tokens, which stand for trained proxies; beside them weight merges, mixed predictions, the null predictor, other
-shares of general data in the components, other merge methods. Every stage is the product's own and resumes. About two hours
-on two cores; --quick works out every figure again from the committed scores.
+One base; component models with three data orders; 24 references (recipes/fidelity.yaml) and their checkpoints at 1/8,
+1/4 and 1/2 of the tokens, which stand for trained proxies. Beside them: weight merges, mixed predictions, the null
+predictor, other shares of general data in the components, other merge methods. Every stage is the product's own and
+resumes. Some hours on two cores; --quick works out every figure again from the committed scores.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -51,23 +51,26 @@ def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
         for path in sorted((main / "scores").glob(f"reference_{row['name']}*.json")):
             name, _, tokens = path.stem.removeprefix("reference_").partition("_at_")
             if name == row["name"]:
-                rows.append({"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None}
-                            | {"scores": values(read_json(path)["scores"])})  # fmt: skip
+                scores = values(read_json(path)["scores"])
+                rows.append(
+                    {"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None, "scores": scores}
+                )
     rows += _proxy_rows(main, mixtures, {"components": "seed_0"})
     for seed in SEEDS:
         name = f"{RECIPE}_s{seed}"
         run = branch(runs, name)
         override = f"components.seed={seed}"
+        weights = {key: row["merge_weights"] for key, row in mixtures.items()}
         nemo_demix(runs, "train", "role=component", override, name=name)
-        _score(runs, name, {key: row["merge_weights"] for key, row in mixtures.items()}, override)
-        _score(runs, name, {key: row["merge_weights"] for key, row in mixtures.items()}, override, "search.proxy=predictions")
+        _score(runs, name, weights, override)
+        _score(runs, name, weights, override, "search.proxy=predictions")
         rows += _proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
     if ablations:
         rows += _ablations(runs, mixtures)
     for run in (main, *(runs / f"{RECIPE}_{tail}" for tail in ("s1", "s2", "b0", "b25"))):
         records = [read_json(path) for path in sorted(run.glob("models/component/*/record.json"))]
-        rows += [{"kind": "component", "run": run.name, "name": r["name"]} | {k: r[k] for k in ("delta", "final_loss", "num_tokens")}
-                 for r in records]  # fmt: skip
+        kept = ("name", "delta", "final_loss", "num_tokens")
+        rows += [{"kind": "component", "run": run.name, **{key: r[key] for key in kept}} for r in records]
     return rows
 
 
@@ -83,7 +86,8 @@ def _ablations(runs: Path, mixtures: dict[str, Any]) -> list[dict[str, Any]]:
         _score(runs, name, weights, override)
         rows += _proxy_rows(run, mixtures, {"components": label})
     for method, parameters in METHODS.items():
-        overrides = [f"merge.method={method}", *(f"+merge.parameters.{key}={value}" for key, value in parameters.items())]
+        overrides = [f"merge.method={method}"]
+        overrides += [f"+merge.parameters.{key}={value}" for key, value in parameters.items()]
         _score(runs, RECIPE, {f"{method}:{key}": row["merge_weights"] for key, row in mixtures.items()}, *overrides)
         names = {f"{method}:{key}": row for key, row in mixtures.items()}
         rows += _proxy_rows(runs / RECIPE, names, {"components": "seed_0", "method": method})
@@ -98,7 +102,8 @@ def _score(runs: Path, name: str, mixtures: dict[str, dict[str, float]], *overri
 
 def _proxy_rows(run: Path, mixtures: dict[str, Any], more: dict[str, Any]) -> list[dict[str, Any]]:
     """The proxies of these names, merges and predictions."""
-    found = {(row["proxy"], row["name"]): row for row in json_lines(run / "scores" / "proxies.jsonl") if row["name"] in mixtures}
+    lines = json_lines(run / "scores" / "proxies.jsonl")
+    found = {(row["proxy"], row["name"]): row for row in lines if row["name"] in mixtures}
     return [
         {"kind": kind, "name": mixtures[name]["mixture"], **more, "scores": values(row["scores"])}
         for (kind, name), row in found.items()
@@ -131,20 +136,24 @@ class Study:
 
     def null(self, dataset_capability: dict[str, str]) -> Figures:
         """Of a capability's own data share."""
-        shares = {
-            capability: np.array([sum(share for name, share in row["data_shares"].items() if dataset_capability[name] == capability)
-                                  for row in self.mixtures])
-            for capability in self.reference.scores
-        }  # fmt: skip
+
+        def share(row: dict[str, Any], capability: str) -> float:
+            return sum(part for name, part in row["data_shares"].items() if dataset_capability[name] == capability)
+
+        shares = {name: np.array([share(row, name) for row in self.mixtures]) for name in self.reference.scores}
         return figures(self.reference, Columns(shares, dict.fromkeys(shares, True), has_unit=False), self.samples_SR)
 
     def between_seeds(self) -> dict[str, float]:
         """Standard deviation of the references' macro score between data orders, and between mixtures."""
-        scores = {row["name"]: self._macro(row) for row in self._rows if row["kind"] == "trained" and row["tokens"] is None}
+        models = [row for row in self._rows if row["kind"] == "trained" and row["tokens"] is None]
+        scores = {row["name"]: self._macro(row) for row in models}
         repeated = [row for row in self._rows if row["kind"] == "mixture" and row["name"] != row["mixture"]]
         gaps = np.array([scores[row["name"]] - scores[row["mixture"]] for row in repeated])
-        return {"std_between_seeds": float(np.sqrt(np.mean(gaps**2) / 2)),
-                "std_between_mixtures": float(np.std([scores[row["name"]] for row in self.mixtures], ddof=1))}  # fmt: skip
+        between_mixtures = np.std([scores[row["name"]] for row in self.mixtures], ddof=1)
+        return {
+            "std_between_seeds": float(np.sqrt(np.mean(gaps**2) / 2)),
+            "std_between_mixtures": float(between_mixtures),
+        }
 
     def _macro(self, row: dict[str, Any]) -> float:
         members: dict[str, list[float]] = {}
@@ -181,7 +190,8 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         named |= {name: [study.figures(kind="merge", components=name, method=None)] for name in sorted(ablated)}
         methods = sorted({row["method"] for row in rows if row.get("method")})
         named |= {name: [study.figures(kind="merge", components="seed_0", method=name)] for name in methods}
-        table += [{"kind": "figures", "set": label, "proxy": name, **_figures_row(found)} for name, found in named.items()]
+        for name, found in named.items():
+            table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
 
         tail = "" if label == "benchmarks" else "_heldout"
         merged, predicted = (np.mean([f.values["rho"]["macro"] for f in by_seed[kind]], axis=0) for kind in by_seed)
@@ -190,8 +200,11 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         above_null = summarise(merged - null_S, CONFIDENCE, "undefined")
         match = tokens_to_match(whole.value, {count: rho(found) for count, found in trained.items()})
         full = meta["reference_tokens"]
-        ratios = {key: None if value is None else NUM_PROXIES * value / meta["component_tokens"]
-                  for key, value in asdict(match).items() if key != "reason"}  # fmt: skip
+        ratios = {
+            key: None if value is None else NUM_PROXIES * value / meta["component_tokens"]
+            for key, value in asdict(match).items()
+            if key != "reason"
+        }
         summary |= {
             f"rho_macro{tail}": whole.value,
             f"rho_macro{tail}_lo": whole.low,
@@ -227,7 +240,8 @@ def _figures_row(found: list[Figures]) -> dict[str, Any]:
         for name in found[0].values[measure]:
             reason = found[0].reasons[measure].get(name, "undefined")
             mean = summarise(np.mean([f.values[measure][name] for f in found], axis=0), CONFIDENCE, reason)
-            row[measure][name] = [None if value is None else round(value, 4) for value in (mean.value, mean.low, mean.high)]
+            interval = (mean.value, mean.low, mean.high)
+            row[measure][name] = [None if value is None else round(value, 4) for value in interval]
     return row
 
 

@@ -15,6 +15,7 @@ scored on; ours never sees it.
 import argparse
 import csv
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,7 @@ def speed(quick: bool, repeats: int) -> list[dict[str, Any]]:
                 "predict_cpu_s": predicted[1],
                 "lightgbm_one_target_cpu_s": own[1],
                 "ratio_to_lightgbm": predicted[1] / (TARGETS * own[1]),
+                "load_average": os.getloadavg()[0],  # wall time means something only below the number of cores
             }
         )
         print(rows[-1])

@@ -1,9 +1,10 @@
 """At one token budget, how good is a model trained on each strategy's mixture? (DeMix Table 3)
 
-Starts from the models of benchmarks/fidelity.py, in the same --runs. Searches over merges or predictions have the component
-models' tokens; regmix and climb spend as many on proxies of their own. Every search sees 100 items a benchmark; the models
-trained on what they chose are scored on the study's suite, and ranked among its references. Also here: how DeMix's answer
-settles as proxies are added. Every stage is the product's own and resumes; --quick works the figures out again.
+Starts from the models of benchmarks/fidelity.py, in the same --runs. Searches over merges or predictions have the
+component models' tokens; regmix and climb spend as many on proxies of their own. Every search sees 100 items a
+benchmark; the models trained on what they chose are scored on the study's suite, and ranked among its references. Also
+here: how DeMix's answer settles as proxies are added. Every stage is the product's own and resumes; --quick works the
+figures out again from the committed rows.
 """
 
 import argparse
@@ -89,15 +90,16 @@ def _settle(runs: Path) -> list[dict[str, Any]]:
     rows = []
     for label, iterations in SETTLE.items():
         for seed in SETTLE_SEEDS:
-            overrides = [f"search.iterations={iterations}".replace(" ", ""), f"seed={seed}", f"base.seed=0", "components.seed=0"]
-            nemo_demix(runs, "search", "search.proxy=predictions", "search.objective=mean", *SEARCH_SUITE, *overrides, name=name)
-            mixture = read_json(run / "search" / "mixture.json")
-            rows.append({"kind": "settle", "num_proxies": int(label), "seed": seed, "data_shares": mixture["data_shares"]})
+            overrides = ["search.iterations=" + str(iterations).replace(" ", ""), f"seed={seed}"]
+            overrides += ["base.seed=0", "components.seed=0", "search.proxy=predictions", "search.objective=mean"]
+            nemo_demix(runs, "search", *SEARCH_SUITE, *overrides, name=name)
+            shares = read_json(run / "search" / "mixture.json")["data_shares"]
+            rows.append({"kind": "settle", "num_proxies": int(label), "seed": seed, "data_shares": shares})
     return rows
 
 
 def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean rank over capabilities and data orders, among the references (1: better than all); and how far answers differ."""
+    """Mean rank over capabilities and data orders among the references (1: better than all); how far answers differ."""
     references = [row["scores"] for row in rows if row["kind"] == "reference" and "_seed" not in row["name"]]
     summary: dict[str, Any] = {"num_references": len(references)}
     noise: list[float] = []
@@ -109,12 +111,15 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
         ]
         macros = [float(np.mean(list(model.values()))) for model in models]
         noise.append(float(np.var(macros, ddof=1)))
-        summary |= {f"rank_macro_{strategy}": round(float(np.mean(ranks)), 2), f"bits_macro_{strategy}": round(float(np.mean(macros)), 5)}
+        summary[f"rank_macro_{strategy}"] = round(float(np.mean(ranks)), 2)
+        summary[f"bits_macro_{strategy}"] = round(float(np.mean(macros)), 5)
     summary["bits_std_between_seeds"] = round(float(np.sqrt(np.mean(noise))), 5)
     reference_macros = [float(np.mean(list(scores.values()))) for scores in references]
-    summary |= {"bits_best_reference": round(min(reference_macros), 5), "bits_median_reference": round(float(np.median(reference_macros)), 5)}
+    summary["bits_best_reference"] = round(min(reference_macros), 5)
+    summary["bits_median_reference"] = round(float(np.median(reference_macros)), 5)
     for label in SETTLE:
-        shares = [list(row["data_shares"].values()) for row in rows if row["kind"] == "settle" and row["num_proxies"] == int(label)]
+        found = [row for row in rows if row["kind"] == "settle" and row["num_proxies"] == int(label)]
+        shares = [list(row["data_shares"].values()) for row in found]
         pairs = [np.abs(np.subtract(one, two)).sum() / 2 for i, one in enumerate(shares) for two in shares[i + 1 :]]
         summary[f"settle_{label}_share_apart"] = round(float(np.mean(pairs)), 4)  # of the data, between seeds
     return summary

@@ -65,7 +65,7 @@ class BenchmarkConfig:
     capability: str = MISSING
     registry: str | None = None
     path: str | None = None
-    use: str = "search"  # search: in the objective | fit: predicted, not in it | report: judges the choice, never tunes it
+    use: str = "search"  # search: in the objective | fit: predicted, not in it | report: only judges the choice
 
 
 @dataclass
@@ -267,9 +267,9 @@ class SearchConfig:
     """From proxies' scores to a mixture."""
 
     strategy: str = "demix"  # mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
-    proxy: str = "merge"  # merge | predictions: log-likelihood scores only | both: screened by one, confirmed by the other
+    proxy: str = "merge"  # merge | predictions: log-likelihood scores only | both: screened, then confirmed
     iterations: list[int] = field(default_factory=lambda: [64, 32, 16])
-    objective: str = "percentile_rank"  # of capabilities (DeMix §2.4) | mean: of scores in one unit | utility: MergeMix's
+    objective: str = "percentile_rank"  # DeMix §2.4 | mean: of scores in one unit | utility: MergeMix's
     capability_weights: dict[str, float] = field(default_factory=dict)  # in the objective; empty: all alike
     floors: dict[str, float] = field(default_factory=dict)  # capability: how much worse than `floor_baseline` it may be
     floor_baseline: str = "proportional"

@@ -7,6 +7,7 @@ manifest.json last. Each part is redone only where its inputs changed.
 import logging
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,36 +119,41 @@ class _Preparation:
         return DataManifest(tokenizer, datasets, benchmarks, expected)
 
     def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
+        """The tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped later."""
         config = self._config
         record_path = tokenizer_record(config)
         inputs = _tokenizer_inputs(config)
         expected = fingerprint(tokenizer=inputs)
+        info: dict[str, Any] | None = None
         if not config.force and is_done(record_path, expected):
-            info: dict[str, Any] = read_json(record_path)["tokenizer"]
-            if Path(info["path"]).exists():
-                return info
-        texts: list[str] = []
-        if config.tokenizer.kind == "train_bpe":
-            dropped = [name for name in inputs["texts"] if name not in config.datasets]
-            if dropped:
-                raise ConfigError(
-                    f"tokenizer.datasets: {', '.join(dropped)}: no longer a dataset of the recipe: its tokenizer can "
-                    "be kept, but not trained again; put it back, or take it out (every model is then trained again)"
-                )
-            if record_path.exists():
-                log.warning(
-                    "prepare: the tokenizer is trained anew, and so will every model be; tokenizer.datasets=[...] "
-                    "names the datasets it depends on, so that others can come and go"
-                )
-            share = config.tokenizer.sample_bytes // len(inputs["texts"])
-            for name in inputs["texts"]:
-                sample = LowestDocuments(share)
-                self._scans[name] = builder.scan(name, sample)
-                texts.extend(text for _, text in sample.texts())
-        info = build_tokenizer(config.tokenizer, texts, self._folder / "tokenizer")
+            info = read_json(record_path)["tokenizer"]
+        if info is None or not Path(info["path"]).exists():
+            texts = self._sample(builder, inputs["texts"]) if config.tokenizer.kind == "train_bpe" else []
+            info = build_tokenizer(config.tokenizer, texts, self._folder / "tokenizer")
+            log.info("prepare: tokenizer %s, %d tokens, %s", info["kind"], info["vocab_size"], info["path"])
         write_json(record_path, {"tokenizer": info, "inputs": inputs, "fingerprint": expected})
-        log.info("prepare: tokenizer %s, %d tokens, %s", info["kind"], info["vocab_size"], info["path"])
         return info
+
+    def _sample(self, builder: DatasetBuilder, names: Iterable[str]) -> list[str]:
+        """Text of these datasets for a BPE, in equal parts."""
+        names = list(names)
+        dropped = [name for name in names if name not in self._config.datasets]
+        if dropped:
+            raise ConfigError(
+                f"tokenizer.datasets: {', '.join(dropped)}: no longer a dataset of the recipe: its tokenizer can be "
+                "kept, but not trained again; put it back, or take it out (every model is then trained again)"
+            )
+        if tokenizer_record(self._config).exists():
+            log.warning(
+                "prepare: the tokenizer is trained anew, and so will every model be; tokenizer.datasets=[...] "
+                "names the datasets it depends on, so that others can come and go"
+            )
+        texts: list[str] = []
+        for name in names:
+            sample = LowestDocuments(self._config.tokenizer.sample_bytes // len(names))
+            self._scans[name] = builder.scan(name, sample)
+            texts.extend(text for _, text in sample.texts())
+        return texts
 
 
 def _check(config: DemixConfig) -> None:

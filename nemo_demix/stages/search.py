@@ -1,4 +1,4 @@
-"""`search`: from component models, or from none, to a mixture."""
+"""`search`: from models to a mixture. Imported scores do not come here: they need neither ranks nor torch."""
 
 import logging
 
@@ -6,7 +6,6 @@ from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.launch.local import launch
-from nemo_demix.search.imported import search_imported
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.space import MERGED, PLAIN, search_fingerprint, search_folder, strategy_space
 from nemo_demix.search.strategies import Problem, build_strategy, check_settings
@@ -22,9 +21,6 @@ def search_stage(config: DemixConfig) -> None:
     Proxies scored before are reused, by their merge weights; `force=true` scores them again.
     """
     check_settings(config.search)
-    if config.search.imported.scores is not None:
-        logger.info("search: wrote %s", search_imported(config))
-        return
     manifest = load_manifest(config)
     strategy = config.search.strategy
     components = component_jobs(config, manifest)

@@ -20,7 +20,6 @@ def main() -> None:
     config = load_resolved(run / "config.yaml")
     config.runs_dir = str(run.parent)
     config.parallel.tensor = 1
-    config.merge.method = sys.argv[2] if len(sys.argv) > 2 else "linear"
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel)
     error = ""

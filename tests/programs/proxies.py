@@ -1,8 +1,8 @@
 """On every rank: all kinds of proxies over one live model, and what their scores have to agree on.
 
-    proxies.py RUN TENSOR PIPELINE DATA
+    proxies.py RUN TENSOR PIPELINE DATA [train]
 
-RUN is changed: predictions are stored, and proxies trained, in it.
+RUN is changed: predictions are stored, and with `train` proxies are trained, in it.
 """
 
 import json
@@ -33,6 +33,7 @@ def main() -> None:
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel)
     components = component_jobs(config, manifest)
+    found: dict[str, Any] = {}
     live = LiveModel(config, manifest, ranks)
     predictions = PredictionProxies(config, manifest, components, live)
     merged = MergedProxies(config, manifest, components, live)
@@ -44,7 +45,7 @@ def main() -> None:
     else:
         offsets_R = gold_offsets(live.suite)
         summed_R = np.add.reduceat(-logprobs_T.astype(np.float64), offsets_R[:-1]) / np.log(2.0)
-        found: dict[str, Any] = {
+        found = {
             "num_tokens": len(logprobs_T),
             "sum_of_tokens": float(np.abs(summed_R - bits_R).max()),
             **compare(predictions, merged),
@@ -53,24 +54,17 @@ def main() -> None:
         merged.close()
         predictions.close()  # the same ranks: nothing more to close
     del merged, predictions
-
-    config.search.trained.max_lr = 1e30
-    live = LiveModel(config, manifest, ranks)
-    diverging = TrainedProxies(config, manifest, 4, live)
+    if "train" in sys.argv[5:]:
+        for key, max_lr, ask in (("diverged", 1e30, failure), ("trained", 0.0, train)):
+            config.search.trained.max_lr = max_lr
+            trained = TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks))
+            if ranks.is_main:
+                found[key] = ask(trained)
+                trained.close()
+            else:
+                trained.serve()
     if ranks.is_main:
-        found["diverged"] = failure(diverging, {"general": 1.0})
-        diverging.close()
-    else:
-        diverging.serve()
-    config.search.trained.max_lr = 0.0
-    live = LiveModel(config, manifest, ranks)
-    trained = TrainedProxies(config, manifest, 4, live)
-    if ranks.is_main:
-        found["trained"] = train(trained)
-        trained.close()
         print(json.dumps(found), flush=True)
-    else:
-        trained.serve()
     stop_ranks()
 
 
@@ -108,10 +102,10 @@ def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     return {"value": value, "gap": gap, "scored": float(values_M[0]), "best_drawn": float(values_M[1:].min())}
 
 
-def failure(proxies: TrainedProxies, shares: dict[str, float]) -> str:
+def failure(proxies: TrainedProxies) -> str:
     """Why a proxy failed."""
     try:
-        proxies.evaluate(shares)
+        proxies.evaluate({"general": 1.0})
     except ScoreError as error:
         return str(error)
     return ""

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import load_resolved
+from nemo_demix.errors import ConfigError
+from nemo_demix.search.proxies import PredictionProxies
+from nemo_demix.training.jobs import proxy_job
 from tests.helpers import fork_run, run_program
 
 
@@ -14,10 +19,9 @@ from tests.helpers import fork_run, run_program
 def runs(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     """The run and what was found on it, by layout."""
     found = {}
-    for name, layout in {"one": (1, 1, 1), "tensor": (2, 1, 1)}.items():
+    for name, ranks, arguments in (("one", 1, ["1", "1", "1"]), ("tensor", 2, ["2", "1", "1", "train"])):
         run = fork_run(smoke_run, tmp_path_factory.mktemp(name), "search", "final") / "smoke"
-        arguments = map(str, layout)
-        found[name] = (run, run_program("proxies", str(run), *arguments, ranks=int(np.prod(layout)), timeout=500))
+        found[name] = (run, run_program("proxies", str(run), *arguments, ranks=ranks, timeout=500))
     return found
 
 
@@ -57,23 +61,22 @@ def test_other_scores_are_refused(runs: dict[str, tuple[Path, dict[str, Any]]]) 
 def test_trained_proxies_are_trained_once_and_one_that_diverges_is_no_end(
     runs: dict[str, tuple[Path, dict[str, Any]]],
 ) -> None:
-    for run, found in runs.values():
-        assert "the loss is nan at step" in found["diverged"]
-        assert "lower max_lr" in found["diverged"]
-        trained = found["trained"]
-        assert trained["num_tokens"] == 3 * 8 * 128
-        assert trained["train_time_s"] > 0
-        assert (trained["repeats"], trained["differ"], trained["finite"]) == (True, True, True)
-        records = [json.loads(path.read_text()) for path in (run / "models/proxy").glob("p_*/record.json")]
-        assert sorted(record["blend"].popitem() for record in records) == [("code_1", 0.75), ("math_1", 0.5)]
+    run, found = runs["tensor"]
+    assert "the loss is nan at step" in found["diverged"]
+    assert "lower max_lr" in found["diverged"]
+    trained = found["trained"]
+    assert trained["num_tokens"] == 3 * 8 * 128
+    assert trained["train_time_s"] > 0
+    assert (trained["repeats"], trained["differ"], trained["finite"]) == (True, True, True)
+    records = [json.loads(path.read_text()) for path in (run / "models/proxy").glob("p_*/record.json")]
+    assert sorted(record["blend"].popitem() for record in records) == [("code_1", 0.75), ("math_1", 0.5)]
 
 
 def test_only_what_is_missing_is_scored_and_damage_is_refused(
-    runs: dict[str, tuple[Path, dict[str, Any]]], smoke_run: Path, tmp_path: Path
+    runs: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
     """Half of the components scored, as after a kill; then one array with a flipped bit."""
-    finished = runs["one"][0]
-    run = fork_run(finished, tmp_path, "final") / "smoke"
+    run = fork_run(runs["one"][0], tmp_path) / "smoke"
     folder = next((run / "search/predictions").iterdir())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in ("math_3", "code_3"):
@@ -91,12 +94,30 @@ def test_only_what_is_missing_is_scored_and_damage_is_refused(
     data[-2] ^= 1
     (folder / "code_1.npy").write_bytes(data)
     assert "code_1.npy: damaged: its SHA-256 is not the recorded" in run_program("predictions", str(run))["error"]
-    (folder / "code_1.npy").unlink()
-    assert "code_1.npy: not found beside its record; delete" in run_program("predictions", str(run))["error"]
 
 
-def test_predictions_stand_for_linear_merges_only(smoke_run: Path, tmp_path: Path) -> None:
-    run = fork_run(smoke_run, tmp_path, "search", "final") / "smoke"
-    found = run_program("predictions", str(run), "ties")
-    assert found["error"].startswith("merge.method=ties with search.proxy=")
-    assert not (run / "search").exists()
+def test_predictions_stand_for_linear_merges_only(smoke_run: Path) -> None:
+    config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
+    config.merge.method = "ties"
+    with pytest.raises(ConfigError, match=r"merge.method=ties with search.proxy=\w+: .* linear merge only"):
+        PredictionProxies(config, manifest, [], live=None)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_proxies", "expected"), [(0, 7, 16_384), (0, 28, 4_096), (8_192, 28, 8_192), (0, 0, None)]
+)
+def test_proxies_share_the_tokens_of_all_components(
+    smoke_run: Path, num_tokens: int, num_proxies: int, expected: int | None
+) -> None:
+    config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
+    config.search.trained.num_tokens = num_tokens
+    if expected is None:
+        with pytest.raises(ConfigError, match="expected at least one trained proxy"):
+            proxy_job(config, manifest, {"general": 1.0}, num_proxies)
+        return
+    job = proxy_job(config, manifest, {"general": 1.0, "math_1": 0.0}, num_proxies)
+    same = proxy_job(config, manifest, {"general": 1.0}, num_proxies)
+    other = proxy_job(config, manifest, {"math_1": 1.0}, num_proxies)
+    assert (job.num_tokens, job.max_lr) == (expected, config.components.max_lr)
+    assert (job.name, job.fingerprint) == (same.name, same.fingerprint)
+    assert job.name != other.name
