@@ -20,7 +20,8 @@ def finish(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]],
     """Write `results/<name>[_quick].json` and print the summary as the last line."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        # Where this machine keeps its runs says nothing to anyone else.
+        "command": " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]),
         "commit": _git("rev-parse", "HEAD")
         + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},

@@ -143,23 +143,32 @@ class Study:
         shares = {name: np.array([share(row, name) for row in self.mixtures]) for name in self.reference.scores}
         return figures(self.reference, Columns(shares, dict.fromkeys(shares, True), has_unit=False), self.samples_SR)
 
-    def between_seeds(self) -> dict[str, float]:
-        """Standard deviation of the references' macro score between data orders, and between mixtures."""
-        models = [row for row in self._rows if row["kind"] == "trained" and row["tokens"] is None]
-        scores = {row["name"]: self._macro(row) for row in models}
-        repeated = [row for row in self._rows if row["kind"] == "mixture" and row["name"] != row["mixture"]]
-        gaps = np.array([scores[row["name"]] - scores[row["mixture"]] for row in repeated])
-        between_mixtures = np.std([scores[row["name"]] for row in self.mixtures], ddof=1)
-        return {
-            "std_between_seeds": float(np.sqrt(np.mean(gaps**2) / 2)),
-            "std_between_mixtures": float(between_mixtures),
-        }
+    def noise(self) -> dict[str, float]:
+        """By capability and macro: standard deviation of references between data orders, and between mixtures.
 
-    def _macro(self, row: dict[str, Any]) -> float:
+        `ceiling` is the correlation that a proxy without any error could be expected to reach with these references:
+        the root of the share of their variance that is not the data order's.
+        """
+        models = {
+            row["name"]: self._averages(row) for row in self._rows if row["kind"] == "trained" and row["tokens"] is None
+        }
+        repeated = [row for row in self._rows if row["kind"] == "mixture" and row["name"] != row["mixture"]]
+        found: dict[str, float] = {}
+        for name in (*self.reference.scores, "macro"):
+            gaps = np.array([models[row["name"]][name] - models[row["mixture"]][name] for row in repeated])
+            seeds = float(np.mean(gaps**2) / 2)
+            mixtures = float(np.var([models[row["name"]][name] for row in self.mixtures], ddof=1))
+            found[f"std_between_seeds_{name}"] = seeds**0.5
+            found[f"std_between_mixtures_{name}"] = mixtures**0.5
+            found[f"ceiling_{name}"] = max(0.0, 1 - seeds / mixtures) ** 0.5
+        return found
+
+    def _averages(self, row: dict[str, Any]) -> dict[str, float]:
         members: dict[str, list[float]] = {}
         for name, capability in self._capability_of.items():
             members.setdefault(capability, []).append(row["scores"][name])
-        return float(np.mean([np.mean(group) for group in members.values()]))
+        averages = {capability: float(np.mean(group)) for capability, group in members.items()}
+        return {**averages, "macro": float(np.mean(list(averages.values())))}
 
 
 def rho(found: Figures) -> float | None:
@@ -220,7 +229,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             f"token_ratio{tail}_more_than": ratios["more_than"],
             f"token_ratio{tail}_at_most": ratios["at_most"],
             f"recovery_macro{tail}": float(np.mean([f.values["recovery"]["macro"][0] for f in by_seed["merge"]])),
-            **{f"{key}{tail}": value for key, value in study.between_seeds().items()},
+            **{f"{key}{tail}": value for key, value in study.noise().items()},
             **{f"rho_macro{tail}_{name}": rho(named[name][0]) for name in (*sorted(ablated), *methods)},
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
