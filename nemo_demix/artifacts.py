@@ -178,7 +178,7 @@ class DataManifest:
 class ModelRecord:
     """A trained (or brought) model: its checkpoint, what it was trained on, and how far it moved."""
 
-    role: str  # base | component | reference | final
+    role: str  # base | component | reference | proxy | final
     name: str
     checkpoint: str  # the finished NeMo 2 checkpoint directory
     checkpoints: dict[str, str]  # tokens seen -> directory, for the kept intermediate ones

@@ -161,7 +161,9 @@ def reference_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
     """A model trained on the one mixture that `reference.name` and `reference.shares` give."""
     settings = reference_settings(config)
     if not settings.name or not settings.shares:
-        raise ConfigError("train role=reference: set reference.name and reference.shares, or run `nemo-demix verify`")
+        raise ConfigError(
+            "train role=reference: set reference.name, reference.shares; or run `nemo-demix verify`, which draws some"
+        )
     base = base_job(config, manifest)
     return _job(config, manifest, "reference", settings.name, settings, settings.shares, base, None)
 
@@ -230,9 +232,10 @@ def select_jobs(config: DemixConfig, manifest: DataManifest, role: str, names: l
 
 
 def _references(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
-    if config.reference.name:
+    path = config.run_dir / "verify" / "references.json"
+    if config.reference.name or not path.exists():
         return [reference_job(config, manifest)]
-    rows = read_json(config.run_dir / "verify" / "references.json")
+    rows = read_json(path)
     shares = {row["name"]: row["data_shares"] for row in rows}
     return reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in rows})
 
