@@ -10,6 +10,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.consistency import Columns
 from nemo_demix.fidelity.references import Reference
+from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.scoring.suite import PROXY_USES, averaged_benchmarks
 
 Row = Mapping[str, Any]  # {"scores": {benchmark: {"score", "higher_is_better", ...}}}; a proxy's also has its status
@@ -35,7 +36,6 @@ def columns(rows: Mapping[str, Row], capability_of: Mapping[str, str], what: str
     Raises:
         ScoreError: if a row lacks a score, or a capability mixes scores of both directions.
     """
-    scores: dict[str, list[list[float]]] = {}
     higher_is_better: dict[str, bool] = {}
     for name, row in rows.items():
         for score_name, capability in capability_of.items():
@@ -46,11 +46,8 @@ def columns(rows: Mapping[str, Row], capability_of: Mapping[str, str], what: str
             score = row["scores"][score_name]
             if higher_is_better.setdefault(capability, score["higher_is_better"]) != score["higher_is_better"]:
                 raise ScoreError(f"{capability}: its average would mix scores of both directions, as of {score_name}")
-    for score_name, capability in capability_of.items():
-        values = [row["scores"][score_name]["score"] for row in rows.values()]
-        scores.setdefault(capability, []).append(values)
-    averages = {capability: np.mean(np.array(members), axis=0) for capability, members in scores.items()}
-    return Columns(averages, higher_is_better)
+    scores = {name: np.array([row["scores"][name]["score"] for row in rows.values()]) for name in capability_of}
+    return Columns(capability_averages(scores, capability_of), higher_is_better)
 
 
 def null_columns(references: Sequence[Reference], manifest: DataManifest, capabilities: Sequence[str]) -> Columns:

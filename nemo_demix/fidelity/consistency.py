@@ -18,11 +18,11 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from nemo_demix.errors import ScoreError
-from nemo_demix.fidelity.intervals import MIN_RANKED, Estimate, summarise, widened_correlation, widened_difference
+from nemo_demix.fidelity.intervals import Estimate, summarise, widened_correlation, widened_difference
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.correlation import MIN_RANKED, TOP_SHARE
 
 Rows = npt.NDArray[np.intp]
-TOP_SHARE = 0.25  # DeMix reports rho over the best quarter as well (Table 2)
 MACRO = "macro"  # the plain mean over capabilities
 MEASURES = ("rho", "rho_top", "recovery")
 

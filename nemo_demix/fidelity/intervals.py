@@ -10,8 +10,8 @@ import numpy as np
 from scipy.stats import norm
 
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.correlation import MIN_RANKED
 
-MIN_RANKED = 3  # any two points correlate perfectly
 MIN_RESAMPLED = 10  # of fewer references, resamples repeat each other: 4 in perfect order are so in every resample
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nemo_demix.fidelity.consistency import MACRO, MIN_RANKED, correlations
+from nemo_demix.fidelity.consistency import MACRO, correlations
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.correlation import MIN_RANKED
 
 _NO_SEEDS = "no mixture was trained with several seeds (verify.seeds)"
 

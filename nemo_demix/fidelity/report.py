@@ -17,7 +17,6 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.columns import Row, columns, null_columns, score_sets
 from nemo_demix.fidelity.consistency import (
-    MIN_RANKED,
     Columns,
     Figures,
     TokensToMatch,
@@ -29,6 +28,7 @@ from nemo_demix.fidelity.consistency import (
 )
 from nemo_demix.fidelity.noise import residual_std, seed_noise
 from nemo_demix.fidelity.references import Reference
+from nemo_demix.prediction.correlation import MIN_RANKED
 from nemo_demix.training.jobs import TrainJob
 
 NULL = "null"  # orders mixtures by a capability's own data share

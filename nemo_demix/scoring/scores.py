@@ -43,9 +43,8 @@ def suite_scores(suite: Suite, bits_R: np.ndarray) -> dict[str, Score]:
     """The score of every group of the suite, by its name."""
     scores = {}
     for group in suite.groups:
-        rows = [index for index, request in enumerate(suite.requests) if request.group == group]
+        rows, sizes = suite.members[group]
         bits = bits_R[rows]
-        sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
         if suite.capabilities[group] is None:
             value = float(bits.sum() / sizes.sum())
             influence = (bits - value * sizes) / sizes.mean()  # of a ratio of totals
@@ -85,8 +84,7 @@ def compare(suite: Suite, first_R: np.ndarray, second_R: np.ndarray) -> Comparis
     num_capabilities = len(set(capabilities))
     difference = variance = 0.0
     for group, capability in averaged.items():
-        rows = [index for index, request in enumerate(suite.requests) if request.group == group]
-        sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
+        rows, sizes = suite.members[group]
         per_item = (first_R[rows] - second_R[rows]) / sizes
         weight = 1.0 / (num_capabilities * capabilities.count(capability))
         difference += weight * float(per_item.mean())

@@ -16,10 +16,12 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import SuiteConfig
@@ -74,6 +76,17 @@ class Suite:
     def averaged(self) -> dict[str, str]:
         """The capability of each benchmark that a capability's average is over; see `averaged_benchmarks`."""
         return averaged_benchmarks(self.capabilities, self.use)
+
+    @cached_property
+    def members(self) -> dict[str, tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
+        """By group, the places of its requests and the bytes of their continuations, in order."""
+        places: dict[str, list[int]] = {group: [] for group in self.groups}
+        for place, request in enumerate(self.requests):
+            places[request.group].append(place)
+        return {
+            group: (np.array(rows, dtype=np.intp), np.array([float(self.requests[row].num_bytes) for row in rows]))
+            for group, rows in places.items()
+        }
 
     @property
     def num_tokens(self) -> int:

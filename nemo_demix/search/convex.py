@@ -15,12 +15,12 @@ import numpy as np
 from scipy.optimize import LinearConstraint, linprog, minimize
 
 from nemo_demix.constraints import Constraints
+from nemo_demix.constraints.convex_set import LP_OPTIONS
 from nemo_demix.mixture import Array
 from nemo_demix.search.token_predictions import TokenPredictions
 
 logger = logging.getLogger(__name__)
 
-LP_OPTIONS = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 Loss = Callable[[Array], tuple[float, Array]]  # of merge weights: value and gradient
 GOAL = 1e-7  # of the value: a gap at which nothing is left to gain
 LARGEST_PRICE = 1e9  # bits per byte for a nat

@@ -118,6 +118,26 @@ class LiveModel:
         self._closed = True
 
 
+class OnLiveModel:
+    """The part of `Proxies` that every kind over a live model has in common."""
+
+    def __init__(self, live: LiveModel) -> None:
+        self._live = live
+
+    @property
+    def suite(self) -> Suite:
+        """What proxies are scored on."""
+        return self._live.suite
+
+    def serve(self) -> None:
+        """Follow rank 0 until it closes; on every other rank."""
+        self._live.serve()
+
+    def close(self) -> None:
+        """Release the other ranks; on rank 0. A second call does nothing."""
+        self._live.close()
+
+
 _Message = tuple[str, Any] | None  # an action and its argument, or the end
 
 

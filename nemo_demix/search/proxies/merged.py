@@ -10,14 +10,13 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
 from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.scoring.suite import Suite
-from nemo_demix.search.proxies.base import Evaluation, LiveModel
+from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
 from nemo_demix.training.jobs import TrainJob, base_job, load_model
 
 logger = logging.getLogger(__name__)
 
 
-class MergedProxies:
+class MergedProxies(OnLiveModel):
     """Weights merged in memory by `merge.method`; every kind of benchmark can score them.
 
     Args:
@@ -40,7 +39,7 @@ class MergedProxies:
         live: LiveModel,
     ) -> None:
         started = time.monotonic()
-        self._live = live
+        super().__init__(live)
         live.keep = True
         checkpoints = {job.name: Path(load_model(job).checkpoint) for job in components}
         settings = config.merge
@@ -58,11 +57,6 @@ class MergedProxies:
             time.monotonic() - started,
         )
 
-    @property
-    def suite(self) -> Suite:
-        """What proxies are scored on."""
-        return self._live.suite
-
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
         """Say which mixtures come next, so that several can be merged from one read; on rank 0."""
         self._live.call("merge.announce", [dict(weights) for weights in mixtures])
@@ -76,14 +70,6 @@ class MergedProxies:
         """
         evaluation: Evaluation = self._live.call("merge.evaluate", dict(weights))
         return evaluation
-
-    def serve(self) -> None:
-        """Follow rank 0 until it closes; on every other rank."""
-        self._live.serve()
-
-    def close(self) -> None:
-        """Release the other ranks; on rank 0."""
-        self._live.close()
 
     def _evaluate(self, weights: Mapping[str, float]) -> Evaluation:
         started = time.monotonic()

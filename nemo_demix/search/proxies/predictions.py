@@ -26,7 +26,7 @@ from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs
 from nemo_demix.scoring.suite import Suite, group_fingerprints
 from nemo_demix.search.convex import Optimum, best_prediction_mixture
-from nemo_demix.search.proxies.base import Evaluation, LiveModel
+from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
 from nemo_demix.training.jobs import TrainJob, load_model
 
@@ -44,7 +44,7 @@ class PredictionsRecord:
     fingerprint: str  # of the component and of everything it is scored on
 
 
-class PredictionProxies:
+class PredictionProxies(OnLiveModel):
     """Mixtures of the components' predictions: log-likelihood scores, in milliseconds, and convex.
 
     A mixture with merge weights alpha gives a token the probability sum_i alpha_i p_i(token). The weights stand for the
@@ -74,7 +74,7 @@ class PredictionProxies:
                 f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
                 "stands for a linear merge only; set merge.method=linear or search.proxy=merge"
             )
-        self._live = live
+        super().__init__(live)
         self.names = [job.name for job in components]
         groups = group_fingerprints(config.suite, manifest, live.uses)
         folder = config.run_dir / "search" / "predictions" / fingerprint(groups=groups)[:8]
@@ -85,11 +85,6 @@ class PredictionProxies:
             offsets_R = gold_offsets(self.suite)
             rows = [_read(folder, name, fingerprints[name], int(offsets_R[-1])) for name in self.names]
             self._predictions = TokenPredictions(np.stack(rows), offsets_R, token_weights(self.suite))
-
-    @property
-    def suite(self) -> Suite:
-        """What proxies are scored on."""
-        return self._live.suite
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
         """Nothing: a mixture costs milliseconds."""
@@ -113,14 +108,6 @@ class PredictionProxies:
         """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`; on rank 0."""
         return best_prediction_mixture(self._predictions, weights, constraints)
 
-    def serve(self) -> None:
-        """Follow rank 0 until it closes; on every other rank."""
-        self._live.serve()
-
-    def close(self) -> None:
-        """Release the other ranks; on rank 0."""
-        self._live.close()
-
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By score: the places of its gold tokens, and what a bit of each counts in it.
@@ -130,8 +117,7 @@ def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     offsets_R = gold_offsets(suite)
     found = {}
     for group, capability in suite.capabilities.items():
-        rows = [index for index, request in enumerate(suite.requests) if request.group == group]
-        sizes = np.array([suite.requests[index].num_bytes for index in rows], dtype=np.float64)
+        rows, sizes = suite.members[group]
         weights = np.full(len(rows), 1.0 / sizes.sum()) if capability is None else 1.0 / (len(rows) * sizes)
         tokens = np.concatenate([np.arange(offsets_R[index], offsets_R[index + 1]) for index in rows])
         found[group] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))

@@ -10,8 +10,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.scoring.suite import Suite
-from nemo_demix.search.proxies.base import Evaluation, LiveModel
+from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
 from nemo_demix.training.callbacks import Diverged
 from nemo_demix.training.jobs import TrainJob, load_model, proxy_job
 from nemo_demix.training.train import train_jobs
@@ -19,7 +18,7 @@ from nemo_demix.training.train import train_jobs
 logger = logging.getLogger(__name__)
 
 
-class TrainedProxies:
+class TrainedProxies(OnLiveModel):
     """One training run a mixture, from the base, under `models/proxy/p_<hash of the shares>`.
 
     Weights are *data shares* here. The same shares are the same model, in this search and in the next.
@@ -37,18 +36,13 @@ class TrainedProxies:
     kind = "trained"
 
     def __init__(self, config: DemixConfig, manifest: DataManifest, num_proxies: int, live: LiveModel) -> None:
-        self._live = live
+        super().__init__(live)
         self._config, self._manifest, self._num_proxies = config, manifest, num_proxies
         self._failed: dict[str, str] = {}  # reason, by the job's fingerprint
         equal = dict.fromkeys(manifest.datasets, 1.0 / len(manifest.datasets))
         self.num_tokens = self._job(equal).num_tokens  # each
         self._live.register("trained.train", self._train)
         self._live.register("trained.evaluate", self._evaluate)
-
-    @property
-    def suite(self) -> Suite:
-        """What proxies are scored on."""
-        return self._live.suite
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
         """Train the proxies of these data shares that are not trained yet; on rank 0."""
@@ -69,14 +63,6 @@ class TrainedProxies:
             raise ScoreError(self._failed[job.fingerprint])
         evaluation: Evaluation = self._live.call("trained.evaluate", job.blend)
         return evaluation
-
-    def serve(self) -> None:
-        """Follow rank 0 until it closes; on every other rank."""
-        self._live.serve()
-
-    def close(self) -> None:
-        """Release the other ranks; on rank 0."""
-        self._live.close()
 
     def _job(self, shares: Mapping[str, float]) -> TrainJob:
         return proxy_job(self._config, self._manifest, shares, self._num_proxies)

@@ -33,13 +33,11 @@ class Plain:
     def result(self) -> Choice:
         """The baseline; `moved_share` says how much of the data the constraints changed."""
         space = self._problem.space
-        weights, distance = space.blend.merge_weights_for(space.baselines[self._name])
-        weights_C = space.as_array(weights)
-        if not space.constraints.satisfied_M(weights_C[None])[0]:
-            nearest_C = space.constraints.nearest(weights_C)
-            wanted_D = np.array([space.baselines[self._name][name] for name in space.blend.datasets])
-            distance = float(np.abs(space.blend.data_shares_MD(nearest_C[None])[0] - wanted_D).sum())
-            weights_C = nearest_C
+        wanted = space.baselines[self._name]
+        weights, _ = space.blend.merge_weights_for(wanted)
+        wanted_D = np.array([wanted[name] for name in space.blend.datasets])
+        weights_C = space.constraints.nearest(space.as_array(weights))
+        distance = float(np.abs(space.blend.data_shares_MD(weights_C[None])[0] - wanted_D).sum())
         return Choice(space.as_weights(weights_C), notes={"moved_share": distance / 2})
 
 
