@@ -16,11 +16,11 @@ import numpy as np
 from _provenance import RESULTS, finish
 from _study import RECIPE, branch, nemo_demix, values
 
-from nemo_demix.artifacts import DataManifest, read_json, write_json
+from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig, load_resolved
-from nemo_demix.launch.local import launch
+from nemo_demix.launch.leader import launch
 from nemo_demix.stages.models import score_target, targets_to_score
-from nemo_demix.training.jobs import TrainJob, select_jobs
+from nemo_demix.training.jobs import reference_job
 
 SEARCH_SUITE = ("suite.items_per_benchmark=100", "suite.heldout_tokens=0")
 TRAINED = 14  # proxies of regmix and climb, each of half a component's tokens
@@ -63,17 +63,18 @@ def _train_and_score(runs: Path, chosen: dict[str, dict[str, float]]) -> list[di
     """One model a strategy and data order, trained as the references are."""
     name = f"{RECIPE}_finals"
     run = branch(runs, name)
-    wanted = [
-        {"name": f"{strategy}_seed{seed}", "data_shares": shares, "seed": seed}
-        for strategy, shares in chosen.items()
-        for seed in SEEDS
-    ]
-    write_json(run / "verify" / "references.json", wanted)
-    nemo_demix(runs, "train", "role=reference", "verify.trained_shares=[]", name=name)
+    models = {f"{strategy}_seed{seed}": (shares, seed) for strategy, shares in chosen.items() for seed in SEEDS}
+    for model, (shares, seed) in models.items():
+        given = ",".join(f"{dataset}: {share!r}" for dataset, share in shares.items())
+        overrides = [f"reference.name={model}", f"+reference.shares={{{given}}}", f"reference.seed={seed}"]
+        nemo_demix(runs, "train", "role=reference", *overrides, "verify.trained_shares=[]", name=name)
     config: DemixConfig = load_resolved(run / "config.yaml")
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
-    jobs: list[TrainJob] = select_jobs(config, manifest, "reference", None)
-    if todo := targets_to_score(config, manifest, [score_target(job) for job in jobs]):
+    targets = []
+    for model, (shares, seed) in models.items():
+        config.reference.name, config.reference.shares, config.reference.seed = model, shares, seed
+        targets.append(score_target(reference_job(config, manifest)))
+    if todo := targets_to_score(config, manifest, targets):
         launch(config, "score", {"task": "score", "targets": todo})
     return [
         {"kind": "model", "strategy": strategy, "seed": seed, "scores": values(record["capabilities"])}

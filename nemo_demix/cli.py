@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -20,10 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
 from nemo_demix.errors import DemixError
+from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
+from nemo_demix.launch.team import Team, join_team
 
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
+# These write elsewhere, and see to it themselves that they are alone there.
+_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel")
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
 
@@ -93,6 +97,24 @@ def _run(config: DemixConfig) -> None:
     run_stages(config)
 
 
+def _launch(config: DemixConfig) -> None:
+    from nemo_demix.stages.launch import launch_stage
+
+    launch_stage(config)
+
+
+def _status(config: DemixConfig) -> None:
+    from nemo_demix.stages.status import status_stage
+
+    status_stage(config)
+
+
+def _cancel(config: DemixConfig) -> None:
+    from nemo_demix.stages.launch import cancel_stage
+
+    cancel_stage(config)
+
+
 STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "prepare": (_prepare, "text or .bin/.idx -> candidate datasets, tokenizer, held-out splits, benchmarks"),
     "train": (_train, "a NeMo recipe on a blend: role=base | component [component=NAME] | reference | final"),
@@ -107,6 +129,9 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "run": (_run, "all of it, skipping what is done"),
+    "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
+    "status": (_status, "of the stages: done or not, jobs, progress, ETA"),
+    "cancel": (_cancel, "the run's jobs; `launch` goes on from there"),
 }
 
 
@@ -137,12 +162,47 @@ def main() -> None:
     stage = sys.argv[1]
     if stage not in stages:
         fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
+    # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    if stage == "merge":  # works apart in every process
+        _main(stage)
+        return
+    try:
+        team = join_team()
+    except DemixError as error:
+        fail(str(error))
+    if team.is_leader:
+        _lead(team, stage)
+    else:
+        from nemo_demix.launch.agent import follow
+
+        sys.exit(follow(team))
+
+
+def _lead(team: Team, stage: str) -> None:
+    """Run the command, and let the team's other processes go with its exit code."""
+    code = 1
+    try:
+        if team.cohort.size > 1:
+            try:
+                team.introduce()  # opens the store: the others are looking for it already
+            except DemixError as error:
+                fail(str(error))
+        _main(stage)
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+        raise
+    finally:
+        team.end(code)
+
+
+def _main(stage: str) -> None:
+    """One command in this process."""
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
         _merge_command(sys.argv[2:])
         return
-    sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(sys.argv[2:])]
-    # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(stage, sys.argv[2:])]
     register_schema()
     Plugins.instance().register(RecipeSearchPath)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
@@ -165,12 +225,13 @@ def _merge_command(arguments: list[str]) -> None:
         fail(str(error))
 
 
-def _hydra_arguments(arguments: list[str]) -> list[str]:
+def _hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
-    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge.
+    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge or launch.
     """
-    arguments = ["merge.dry_run=true" if argument == "--dry-run" else argument for argument in arguments]
+    dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
+    arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
     overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
     flags = [item for item in arguments if item not in overrides]
     return [*_recipe_as_path(flags), *_HYDRA_DEFAULTS, *overrides]
@@ -206,27 +267,39 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         config = to_dataclasses(composed)
         if stage == "doctor":
             from nemo_demix.doctor import doctor
+            from nemo_demix.stages.pipeline import stage_config
 
-            if code := doctor(config):
+            if code := doctor(config, stage_config(config, "search")):
                 sys.exit(code)
             return
         if stage != "search" or config.search.imported.scores is None:  # a laptop can search imported scores
             from nemo_demix.stack import check_stack
 
             check_stack()
-        # The others write elsewhere, and see to it themselves that they are alone there.
-        lock = nullcontext() if stage in ("merge", "export", "import") else folder_lock(config.run_dir, "name=")
-        with lock:
+        stopping.listen()
+        with _lock(stage, config):
             STAGES[stage][0](config)
     except DemixError as error:
         fail(str(error))
     except KeyboardInterrupt:
         _stopped(signal.SIGINT)
-    except Exception as error:
-        if type(error).__name__ == "SignalException":  # what torchrun's agent makes of a signal while ranks are running
-            _stopped(error.sigval)  # type: ignore[attr-defined]
+    except stopping.Stopped as stopped:
+        _stopped(stopped.number)
+    except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:
+    """Alone in the run's folder; single models of a role may be trained side by side, by an array of jobs."""
+    if stage in _ELSEWHERE:
+        return nullcontext()
+    part = None
+    if stage == "train":
+        from nemo_demix.stages.models import part_of
+
+        part = part_of(config)
+    return folder_lock(config.run_dir, "name=", part)
 
 
 def _stopped(number: signal.Signals) -> None:

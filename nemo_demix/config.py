@@ -92,11 +92,12 @@ class ModelConfig:
 
 @dataclass
 class ParallelConfig:
-    """The parallel layout; world size = tensor x pipeline x data."""
+    """The parallel layout; world size = tensor x pipeline x data, whatever `expert` is."""
 
     tensor: int = 1
     pipeline: int = 1
     data: int = 1
+    expert: int = 1  # a mixture-of-experts model's experts are divided between so many of the tensor x data ranks
     nodes: int = 1
     sequence: bool = False  # Megatron's sequence parallelism; needs Transformer Engine
 
@@ -273,6 +274,7 @@ class SearchConfig:
     capability_weights: dict[str, float] = field(default_factory=dict)  # in the objective; empty: all alike
     floors: dict[str, float] = field(default_factory=dict)  # capability: how much worse than `floor_baseline` it may be
     floor_baseline: str = "proportional"
+    groups: int = 0  # of ranks that score different proxies at once; 0: parallel.data, so tensor x pipeline ranks each
     merge_batch: int = 1  # proxies merged from one read of the components; each but one holds a model's weights
     max_failed_share: float = 0.5  # of an iteration's proxies, above which the search ends with an error
     pool_size: int = 200_000
@@ -281,6 +283,7 @@ class SearchConfig:
     confirm: int = 16  # proxy=both: the best of the pool by predictions, scored as merges
     num_refits: int = 16  # on resampled proxies: the interval of each share
     heuristic: dict[str, float] = field(default_factory=dict)  # data shares, for strategy and baseline `heuristic`
+    heuristic_from: str | None = None  # or those that another run chose: the path of its search/mixture.json
     unimax_epochs: float = 4.0  # strategy and baseline `unimax`: no dataset is repeated more often
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -340,6 +343,42 @@ class ConvertConfig:
 
 
 @dataclass
+class LaunchJobConfig:
+    """What one stage's jobs have of their own."""
+
+    overrides: list[str] = field(default_factory=list)  # key=value, as on the command line; layout, not results
+    options: dict[str, Any] = field(default_factory=dict)  # of sbatch, for these jobs alone
+
+
+@dataclass
+class LaunchJobsConfig:
+    """Of each stage that can be a job."""
+
+    prepare: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    base: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    components: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    references: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    verify: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    search: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+    final: LaunchJobConfig = field(default_factory=LaunchJobConfig)
+
+
+@dataclass
+class LaunchConfig:
+    """How `launch` submits a run's stages as jobs."""
+
+    through: str = "slurm"  # slurm | nemo_run: its SlurmExecutor | local: its LocalExecutor
+    site: str | None = None  # a file like slurm/site.example.env; null: the environment as it is
+    max_parallel: int = 4  # array tasks (components, references) at a time; 0: as many as fit
+    verify: bool = False  # references and `verify` before the search
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # long options of sbatch, e.g. {partition: gpu, time: "8:00:00"}
+    jobs: LaunchJobsConfig = field(default_factory=LaunchJobsConfig)
+    dry_run: bool = False  # print the commands, submit nothing; --dry-run sets it
+
+
+@dataclass
 class DemixConfig:
     """A whole run."""
 
@@ -350,6 +389,7 @@ class DemixConfig:
     accept_untrusted: bool = False  # train on a mixture that failed a trust gate
     role: str | None = None  # train: base | component | reference | final
     component: str | None = None  # train role=component: which one; null: all
+    index: int | None = None  # train role=component | reference: which one, counted from 0, for arrays of jobs
     datasets: dict[str, DatasetConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -367,6 +407,7 @@ class DemixConfig:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     @property
     def run_dir(self) -> Path:

@@ -75,14 +75,23 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def doctor(config: DemixConfig) -> int:
+def doctor(config: DemixConfig, search_config: DemixConfig | None = None) -> int:
     """Print what is here, what this recipe would use and what it lacks.
 
+    Args:
+        search_config: The configuration that the search's jobs have, where it is another.
     Returns:
         The exit code: 0, or 1 where the recipe cannot run here.
     """
     machine = collect(config.run_dir)
     verdict = judge(config, machine)
+    if not machine.stack_problems:  # NeMo imports
+        from nemo_demix.memory_check import judge_memory
+
+        gpu_gib = min((gpu.memory_gib for gpu in machine.gpus), default=None)
+        memory = judge_memory(config, search_config or config, gpu_gib, machine.memory_gib)
+        more = [problem for problem in memory.problems if problem not in verdict.problems]
+        verdict = Verdict(verdict.used | memory.used, (*verdict.problems, *more), (*verdict.warnings, *memory.warnings))
     render(config, machine, verdict, Console())
     return 1 if verdict.problems else 0
 
@@ -179,6 +188,7 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
     used["ranks"] = (
         f"{ranks} = tensor {config.parallel.tensor} x pipeline {config.parallel.pipeline} x "
         f"data {config.parallel.data}; {per_node} a node on {config.parallel.nodes} node(s)"
+        + (f"; experts over {config.parallel.expert} of them" if config.parallel.expert > 1 else "")
     )
     used["started by"] = "srun" if machine.slurm_job else "torchrun's API, on this machine"
     problems += _batch_problems(config)

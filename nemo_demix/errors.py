@@ -27,3 +27,7 @@ class MixtureError(DemixError):
 
 class StackError(DemixError):
     """An installed package is missing, an impostor, or outside the tested range."""
+
+
+class ClusterError(DemixError):
+    """Slurm refuses a job or does not answer, or a site file lacks something."""

@@ -85,14 +85,8 @@ def stop_when(
         [sys.executable, "-m", "nemo_demix", *arguments],
         cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            output = process.communicate()[0]
-            raise AssertionError(f"ended before it could be stopped (exit code {process.returncode})\n{output}")
-        time.sleep(0.02)
-    ranks = _children(process.pid)
+    wait_until(condition, process, timeout)
+    ranks = worker_ranks(process.pid).values()
     assert ranks, "no ranks were running"
     process.send_signal(stop)
     output = process.communicate(timeout=60)[0]
@@ -103,16 +97,28 @@ def stop_when(
     raise AssertionError(f"ranks outlived their launcher: {ranks}")
 
 
-def _children(parent: int) -> list[int]:
-    found = []
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout: float = 200) -> None:
+    """Until the condition holds; the process must not end before."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            out, error = process.communicate()
+            raise AssertionError(f"ended too early (exit code {process.returncode})\n{out or ''}{error or ''}")
+        time.sleep(0.02)
+
+
+def worker_ranks(parent: int) -> dict[int, int]:
+    """The ranks that a process has started: process ids, by rank."""
+    found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-            command = (stat.parent / "cmdline").read_bytes()
+            command = (stat.parent / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if int(fields[1]) == parent and b"nemo_demix.launch.worker" in command:
-            found.append(int(stat.parent.name))
+            found[int(command[command.index(b"nemo_demix.launch.worker") + 3])] = int(stat.parent.name)
     return found
 
 

@@ -40,13 +40,20 @@ def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Referen
     prior = token_proportional({name: record.num_train_tokens for name, record in manifest.datasets.items()})
     rng = np.random.default_rng([config.seed, _STREAM])
     weights_MC = sample_mixtures(config.search.sampler, prior, Constraints.none(blend), settings.references, rng)
+    references = []
+    for index, name, seed in reference_names(config):
+        merge_weights = dict(zip(blend.components, weights_MC[index].tolist(), strict=True))
+        references.append(Reference(name, f"ref_{index:03d}", merge_weights, blend.data_shares(merge_weights), seed))
+    return references
+
+
+def reference_names(config: DemixConfig) -> list[tuple[int, str, int]]:
+    """The references of a run, in order: number of the mixture, name, seed of the data order."""
+    settings = config.verify
     main_seed = config.seed if config.reference.seed is None else config.reference.seed
     seeds = [main_seed, *(seed for seed in settings.seeds if seed != main_seed)]
-    references = []
-    for index, weights_C in enumerate(weights_MC):
-        mixture, merge_weights = f"ref_{index:03d}", dict(zip(blend.components, weights_C.tolist(), strict=True))
-        shares = blend.data_shares(merge_weights)
-        for seed in seeds if index < settings.seed_references else seeds[:1]:
-            name = mixture if seed == main_seed else f"{mixture}_seed{seed}"
-            references.append(Reference(name, mixture, merge_weights, shares, seed))
-    return references
+    return [
+        (index, f"ref_{index:03d}" if seed == main_seed else f"ref_{index:03d}_seed{seed}", seed)
+        for index in range(settings.references)
+        for seed in (seeds if index < settings.seed_references else seeds[:1])
+    ]

@@ -1,4 +1,6 @@
-"""One rank of a stage: `python -m nemo_demix.launch.worker CONFIG LOGS`, started by the launcher.
+"""One rank of a stage: `python -m nemo_demix.launch.worker CONFIG LOGS RANK GROUP`, started by an agent.
+
+RANK counts over all groups; in the environment are the rank and the world size within the group.
 
 Keep the top of this module light: Megatron's checkpoint writer spawns processes that import it again.
 """
@@ -6,17 +8,17 @@ Keep the top of this module light: Megatron's checkpoint writer spawns processes
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.runtime.lifetime import die_with_parent
+from nemo_demix.runtime.lifetime import StoppedEarly, die_with_parent
 
 
 def main() -> None:
     """Join the ranks, do the task, leave."""
-    config_path, logs = Path(sys.argv[1]), Path(sys.argv[2])
-    rank = int(os.environ["RANK"])
+    config_path, logs, rank, group = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     # Ranks must not outlive a launcher that was killed: they would train on into the next run's folder. Nor may the
     # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
     die_with_parent()
@@ -26,7 +28,11 @@ def main() -> None:
     from nemo_demix.errors import DemixError
 
     try:
-        _work(config_path, json.loads((logs / "task.json").read_text(encoding="utf-8")))
+        _work(config_path, json.loads((logs / "task.json").read_text(encoding="utf-8")), group)
+    except StoppedEarly as stopped:
+        logging.getLogger(__name__).info("%s", stopped)
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGTERM)
     except DemixError as error:
         logging.getLogger(__name__).debug("user's mistake", exc_info=True)
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
@@ -34,7 +40,7 @@ def main() -> None:
         os._exit(2)  # at once: the other ranks may be waiting in a collective, which a clean exit would join
 
 
-def _work(config_path: Path, task: dict[str, Any]) -> None:
+def _work(config_path: Path, task: dict[str, Any], group: int) -> None:
     from nemo_demix.artifacts import DataManifest
     from nemo_demix.config import load_resolved
     from nemo_demix.runtime.ranks import start_ranks, stop_ranks
@@ -44,7 +50,7 @@ def _work(config_path: Path, task: dict[str, Any]) -> None:
     ranks = start_ranks(config.parallel)
     from nemo_demix.launch import tasks
 
-    tasks.TASKS[task["task"]](config, manifest, task, ranks)
+    tasks.TASKS[task["task"]](config, manifest, {**task, "group": group}, ranks)
     stop_ranks()
 
 

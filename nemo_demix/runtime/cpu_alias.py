@@ -60,9 +60,13 @@ def install() -> None:
 
     import nemo.lightning.io.pl as nemo_checkpoint_io
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
+    from megatron.core.transformer.moe import moe_utils
 
     # A tracker whose fork() does nothing; NeMo's own later call then returns early.
     initialize_rng_tracker(inference_rng_tracker=True)
     # It asserts that torch.cuda is initialised, only to move tensors to the device they are on.
     nemo_checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
+    # The router of a mixture-of-experts model asks for this name, which is only imported with Transformer Engine.
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
     logger.info("no CUDA here: device 'cuda' stands for the CPU; Transformer Engine, NCCL and bf16 are not exercised")

@@ -9,7 +9,7 @@ import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
-from nemo_demix.runtime.recipe import DTYPES, apply_overrides, base_recipe, padded_vocab_size
+from nemo_demix.runtime.recipe import DTYPES, apply_overrides, base_recipe, checked_shape, padded_vocab_size
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
     apply_overrides(
         recipe, {key: value for key, value in config.model.overrides.items() if key in ("model", "trainer")}
     )
+    checked_shape(recipe, config)
     model_config = fdl.build(recipe.model.config)
     strategy = fdl.build(recipe.trainer.strategy)
 

@@ -34,12 +34,22 @@ def world_size(parallel: ParallelConfig) -> int:
     """tensor x pipeline x data.
 
     Raises:
-        ConfigError: if a size is below 1.
+        ConfigError: if a size is below 1, or sizes do not divide.
     """
-    sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data, "nodes": parallel.nodes}
-    for name, size in sizes.items():
+    for name in ("tensor", "pipeline", "data", "expert", "nodes"):
+        size = getattr(parallel, name)
         if size < 1:
             raise ConfigError(f"parallel.{name}={size}: expected at least 1")
+    # Experts are spread over the ranks of a pipeline stage in order, so that an expert group is either inside a
+    # tensor group or made of whole ones.
+    if parallel.tensor % parallel.expert and (
+        parallel.expert % parallel.tensor or parallel.data % (parallel.expert // parallel.tensor)
+    ):
+        raise ConfigError(
+            f"parallel.expert={parallel.expert}: expected a divisor of tensor {parallel.tensor}, or tensor "
+            f"{parallel.tensor} x a divisor of data {parallel.data}; a pipeline stage has tensor x data = "
+            f"{parallel.tensor * parallel.data} ranks to divide the experts between"
+        )
     total = parallel.tensor * parallel.pipeline * parallel.data
     if total % parallel.nodes:
         raise ConfigError(
@@ -64,7 +74,7 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
             f"data={parallel.data} is {expected}; change one of them"
         )
     if torch.cuda.is_available():
-        torch.cuda.set_device(ranks.local_rank)
+        torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())  # srun may show each task its own GPU only
         backend = "nccl"
     else:
         from nemo_demix.runtime import cpu_alias
@@ -72,7 +82,7 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
         torch.set_num_threads(1)
         cpu_alias.install()
         backend = "gloo"
-    torch.distributed.init_process_group(backend)
+    torch.distributed.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world_size)
 
     from nemo.lightning import _strategy_lib
     from nemo.lightning.pytorch.strategies.megatron_strategy import ParallelismConfig
@@ -84,7 +94,7 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
         microbatch_group_size_per_vp_stage=1,
         context_parallel_size=1,
         sequence_parallel=parallel.sequence,
-        expert_model_parallel_size=1,
+        expert_model_parallel_size=parallel.expert,
         moe_extended_tp=False,
         pipeline_dtype=torch.float32,
         expert_tensor_parallel_size=1,
@@ -100,6 +110,15 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
         parallel.data,
     )
     return ranks
+
+
+def _store() -> torch.distributed.Store | None:
+    """These ranks' own corner of the store that their launcher hosts; None where torchrun itself started them."""
+    world = os.environ.get("NEMO_DEMIX_WORLD")
+    if world is None:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.PrefixStore(world, torch.distributed.TCPStore(address, port, is_master=False))
 
 
 def stop_ranks() -> None:

@@ -15,6 +15,7 @@ from hydra.utils import get_object
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
+from nemo_demix.model_shape import ATTRIBUTES, ModelShape, check_layout, shape_of
 from nemo_demix.runtime.ranks import world_size
 
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
@@ -80,17 +81,10 @@ def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
     Raises:
         ConfigError: if the factory or an argument of it does not exist.
     """
-    factory = load_factory(config.model.recipe)
-    accepted = inspect.signature(factory).parameters
     per_node = world_size(config.parallel) // config.parallel.nodes
-    offered = {"dir": str(folder), "name": name, "num_nodes": config.parallel.nodes, "num_gpus_per_node": per_node}
-    arguments = {key: value for key, value in offered.items() if key in accepted}
-    for key, value in config.model.recipe_args.items():
-        if key not in accepted:
-            raise ConfigError(f"model.recipe_args.{key}: {config.model.recipe} takes {', '.join(accepted)}")
-        arguments[key] = value
-    recipe = factory(**arguments)
-
+    recipe = _call_factory(
+        config, {"dir": str(folder), "name": name, "num_nodes": config.parallel.nodes, "num_gpus_per_node": per_node}
+    )
     trainer, strategy = recipe.trainer, recipe.trainer.strategy
     trainer.devices, trainer.num_nodes = per_node, config.parallel.nodes
     trainer.limit_val_batches = trainer.limit_test_batches = 0
@@ -99,12 +93,68 @@ def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
     strategy.tensor_model_parallel_size = config.parallel.tensor
     strategy.pipeline_model_parallel_size = config.parallel.pipeline
     strategy.sequence_parallel = config.parallel.sequence
+    # Some factories set these too; here the process groups are made once for all models, without them.
+    strategy.context_parallel_size = 1
+    strategy.virtual_pipeline_model_parallel_size = None
+    strategy.expert_model_parallel_size = config.parallel.expert
+    strategy.expert_tensor_parallel_size = 1
     recipe.model.config.seq_length = config.train.seq_length
     _set_precision(recipe, config.train.precision)
     trainer.logger = False  # W&B and TensorBoard are configured, never assumed
     if not torch.cuda.is_available():
         _fit_to_cpu(recipe)
     return recipe
+
+
+def _call_factory(config: DemixConfig, offered: Mapping[str, Any]) -> Any:
+    """The recipe as NeMo has it; of the offered arguments the factory gets those that it takes."""
+    factory = load_factory(config.model.recipe)
+    accepted = inspect.signature(factory).parameters
+    arguments = {key: value for key, value in offered.items() if key in accepted}
+    for key, value in config.model.recipe_args.items():
+        if key not in accepted:
+            raise ConfigError(f"model.recipe_args.{key}: {config.model.recipe} takes {', '.join(accepted)}")
+        arguments[key] = value
+    recipe = factory(**arguments)
+    from nemo.collections.llm import GPTConfig
+
+    kind = recipe.model.config.__fn_or_cls__
+    if not issubclass(kind, GPTConfig):
+        raise ConfigError(
+            f"model.recipe={config.model.recipe}: makes a {kind.__name__}; expected one of NeMo's GPT models (Qwen, "
+            "Llama, Mixtral, Nemotron 3 and 4, ...). Hybrids with Mamba layers are not supported"
+        )
+    return recipe
+
+
+def model_shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None:
+    """The sizes of the run's model, overrides included, as it would be on GPUs; nothing is built.
+
+    Args:
+        tokenizer_size: Where `model.vocab_size` leaves the vocabulary to the tokenizer; None: not known yet.
+    Returns:
+        None where nothing says how large the vocabulary is.
+    Raises:
+        ConfigError: if the recipe or an override does not exist, or the layout does not divide the model.
+    """
+    recipe = _call_factory(config, {})
+    recipe.model.config.seq_length = config.train.seq_length
+    if config.model.vocab_size or tokenizer_size:
+        size = padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
+        recipe.model.config.vocab_size = size
+    apply_overrides(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
+    return checked_shape(recipe, config) if recipe.model.config.vocab_size else None
+
+
+def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
+    """The sizes of a recipe's model, overrides applied.
+
+    Raises:
+        ConfigError: if the layout does not divide the model.
+    """
+    shape = shape_of({name: getattr(recipe.model.config, name) for name in ATTRIBUTES})
+    check_layout(shape, config.parallel)
+    return shape
 
 
 def _set_precision(recipe: Any, precision: str) -> None:
@@ -130,7 +180,12 @@ def _fit_to_cpu(recipe: Any) -> None:
     ddp.average_in_collective = False  # gloo has no averaging reduction
     ddp.overlap_grad_reduce = ddp.overlap_param_gather = False
     recipe.optim.config.use_distributed_optimizer = False  # it cannot be restored without Apex or TE
-    recipe.model.config.use_cpu_initialization = True
+    model = recipe.model.config
+    model.use_cpu_initialization = True
+    # These need Transformer Engine, streams or CUDA's random state.
+    model.apply_rope_fusion = model.persist_layer_norm = model.moe_grouped_gemm = model.moe_permute_fusion = False
+    model.moe_token_dispatcher_type = "allgather"
+    model.recompute_granularity = model.recompute_method = model.recompute_num_layers = None
 
 
 def padded_vocab_size(config: DemixConfig, tokenizer: Mapping[str, Any]) -> int:

@@ -25,7 +25,8 @@ def gold_offsets(suite: Suite) -> np.ndarray:
 def request_bits(model: torch.nn.Module, suite: Suite) -> np.ndarray:
     """Bits of every request's continuation under the model, float64, shape (R,); lower is better.
 
-    Tensor and pipeline ranks work on one batch together; data-parallel ranks take different batches.
+    Tensor and pipeline ranks work on one batch together; data-parallel ranks take different batches, unless they share
+    a mixture-of-experts model's experts: then all of these take the same ones, since each needs the others' experts.
 
     Raises:
         ScoreError: if a value is not finite, naming the score it belongs to.
@@ -61,9 +62,12 @@ def _collect(
 
     run = get_forward_backward_func()
     device = next(model.parameters()).device
-    data_rank = parallel_state.get_data_parallel_rank()
-    data_size = parallel_state.get_data_parallel_world_size()
-    reports = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == 0
+    # An expert group lies within a tensor group, or is made of whole ones: of so many data-parallel ranks, in order.
+    tensor_size = parallel_state.get_tensor_model_parallel_world_size()
+    sharing = max(1, parallel_state.get_expert_model_parallel_world_size() // tensor_size)
+    data_rank, place = divmod(parallel_state.get_data_parallel_rank(), sharing)
+    data_size = parallel_state.get_data_parallel_world_size() // sharing
+    reports = parallel_state.is_pipeline_last_stage() and parallel_state.get_tensor_model_parallel_rank() == place == 0
     kept = torch.zeros(int(offsets_R[-1]), dtype=dtype, device=device)
     for batch in suite.batches[data_rank::data_size]:
         rows, width = batch.tokens_BS.shape

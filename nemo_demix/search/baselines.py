@@ -1,20 +1,21 @@
 """The plain alternatives to a search, as data shares: what a chosen mixture has to beat."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from nemo_demix.artifacts import DataManifest
+from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError, MixtureError
 from nemo_demix.mixture import check_simplex, token_proportional
 
 
 def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
-    """Data shares of every baseline, by its name; `heuristic` only where `search.heuristic` gives it.
+    """Data shares of every baseline, by its name; `heuristic` only where the configuration gives it.
 
     Raises:
-        ConfigError: if `search.unimax_epochs` is not above 0.
-        MixtureError: if `search.heuristic` is not on the simplex of the datasets, or there are no tokens.
+        ConfigError: if `search.unimax_epochs` is not above 0, or as `heuristic_shares`.
+        MixtureError: if the heuristic is not on the simplex of the datasets, or there are no tokens.
     """
     tokens = {name: record.num_train_tokens for name, record in manifest.datasets.items()}
     shares = {
@@ -22,8 +23,46 @@ def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, di
         "equal": dict.fromkeys(tokens, 1.0 / len(tokens)),
         "unimax": unimax_shares(tokens, config.final.num_tokens, config.search.unimax_epochs),
     }
-    if config.search.heuristic:
-        shares["heuristic"] = check_simplex(config.search.heuristic, list(tokens), "search.heuristic")
+    if heuristic := heuristic_shares(config, list(tokens)):
+        shares["heuristic"] = heuristic
+    return shares
+
+
+def heuristic_shares(config: DemixConfig, datasets: Sequence[str]) -> dict[str, float]:
+    """The user's own data shares, or those that another run chose; empty where neither is given.
+
+    Raises:
+        ConfigError: as `given_heuristic`.
+        MixtureError: if they are not on the simplex of the datasets.
+    """
+    shares = given_heuristic(config)
+    what = "search.heuristic" if config.search.heuristic_from is None else "search.heuristic_from"
+    return check_simplex(shares, datasets, what) if shares else {}
+
+
+def given_heuristic(config: DemixConfig) -> dict[str, float]:
+    """`search.heuristic`, or the data shares of the record that `search.heuristic_from` names, as they stand there.
+
+    Raises:
+        ConfigError: if both are given, or the file is no `mixture.json` of a mixture that passed its trust gates.
+    """
+    settings = config.search
+    if settings.heuristic_from is None:
+        return settings.heuristic
+    key = f"search.heuristic_from={settings.heuristic_from}"
+    if settings.heuristic:
+        raise ConfigError(f"{key}: search.heuristic is set too; leave one of them out")
+    if not Path(settings.heuristic_from).is_file():
+        raise ConfigError(f"{key}: no such file; expected the search/mixture.json of a run whose search is done")
+    record = read_json(Path(settings.heuristic_from))
+    if not isinstance(record, dict) or not isinstance(record.get("data_shares"), dict):
+        raise ConfigError(f"{key}: has no data_shares; expected the search/mixture.json of another run")
+    failed = [gate["name"] for gate in (record.get("trust") or {}).get("gates", []) if gate["passed"] is False]
+    if failed and not config.accept_untrusted:
+        raise ConfigError(
+            f"{key}: its mixture failed the trust gates {', '.join(failed)}; set accept_untrusted=true to take it"
+        )
+    shares: dict[str, float] = record["data_shares"]
     return shares
 
 

@@ -5,7 +5,7 @@ Neither models nor ranks nor prepared data are needed, and torch is not imported
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done
 from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ConfigError
-from nemo_demix.mixture import BlendMatrix, check_simplex, token_proportional
+from nemo_demix.mixture import BlendMatrix, token_proportional
 from nemo_demix.scoring.imported import ImportedScores, read_imported
-from nemo_demix.search.baselines import baseline_shares
+from nemo_demix.search.baselines import baseline_shares, heuristic_shares
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.score_log import Row
-from nemo_demix.search.space import SearchSpace, search_folder
+from nemo_demix.search.space import SearchSpace, search_folder, search_settings
 
 logger = logging.getLogger(__name__)
 STRATEGIES = ("demix", "regmix")  # those that end in the mean of a ranked pool's top
@@ -93,8 +93,8 @@ def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataMan
         tokens = {name: manifest.datasets[name].num_train_tokens for name in names}
         budget, prior = Budget(config.final.num_tokens, tokens), token_proportional(tokens)
         baselines = baseline_shares(config, manifest)
-    elif config.search.heuristic:
-        baselines["heuristic"] = check_simplex(config.search.heuristic, names, "search.heuristic")
+    elif heuristic := heuristic_shares(config, names):
+        baselines["heuristic"] = heuristic
     multiple = config.search.sampler.max_prior_multiple
     max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
     suite, own = config.suite.benchmarks, config.search.imported.capabilities
@@ -132,7 +132,7 @@ def imported_fingerprint(config: DemixConfig, manifest: DataManifest | None) -> 
     imported = config.search.imported
     return fingerprint(
         files={path.name: file_sha256(path) for path in _files(imported.scores) + _files(imported.mixtures)},
-        search={**asdict(config.search), "merge_batch": None},
+        search=search_settings(config),
         blends=(list(config.datasets), config.components.general, config.components.beta, config.components.blends),
         suite={name: (entry.capability, entry.use) for name, entry in config.suite.benchmarks.items()},
         tokens=manifest and {name: record.num_train_tokens for name, record in manifest.datasets.items()},

@@ -1,13 +1,15 @@
 """The loop of every search: a strategy asks for mixtures, they are scored, it is told, until it has its mixture.
 
 Nothing here knows how a mixture is chosen (the strategy does) or scored (`evaluate` does). A mixture that the log holds
-is not scored again, so a search that was cut off and one that was not end in the same bytes.
+is not scored again, so a search that was cut off and one that was not end in the same mixture; nor does it matter in
+which order the mixtures of one step are finished.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from nemo_demix.search.score_log import Row, ScoreLog
 from nemo_demix.search.strategies.base import Problem, Strategy
 
 logger = logging.getLogger(__name__)
-Evaluate = Callable[[Mapping[str, float]], dict[str, Any]]  # merge weights -> {scores, capabilities, *_time_s}
-Announce = Callable[[list[dict[str, float]]], None]  # the merge weights that will be evaluated next
+Report = dict[str, Any]  # {scores, capabilities, *_time_s}
+# Merge weights of some mixtures -> (place in the list, report or why there is none), as they are finished.
+Evaluate = Callable[[Sequence[Mapping[str, float]]], Iterable[tuple[int, Report | ScoreError]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,6 @@ def run_loop(
     strategy: Strategy,
     log: ScoreLog,
     evaluate: Evaluate,
-    announce: Announce = lambda mixtures: None,
 ) -> SearchResult:
     """Ask, score and tell until the strategy is done.
 
@@ -49,14 +51,11 @@ def run_loop(
     num_failed = step = 0
     progress = _Progress(strategy.num_proxies)
     while batch := [problem.space.as_weights(weights_C) for weights_C in strategy.ask()]:
-        announce([mixture for mixture in batch if log.find(mixture) is None])
-        told: list[Row] = []
-        failed: list[Row] = []
-        for mixture in batch:
-            name = f"mix_{len(rows) + num_failed + len(told) + len(failed)}"
-            row = score_proxy(log, evaluate, step, name, mixture)
-            (told if row["status"] == "OK" else failed).append(row)
-            progress.tell(step, row)
+        start = len(rows) + num_failed
+        names = [f"mix_{start + place}" for place in range(len(batch))]
+        scored = score_proxies(log, evaluate, step, dict(zip(names, batch, strict=True)), partial(progress.tell, step))
+        told = [row for row in scored if row["status"] == "OK"]
+        failed = [row for row in scored if row["status"] != "OK"]
         rows += told
         num_failed += len(failed)
         if len(failed) > limit * len(batch):
@@ -69,39 +68,68 @@ def run_loop(
     return SearchResult(strategy.result(), rows, num_failed)
 
 
-def score_proxy(
-    log: ScoreLog, evaluate: Evaluate, iteration: int | None, name: str, merge_weights: dict[str, float]
-) -> Row:
-    """The proxy's row: from the log if it is there, else scored now. A failure is a row too, with its reason."""
-    found = log.find(merge_weights)
-    if found is not None:
-        return found
-    row: dict[str, Any] = {"iteration": iteration, "name": name, "merge_weights": merge_weights}
-    try:
-        row |= {"status": "OK", "reason": None, **evaluate(merge_weights)}
-    except ScoreError as error:
-        row |= {"status": "FAILED", "reason": str(error)}
-        logger.warning("%s FAILED: %s", name, error)
-    return log.append(row)
+def score_proxies(
+    log: ScoreLog,
+    evaluate: Evaluate,
+    iteration: int | None,
+    mixtures: Mapping[str, Mapping[str, float]],
+    tell: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """The proxies' rows, in the order of the mixtures: from the log if they are there, else scored now.
+
+    A row is logged as soon as its proxy is scored. A failure is a row too, with its reason. Of the same mixture twice,
+    the first is scored.
+
+    Args:
+        mixtures: Merge weights, by name.
+        tell: Called with every row as it is there.
+    """
+    todo: dict[str, Mapping[str, float]] = {}
+    for name, weights in mixtures.items():
+        found = log.find(weights)
+        if found is not None:
+            tell(found)
+        elif weights not in todo.values():
+            todo[name] = weights
+    names = list(todo)
+    for place, report in evaluate(list(todo.values())) if todo else ():
+        name = names[place]
+        row: dict[str, Any] = {"iteration": iteration, "name": name, "merge_weights": dict(todo[name])}
+        if isinstance(report, ScoreError):
+            row |= {"status": "FAILED", "reason": str(report)}
+            logger.warning("%s FAILED: %s", name, report)
+        else:
+            row |= {"status": "OK", "reason": None, **report}
+        tell(log.append(row))
+    rows = [log.find(weights) for weights in mixtures.values()]
+    assert None not in rows, "every mixture was scored"
+    return [row for row in rows if row is not None]
 
 
 class _Progress:
-    """One line a few proxies: how many, the best so far, the rate, the ETA. Rows read from the log count as done."""
+    """One line a few proxies: how many, the best so far, the rate, the ETA. Rows read from the log count as done.
+
+    The first row is left out of the rate: ranks may have to be started for it.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
         self._best = float("inf")
-        self._started = self._spoke = time.monotonic()
+        self._first: float | None = None
+        self._spoke = time.monotonic()
 
     def tell(self, iteration: int, row: Row) -> None:
         self._done += 1
         if row["status"] == "OK":
             self._best = min(self._best, float(np.mean([c["score"] for c in row["capabilities"].values()])))
         now = time.monotonic()
+        if self._first is None:
+            self._first = self._spoke = now
+            return
         if now - self._spoke < 15 and self._done < self._total:
             return
-        rate = self._done / (now - self._started)
+        rate = (self._done - 1) / max(now - self._first, 1e-9)
         self._spoke = now
         logger.info(
             "search: iteration %d, proxy %d/%d, best macro %.4f bits/byte, %.0f proxies/min, ETA %.0f s",

@@ -1,23 +1,24 @@
-"""The search on its ranks: rank 0 runs the loop, the others follow; then the mixture's own proxy is scored."""
+"""The whole search, in one process: groups of ranks make and score its proxies; then the mixture's own is scored."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
-from nemo_demix.runtime.ranks import Ranks
+from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.scores import combined, compare, macro, score_report
 from nemo_demix.scoring.suite import PROXY_USES, benchmark_use
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity
-from nemo_demix.search.loop import SearchResult, run_loop, score_proxy
-from nemo_demix.search.proxies import PredictionProxies, Proxies, open_proxies
+from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
+from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies
 from nemo_demix.search.record import Facts, mixture_record
-from nemo_demix.search.score_log import ScoreLog, prior_points
+from nemo_demix.search.score_log import Row, ScoreLog, prior_points
 from nemo_demix.search.space import (
     TRAINED,
     SearchSpace,
@@ -46,41 +47,24 @@ class Noise:
 
 
 def run_search(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], ranks: Ranks, noise: Noise
-) -> tuple[dict[str, Any], Choice] | None:
-    """Search; on rank 0 the record of `search/mixture.json`, without `trust`, and the choice; None on the others.
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], groups: Groups, noise: Noise
+) -> tuple[dict[str, Any], Choice]:
+    """Search; the record of `search/mixture.json`, without `trust`, and the choice.
 
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
-    Collective: every rank.
     """
     kind, kinds = _kinds(config)
-    proxies = open_proxies(config, manifest, components, ranks, kinds, PROXY_USES)
-    group = proxies[kind]
+    proxies = open_proxies(config, manifest, components, groups, kinds, PROXY_USES)
     space = strategy_space(config, manifest)
-    found: tuple[SearchResult, int] | None = None
+    screen = proxies.get("predictions")
+    assert screen is None or isinstance(screen, PredictionProxies)
+    result, num_prior = _search(config, manifest, components, space, proxies[kind], screen)
     measured: dict[str, Any] = {}
-    has_report = any(benchmark_use(config.suite, name) == "report" for name in manifest.benchmarks)
-    if ranks.is_main:
-        screen = proxies.get("predictions")
-        assert screen is None or isinstance(screen, PredictionProxies)
-        found = _search(config, manifest, components, space, group, screen)
-        if kind != "trained" and not has_report:
-            measured = _measured(space, found[0].choice, group, noise)
-        group.close()
-    else:
-        group.serve()
-    if kind != "trained" and has_report:
-        proxies.clear()
-        del group  # one model at a time
-        group = open_proxies(config, manifest, components, ranks, (kind,), None)[kind]
-        if found is not None:
-            measured = _measured(space, found[0].choice, group, noise)
-            group.close()
-        else:
-            group.serve()
-    if found is None:
-        return None
-    result, num_prior = found
+    if kind != "trained":
+        judged = proxies[kind]
+        if any(benchmark_use(config.suite, name) == "report" for name in manifest.benchmarks):
+            judged = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
+        measured = _measured(space, result.choice, judged, noise)
     facts = Facts(
         seed=config.seed,
         fingerprint=search_fingerprint(config, manifest, components),
@@ -101,26 +85,22 @@ def run_mixtures(
     components: Sequence[TrainJob],
     mixtures: Mapping[str, dict[str, float]],
     kind: str,
-    ranks: Ranks,
+    groups: Groups,
 ) -> None:
-    """Score proxies of given mixtures on the whole suite into `scores/proxies.jsonl`. Collective: every rank.
+    """Score proxies of given mixtures on the whole suite into `scores/proxies.jsonl`.
 
     Args:
         kind: merge | predictions.
     """
-    group = open_proxies(config, manifest, components, ranks, (kind,), None)[kind]
-    if not ranks.is_main:
-        group.serve()
-        return
     identity = proxy_identity(config, manifest, components, kind, with_report=True)
     log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", identity)
-    group.announce([dict(mixture) for mixture in mixtures.values() if log.find(mixture) is None])
-    for name, merge_weights in mixtures.items():
-        row = score_proxy(log, lambda weights: _report(group, weights), None, name, dict(merge_weights))
+
+    def tell(row: Row) -> None:
         if row["status"] == "OK":
-            average = float(np.mean([score["score"] for score in row["capabilities"].values()]))
-            logger.info("%s: %.4f bits/byte, macro over capabilities", name, average)
-    group.close()
+            logger.info("%s: %.4f bits/byte, macro over capabilities", row["name"], macro(row["capabilities"]))
+
+    proxies = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
+    score_proxies(log, partial(_reports, proxies), None, mixtures, tell)
 
 
 def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> dict[str, float]:
@@ -150,50 +130,67 @@ def _search(
     manifest: DataManifest,
     components: Sequence[TrainJob],
     space: SearchSpace,
-    group: Proxies,
+    proxies: Proxies,
     screen: Screen | None,
 ) -> tuple[SearchResult, int]:
-    """The result, and how many earlier proxies it rests on; on rank 0."""
-    num_trained = sum(config.search.iterations) if group.kind == "trained" else None
-    identity = proxy_identity(config, manifest, components, group.kind, num_trained)
+    """The result, and how many earlier proxies it rests on."""
+    num_trained = sum(config.search.iterations) if proxies.kind == "trained" else None
+    identity = proxy_identity(config, manifest, components, proxies.kind, num_trained)
     log = ScoreLog(search_folder(config) / "scores.jsonl", identity)
     expected = search_fingerprint(config, manifest, components)
     problem = Problem(config.search, space, config.seed, tuple(prior_points(search_folder(config), expected, log)))
     if problem.prior_rows:
         logger.info("search: %d earlier proxies serve as points to fit on", len(problem.prior_rows))
     strategy = build_strategy(problem, screen)
-    result = run_loop(problem, strategy, log, lambda weights: _report(group, weights), group.announce)
+    result = run_loop(problem, strategy, log, partial(_reports, proxies))
     return result, len(problem.prior_rows)
 
 
-def _report(group: Proxies, weights: Mapping[str, float]) -> dict[str, Any]:
-    evaluation = group.evaluate(weights)
+def _reports(proxies: Proxies, mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, Report | ScoreError]]:
+    for place, found in proxies.evaluate(mixtures):
+        yield place, found if isinstance(found, ScoreError) else _report(proxies, found)
+
+
+def _report(proxies: Proxies, evaluation: Evaluation) -> Report:
     report = {
-        **score_report(group.suite, evaluation.bits_R),
+        **score_report(proxies.suite, evaluation.bits_R),
         "merge_time_s": round(evaluation.merge_time_s, 4),
         "score_time_s": round(evaluation.score_time_s, 4),
     }
-    if group.kind == "trained":
+    if proxies.kind == "trained":
         report |= {"train_time_s": round(evaluation.train_time_s, 1), "num_tokens": evaluation.num_tokens}
     return report
 
 
-def _measured(space: SearchSpace, choice: Choice, group: Proxies, noise: Noise) -> dict[str, Any]:
-    """The choice's own proxy, and those of the baselines against it, as fields of `Facts`; on rank 0."""
+def _measured(space: SearchSpace, choice: Choice, proxies: Proxies, noise: Noise) -> dict[str, Any]:
+    """The choice's own proxy, and those of the baselines against it, as fields of `Facts`.
+
+    Raises:
+        ScoreError: if one of these cannot be scored.
+    """
     logger.info("search: scoring the mixture's own proxy and the baselines")
-    chosen_R = group.evaluate(choice.merge_weights).bits_R
-    capabilities = score_report(group.suite, chosen_R)["capabilities"]
-    predictor_std = _predictor_std(choice, group.kind, noise)
+    mixtures = {name: space.blend.merge_weights_for(shares)[0] for name, shares in space.baselines.items()}
+    found = dict(proxies.evaluate([choice.merge_weights, *mixtures.values()]))
+    evaluations = [_scored(found[place]) for place in range(1 + len(mixtures))]
+    chosen_R = evaluations[0].bits_R
+    capabilities = score_report(proxies.suite, chosen_R)["capabilities"]
+    predictor_std = _predictor_std(choice, proxies.kind, noise)
     baselines = {}
-    for name, shares in space.baselines.items():
-        bits_R = group.evaluate(space.blend.merge_weights_for(shares)[0]).bits_R
-        measured = score_report(group.suite, bits_R)["capabilities"]
+    for name, evaluation in zip(mixtures, evaluations[1:], strict=True):
+        measured = score_report(proxies.suite, evaluation.bits_R)["capabilities"]
+        difference = compare(proxies.suite, chosen_R, evaluation.bits_R)
         baselines[name] = {
             "measured": measured,
             "macro": macro(measured),
-            "chosen_minus_this": combined(compare(group.suite, chosen_R, bits_R), noise.seeds_std, predictor_std),
+            "chosen_minus_this": combined(difference, noise.seeds_std, predictor_std),
         }
     return {"measured": capabilities, "measured_macro": macro(capabilities), "baselines": baselines}
+
+
+def _scored(found: Evaluation | ScoreError) -> Evaluation:
+    if isinstance(found, ScoreError):
+        raise found
+    return found
 
 
 def _predictor_std(choice: Choice, kind: str, noise: Noise) -> float | None:

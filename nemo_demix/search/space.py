@@ -10,7 +10,7 @@ Importing this does not import torch: imported scores are searched where there i
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
 from nemo_demix.scoring.suite import benchmark_use, group_fingerprints
-from nemo_demix.search.baselines import baseline_shares
+from nemo_demix.search.baselines import baseline_shares, given_heuristic
 
 if TYPE_CHECKING:
     from nemo_demix.training.jobs import TrainJob
@@ -121,11 +121,18 @@ def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: 
         benchmarks={
             name: (record.capability, benchmark_use(config.suite, name)) for name, record in manifest.benchmarks.items()
         },
-        search={**asdict(config.search), "merge_batch": None},  # no part of the result
+        search=search_settings(config),
         seed=config.seed,
         final_tokens=config.final.num_tokens,
         tokens=token_counts(manifest),
     )
+
+
+def search_settings(config: DemixConfig) -> dict[str, Any]:
+    """`search.*` without what is no part of the result."""
+    settings = {key: value for key, value in asdict(config.search).items() if key not in ("merge_batch", "groups")}
+    del settings["heuristic_from"]  # what that file says decides, not where it is
+    return settings | {"heuristic": given_heuristic(config)}
 
 
 def search_space(config: DemixConfig, manifest: DataManifest) -> SearchSpace:

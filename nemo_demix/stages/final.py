@@ -10,14 +10,14 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.cost import cost_ledger
 from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std
 from nemo_demix.fidelity.report import load_fidelity
-from nemo_demix.fidelity.trust import trust_report
-from nemo_demix.launch.local import launch
+from nemo_demix.launch.leader import launch
 from nemo_demix.scoring.suite import suite_fingerprint
 from nemo_demix.search.baselines import baseline_shares
 from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
-from nemo_demix.training.jobs import TrainJob, blend_paths, component_jobs, final_jobs, load_model
+from nemo_demix.stages.trust import judge
+from nemo_demix.training.jobs import TrainJob, blend_paths, component_jobs, final_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +32,13 @@ def final_stage(config: DemixConfig) -> None:
     mixture = read_json(mixture_path)
     fidelity = load_fidelity(config, components)
     check_trust(config, mixture, components, fidelity)
-    available = baseline_shares(config, manifest)
-    for name in config.final.baselines:
-        if name not in available:
-            raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")
-    shares = {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
+    shares = final_shares(config, manifest, mixture)
     folder = config.run_dir / "final"
     write_json(folder / "shares.json", shares)
     write_blend(config, manifest, mixture["data_shares"])
 
     jobs = final_jobs(config, manifest, shares)
-    expected = fingerprint(
-        mixture=mixture["fingerprint"],
-        models=[job.fingerprint for job in jobs],
-        suite=suite_fingerprint(config.suite, manifest),
-        seeds_std=macro_seeds_std(fidelity),
-    )
+    expected = final_fingerprint(config, manifest, mixture, jobs, fidelity)
     if config.force:
         forget_jobs(jobs)
     if config.force or not is_done(folder / "result.json", expected):
@@ -69,6 +60,35 @@ def final_stage(config: DemixConfig) -> None:
     print_result(manifest, mixture, read_json(folder / "result.json"), cost)
 
 
+def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Data shares of the final run and of its baselines, by name.
+
+    Raises:
+        ConfigError: if a baseline is unknown.
+    """
+    available = baseline_shares(config, manifest)
+    for name in config.final.baselines:
+        if name not in available:
+            raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")
+    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
+
+
+def final_fingerprint(
+    config: DemixConfig,
+    manifest: DataManifest,
+    mixture: dict[str, Any],
+    jobs: Sequence[TrainJob],
+    fidelity: dict[str, Any] | None,
+) -> str:
+    """Of everything that can change `final/result.json`."""
+    return fingerprint(
+        mixture=mixture["fingerprint"],
+        models=[job.fingerprint for job in jobs],
+        suite=suite_fingerprint(config.suite, manifest),
+        seeds_std=macro_seeds_std(fidelity),
+    )
+
+
 def check_trust(
     config: DemixConfig, mixture: dict[str, Any], components: Sequence[TrainJob], fidelity: dict[str, Any] | None
 ) -> None:
@@ -77,10 +97,7 @@ def check_trust(
     Raises:
         ConfigError: if a gate failed and `accept_untrusted` is not set.
     """
-    merged = mixture.get("proxy", "merge") in ("merge", "predictions", "both")
-    records = [load_model(job) for job in components] if merged else []
-    deltas = {record.name: record.delta for record in records if record.delta is not None}
-    trust = trust_report(config, deltas, mixture.get("cross_validation"), fidelity if merged else {})
+    trust = judge(config, components, mixture.get("proxy", "merge"), mixture.get("cross_validation"), fidelity)
     failed = [f"{gate['name']}: {gate['reason']}" for gate in trust["gates"] if gate["passed"] is False]
     if not failed:
         return

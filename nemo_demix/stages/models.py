@@ -4,14 +4,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, is_done
+from nemo_demix.artifacts import DataManifest, canonical_json, is_done, read_json, write_json
 from nemo_demix.checkpoints.reader import checkpoint_identity
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.prepare import expected_fingerprint
 from nemo_demix.errors import ConfigError
-from nemo_demix.launch.local import launch
+from nemo_demix.fidelity.references import Reference, draw_references
+from nemo_demix.launch.groups import RankGroups
+from nemo_demix.launch.leader import launch
+from nemo_demix.launch.placement import search_groups
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.scoring.store import ScoreTarget
+from nemo_demix.search.run import run_mixtures
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
@@ -36,14 +40,36 @@ def train_stage(config: DemixConfig) -> None:
     if config.role not in ROLES:
         raise ConfigError(f"train: role={config.role}: expected role= one of {', '.join(ROLES)}")
     manifest = load_manifest(config)
+    if config.role == "reference" and not config.reference.name:
+        write_references(config, manifest)
     jobs = select_jobs(config, manifest, config.role, None)
     if config.component is not None:
         jobs = [job for job in jobs if job.name == config.component]
         if not jobs:
             raise ConfigError(f"component={config.component}: expected one of {', '.join(config.datasets)}")
+    if config.index is not None:
+        if not 0 <= config.index < len(jobs):
+            raise ConfigError(f"index={config.index}: role={config.role} has {len(jobs)} models, counted from 0")
+        jobs = [jobs[config.index]]
     if config.role != "base":
         load_model(base_job(config, manifest))
     train_jobs_if_needed(config, [(config.role, jobs)])
+
+
+def part_of(config: DemixConfig) -> str | None:
+    """The one model that `train` was asked for, as part of the names of its lock and logs; None: more than one."""
+    if config.component is None and config.index is None:
+        return None
+    return f"{config.role}_{config.index if config.component is None else config.component}"
+
+
+def write_references(config: DemixConfig, manifest: DataManifest) -> list[Reference]:
+    """Draw `verify`'s references, and write them to where `train role=reference` reads them."""
+    references = draw_references(config, manifest)
+    path = config.run_dir / "verify" / "references.json"
+    if not path.exists() or canonical_json(read_json(path)) != canonical_json(references):
+        write_json(path, references)
+    return references
 
 
 def train_all_components(config: DemixConfig, manifest: DataManifest) -> None:
@@ -62,7 +88,8 @@ def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJo
     if not todo:
         logger.info("train: done already")
         return
-    launch(config, "train", {"task": "train", "jobs": todo})
+    part = part_of(config)
+    launch(config, f"train_{part}" if part else "train", {"task": "train", "jobs": todo})
 
 
 def forget_jobs(jobs: list[TrainJob]) -> None:
@@ -81,7 +108,8 @@ def score_stage(config: DemixConfig) -> None:
         for job in components:
             load_model(job)
         kind = "predictions" if config.search.proxy == "predictions" else "merge"
-        launch(config, "score", {"task": "score_mixtures", "mixtures": mixtures, "kind": kind})
+        with RankGroups(config, "score", search_groups(config)) as groups:
+            run_mixtures(config, manifest, components, mixtures, kind, groups)
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)

@@ -4,13 +4,17 @@ import logging
 
 from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.config import DemixConfig
-from nemo_demix.fidelity.trust import trust_report
-from nemo_demix.launch.local import launch
+from nemo_demix.fidelity.outcome import macro_seeds_std
+from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.launch.groups import RankGroups
+from nemo_demix.launch.placement import search_groups
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
-from nemo_demix.search.space import MERGED, PLAIN, search_fingerprint, search_folder, strategy_space
+from nemo_demix.search.run import Noise, run_search
+from nemo_demix.search.space import MERGED, PLAIN, TRAINED, search_fingerprint, search_folder, strategy_space
 from nemo_demix.search.strategies import Problem, build_strategy, check_settings
 from nemo_demix.stages.models import load_manifest
-from nemo_demix.training.jobs import base_job, component_jobs, load_model
+from nemo_demix.stages.trust import judge
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,20 @@ def search_stage(config: DemixConfig) -> None:
     elif strategy in PLAIN:
         _take_baseline(config, manifest, expected)
     else:
-        launch(config, "search", {"task": "search"})
+        _search(config, manifest, components)
+
+
+def _search(config: DemixConfig, manifest: DataManifest, components: list[TrainJob]) -> None:
+    """The search, and how far its mixture is to be trusted."""
+    fidelity = load_fidelity(config, components)
+    shown = fidelity.get("benchmarks", {}).get("residual_std", {}) if fidelity else {}
+    noise = Noise(macro_seeds_std(fidelity), {kind: stds["macro"] for kind, stds in shown.items()})
+    # A training run needs all ranks together.
+    num_groups = 1 if config.search.strategy in TRAINED else search_groups(config)
+    with RankGroups(config, "search", num_groups) as groups:
+        record, choice = run_search(config, manifest, components, groups, noise)
+    trust = judge(config, components, record["proxy"], choice.cross_validation, fidelity)
+    write_mixture(search_folder(config), record | {"trust": trust}, choice)
 
 
 def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -> None:
@@ -47,4 +64,4 @@ def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -
     choice = build_strategy(Problem(config.search, space, config.seed)).result()
     facts = Facts(seed=config.seed, fingerprint=expected, proxy=None, is_merge=False)
     record = mixture_record(config.search, space, choice, facts)
-    write_mixture(search_folder(config), record | {"trust": trust_report(config, {}, None, {})}, choice)
+    write_mixture(search_folder(config), record | {"trust": judge(config, [], None, None, None)}, choice)

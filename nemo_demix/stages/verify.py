@@ -7,7 +7,6 @@ from dataclasses import asdict
 from nemo_demix.artifacts import (
     DataManifest,
     ModelRecord,
-    canonical_json,
     fingerprint,
     is_done,
     load_record,
@@ -17,14 +16,23 @@ from nemo_demix.artifacts import (
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.columns import Row
-from nemo_demix.fidelity.references import Reference, draw_references
+from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.report import Measured, fidelity_path, fidelity_report
-from nemo_demix.launch.local import launch
+from nemo_demix.launch.groups import RankGroups
+from nemo_demix.launch.leader import launch
+from nemo_demix.launch.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget, load_scores
 from nemo_demix.search.identity import proxy_identity
+from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.stages.fidelity_tables import print_fidelity
-from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
+from nemo_demix.stages.models import (
+    forget_jobs,
+    load_manifest,
+    score_target,
+    targets_to_score,
+    write_references,
+)
 from nemo_demix.training.jobs import (
     TrainJob,
     component_jobs,
@@ -47,24 +55,14 @@ def verify_stage(config: DemixConfig) -> None:
     manifest = load_manifest(config)
     components = component_jobs(config, manifest)
     records = [load_model(job) for job in components]
-    references = draw_references(config, manifest)
+    references = write_references(config, manifest)
     shares = {reference.name: reference.data_shares for reference in references}
     jobs = reference_jobs(config, manifest, shares, {reference.name: reference.seed for reference in references})
     if not config.force:
         for job in jobs:
             check_reference(job)
-    path = config.run_dir / "verify" / "references.json"
-    if not path.exists() or canonical_json(read_json(path)) != canonical_json(references):
-        write_json(path, references)  # which the ranks train by
 
-    expected = fingerprint(
-        references=[job.fingerprint for job in jobs],
-        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
-        verify=asdict(config.verify),
-        num_proxies=sum(config.search.iterations),
-        max_failed_share=config.search.max_failed_share,
-        seed=config.seed,
-    )
+    expected = verify_fingerprint(config, manifest, components, jobs)
     if not config.force and is_done(fidelity_path(config), expected):
         logger.info("verify: done already")
     else:
@@ -74,6 +72,20 @@ def verify_stage(config: DemixConfig) -> None:
         report["fingerprint"] = expected
         write_json(fidelity_path(config), report)
     print_fidelity(read_json(fidelity_path(config)))
+
+
+def verify_fingerprint(
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], references: Sequence[TrainJob]
+) -> str:
+    """Of everything that can change `verify/fidelity.json`."""
+    return fingerprint(
+        references=[job.fingerprint for job in references],
+        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
+        verify=asdict(config.verify),
+        num_proxies=sum(config.search.iterations),
+        max_failed_share=config.search.max_failed_share,
+        seed=config.seed,
+    )
 
 
 def check_settings(config: DemixConfig) -> None:
@@ -131,7 +143,7 @@ def measure(
 ) -> Measured:
     """Train the references, score them, their earlier checkpoints and the proxies of their mixtures: what is missing.
 
-    One set of ranks does all of it; none is started where nothing is missing.
+    No rank is started where nothing is missing.
     """
     ends = {job.name: score_target(job) for job in jobs}
     trained = trained_targets(config, references, jobs)
@@ -147,9 +159,12 @@ def measure(
     names = [job.name for job in jobs if not job.is_done]
     to_score = targets_to_score(config, manifest, targets)
     kinds = [kind for kind in proxy_kinds(config) if None in rows(kind).values()]
-    if names or to_score or kinds:
-        task = {"jobs": [("reference", names)], "targets": to_score, "mixtures": mixtures, "kinds": kinds}
-        launch(config, "verify", {"task": "verify", **task})
+    if names or to_score:
+        launch(config, "verify", {"task": "verify", "jobs": [("reference", names)], "targets": to_score})
+    if kinds:
+        with RankGroups(config, "verify_proxies", search_groups(config)) as groups:
+            for kind in kinds:
+                run_mixtures(config, manifest, components, mixtures, kind, groups)
     return Measured(
         references,
         {name: load_scores(config, target.name)[0] for name, target in ends.items()},

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 
+from nemo_demix.runtime.lifetime import StopRequest
 from nemo_demix.training.jobs import step_folder
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,16 @@ class StepCheckpoint(ModelCheckpoint):
     """Saves at given steps; keeps some, and of the others only the newest, which is what a resume needs.
 
     NeMo's own callback saves periodically; a run here has to save at given token counts, which need not be periodic.
-    The finished model is saved without optimizer state unless `optimizer_at_end`.
+    The finished model is saved without optimizer state unless `optimizer_at_end`. A run that is told to stop saves at
+    the step it is at, and ends.
+
+    Attributes:
+        stop_request: Set by the one who runs the training; rank 0's counts.
+        stopped_at: The step that the run was ended after, if it was.
     """
+
+    stop_request: StopRequest | None = None
+    stopped_at: int | None = None
 
     def __init__(self, folder: str, save_steps: list[int], keep_steps: list[int], optimizer_at_end: bool) -> None:
         super().__init__(
@@ -36,17 +46,25 @@ class StepCheckpoint(ModelCheckpoint):
         self._keep_steps = set(keep_steps)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save if this is one of the steps. Collective: every rank."""
+        """Save if this is one of the steps, or the last by request. Collective: every rank."""
         step = trainer.global_step
-        if step not in self._save_steps or step == self._last_global_step_saved:
-            return
+        stops = step < max(self._save_steps) and self.stop_request is not None and from_rank_0(self.stop_request.seen)
         if not math.isfinite(_reduced_loss(trainer)):
             return  # `Progress` ends the run
-        self._save_checkpoint(trainer, f"{step_folder(self._folder, step)}.ckpt")
-        for earlier in sorted(self._save_steps - self._keep_steps):
-            path = step_folder(self._folder, earlier)
-            if earlier < step and trainer.strategy.broadcast(path.exists()):
-                self._remove_checkpoint(trainer, f"{path}.ckpt")
+        if (step in self._save_steps or stops) and step != self._last_global_step_saved:
+            self._save_checkpoint(trainer, f"{step_folder(self._folder, step)}.ckpt")
+            self._prune(trainer, step)
+        if stops:
+            self.stopped_at = step
+            trainer.should_stop = True
+
+    def _prune(self, trainer: Any, step: int) -> None:
+        """Remove what was only for resuming and lies before `step`."""
+        kept = {step_folder(self._folder, kept).name for kept in self._keep_steps}
+        newest = step_folder(self._folder, step).name
+        found = sorted(path.name for path in self._folder.glob("step_????????") if path.is_dir())
+        for name in trainer.strategy.broadcast([name for name in found if name < newest and name not in kept]):
+            self._remove_checkpoint(trainer, f"{self._folder / name}.ckpt")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Nothing: steps decide."""
@@ -102,6 +120,14 @@ class Progress(Callback):
                 self.tokens_per_step / seconds,
                 (self.num_steps - step) * seconds,
             )
+
+
+def from_rank_0(flag: bool) -> bool:
+    """Rank 0's flag, on every rank; it costs one small message. Collective."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    box = torch.tensor(int(flag), device=device)
+    torch.distributed.broadcast(box, src=0)
+    return bool(box.item())
 
 
 def _reduced_loss(trainer: Any) -> float:

@@ -20,10 +20,11 @@ from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
 from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
 from nemo_demix.config import DemixConfig
+from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.runtime.recipe import apply_overrides, base_recipe, padded_vocab_size
+from nemo_demix.runtime.recipe import apply_overrides, base_recipe, checked_shape, padded_vocab_size
 from nemo_demix.tokenizer import nemo_tokenizer
-from nemo_demix.training.callbacks import Diverged, Progress, StepCheckpoint
+from nemo_demix.training.callbacks import Diverged, Progress, StepCheckpoint, from_rank_0
 from nemo_demix.training.jobs import TrainJob, blend_paths, step_folder
 
 logger = logging.getLogger(__name__)
@@ -34,18 +35,20 @@ def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[Train
 
     Raises:
         Diverged: on every rank, if a loss is no longer a number; the jobs before it are done.
+        StoppedEarly: on every rank, if rank 0 was told to stop (SIGTERM); the job at hand has a checkpoint.
     Collective: every rank.
     """
-    for job in jobs:
-        # Rank 0 decides for all: a slower rank could find the record that rank 0 has just written.
-        done = [job.is_done]
-        torch.distributed.broadcast_object_list(done, src=0)
-        if done[0]:
-            continue
-        if job.adopt is not None:
-            _adopt(job, ranks)
-        else:
-            _train(config, manifest, job, ranks)
+    with StopRequest() as stop_request:
+        for job in jobs:
+            # Rank 0 decides for all: a slower rank could find the record that rank 0 has just written.
+            if from_rank_0(job.is_done):
+                continue
+            if from_rank_0(stop_request.seen):
+                raise StoppedEarly(f"{job.role}/{job.name}: stopped before it")
+            if job.adopt is not None:
+                _adopt(job, ranks)
+            else:
+                _train(config, manifest, job, ranks, stop_request)
 
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) -> Any:
@@ -124,6 +127,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     if resume:
         logger.info("%s/%s: resuming after step %d", job.role, job.name, step)
     apply_overrides(recipe, config.model.overrides)
+    checked_shape(recipe, config)
     return recipe
 
 
@@ -147,7 +151,7 @@ def _adopt(job: TrainJob, ranks: Ranks) -> None:
     torch.distributed.barrier()
 
 
-def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ranks) -> None:
+def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ranks, stop_request: StopRequest) -> None:
     import fiddle as fdl
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
@@ -159,8 +163,12 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
     arguments = task.keywords
     # NeMo sets this up only where it makes the process group itself.
     arguments["data"].data_sampler.setup(ranks.rank)
+    saver: StepCheckpoint = arguments["log"].ckpt
+    saver.stop_request = stop_request
     task()
     destroy_num_microbatches_calculator()
+    if saver.stopped_at is not None:
+        raise StoppedEarly(f"{job.role}/{job.name}: stopped after step {saver.stopped_at}, with a checkpoint")
     progress = next(callback for callback in arguments["trainer"].callbacks if isinstance(callback, Progress))
     if progress.diverged:
         raise Diverged(progress.diverged)

@@ -8,7 +8,7 @@ import fiddle as fdl
 from nemo_demix.artifacts import DataManifest, DatasetRecord
 from nemo_demix.cli import recipes_folder
 from nemo_demix.config import register_schema, to_dataclasses
-from nemo_demix.training.jobs import base_job, component_jobs, final_jobs
+from nemo_demix.training.jobs import base_job, component_jobs, final_jobs, reference_jobs
 from nemo_demix.training.train import training_recipe
 
 
@@ -24,12 +24,12 @@ def main() -> None:
             dataset: DatasetRecord(dataset, value.capability, f"/{dataset}", None, 1, 0, 1, 1, 1, 1, [], {}, dataset)
             for dataset, value in config.datasets.items()
         }
-        tokenizer = {"path": "/t", "vocab_size": 151_669, "eos_id": 0, "kind": "huggingface", "fingerprint": "t"}
-        if config.tokenizer.vocab_size:
-            tokenizer["vocab_size"] = config.tokenizer.vocab_size
+        tokenizer = {"path": "/t", "eos_id": 0, "kind": "huggingface", "fingerprint": "t"}
+        tokenizer["vocab_size"] = config.tokenizer.vocab_size or config.model.vocab_size
         manifest = DataManifest(tokenizer, datasets, {}, "m")
         equal = dict.fromkeys(datasets, 1 / len(datasets))
         jobs = [base_job(config, manifest), *component_jobs(config, manifest)]
+        jobs += reference_jobs(config, manifest, {"r_0": equal}, {"r_0": 0})
         jobs += final_jobs(config, manifest, {"mixture": equal})
         for job in jobs:
             recipe = training_recipe(config, manifest, job)
@@ -41,7 +41,23 @@ def main() -> None:
                 "max_lr": optimizer.config.lr,
                 "min_lr": optimizer.lr_scheduler.min_lr,
                 "max_steps": recipe.trainer.max_steps,
-                "tensor": strategy.parallelism.tensor_model_parallel_size,
+                "layout": {
+                    "tensor": strategy.parallelism.tensor_model_parallel_size,
+                    "pipeline": strategy.parallelism.pipeline_model_parallel_size,
+                    "expert": strategy.parallelism.expert_model_parallel_size,
+                    "sequence": strategy.parallelism.sequence_parallel,
+                    "nodes": recipe.trainer.num_nodes,
+                    "data": recipe.trainer.num_nodes
+                    * recipe.trainer.devices
+                    // (
+                        strategy.parallelism.tensor_model_parallel_size
+                        * strategy.parallelism.pipeline_model_parallel_size
+                    ),
+                },
+                "context": strategy.parallelism.context_parallel_size,
+                "optimizer": optimizer.config.optimizer,
+                "weight_decay": optimizer.config.weight_decay,
+                "precision": recipe.trainer.plugins and recipe.trainer.plugins.precision,
                 "paths": recipe.data.paths,
                 "global_batch_size": recipe.data.global_batch_size,
             }

@@ -1,6 +1,6 @@
-"""Open prediction proxies of a run, merged by `merge.method`: {"error": the user's mistake, or nothing}.
+"""Score the components of a run for prediction proxies, where they are not scored yet.
 
-predictions.py RUN [METHOD]
+predictions.py RUN
 """
 
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
-from nemo_demix.errors import DemixError
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
-from nemo_demix.search.proxies import open_proxies
+from nemo_demix.search.proxies.base import LiveModel
+from nemo_demix.search.proxies.predictions import score_components
 from nemo_demix.training.jobs import component_jobs
 
 
@@ -22,13 +22,8 @@ def main() -> None:
     config.parallel.tensor = 1
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel)
-    error = ""
-    try:
-        proxies = open_proxies(config, manifest, component_jobs(config, manifest), ranks, ("predictions",))
-        proxies["predictions"].close()
-    except DemixError as found:
-        error = str(found)
-    print(json.dumps({"error": error}), flush=True)
+    score_components(config, manifest, component_jobs(config, manifest), LiveModel(config, manifest, ranks), None)
+    print(json.dumps({}), flush=True)
     stop_ranks()
 
 

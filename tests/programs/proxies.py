@@ -20,7 +20,12 @@ from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs, request_bits
 from nemo_demix.scoring.scores import suite_scores
-from nemo_demix.search.proxies import LiveModel, MergedProxies, PredictionProxies, TrainedProxies
+from nemo_demix.scoring.suite import Suite
+from nemo_demix.search.proxies import Evaluation, PredictionProxies
+from nemo_demix.search.proxies.base import LiveModel
+from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.predictions import score_components
+from nemo_demix.search.proxies.trained import TrainedProxies
 from nemo_demix.training.jobs import blend_matrix, component_jobs
 
 
@@ -35,50 +40,42 @@ def main() -> None:
     components = component_jobs(config, manifest)
     found: dict[str, Any] = {}
     live = LiveModel(config, manifest, ranks)
-    predictions = PredictionProxies(config, manifest, components, live)
+    suite = live.suite(None)
+    score_components(config, manifest, components, live, None)
+    predictions = PredictionProxies(config, manifest, components, suite, None)
     merged = MergedProxies(config, manifest, components, live)
     load_checkpoint(live.model, components[-1].checkpoint)
-    logprobs_T = gold_token_logprobs(live.model, live.suite)
-    bits_R = request_bits(live.model, live.suite)
-    if not ranks.is_main:
-        merged.serve()
-    else:
-        offsets_R = gold_offsets(live.suite)
-        summed_R = np.add.reduceat(-logprobs_T.astype(np.float64), offsets_R[:-1]) / np.log(2.0)
-        found = {
-            "num_tokens": len(logprobs_T),
-            "sum_of_tokens": float(np.abs(summed_R - bits_R).max()),
-            **compare(predictions, merged),
-            "optimum": optimum(predictions, blend_matrix(config)),
-        }
-        merged.close()
-        predictions.close()  # the same ranks: nothing more to close
+    logprobs_T = gold_token_logprobs(live.model, suite)
+    bits_R = request_bits(live.model, suite)
+    offsets_R = gold_offsets(suite)
+    summed_R = np.add.reduceat(-logprobs_T.astype(np.float64), offsets_R[:-1]) / np.log(2.0)
+    found = {
+        "num_tokens": len(logprobs_T),
+        "sum_of_tokens": float(np.abs(summed_R - bits_R).max()),
+        **compare(predictions, merged, suite),
+        "optimum": optimum(predictions, blend_matrix(config)),
+    }
     del merged, predictions
     if "train" in sys.argv[5:]:
         for key, max_lr, ask in (("diverged", 1e30, failure), ("trained", 0.0, train)):
             config.search.trained.max_lr = max_lr
-            trained = TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks))
-            if ranks.is_main:
-                found[key] = ask(trained)
-                trained.close()
-            else:
-                trained.serve()
+            found[key] = ask(TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks)), suite)
     if ranks.is_main:
         print(json.dumps(found), flush=True)
     stop_ranks()
 
 
-def compare(predictions: PredictionProxies, merged: MergedProxies) -> dict[str, Any]:
+def compare(predictions: PredictionProxies, merged: MergedProxies, suite: Suite) -> dict[str, Any]:
     """One-hot proxies of both kinds, and a mixture scored alone and among many."""
     one_hot = 0.0
     for name in predictions.names:
-        both = [kind.evaluate({name: 1.0}).bits_R for kind in (predictions, merged)]
-        one_hot = max(one_hot, float(np.abs(both[0] - both[1]).max()))
+        mixed_R, merged_R = bits(predictions, {name: 1.0}), merged.evaluate({name: 1.0}, suite).bits_R
+        one_hot = max(one_hot, float(np.abs(mixed_R - merged_R).max()))
     weights_MC = np.random.default_rng(0).dirichlet(np.ones(len(predictions.names)), 300)
-    groups = predictions.suite.groups
+    groups = suite.groups
     scores = predictions.scores_MB(weights_MC, groups)
-    alone = predictions.evaluate(dict(zip(predictions.names, weights_MC[0], strict=True))).bits_R
-    expected = suite_scores(predictions.suite, alone)
+    alone = bits(predictions, dict(zip(predictions.names, weights_MC[0], strict=True)))
+    expected = suite_scores(suite, alone)
     try:
         predictions.scores_MB(weights_MC, ["code/pass@1"])
         refused = ""
@@ -92,6 +89,13 @@ def compare(predictions: PredictionProxies, merged: MergedProxies) -> dict[str, 
     }
 
 
+def bits(predictions: PredictionProxies, weights: dict[str, float]) -> np.ndarray:
+    """Bits of every request under one mixture."""
+    ((_, found),) = predictions.evaluate([weights])
+    assert isinstance(found, Evaluation)
+    return found.bits_R
+
+
 def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     """The exact optimum of the plain mean of scores, and the best of many mixtures."""
     groups = predictions.suite.groups
@@ -102,20 +106,20 @@ def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     return {"value": value, "gap": gap, "scored": float(values_M[0]), "best_drawn": float(values_M[1:].min())}
 
 
-def failure(proxies: TrainedProxies) -> str:
+def failure(proxies: TrainedProxies, suite: Suite) -> str:
     """Why a proxy failed."""
     try:
-        proxies.evaluate({"general": 1.0})
+        proxies.evaluate({"general": 1.0}, suite)
     except ScoreError as error:
         return str(error)
     return ""
 
 
-def train(proxies: TrainedProxies) -> dict[str, Any]:
+def train(proxies: TrainedProxies, suite: Suite) -> dict[str, Any]:
     """Two proxies announced together, one of them scored twice."""
     one, two = {"general": 0.5, "math_1": 0.5}, {"general": 0.25, "code_1": 0.75}
     proxies.announce([one, two])
-    first, again, other = proxies.evaluate(one), proxies.evaluate({**one, "code_2": 0.0}), proxies.evaluate(two)
+    first, again, other = (proxies.evaluate(shares, suite) for shares in (one, {**one, "code_2": 0.0}, two))
     return {
         "num_tokens": first.num_tokens,
         "train_time_s": first.train_time_s,

@@ -1,6 +1,6 @@
 """Searches over evaluations with a known optimum, for tests of what finds it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,24 @@ def search(
     space: SearchSpace | None = None,
     seed: int = 0,
     version: str = "1",
+    order: int = 1,
 ) -> SearchResult:
-    """Run a whole search over a bowl, with its log at `path`."""
+    """Run a whole search over a bowl, with its log at `path`.
+
+    Args:
+        order: -1: the proxies of a step are finished last to first.
+    """
     problem = Problem(settings, space or space_of(), seed)
-    return run_loop(problem, build_strategy(problem), ScoreLog(path, identity(version)), bowl or Bowl())
+    bowl = bowl or Bowl()
+
+    def evaluate(mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, dict[str, Any] | ScoreError]]:
+        for place, weights in list(enumerate(mixtures))[::order]:
+            try:
+                yield place, bowl(weights)
+            except ScoreError as error:
+                yield place, error
+
+    return run_loop(problem, build_strategy(problem), ScoreLog(path, identity(version)), evaluate)
 
 
 def distance(weights: Mapping[str, float]) -> float:

@@ -1,5 +1,6 @@
 """The loop itself, over an evaluation with a known optimum, so that what it finds can be checked."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
         return (tmp_path / name).read_bytes()
 
     assert run(3, "one") == run(3, "two") != run(4, "three")
+
+
+def test_the_order_in_which_proxies_are_finished_is_no_part_of_the_result(tmp_path: Path) -> None:
+    one = search(SETTINGS, tmp_path / "one")
+    other = search(SETTINGS, tmp_path / "other", order=-1)
+    assert one.choice.merge_weights == other.choice.merge_weights
+    assert one.rows == other.rows
+    first = [[json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("one", "other")]
+    assert [row["name"] for row in first[1][:32]] == [row["name"] for row in first[0][31::-1]]
 
 
 def test_scores_of_other_components_are_kept_but_not_used(tmp_path: Path) -> None:

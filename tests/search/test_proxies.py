@@ -1,6 +1,7 @@
 """All kinds of proxies on real ranks: what their scores have to agree on, at every layout; stored, resumed, damaged."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
-from nemo_demix.errors import ConfigError
-from nemo_demix.search.proxies import PredictionProxies
-from nemo_demix.training.jobs import proxy_job
+from nemo_demix.errors import ConfigError, ScoreError
+from nemo_demix.scoring.suite import build_suite
+from nemo_demix.search.proxies import PredictionProxies, open_proxies
+from nemo_demix.search.proxies.groups import Reply, Request
+from nemo_demix.training.jobs import component_jobs, proxy_job
 from tests.helpers import fork_run, run_program
 
 
@@ -83,24 +86,36 @@ def test_only_what_is_missing_is_scored_and_damage_is_refused(
         (folder / f"{name}.json").unlink()  # the record is written last
     (folder / "code_3.npy").unlink()
     stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
-    assert run_program("predictions", str(run))["error"] == ""
+    run_program("predictions", str(run))
     assert {path.name: path.read_bytes() for path in folder.glob("*.npy")} == {
         name: data for name, data in before.items() if name.endswith(".npy")
     }
     changed = {path.name for path in folder.glob("*.npy") if stamps.get(path.name) != path.stat().st_mtime_ns}
     assert changed == {"math_3.npy", "code_3.npy"}
 
+    config, manifest = load_resolved(run / "config.yaml"), DataManifest.load(run / "datasets/manifest.json")
+    config.runs_dir, config.parallel.tensor = str(run.parent), 1
+    components, suite = component_jobs(config, manifest), build_suite(config.suite, manifest, None)
+    PredictionProxies(config, manifest, components, suite, None)
     data = bytearray((folder / "code_1.npy").read_bytes())
     data[-2] ^= 1
     (folder / "code_1.npy").write_bytes(data)
-    assert "code_1.npy: damaged: its SHA-256 is not the recorded" in run_program("predictions", str(run))["error"]
+    with pytest.raises(ScoreError, match=r"code_1.npy: damaged: its SHA-256 is not the recorded"):
+        PredictionProxies(config, manifest, components, suite, None)
+
+
+class NoGroups:
+    """Must not be asked for anything."""
+
+    def run(self, chunks: Sequence[Sequence[Request]]) -> Iterator[tuple[int, int, Reply]]:
+        raise AssertionError("ranks were asked")
 
 
 def test_predictions_stand_for_linear_merges_only(smoke_run: Path) -> None:
     config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
     config.merge.method = "ties"
     with pytest.raises(ConfigError, match=r"merge.method=ties with search.proxy=\w+: .* linear merge only"):
-        PredictionProxies(config, manifest, [], live=None)
+        open_proxies(config, manifest, [], NoGroups(), ("predictions",))
 
 
 @pytest.mark.parametrize(

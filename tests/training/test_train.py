@@ -70,7 +70,8 @@ def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
     [
         (["role=teacher"], "expected role= one of base, component, reference, final"),
         (["role=component", "component=poetry"], "component=poetry"),
-        (["role=reference"], "set reference.name, reference.shares"),
+        (["role=reference", "reference.name=mine"], "set reference.name, reference.shares"),
+        (["role=component", "index=7"], "index=7: role=component has 7 models, counted from 0"),
         (["role=base", "base.num_tokens=10"], "less than one step of 1024"),
         (["role=base", "parallel.data=2"], "train.global_batch_size=8"),
         (["role=base", "++base.blend={poetry: 1.0}"], "poetry"),

@@ -1,23 +1,24 @@
-"""Stand-ins for models trained on mixtures: merged, mixed by their predictions, or really trained."""
+"""Stand-ins for models trained on mixtures: merged, mixed by their predictions, or really trained.
+
+`merged`, `trained` and `serve` are the ranks' side; what is exported here is the search's.
+"""
 
 from collections.abc import Collection, Sequence
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
-from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.search.proxies.base import Evaluation, LiveModel, Proxies
-from nemo_demix.search.proxies.merged import MergedProxies
-from nemo_demix.search.proxies.predictions import PredictionProxies
-from nemo_demix.search.proxies.trained import TrainedProxies
+from nemo_demix.scoring.suite import build_suite
+from nemo_demix.search.proxies.base import Evaluation, Proxies
+from nemo_demix.search.proxies.groups import GroupProxies, Groups, score_components_by
+from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored, check_linear
 from nemo_demix.training.jobs import TrainJob
 
 __all__ = [
     "Evaluation",
-    "LiveModel",
-    "MergedProxies",
+    "GroupProxies",
+    "Groups",
     "PredictionProxies",
     "Proxies",
-    "TrainedProxies",
     "open_proxies",
 ]
 
@@ -26,27 +27,29 @@ def open_proxies(
     config: DemixConfig,
     manifest: DataManifest,
     components: Sequence[TrainJob],
-    ranks: Ranks,
+    groups: Groups,
     kinds: Collection[str],
     uses: Collection[str] | None = None,
 ) -> dict[str, Proxies]:
-    """Proxies of several kinds on the same ranks, over one live model, by kind.
-
-    One `serve` and one `close` are for all of them.
+    """Proxies of several kinds, by kind.
 
     Args:
+        groups: Of ranks. They are asked for nothing that is stored already.
         kinds: Of merge, predictions and trained. Trained proxies share `search.iterations`' budget.
         uses: Of the benchmarks that proxies are scored on, see `build_suite`; None: all.
     Raises:
-        ConfigError: if a component is not trained yet, or predictions are asked for where merges are not linear.
-    Collective: every rank.
+        ConfigError: if predictions are asked for where merges are not linear.
+        ScoreError: if a component cannot be scored for predictions.
     """
-    live = LiveModel(config, manifest, ranks, uses)
+    suite = build_suite(config.suite, manifest, uses)
     found: dict[str, Proxies] = {}
     if "predictions" in kinds:
-        found["predictions"] = PredictionProxies(config, manifest, components, live)
+        check_linear(config)
+        if not are_scored(config, manifest, components, uses):
+            score_components_by(groups, uses)
+        found["predictions"] = PredictionProxies(config, manifest, components, suite, uses)
     if "merge" in kinds:
-        found["merge"] = MergedProxies(config, manifest, components, live)
+        found["merge"] = GroupProxies("merge", suite, uses, groups, max(1, config.search.merge_batch))
     if "trained" in kinds:
-        found["trained"] = TrainedProxies(config, manifest, sum(config.search.iterations), live)
+        found["trained"] = GroupProxies("trained", suite, uses, groups, 0)  # all trained, then all scored
     return found

@@ -1,4 +1,4 @@
-"""Merged proxies as the search sees them: merge weights in, scores out, on all ranks at once."""
+"""Merged proxies on their ranks: merge weights in, scores out."""
 
 import logging
 import time
@@ -10,13 +10,14 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
 from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
+from nemo_demix.scoring.suite import Suite
+from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.training.jobs import TrainJob, base_job, load_model
 
 logger = logging.getLogger(__name__)
 
 
-class MergedProxies(OnLiveModel):
+class MergedProxies:
     """Weights merged in memory by `merge.method`; every kind of benchmark can score them.
 
     Args:
@@ -26,10 +27,8 @@ class MergedProxies(OnLiveModel):
         ConfigError: if a component or the base is not trained yet.
         CheckpointError: if one is of another architecture, or damaged.
     Memory: one shard of the model a component, see `LiveProxies`, beside the live one.
-    Collective: construction; `announce` and `evaluate` with the other ranks' `serve`.
+    Collective: construction and `evaluate`.
     """
-
-    kind = "merge"
 
     def __init__(
         self,
@@ -39,41 +38,33 @@ class MergedProxies(OnLiveModel):
         live: LiveModel,
     ) -> None:
         started = time.monotonic()
-        super().__init__(live)
+        self._live = live
         live.keep = True
         checkpoints = {job.name: Path(load_model(job).checkpoint) for job in components}
         settings = config.merge
         method = build_method(settings.method, settings.parameters, settings.seed, len(checkpoints), has_base=True)
         base = Path(settings.base or load_model(base_job(config, manifest)).checkpoint) if method.uses_base else None
-        self._proxies = LiveProxies(self._live.model, checkpoints, method, base, config.search.merge_batch)
-        self._live.register("merge.announce", self._proxies.announce)
-        self._live.register("merge.evaluate", self._evaluate)
+        self._proxies = LiveProxies(live.model, checkpoints, method, base, config.search.merge_batch)
         logger.info(
-            "%d components resident (%.3f GiB a rank), suite of %d requests and %d tokens, in %.1f s",
+            "%d components resident (%.3f GiB a rank), in %.1f s",
             len(checkpoints),
             self._proxies.num_bytes / 2**30,
-            len(self.suite.requests),
-            self.suite.num_tokens,
             time.monotonic() - started,
         )
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
-        """Say which mixtures come next, so that several can be merged from one read; on rank 0."""
-        self._live.call("merge.announce", [dict(weights) for weights in mixtures])
+        """Say which mixtures come next, so that several can be merged from one read."""
+        self._proxies.announce(mixtures)
 
-    def evaluate(self, weights: Mapping[str, float]) -> Evaluation:
-        """Merge and score one mixture of merge weights; on rank 0.
+    def evaluate(self, weights: Mapping[str, float], suite: Suite) -> Evaluation:
+        """Merge and score one mixture of merge weights.
 
         Raises:
             MixtureError: if the weights are not on the simplex of the components.
             ScoreError: if the merge's scores are not finite.
         """
-        evaluation: Evaluation = self._live.call("merge.evaluate", dict(weights))
-        return evaluation
-
-    def _evaluate(self, weights: Mapping[str, float]) -> Evaluation:
         started = time.monotonic()
         self._proxies.write(weights)
         merged = time.monotonic()
-        bits_R = request_bits(self._live.model, self.suite)
+        bits_R = request_bits(self._live.model, suite)
         return Evaluation(bits_R, merged - started, time.monotonic() - merged)

@@ -10,7 +10,7 @@ Axes: M mixtures, C components, R requests, T gold tokens.
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs
 from nemo_demix.scoring.suite import Suite, group_fingerprints
 from nemo_demix.search.convex import Optimum, best_prediction_mixture
-from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
+from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
 from nemo_demix.training.jobs import TrainJob, load_model
 
@@ -44,20 +44,20 @@ class PredictionsRecord:
     fingerprint: str  # of the component and of everything it is scored on
 
 
-class PredictionProxies(OnLiveModel):
+class PredictionProxies:
     """Mixtures of the components' predictions: log-likelihood scores, in milliseconds, and convex.
 
     A mixture with merge weights alpha gives a token the probability sum_i alpha_i p_i(token). The weights stand for the
-    same data shares as those of a merge. Scores that need generated text have no such form: they need merges.
+    same data shares as those of a merge. Scores that need generated text have no such form: they need merges. No ranks
+    take part, once `score_components` has run on some.
 
     Args:
-        components: The component models, trained.
-        live: The model to score components in; not built where all are scored already.
+        components: The component models, scored.
+        suite: What they were scored on, of benchmarks used for `uses`.
     Raises:
-        ConfigError: if merges of this run are not linear, or a component is not trained yet.
-        ScoreError: if a component's scores are not finite, or its stored log-probabilities are damaged.
-    Memory: 4 bytes a component and gold token, on rank 0; `scores_MB` and `optimum` say what they add.
-    Collective: construction, which scores what is not scored yet. The rest is rank 0's alone.
+        ConfigError: if merges of this run are not linear.
+        ScoreError: if a component's stored log-probabilities are damaged.
+    Memory: 4 bytes a component and gold token; `scores_MB` and `optimum` say what they add.
     """
 
     kind = "predictions"
@@ -67,46 +67,86 @@ class PredictionProxies(OnLiveModel):
         config: DemixConfig,
         manifest: DataManifest,
         components: Sequence[TrainJob],
-        live: LiveModel,
+        suite: Suite,
+        uses: Collection[str] | None,
     ) -> None:
-        if config.merge.method != "linear":
-            raise ConfigError(
-                f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
-                "stands for a linear merge only; set merge.method=linear or search.proxy=merge"
-            )
-        super().__init__(live)
+        check_linear(config)
+        self.suite = suite
         self.names = [job.name for job in components]
-        groups = group_fingerprints(config.suite, manifest, live.uses)
-        folder = config.run_dir / "search" / "predictions" / fingerprint(groups=groups)[:8]
-        fingerprints = {job.name: fingerprint(component=job.fingerprint, groups=groups) for job in components}
-        for job in components:
-            _score_component(self._live, job, folder, fingerprints[job.name])
-        if live.ranks.is_main:
-            offsets_R = gold_offsets(self.suite)
-            rows = [_read(folder, name, fingerprints[name], int(offsets_R[-1])) for name in self.names]
-            self._predictions = TokenPredictions(np.stack(rows), offsets_R, token_weights(self.suite))
+        offsets_R = gold_offsets(suite)
+        stored = {job.name: _stored(config, manifest, job, uses) for job in components}
+        rows = [_read(*stored[name], int(offsets_R[-1])) for name in self.names]
+        self._predictions = TokenPredictions(np.stack(rows), offsets_R, token_weights(suite))
 
-    def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
-        """Nothing: a mixture costs milliseconds."""
-
-    def evaluate(self, weights: Mapping[str, float]) -> Evaluation:
-        """Score one mixture of merge weights; on rank 0.
+    def evaluate(self, mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, Evaluation | ScoreError]]:
+        """Score mixtures of merge weights, in their order.
 
         Raises:
-            MixtureError: if the weights are not on the simplex of the components.
+            MixtureError: if weights are not on the simplex of the components.
         """
-        started = time.monotonic()
-        weights_C = np.array(list(check_simplex(weights, self.names, "merge weights").values()))
-        bits_R = self._predictions.bits_R(weights_C)
-        return Evaluation(bits_R, 0.0, time.monotonic() - started)
+        for place, weights in enumerate(mixtures):
+            started = time.monotonic()
+            weights_C = np.array(list(check_simplex(weights, self.names, "merge weights").values()))
+            bits_R = self._predictions.bits_R(weights_C)
+            yield place, Evaluation(bits_R, 0.0, time.monotonic() - started)
 
     def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
-        """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`; on rank 0."""
+        """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
         return self._predictions.scores_MB(weights_MC, groups)
 
     def optimum(self, constraints: Constraints, weights: Mapping[str, float]) -> Optimum:
-        """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`; on rank 0."""
+        """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
         return best_prediction_mixture(self._predictions, weights, constraints)
+
+
+def check_linear(config: DemixConfig) -> None:
+    """Refuse mixtures of predictions where they would stand for nothing.
+
+    Raises:
+        ConfigError: if merges of this run are not linear.
+    """
+    if config.merge.method != "linear":
+        raise ConfigError(
+            f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
+            "stands for a linear merge only; set merge.method=linear or search.proxy=merge"
+        )
+
+
+def are_scored(
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], uses: Collection[str] | None
+) -> bool:
+    """Whether every component's log-probabilities are stored."""
+    return all(
+        is_done(path, expected) for path, expected in (_stored(config, manifest, job, uses) for job in components)
+    )
+
+
+def score_components(
+    config: DemixConfig,
+    manifest: DataManifest,
+    components: Sequence[TrainJob],
+    live: LiveModel,
+    uses: Collection[str] | None,
+) -> None:
+    """Score the components that are not scored yet.
+
+    Raises:
+        ConfigError: if a component is not trained yet.
+        ScoreError: if a component's scores are not finite.
+    Collective: every rank.
+    """
+    for job in components:
+        path, expected = _stored(config, manifest, job, uses)
+        _score_component(live, live.suite(uses), job, path, expected)
+
+
+def _stored(
+    config: DemixConfig, manifest: DataManifest, job: TrainJob, uses: Collection[str] | None
+) -> tuple[Path, str]:
+    """A component's record, and the fingerprint it has to have."""
+    groups = group_fingerprints(config.suite, manifest, uses)
+    folder = config.run_dir / "search" / "predictions" / fingerprint(groups=groups)[:8]
+    return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=groups)
 
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -124,9 +164,7 @@ def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _score_component(live: LiveModel, job: TrainJob, folder: Path, expected: str) -> None:
-    """Score a component unless it is done. Collective: every rank."""
-    record_path = folder / f"{job.name}.json"
+def _score_component(live: LiveModel, suite: Suite, job: TrainJob, record_path: Path, expected: str) -> None:
     done = [is_done(record_path, expected)]
     torch.distributed.broadcast_object_list(done, src=0)  # a slower rank could find the record just written
     if done[0]:
@@ -134,7 +172,7 @@ def _score_component(live: LiveModel, job: TrainJob, folder: Path, expected: str
     started = time.monotonic()
     load_checkpoint(live.model, Path(load_model(job).checkpoint))
     try:
-        logprobs_T = gold_token_logprobs(live.model, live.suite)
+        logprobs_T = gold_token_logprobs(live.model, suite)
     except ScoreError as error:
         raise ScoreError(f"component {job.name}: {error}") from None
     if not live.ranks.is_main:
@@ -148,16 +186,16 @@ def _score_component(live: LiveModel, job: TrainJob, folder: Path, expected: str
     logger.info("component %s: %d gold tokens scored in %.1f s", job.name, len(logprobs_T), seconds)
 
 
-def _read(folder: Path, name: str, expected: str, num_tokens: int) -> Float32Array:
+def _read(record_path: Path, expected: str, num_tokens: int) -> Float32Array:
     """A component's log-probabilities, mapped from disk.
 
     Raises:
         ScoreError: if the file is not the one that its record is of.
     """
-    path = folder / f"{name}.npy"
-    record = load_record(folder / f"{name}.json", PredictionsRecord)
+    path = record_path.with_suffix(".npy")
+    record = load_record(record_path, PredictionsRecord)
     assert record.fingerprint == expected
-    advice = f"delete {path.with_suffix('.json')} and run the same command again, which scores {name} anew"
+    advice = f"delete {record_path} and run the same command again, which scores {record.component} anew"
     if not path.exists():
         raise ScoreError(f"{path}: not found beside its record; {advice}")
     if file_sha256(path) != record.sha256:

@@ -10,7 +10,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.search.proxies.base import Evaluation, LiveModel, OnLiveModel
+from nemo_demix.scoring.suite import Suite
+from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.training.callbacks import Diverged
 from nemo_demix.training.jobs import TrainJob, load_model, proxy_job
 from nemo_demix.training.train import train_jobs
@@ -18,7 +19,7 @@ from nemo_demix.training.train import train_jobs
 logger = logging.getLogger(__name__)
 
 
-class TrainedProxies(OnLiveModel):
+class TrainedProxies:
     """One training run a mixture, from the base, under `models/proxy/p_<hash of the shares>`.
 
     Weights are *data shares* here. The same shares are the same model, in this search and in the next.
@@ -30,55 +31,44 @@ class TrainedProxies(OnLiveModel):
     Raises:
         ConfigError: if a proxy's budget is below one step.
     Memory: the training run's; the live model is let go before, and built again to score.
-    Collective: construction; `announce` and `evaluate` with the other ranks' `serve`.
+    Collective: `announce` and `evaluate`.
     """
 
-    kind = "trained"
-
     def __init__(self, config: DemixConfig, manifest: DataManifest, num_proxies: int, live: LiveModel) -> None:
-        super().__init__(live)
+        self._live = live
         self._config, self._manifest, self._num_proxies = config, manifest, num_proxies
         self._failed: dict[str, str] = {}  # reason, by the job's fingerprint
         equal = dict.fromkeys(manifest.datasets, 1.0 / len(manifest.datasets))
         self.num_tokens = self._job(equal).num_tokens  # each
-        self._live.register("trained.train", self._train)
-        self._live.register("trained.evaluate", self._evaluate)
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
-        """Train the proxies of these data shares that are not trained yet; on rank 0."""
+        """Train the proxies of these data shares that are not trained yet, one after another, before any is scored."""
         todo = [job for job in map(self._job, mixtures) if not job.is_done and job.fingerprint not in self._failed]
         if todo:
-            self._live.call("trained.train", [job.blend for job in todo])
-
-    def evaluate(self, weights: Mapping[str, float]) -> Evaluation:
-        """Score the proxy of these data shares, trained first if it is not yet; on rank 0.
-
-        Raises:
-            MixtureError: if the shares are not on the simplex of the datasets.
-            ScoreError: if its training diverged, or its scores are not finite.
-        """
-        self.announce([weights])
-        job = self._job(weights)
-        if job.fingerprint in self._failed:
-            raise ScoreError(self._failed[job.fingerprint])
-        evaluation: Evaluation = self._live.call("trained.evaluate", job.blend)
-        return evaluation
-
-    def _job(self, shares: Mapping[str, float]) -> TrainJob:
-        return proxy_job(self._config, self._manifest, shares, self._num_proxies)
-
-    def _train(self, mixtures: Sequence[Mapping[str, float]]) -> None:
-        self._live.release()
-        for job in map(self._job, mixtures):
+            self._live.release()
+        for job in todo:
             try:
                 train_jobs(self._config, self._manifest, [job], self._live.ranks)
             except Diverged as error:  # on every rank: one failed proxy, with its reason
                 self._failed[job.fingerprint] = str(error)
                 logger.warning("%s", error)
 
-    def _evaluate(self, shares: Mapping[str, float]) -> Evaluation:
-        record = load_model(self._job(shares))
+    def evaluate(self, shares: Mapping[str, float], suite: Suite) -> Evaluation:
+        """Score the proxy of these data shares, trained first if it is not yet.
+
+        Raises:
+            MixtureError: if the shares are not on the simplex of the datasets.
+            ScoreError: if its training diverged, or its scores are not finite.
+        """
+        self.announce([shares])
+        job = self._job(shares)
+        if job.fingerprint in self._failed:
+            raise ScoreError(self._failed[job.fingerprint])
+        record = load_model(job)
         started = time.monotonic()
         load_checkpoint(self._live.model, Path(record.checkpoint))
-        bits_R = request_bits(self._live.model, self.suite)
+        bits_R = request_bits(self._live.model, suite)
         return Evaluation(bits_R, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
+
+    def _job(self, shares: Mapping[str, float]) -> TrainJob:
+        return proxy_job(self._config, self._manifest, shares, self._num_proxies)

@@ -20,7 +20,10 @@ class Plain:
 
     def __init__(self, problem: Problem, name: str) -> None:
         if name not in problem.space.baselines:
-            raise ConfigError(f"search.strategy={name}: expected its data shares in search.{name}, found none")
+            raise ConfigError(
+                f"search.strategy={name}: expected its data shares in search.{name}, or another run's mixture.json in "
+                f"search.{name}_from; found neither"
+            )
         self._problem, self._name = problem, name
 
     def ask(self) -> list[Array]:

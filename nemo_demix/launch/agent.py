@@ -1,0 +1,70 @@
+"""An agent other than the leader: starts its part of the ranks whenever the leader says so."""
+
+import itertools
+import json
+import logging
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.launch.placement import Placement
+from nemo_demix.launch.processes import Assignment, LocalRanks, wait_for_file
+from nemo_demix.launch.team import POLL_S, Team
+
+logger = logging.getLogger(__name__)
+
+
+def follow(team: Team) -> int:
+    """Serve the leader until it ends; returns its exit code, or 1 where it was lost."""
+    # Slurm sends these to every task of a step. What they mean for the ranks is the leader's to say.
+    for ignored in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(ignored, signal.SIG_IGN)
+    try:
+        team.introduce()
+        for number in itertools.count(1):
+            while (message := team.read(f"launch/{number}")) is None:
+                time.sleep(POLL_S)
+            if "end" in message:
+                team.store.add("left", 1)
+                return int(message["end"])
+            _take_part(team, number, message)
+    except RuntimeError as error:  # of the store: its host is gone
+        logger.debug("the leader was lost: %s", error)
+    return 1
+
+
+def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
+    logs = Path(message["logs"])
+    if not wait_for_file(logs / "sentinel.txt", message["sentinel"]):
+        _tell(team, number, {"agent": team.cohort.rank, "not_shared": str(logs)})
+        return
+    members = team.read(f"agent/{team.cohort.rank}")
+    assignment = Assignment(
+        number=number,
+        config=Path(message["config"]),
+        logs=logs,
+        placement=Placement(**message["placement"]),
+        agent=team.cohort.rank,
+        host_place=members["place"],
+        address=team.address,
+        port=team.store.port,
+    )
+    ranks = LocalRanks(assignment)
+    orders = 0
+    try:
+        while ranks.any_running:
+            for ended in ranks.poll():
+                _tell(team, number, asdict(ended))
+            while (order := team.read(f"launch/{number}/order/{orders}")) is not None:
+                ranks.signal(order["signal"], order["group"])
+                orders += 1
+            time.sleep(POLL_S)
+    finally:
+        ranks.close()
+
+
+def _tell(team: Team, number: int, event: dict[str, Any]) -> None:
+    place = team.store.add(f"launch/{number}/events", 1) - 1
+    team.store.set(f"launch/{number}/event/{place}", json.dumps(event))

@@ -1,0 +1,192 @@
+"""Groups of ranks that score different proxies at once, served from one list by the process of the search.
+
+Each group is a world of its own: one that dies takes no other with it, and what it was at goes back on the list. What a
+request gives does not depend on the group, so neither does a search's result.
+
+Keys of the store, under the launch's: `group/<g>/request/<i>` and `group/<g>/reply/<i>` (JSON), `group/<g>/array/<i>`
+(.npy).
+"""
+
+import io
+import itertools
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nemo_demix.config import DemixConfig
+from nemo_demix.launch.leader import Running, start_ranks_of
+from nemo_demix.launch.team import this_team
+from nemo_demix.search.proxies.groups import Reply, Request
+
+logger = logging.getLogger(__name__)
+_POLL_S = 0.01
+_IDLE_POLL_S = 0.2
+_MAX_DEATHS = 2  # of groups, after which a request is taken for their cause
+
+
+@dataclass
+class _Chunk:
+    """Requests that one group serves one after another."""
+
+    number: int
+    requests: Sequence[Request]
+    served: int = 0
+    deaths: int = 0
+
+
+@dataclass
+class _Group:
+    """What a group is at."""
+
+    sent: int = 0
+    chunk: _Chunk | None = None
+
+
+@dataclass
+class RankGroups:
+    """The groups of one stage; no rank is started before the first request.
+
+    Args:
+        label: Names the folder of logs.
+        num_groups: 1 where requests need all ranks together.
+    """
+
+    config: DemixConfig
+    label: str
+    num_groups: int
+    _running: Running | None = None
+    _groups: dict[int, _Group] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> "RankGroups":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        running = self._running
+        if running is not None and error is None:
+            for group in self._groups:
+                self._send(running, group, None)
+            running.wait_for_living()
+        self._stack.close()
+
+    def run(self, chunks: Sequence[Sequence[Request]]) -> Iterator[tuple[int, int, Reply]]:
+        """See `nemo_demix.search.proxies.groups.Groups`.
+
+        Raises:
+            DemixError: the user's mistake that a rank found.
+            RankFailure: if no group is left.
+        """
+        if self._running is None:
+            task = {"task": "serve"}
+            self._running = self._stack.enter_context(start_ranks_of(self.config, self.label, task, self.num_groups))
+            self._groups = {group: _Group() for group in range(self.num_groups)}
+        running = self._running
+        waiting = deque(_Chunk(number, requests) for number, requests in enumerate(chunks) if requests)
+        while waiting or any(group.chunk for group in self._groups.values()):
+            running.poll()
+            yield from self._bury(running, waiting)
+            came = False
+            for number, group in self._groups.items():
+                if group.chunk is None and waiting:
+                    group.chunk = waiting.popleft()
+                    self._send(running, number, group.chunk.requests[group.chunk.served])
+                reply = self._reply(running, number) if group.chunk is not None else None
+                if reply is not None:
+                    came = True
+                    yield self._take(running, number, reply)
+            if not came:
+                time.sleep(_POLL_S)
+
+    def _take(self, running: Running, number: int, reply: Reply) -> tuple[int, int, Reply]:
+        group = self._groups[number]
+        chunk = group.chunk
+        assert chunk is not None
+        place, chunk.served = chunk.served, chunk.served + 1
+        if chunk.served < len(chunk.requests):
+            self._send(running, number, chunk.requests[chunk.served])
+        else:
+            group.chunk = None
+        return chunk.number, place, reply
+
+    def _bury(self, running: Running, waiting: deque[_Chunk]) -> Iterator[tuple[int, int, Reply]]:
+        """Take what dead groups were at back on the list; give up a request that groups die of."""
+        for number in [number for number in self._groups if number in running.dead]:
+            chunk = self._groups.pop(number).chunk
+            failure = running.failure(number)
+            if not self._groups:
+                raise failure
+            logger.warning("group %d died, %d go on: %s", number, len(self._groups), str(failure).splitlines()[0])
+            if chunk is None:
+                continue
+            chunk.deaths += 1
+            if chunk.deaths < _MAX_DEATHS:
+                waiting.appendleft(_Chunk(chunk.number, self._again(chunk), chunk.served, chunk.deaths))
+                continue
+            told = {"error": f"{chunk.deaths} groups of ranks died of it; the last: {failure}"}
+            yield chunk.number, chunk.served, (told, None)
+            if chunk.served + 1 < len(chunk.requests):
+                waiting.appendleft(_Chunk(chunk.number, self._again(chunk), chunk.served + 1))
+
+    @staticmethod
+    def _again(chunk: _Chunk) -> list[Request]:
+        """The chunk for a group that has not heard its first request, which announces the others."""
+        return [{**request, "announce": chunk.requests[0].get("announce", [])} for request in chunk.requests]
+
+    def _send(self, running: Running, number: int, request: Request | None) -> None:
+        group = self._groups[number]
+        key = f"{running.prefix}/group/{number}/request/{group.sent}"
+        this_team().store.set(key, json.dumps(request))
+        group.sent += 1
+
+    def _reply(self, running: Running, number: int) -> Reply | None:
+        store, index = this_team().store, self._groups[number].sent - 1
+        prefix = f"{running.prefix}/group/{number}"
+        if not store.check([f"{prefix}/reply/{index}"]):
+            return None
+        told = json.loads(store.get(f"{prefix}/reply/{index}"))
+        if not told.pop("has_array"):
+            return told, None
+        data = store.get(f"{prefix}/array/{index}")
+        store.delete_key(f"{prefix}/array/{index}")
+        return told, np.load(io.BytesIO(data), allow_pickle=False)
+
+
+class StoreChannel:
+    """A rank's end: it looks for requests by itself, since a collective would time out while the search is thinking."""
+
+    def __init__(self, group: int) -> None:
+        from torch.distributed import TCPStore
+
+        self._store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        launch = os.environ["NEMO_DEMIX_WORLD"].split("/")[1]
+        self._prefix = f"launch/{launch}/group/{group}"
+        self._index = -1
+
+    def next(self) -> Request | None:
+        """See `nemo_demix.search.proxies.groups.Channel`."""
+        self._index += 1
+        key = f"{self._prefix}/request/{self._index}"
+        for waited in itertools.count():
+            if self._store.check([key]):
+                request: Request | None = json.loads(self._store.get(key))
+                return request
+            time.sleep(_POLL_S if waited < 100 else _IDLE_POLL_S)
+        raise AssertionError("unreachable")
+
+    def reply(self, reply: Reply) -> None:
+        """See `nemo_demix.search.proxies.groups.Channel`."""
+        told, array = reply
+        if array is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            key = f"{self._prefix}/array/{self._index}"
+            self._store.set(key, buffer.getvalue())  # type: ignore[arg-type]  # bytes are taken as they are
+        told = {**told, "has_array": array is not None}
+        self._store.set(f"{self._prefix}/reply/{self._index}", json.dumps(told))

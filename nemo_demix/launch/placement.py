@@ -1,0 +1,102 @@
+"""Which agent starts which ranks, and which ranks work together."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from nemo_demix.config import DemixConfig, ParallelConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.launch.team import Member
+from nemo_demix.runtime.ranks import world_size
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Ranks in agent order; groups of consecutive ranks, each a world of its own."""
+
+    num_agents: int
+    num_ranks: int  # of all groups
+    num_groups: int
+
+    @property
+    def group_size(self) -> int:
+        """Ranks of a group."""
+        return self.num_ranks // self.num_groups
+
+    def ranks_of(self, agent: int) -> range:
+        """The ranks that an agent starts, counted over all groups."""
+        each = self.num_ranks // self.num_agents
+        return range(agent * each, (agent + 1) * each)
+
+    def group_of(self, rank: int) -> int:
+        """The group that a rank is in."""
+        return rank // self.group_size
+
+    def to_json(self) -> dict[str, int]:
+        """As it is sent to the agents."""
+        return asdict(self)
+
+
+def place(parallel: ParallelConfig, num_groups: int, members: Sequence[Member]) -> Placement:
+    """Spread the ranks of a configuration over a team.
+
+    Raises:
+        ConfigError: if they do not divide, or the team's hosts are not the configured nodes; with the arithmetic.
+    """
+    num_ranks = world_size(parallel)
+    layout = f"parallel.tensor={parallel.tensor} x pipeline={parallel.pipeline} x data={parallel.data} = {num_ranks}"
+    if len(members) == 1 and parallel.nodes > 1:
+        raise ConfigError(
+            f"parallel.nodes={parallel.nodes}: one process on one machine starts one node's ranks; start this stage by "
+            f"`srun --nodes={parallel.nodes} --ntasks-per-node=1 nemo-demix ...` (slurm/*.sbatch do), or set "
+            "parallel.nodes=1"
+        )
+    if num_ranks % len(members):
+        raise ConfigError(
+            f"{layout} ranks do not divide over the {len(members)} processes that srun or torchrun started; start one "
+            f"process a node, or one a rank ({num_ranks})"
+        )
+    hosts = {member.host for member in members}
+    if len(members) > 1 and len(hosts) != parallel.nodes:
+        raise ConfigError(
+            f"parallel.nodes={parallel.nodes}, but the {len(members)} processes are on {len(hosts)} node(s) "
+            f"({', '.join(sorted(hosts)[:4])}{', ...' if len(hosts) > 4 else ''}); {layout} ranks: set "
+            f"parallel.nodes={len(hosts)} and the layout for it, or ask for {parallel.nodes} node(s)"
+        )
+    return Placement(len(members), num_ranks, num_groups)
+
+
+def search_groups(config: DemixConfig) -> int:
+    """How many groups of ranks score proxies: as many as there can be unless `search.groups` says otherwise.
+
+    Raises:
+        ConfigError: if so many groups do not divide the ranks.
+    """
+    parallel = config.parallel
+    # Experts beyond the tensor ranks are spread over data ranks, which must then stay together.
+    num_groups = config.search.groups or parallel.data // max(1, parallel.expert // parallel.tensor)
+    group_layout(parallel, num_groups)
+    return num_groups
+
+
+def group_layout(parallel: ParallelConfig, num_groups: int) -> ParallelConfig:
+    """The layout of one of so many groups: tensor and pipeline as they are, data divided between the groups.
+
+    Raises:
+        ConfigError: if the groups do not divide the data-parallel ranks, or a group would share a node unevenly.
+    """
+    if num_groups < 1 or parallel.data % num_groups:
+        raise ConfigError(
+            f"search.groups={num_groups}: expected a divisor of parallel.data={parallel.data}; each group has "
+            f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x data/groups ranks"
+        )
+    per_node = world_size(parallel) // parallel.nodes
+    group = replace(parallel, data=parallel.data // num_groups, nodes=1)
+    size = world_size(group)
+    if size > per_node:
+        if size % per_node:
+            raise ConfigError(
+                f"search.groups={num_groups}: a group of {size} ranks covers no whole number of nodes with {per_node} "
+                "ranks each; choose another number of groups"
+            )
+        group = replace(group, nodes=size // per_node)
+    return group

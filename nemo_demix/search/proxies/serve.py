@@ -1,0 +1,58 @@
+"""The ranks' side of proxies: requests in, evaluations out. Imports NeMo: for ranks only."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ScoreError
+from nemo_demix.runtime.ranks import Ranks
+from nemo_demix.search.proxies.base import LiveModel
+from nemo_demix.search.proxies.groups import Reply, Request
+from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.predictions import score_components
+from nemo_demix.search.proxies.trained import TrainedProxies
+from nemo_demix.training.jobs import TrainJob
+
+
+class Channel(Protocol):
+    """A rank's end of what a group is asked."""
+
+    def next(self) -> Request | None:
+        """The next request, the same on every rank of the group; None: there will be no more."""
+
+    def reply(self, reply: Reply) -> None:
+        """Answer it; on rank 0."""
+
+
+def serve(
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], ranks: Ranks, channel: Channel
+) -> None:
+    """Serve requests until there are no more. Collective: every rank of the group."""
+    live = LiveModel(config, manifest, ranks)
+    makers: dict[str, MergedProxies | TrainedProxies] = {}
+
+    def answer(request: Request) -> Reply:
+        kind, uses = request["kind"], request["uses"]
+        if kind == "predictions":
+            score_components(config, manifest, components, live, uses)
+            return {}, None
+        if kind not in makers:
+            makers[kind] = (
+                MergedProxies(config, manifest, components, live)
+                if kind == "merge"
+                else TrainedProxies(config, manifest, sum(config.search.iterations), live)
+            )
+        if request["announce"]:
+            makers[kind].announce(request["announce"])
+        found = makers[kind].evaluate(request["weights"], live.suite(uses))
+        told = {"merge_time_s": found.merge_time_s, "score_time_s": found.score_time_s}
+        return told | {"train_time_s": found.train_time_s, "num_tokens": found.num_tokens}, found.bits_R
+
+    while (request := channel.next()) is not None:
+        try:
+            reply = answer(request)
+        except ScoreError as error:  # every rank finds the same; this proxy failed, the others need not
+            reply = {"error": str(error)}, None
+        if ranks.is_main:
+            channel.reply(reply)

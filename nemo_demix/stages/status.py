@@ -1,0 +1,171 @@
+"""`status`: the stages of a run, their jobs, how far they are and when they will be done, by files and by Slurm."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nemo_demix.artifacts import read_json
+from nemo_demix.cluster import slurm
+from nemo_demix.cluster.job_log import JobLog, task_name
+from nemo_demix.config import DemixConfig
+from nemo_demix.stages.launch import job_log
+from nemo_demix.stages.pipeline import PipelineStage, pipeline
+
+_ROLES = {"base": "base", "components": "component", "references": "reference", "final": "final"}
+_RECENT_PROXIES = 16  # whose pace is taken for that of the rest
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far work is."""
+
+    text: str
+    remaining_s: float | None = None  # at the present pace; None: not known
+
+
+def status_stage(config: DemixConfig) -> None:
+    """Print a row a stage. Where there is no Slurm, files alone say what they know."""
+    log = job_log(config)
+    table = Table(title=f"{config.run_dir}", title_justify="left")
+    for heading in ("stage", "state", "jobs", "progress", "ETA"):
+        table.add_column(heading)
+    stages = pipeline(config)
+    for stage in stages:
+        progress = stage_progress(stage)
+        states, jobs = stage_jobs(stage, log)
+        running = not stage.is_done and "RUNNING" in states
+        table.add_row(
+            stage.name,
+            escape("done" if stage.is_done else states or "to do"),
+            jobs,
+            progress.text,
+            _duration(progress.remaining_s) if running or (not states and progress.remaining_s) else "",
+        )
+    console = Console(width=118)
+    console.print(table)
+    if not slurm.has_slurm():
+        console.print("No Slurm here (squeue is not on PATH): files alone; what of the rest is queued is not known.")
+
+
+def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
+    """What the jobs of a stage are doing, and their names: of each model the last job that was submitted."""
+    states: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
+    indices: Sequence[int | None] = (None,) if stage.models is None else range(len(stage.models))
+    for index, done in zip(indices, stage.done, strict=True):
+        found = log.latest(stage.name, index)
+        if found is None:
+            states["done" if done else "to do"] += 1
+            continue
+        job, state = found
+        names.setdefault(job.job, []).append(task_name((job.job, index)))
+        if done:
+            states["done"] += 1
+        elif state is None:
+            states["unknown to Slurm" if log.states or slurm.has_slurm() else "submitted"] += 1
+        else:
+            states[f"{state.state} ({state.reason})" if state.state == "PENDING" else state.state] += 1
+    if not names and not any(stage.done):
+        return "", ""
+    jobs = ", ".join(job if len(tasks) == len(stage.done) else ", ".join(tasks) for job, tasks in names.items())
+    if stage.models is None:
+        return next(iter(states)), jobs
+    return ", ".join(f"{count} {state}" for state, count in states.items()), jobs
+
+
+def stage_progress(stage: PipelineStage) -> Progress:
+    """How far a stage is, by its files."""
+    config = stage.config
+    if stage.is_done:
+        return Progress("" if stage.models is None else f"{len(stage.models)} models")
+    if stage.name in _ROLES:
+        folder = config.run_dir / "models" / _ROLES[stage.name]
+        names = stage.models or (("base",) if stage.name == "base" else _folders(folder))
+        return _of_models([folder / name for name in names])
+    if stage.name == "search":
+        return _of_search(config)
+    return Progress("")
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def _of_models(folders: Sequence[Path]) -> Progress:
+    """Steps of those that are being trained; several at a time end when the last of them does."""
+    parts = [found for folder in folders if (found := model_progress(folder)) is not None]
+    done = sum((folder / "record.json").exists() for folder in folders)
+    trained = f"{done}/{len(folders)} models" if len(folders) > 1 else ""
+    text = ", ".join(filter(None, (trained, *(part.text for part in parts))))
+    times = [part.remaining_s for part in parts if part.remaining_s is not None]
+    return Progress(text, max(times, default=None) if len(parts) + done == len(folders) else None)
+
+
+def model_progress(folder: Path) -> Progress | None:
+    """Steps done of a model that is being trained, and the time that the others need; None where none is.
+
+    The pace is that since the training was started last, from the checkpoint that it resumed from.
+    """
+    claim, losses = folder / "job.json", folder / "losses.jsonl"
+    if (folder / "record.json").exists() or not claim.exists() or not losses.exists():
+        return None
+    total = int(read_json(claim)["num_steps"])
+    step = _last_step(losses)
+    started, now = claim.stat().st_mtime, losses.stat().st_mtime
+    saved = [(path.stat().st_mtime, int(path.name[5:])) for path in folder.glob("checkpoints/step_????????")]
+    before = [number for saved_at, number in saved if saved_at <= started]
+    # Where the checkpoint that it started from is gone, the first one since will do.
+    since = (started, max(before, default=0)) if before or not saved else min(saved)
+    pace = (now - since[0]) / (step - since[1]) if step > since[1] and now > since[0] else None
+    return Progress(f"{folder.name} step {step:,}/{total:,}", pace * (total - step) if pace is not None else None)
+
+
+def _of_search(config: DemixConfig) -> Progress:
+    """Proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
+    path = config.run_dir / "search" / "scores.jsonl"
+    rows = _rows(path) if path.exists() else []
+    if not rows:
+        return Progress("")
+    rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
+    total = _num_proxies(config)
+    recent = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows[-_RECENT_PROXIES:]]
+    left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
+    return Progress(f"{len(rows)}/{total} proxies", left * sum(recent) / len(recent))
+
+
+def _num_proxies(config: DemixConfig) -> int:
+    from nemo_demix.search.space import strategy_space
+    from nemo_demix.search.strategies import Problem, build_strategy
+    from nemo_demix.stages.models import load_manifest
+
+    return build_strategy(
+        Problem(config.search, strategy_space(config, load_manifest(config)), config.seed)
+    ).num_proxies
+
+
+def _last_step(losses: Path) -> int:
+    """The step of the last whole line; the file has a line a step, so only its end is read."""
+    with open(losses, "rb") as file:
+        file.seek(max(0, losses.stat().st_size - 4096))
+        lines = file.read().split(b"\n")[:-1]
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a file that may be growing."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
