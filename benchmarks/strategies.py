@@ -104,8 +104,17 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
     references = [row["scores"] for row in rows if row["kind"] == "reference" and "_seed" not in row["name"]]
     summary: dict[str, Any] = {"num_references": len(references)}
     noise: list[float] = []
+    # The data order moves all strategies alike, so strategies are compared within one.
+    plain = [macro for _, macro in sorted(_macros(rows, "proportional").items())]
+    reference_macros = [float(np.mean(list(scores.values()))) for scores in references]
     for strategy in STRATEGIES:
         models = [row["scores"] for row in rows if row["kind"] == "model" and row["strategy"] == strategy]
+        by_seed = [macro for _, macro in sorted(_macros(rows, strategy).items())]
+        differences = np.subtract(by_seed, plain)
+        for seed, difference in zip(SEEDS, differences, strict=True):
+            summary[f"minus_proportional_{strategy}_seed{seed}"] = round(float(difference), 4)
+        # References have the first data order.
+        summary[f"rank_of_macro_{strategy}"] = 1 + sum(other < by_seed[0] for other in reference_macros)
         ranks = [
             np.mean([1 + sum(other[capability] < score for other in references) for capability, score in model.items()])
             for model in models
@@ -115,7 +124,6 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
         summary[f"rank_macro_{strategy}"] = round(float(np.mean(ranks)), 2)
         summary[f"bits_macro_{strategy}"] = round(float(np.mean(macros)), 5)
     summary["bits_std_between_seeds"] = round(float(np.sqrt(np.mean(noise))), 5)
-    reference_macros = [float(np.mean(list(scores.values()))) for scores in references]
     summary["bits_best_reference"] = round(min(reference_macros), 5)
     summary["bits_median_reference"] = round(float(np.median(reference_macros)), 5)
     for label in SETTLE:
@@ -124,6 +132,12 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
         pairs = [np.abs(np.subtract(one, two)).sum() / 2 for i, one in enumerate(shares) for two in shares[i + 1 :]]
         summary[f"settle_{label}_share_apart"] = round(float(np.mean(pairs)), 4)  # of the data, between seeds
     return summary
+
+
+def _macros(rows: list[dict[str, Any]], strategy: str) -> dict[int, float]:
+    """Mean over capabilities of the models trained on a strategy's mixture, by data order."""
+    found = [row for row in rows if row["kind"] == "model" and row["strategy"] == strategy]
+    return {row["seed"]: float(np.mean(list(row["scores"].values()))) for row in found}
 
 
 def main() -> None:
