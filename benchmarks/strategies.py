@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from _provenance import RESULTS, finish
 from _study import RECIPE, branch, nemo_demix, values
+from scipy import stats
 
 from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig, load_resolved
@@ -104,6 +105,7 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
     references = [row["scores"] for row in rows if row["kind"] == "reference" and "_seed" not in row["name"]]
     summary: dict[str, Any] = {"num_references": len(references)}
     noise: list[float] = []
+    paired: list[float] = []  # variances of the differences between data orders
     # The data order moves all strategies alike, so strategies are compared within one.
     plain = [macro for _, macro in sorted(_macros(rows, "proportional").items())]
     reference_macros = [float(np.mean(list(scores.values()))) for scores in references]
@@ -113,6 +115,8 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
         differences = np.subtract(by_seed, plain)
         for seed, difference in zip(SEEDS, differences, strict=True):
             summary[f"minus_proportional_{strategy}_seed{seed}"] = round(float(difference), 4)
+        if strategy != "proportional":
+            paired.append(float(np.var(differences, ddof=1)))
         # References have the first data order.
         summary[f"rank_of_macro_{strategy}"] = 1 + sum(other < by_seed[0] for other in reference_macros)
         ranks = [
@@ -123,6 +127,10 @@ def analyse(rows: list[dict[str, Any]]) -> dict[str, Any]:
         noise.append(float(np.var(macros, ddof=1)))
         summary[f"rank_macro_{strategy}"] = round(float(np.mean(ranks)), 2)
         summary[f"bits_macro_{strategy}"] = round(float(np.mean(macros)), 5)
+    # 95 %, of a strategy's mean difference; the spread between data orders is pooled over the strategies.
+    degrees = len(paired) * (len(SEEDS) - 1)
+    half_width = stats.t.ppf(0.975, degrees) * np.sqrt(np.mean(paired) / len(SEEDS))
+    summary["minus_proportional_half_width"] = round(float(half_width), 4)
     summary["bits_std_between_seeds"] = round(float(np.sqrt(np.mean(noise))), 5)
     summary["bits_best_reference"] = round(min(reference_macros), 5)
     summary["bits_median_reference"] = round(float(np.median(reference_macros)), 5)
