@@ -20,14 +20,28 @@ STAMP := .venv/.installed
 # -qq: pip's warnings about pages it skips run to hundreds of lines; errors still show.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
-.PHONY: quickstart test check fix bench venv clean
+.PHONY: quickstart test slurm check fix bench venv clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
 	$(BIN)/nemo-demix run --config-name quickstart $(RUN_ARGS)
 
-test: $(STAMP)
+test: $(STAMP) slurm
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The Slurm that tests/cluster starts. Where it cannot be installed they skip, and say why.
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libslurm-dev gcc libc6-dev shellcheck \
+    slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core
+slurm:
+	@export PATH="$$PATH:/usr/sbin" DEBIAN_FRONTEND=noninteractive missing=""; \
+	for program in slurmctld slurmd munged sbatch slurmdbd mariadbd gcc shellcheck; do \
+	    command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
+	test -n "$$missing" || exit 0; \
+	install="apt-get install -qq -y --no-install-recommends $(SLURM_PACKAGES)"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing a Slurm for tests/cluster ..."; { apt-get -qq update && $$install; } >/dev/null || true; \
+	else echo "Tests of the cluster will be skipped for want of$$missing; on Debian, as root: $$install"; fi
 
 # All four always run, so that one call shows everything there is to mend.
 check: $(STAMP)

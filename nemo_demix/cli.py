@@ -180,8 +180,7 @@ def main() -> None:
 
 
 def _lead(team: Team, stage: str) -> None:
-    """Run the command, and let the team's other processes go with its exit code."""
-    code = 1
+    """Run the command, and let the team's other processes go."""
     try:
         if team.cohort.size > 1:
             try:
@@ -189,12 +188,8 @@ def _lead(team: Team, stage: str) -> None:
             except DemixError as error:
                 fail(str(error))
         _main(stage)
-        code = 0
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-        raise
     finally:
-        team.end(code)
+        team.end()
 
 
 def _main(stage: str) -> None:

@@ -40,7 +40,7 @@ def judge_memory(
                 per_node = own.parallel.tensor * own.parallel.pipeline * own.parallel.data // own.parallel.nodes
                 if per_node * total > machine_gib * GIB:
                     verdict.warnings.append(
-                        f"{stage}: {per_node} ranks need about {per_node * total / GIB:.1f} GiB here together, of "
+                        f"{stage}: {per_node} rank(s) need about {per_node * total / GIB:.1f} GiB here together, of "
                         f"{machine_gib:.1f}: {remedy}"
                     )
                 continue
@@ -78,7 +78,8 @@ def _estimates(
     shape = model_shape(search_config, size)
     assert shape is not None
     merge, count = config.merge, len(config.datasets)
-    method = build_method(merge.method, merge.parameters, merge.seed, count, has_base=True)
+    # A run with one dataset is not the doctor's to refuse.
+    method = build_method(merge.method, merge.parameters, merge.seed, max(2, count), has_base=True)
     search = search_memory(search_config, shape, count, isinstance(method, DeltaMethod), bool(method.uses_base), on_gpu)
     yield (
         "search", search_config, search.total, str(search),

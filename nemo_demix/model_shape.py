@@ -26,6 +26,7 @@ class ModelShape:
         num_positions: Of learned position embeddings; 0: there are none.
         norm_parameters: Of a normalisation of one element: 1 (RMSNorm), 2 with a bias (LayerNorm).
         recompute: none | selective | full: which activations are computed again in the backward pass.
+        even_stages: Every pipeline stage has as many layers, so their number has to divide.
     """
 
     num_layers: int
@@ -47,6 +48,7 @@ class ModelShape:
     num_positions: int = 0
     norm_parameters: int = 1
     recompute: str = "none"
+    even_stages: bool = True
 
     @property
     def heads_size(self) -> int:
@@ -84,7 +86,7 @@ class ModelShape:
         Megatron splits matrices over tensor ranks, layers over pipeline stages and experts over `parallel.expert`;
         normalisations, routers and position embeddings are on every tensor rank.
         """
-        tensor, layers = parallel.tensor, self.num_layers // parallel.pipeline
+        tensor, layers = parallel.tensor, -(-self.num_layers // parallel.pipeline)
         dense = layers * (self._split_of_layer // tensor + self._whole_of_layer)
         table = self.vocab_size * self.hidden_size // tensor
         first = table + self.num_positions * self.hidden_size
@@ -139,7 +141,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape:
     """The shape that the attributes of a Megatron model configuration describe.
 
     Args:
-        values: Of the attributes in `ATTRIBUTES`, by name.
+        values: Of the attributes in `ATTRIBUTES` and `UNEVEN`, by name.
     """
     heads, experts = values["num_attention_heads"], values["num_moe_experts"] or 0
     hidden = values["hidden_size"]
@@ -165,6 +167,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape:
         num_positions=values["seq_length"] if learned else 0,
         norm_parameters=1 if values["normalization"] == "RMSNorm" else 2,
         recompute=values["recompute_granularity"] or "none",
+        even_stages=not any(values[name] for name in UNEVEN),
     )
 
 
@@ -173,6 +176,11 @@ ATTRIBUTES = (
     "gated_linear_unit share_embeddings_and_output_weights qk_layernorm add_qkv_bias add_bias_linear normalization "
     "position_embedding_type num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size "
     "recompute_granularity"
+).split()
+# Of the model's configuration or the strategy's: one that is set makes Megatron's stages differ in their layers.
+UNEVEN = (
+    "account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split num_layers_in_first_pipeline_stage "
+    "num_layers_in_last_pipeline_stage pipeline_model_parallel_layout"
 ).split()
 
 
@@ -185,7 +193,7 @@ def check_layout(shape: ModelShape, parallel: ParallelConfig) -> None:
     for key, size, what, count in (
         ("tensor", parallel.tensor, "attention heads", shape.num_heads),
         ("tensor", parallel.tensor, "key and value heads (query groups)", shape.num_query_groups),
-        ("pipeline", parallel.pipeline, "layers", shape.num_layers),
+        ("pipeline", parallel.pipeline if shape.even_stages else 1, "layers", shape.num_layers),
     ):
         if count % size:
             raise ConfigError(f"parallel.{key}={size}: expected a divisor of the model's {count} {what}")

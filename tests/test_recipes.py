@@ -1,24 +1,40 @@
 """Every recipe composes, and every NeMo recipe object that it names builds, for every role."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 from hydra import compose, initialize_config_dir
 
 from nemo_demix.cli import recipes_folder
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
+from nemo_demix.runtime.ranks import world_size
+from nemo_demix.stages.pipeline import stage_config
 from tests.helpers import run_program
 
 RECIPES = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+ON_GPUS = ["llama3_8b", "qwen3_1p7b", "qwen3_30b_a3b", "qwen3_8b_final"]
 
 
-@pytest.fixture(autouse=True)
-def data_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEMIX_DATA", "/data")
+@pytest.fixture(autouse=True, scope="module")
+def data_root() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEMIX_DATA", "/data")
+        patch.delenv("DEMIX_RUNS", raising=False)
+        yield
 
 
-def composed(name: str) -> DemixConfig:
+@pytest.fixture(scope="module")
+def built(data_root: None) -> dict[str, Any]:
+    """What NeMo and Megatron made of every recipe, by `<recipe>/<role>/<model>`."""
+    return run_program("build_recipes", *RECIPES)
+
+
+def composed(name: str, *overrides: str) -> DemixConfig:
     register_schema()
     with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
-        return to_dataclasses(compose(name, overrides=["hydra.searchpath=[pkg://nemo_demix.conf]"]))
+        return to_dataclasses(compose(name, overrides=["hydra.searchpath=[pkg://nemo_demix.conf]", *overrides]))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -30,25 +46,67 @@ def test_it_composes(name: str) -> None:
     assert {dataset.capability for dataset in config.datasets.values()} == {"general", "math", "code"}
 
 
-def test_its_nemo_objects_build() -> None:
-    built = run_program("build_recipes", *RECIPES)
-    for name in RECIPES:
-        config = composed(name)
-        roles = {"base/base": config.base, "component/math_1": config.components, "final/mixture": config.final}
-        for key, role in roles.items():
-            found = built[f"{name}/{key}"]
-            assert found["max_lr"] == role.max_lr
-            assert found["min_lr"] == pytest.approx(role.max_lr * role.min_lr_ratio)
-            assert found["max_steps"] == role.num_tokens // (found["global_batch_size"] * found["seq_length"])
-            assert found["tensor"] == config.parallel.tensor
-        assert built[f"{name}/component/math_1"]["paths"] == ["0.5", "/general", "0.5", "/math_1"]
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_nemo_objects_build(built: dict[str, Any], name: str) -> None:
+    config = composed(name)
+    roles = {
+        "base/base": config.base,
+        "component/math_1": config.components,
+        "reference/r_0": config.components,
+        "final/mixture": config.final,
+    }
+    for key, role in roles.items():
+        found = built[f"{name}/{key}"]
+        assert found["max_lr"] == role.max_lr
+        assert found["min_lr"] == pytest.approx(role.max_lr * role.min_lr_ratio)
+        assert found["max_steps"] == role.num_tokens // (found["global_batch_size"] * found["seq_length"])
+        assert found["layout"].items() <= asdict(config.parallel).items()
+        assert found["ranks"] == world_size(config.parallel)
+        assert found["context"] == 1  # Llama's factory sets 2, for which no process groups are made
+        assert (found["optimizer"], found["weight_decay"]) == ("adam", 0.1)
+        assert found["precision"] == (None if config.train.precision == "32" else config.train.precision)
+    assert built[f"{name}/component/math_1"]["paths"] == ["0.5", "/general", "0.5", "/math_1"]
 
 
-def test_the_papers_setup() -> None:
+@pytest.mark.parametrize("name", RECIPES)
+def test_parameters_are_counted_as_megatron_has_them(built: dict[str, Any], name: str) -> None:
+    found = built[f"{name}/parameters"]
+    assert found["counted"] == found["built"]
+
+
+def test_the_models_are_the_published_ones(built: dict[str, Any]) -> None:
+    """Parameters of the checkpoints on Hugging Face."""
+    published = {
+        "qwen3_1p7b": 1_720_574_976,
+        "qwen3_8b_final": 8_190_735_360,
+        "llama3_8b": 8_030_261_248,
+        "qwen3_30b_a3b": 30_532_122_624,
+    }
+    assert {name: built[f"{name}/parameters"]["built"] for name in ON_GPUS} == published
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_it_fills_whole_nodes_of_eight_gpus(name: str) -> None:
+    config = composed(name)
+    for stage in ("base", "search", "final"):
+        parallel = stage_config(config, stage).parallel
+        assert world_size(parallel) == 8 * parallel.nodes
+        assert max(parallel.tensor, parallel.expert) <= 8  # these talk most, and are ranks in a row: one node's
+
+
+def test_the_papers_setup(built: dict[str, Any]) -> None:
     """DeMix §3: 30B tokens a component, half general, batches of 512 x 8192, 3e-4 by a cosine to 20 %."""
     config = composed("qwen3_1p7b")
     assert config.components.num_tokens == 30_000_000_000
     assert (config.components.beta, config.components.max_lr, config.components.min_lr_ratio) == (0.5, 3e-4, 0.2)
     assert (config.train.global_batch_size, config.train.seq_length) == (512, 8192)
-    found = run_program("build_recipes", "qwen3_1p7b")["qwen3_1p7b/component/code_1"]
-    assert found["num_layers"] == 28
+    assert built["qwen3_1p7b/component/code_1"]["num_layers"] == 28
+
+
+def test_the_final_run_at_8b_takes_the_mixture_that_1p7b_found() -> None:
+    config = composed("qwen3_8b_final", "runs_dir=/shared/runs")
+    assert config.search.strategy == "heuristic"
+    assert config.search.heuristic_from == str(
+        composed("qwen3_1p7b", "runs_dir=/shared/runs").run_dir / "search/mixture.json"
+    )
+    assert set(config.datasets) == set(composed("qwen3_1p7b").datasets)

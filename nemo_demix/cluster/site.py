@@ -38,7 +38,8 @@ def load_site(path: str | None, scripts: Path) -> Site:
         ClusterError: if the file cannot be read, leaves a name empty, or sets one of two that belong together.
     """
     # What an allocation around this process set is meant for its own steps.
-    outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+    kept = ("SLURM_CONF", "SLURM_JWT")
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in kept}
     environment = outer if path is None else _sourced(Path(path), outer)
     where = path or "the environment"
     if empty := sorted(name for name, value in environment.items() if name.startswith(_OURS) and not value.strip()):

@@ -123,7 +123,7 @@ def _from_squeue(jobs: Sequence[str]) -> States:
 
 
 def _from_sacct(jobs: Sequence[str]) -> States:
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--array", f"--jobs={','.join(jobs)}"]
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(jobs)}"]
     try:
         rows = _client([*command, "--format=JobID,State,Start,JobName"]).splitlines()
     except ClusterError:

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def follow(team: Team) -> int:
-    """Serve the leader until it ends; returns its exit code, or 1 where it was lost."""
+    """Serve the leader until it ends; returns 0, or 1 where it was lost.
+
+    The command's exit code is the leader's alone: an agent that failed with it, and sooner, would have srun kill it.
+    """
     # Slurm sends these to every task of a step. What they mean for the ranks is the leader's to say.
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
@@ -28,7 +31,7 @@ def follow(team: Team) -> int:
                 time.sleep(POLL_S)
             if "end" in message:
                 team.store.add("left", 1)
-                return int(message["end"])
+                return 0
             _take_part(team, number, message)
     except RuntimeError as error:  # of the store: its host is gone
         logger.debug("the leader was lost: %s", error)

@@ -9,7 +9,7 @@ that one port is enough for everything. A command started by neither torchrun no
 Keys of the store:
 
     agent/<i>                host, clock and place of an agent, once
-    launch/<n>               what to start, or {"end": exit code}
+    launch/<n>               what to start, or {"end": true}
     launch/<n>/order/<i>     from the leader: a signal for the ranks, or for those of one group
     launch/<n>/event/<i>     from the agents: a rank that ended
 """
@@ -150,10 +150,10 @@ class Team:
         """Put a JSON value into the store."""
         self.store.set(key, json.dumps(value))
 
-    def end(self, code: int) -> None:
-        """Let the agents go, with the leader's exit code; on the leader."""
+    def end(self) -> None:
+        """Let the agents go; on the leader."""
         if self.cohort.size > 1:
-            self.write(f"launch/{self.next_launch()}", {"end": code})
+            self.write(f"launch/{self.next_launch()}", {"end": True})
             deadline = time.monotonic() + 10
             # The store ends with this process: wait until everyone has read it.
             while self.store.add("left", 0) < self.cohort.size - 1 and time.monotonic() < deadline:

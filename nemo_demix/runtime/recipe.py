@@ -15,7 +15,7 @@ from hydra.utils import get_object
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.model_shape import ATTRIBUTES, ModelShape, check_layout, shape_of
+from nemo_demix.model_shape import ATTRIBUTES, UNEVEN, ModelShape, check_layout, shape_of
 from nemo_demix.runtime.ranks import world_size
 
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
@@ -152,7 +152,10 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
     Raises:
         ConfigError: if the layout does not divide the model.
     """
-    shape = shape_of({name: getattr(recipe.model.config, name) for name in ATTRIBUTES})
+    model, strategy = recipe.model.config, recipe.trainer.strategy
+    values = {name: getattr(model, name) for name in ATTRIBUTES}
+    values |= {name: getattr(model, name, None) or getattr(strategy, name, None) for name in UNEVEN}
+    shape = shape_of(values)
     check_layout(shape, config.parallel)
     return shape
 

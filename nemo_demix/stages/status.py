@@ -1,6 +1,7 @@
 """`status`: the stages of a run, their jobs, how far they are and when they will be done, by files and by Slurm."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
 _ROLES = {"base": "base", "components": "component", "references": "reference", "final": "final"}
 _RECENT_PROXIES = 16  # whose pace is taken for that of the rest
+_STALE_S = 900.0  # files that have not grown for so long are of nothing that runs
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def status_stage(config: DemixConfig) -> None:
             escape("done" if stage.is_done else states or "to do"),
             jobs,
             progress.text,
-            _duration(progress.remaining_s) if running or (not states and progress.remaining_s) else "",
+            _duration(progress.remaining_s) if running or not states else "",
         )
     console = Console(width=118)
     console.print(table)
@@ -122,7 +124,8 @@ def model_progress(folder: Path) -> Progress | None:
     before = [number for saved_at, number in saved if saved_at <= started]
     # Where the checkpoint that it started from is gone, the first one since will do.
     since = (started, max(before, default=0)) if before or not saved else min(saved)
-    pace = (now - since[0]) / (step - since[1]) if step > since[1] and now > since[0] else None
+    runs = step > since[1] and now > since[0] and not _is_stale(losses)
+    pace = (now - since[0]) / (step - since[1]) if runs else None
     return Progress(f"{folder.name} step {step:,}/{total:,}", pace * (total - step) if pace is not None else None)
 
 
@@ -136,7 +139,8 @@ def _of_search(config: DemixConfig) -> Progress:
     total = _num_proxies(config)
     recent = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows[-_RECENT_PROXIES:]]
     left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
-    return Progress(f"{len(rows)}/{total} proxies", left * sum(recent) / len(recent))
+    remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)
+    return Progress(f"{len(rows)}/{total} proxies", remaining_s)
 
 
 def _num_proxies(config: DemixConfig) -> int:
@@ -147,6 +151,10 @@ def _num_proxies(config: DemixConfig) -> int:
     return build_strategy(
         Problem(config.search, strategy_space(config, load_manifest(config)), config.seed)
     ).num_proxies
+
+
+def _is_stale(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _STALE_S
 
 
 def _last_step(losses: Path) -> int:

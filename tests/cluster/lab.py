@@ -18,14 +18,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NODES = 8
-PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libslurm-dev shellcheck"
+PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libslurm-dev gcc libc6-dev shellcheck"
 ACCOUNTING_PACKAGES = "slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core"
 _START_S = 60
 
 
 def missing(accounting: bool = False) -> str | None:
     """Why a lab cannot be started here, with the remedy; None where it can."""
-    programs = ["slurmctld", "slurmd", "munged", "sbatch", "unshare", "setpriv"]
+    programs = ["slurmctld", "slurmd", "munged", "sbatch", "unshare", "setpriv", "gcc"]
     programs += ["slurmdbd", "mariadbd", "mariadb-install-db"] if accounting else []
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if absent := [name for name in programs if shutil.which(name, path=path) is None]:

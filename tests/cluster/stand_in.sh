@@ -1,6 +1,7 @@
 #!/bin/bash
 # Stands for `nemo-demix` in jobs: writes a line a start into $STAND_IN_CALLS, then does as STAND_IN says:
-#   nothing: ends well | stopped_once: as stopped by SIGUSR1, unless restarted | stopped: always so | wait: until signalled
+#   nothing: ends well | stopped_once: as stopped by SIGUSR1, unless restarted | stopped_final: the same,
+#   in the stage `final` alone | stopped: always so | wait: until signalled
 #   fail_INDEX: array task INDEX fails (no index: jobs that are no array), until there is a file $STAND_IN_CALLS.mended
 # What ends well does STAND_IN_DO before.
 echo "task=$SLURM_PROCID/$SLURM_NTASKS restart=${SLURM_RESTART_COUNT:-0} index=${SLURM_ARRAY_TASK_ID:-}" \
@@ -11,6 +12,7 @@ trap 'exit 143' TERM
 case ${STAND_IN:-nothing} in
 nothing) ;;
 stopped_once) ((${SLURM_RESTART_COUNT:-0})) || exit 138 ;;
+stopped_final) [[ $1 != final ]] || ((${SLURM_RESTART_COUNT:-0})) || exit 138 ;;
 stopped) exit 138 ;;
 wait)
     sleep 300 &

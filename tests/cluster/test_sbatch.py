@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import HERE, PACKAGES, Lab
+from tests.cluster.lab import ACCOUNTING_PACKAGES, HERE, PACKAGES, Lab
 from tests.helpers import REPOSITORY
 
 FILES = sorted((REPOSITORY / "slurm").glob("*.sbatch"))
@@ -53,6 +53,13 @@ def output(lab: Lab, job: str) -> str:
 def test_there_is_a_file_for_every_stage_that_needs_a_cluster() -> None:
     expected = "prepare base components references verify search final merge run"
     assert sorted(NAMES) == sorted(expected.split())
+
+
+def test_make_installs_what_these_tests_need() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text().replace("\\\n", "")
+    found = re.search("^SLURM_PACKAGES := (.*)$", makefile, re.MULTILINE)
+    assert found is not None
+    assert found[1].split() == f"{PACKAGES} {ACCOUNTING_PACKAGES}".split()
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason=f"no shellcheck; on Debian: apt-get install {PACKAGES}")

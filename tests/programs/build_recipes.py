@@ -1,13 +1,21 @@
-"""Build the NeMo objects of every role of a recipe, without its data; the recipe's files need not exist."""
+"""Build the NeMo objects of every role of a recipe, without its data; the recipe's files need not exist.
+
+And count the parameters of Megatron's own model, whole, on torch's meta device, where none is allocated.
+"""
 
 import json
 import sys
+from typing import Any
 
 import fiddle as fdl
+import torch
 
 from nemo_demix.artifacts import DataManifest, DatasetRecord
 from nemo_demix.cli import recipes_folder
-from nemo_demix.config import register_schema, to_dataclasses
+from nemo_demix.config import ParallelConfig, register_schema, to_dataclasses
+from nemo_demix.runtime.model import build_model
+from nemo_demix.runtime.ranks import start_ranks, stop_ranks
+from nemo_demix.runtime.recipe import model_shape
 from nemo_demix.training.jobs import base_job, component_jobs, final_jobs, reference_jobs
 from nemo_demix.training.train import training_recipe
 
@@ -16,7 +24,8 @@ def main() -> None:
     from hydra import compose, initialize_config_dir
 
     register_schema()
-    found = {}
+    start_ranks(ParallelConfig())
+    found: dict[str, Any] = {}
     for name in sys.argv[1:]:
         with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
             config = to_dataclasses(compose(name, overrides=["hydra.searchpath=[pkg://nemo_demix.conf]"]))
@@ -34,7 +43,7 @@ def main() -> None:
         for job in jobs:
             recipe = training_recipe(config, manifest, job)
             model, optimizer = fdl.build(recipe.model.config), fdl.build(recipe.optim)
-            strategy = fdl.build(recipe.trainer.strategy)
+            layout = fdl.build(recipe.trainer.strategy).parallelism
             found[f"{name}/{job.role}/{job.name}"] = {
                 "num_layers": model.num_layers,
                 "seq_length": model.seq_length,
@@ -42,26 +51,31 @@ def main() -> None:
                 "min_lr": optimizer.lr_scheduler.min_lr,
                 "max_steps": recipe.trainer.max_steps,
                 "layout": {
-                    "tensor": strategy.parallelism.tensor_model_parallel_size,
-                    "pipeline": strategy.parallelism.pipeline_model_parallel_size,
-                    "expert": strategy.parallelism.expert_model_parallel_size,
-                    "sequence": strategy.parallelism.sequence_parallel,
+                    "tensor": layout.tensor_model_parallel_size,
+                    "pipeline": layout.pipeline_model_parallel_size,
+                    "expert": layout.expert_model_parallel_size,
+                    "sequence": layout.sequence_parallel,
                     "nodes": recipe.trainer.num_nodes,
-                    "data": recipe.trainer.num_nodes
-                    * recipe.trainer.devices
-                    // (
-                        strategy.parallelism.tensor_model_parallel_size
-                        * strategy.parallelism.pipeline_model_parallel_size
-                    ),
                 },
-                "context": strategy.parallelism.context_parallel_size,
+                "ranks": recipe.trainer.num_nodes * recipe.trainer.devices,
+                "context": layout.context_parallel_size,
                 "optimizer": optimizer.config.optimizer,
                 "weight_decay": optimizer.config.weight_decay,
                 "precision": recipe.trainer.plugins and recipe.trainer.plugins.precision,
                 "paths": recipe.data.paths,
                 "global_batch_size": recipe.data.global_batch_size,
             }
+        config.parallel = ParallelConfig()
+        shape = model_shape(config, manifest.tokenizer["vocab_size"])
+        assert shape is not None
+        with torch.device("meta"):
+            model = build_model(config, manifest)
+        found[f"{name}/parameters"] = {
+            "built": sum(parameter.numel() for parameter in model.parameters()),
+            "counted": shape.num_parameters,
+        }
     print(json.dumps(found), flush=True)
+    stop_ranks()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods.linear import Linear
 from nemo_demix.runtime.model import build_model, shards
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
+from nemo_demix.runtime.recipe import model_shape
 from nemo_demix.scoring.evaluate import request_bits
 from nemo_demix.scoring.suite import build_suite
 
@@ -54,11 +55,16 @@ def main() -> None:
         error = max(error, float((shard.view.view(shard.sizes).double() - exact).abs().max()))
     bits_R = request_bits(model, build_suite(config.suite, manifest))
     if ranks.is_main:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        print(
-            json.dumps({"error": error, "bits": bits_R.tolist(), "resident": proxies.num_bytes, "held": parameters}),
-            flush=True,
-        )
+        shape = model_shape(config, manifest.tokenizer["vocab_size"])
+        assert shape is not None
+        found = {
+            "error": error,
+            "bits": bits_R.tolist(),
+            "resident": proxies.num_bytes,
+            "held": sum(parameter.numel() for parameter in model.parameters()),
+            "counted": shape.parameters_of_rank(config.parallel).total,
+        }
+        print(json.dumps(found), flush=True)
     stop_ranks()
 
 

@@ -14,6 +14,7 @@ from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods.linear import Linear
 from nemo_demix.runtime.model import build_model, shards
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
+from nemo_demix.runtime.recipe import model_shape
 from nemo_demix.training.jobs import component_jobs
 
 
@@ -55,7 +56,10 @@ def main() -> None:
             error = (shard.view.view(shard.sizes).double() - exact).abs()
             worst_absolute = max(worst_absolute, float(error.max()))
             worst_ulp = max(worst_ulp, float((error / (magnitude * torch.finfo(torch.float32).eps + 1e-45)).max()))
-    totals = torch.tensor([one_hot_mismatches, worst_ulp, worst_absolute], dtype=torch.float64)
+    held_elements = sum(parameter.numel() for parameter in model.parameters())
+    shape = model_shape(config, manifest.tokenizer["vocab_size"])
+    assert shape is not None
+    totals = torch.tensor([one_hot_mismatches, worst_ulp, worst_absolute, held_elements], dtype=torch.float64)
     torch.distributed.all_reduce(totals, op=torch.distributed.ReduceOp.MAX)
     if torch.distributed.get_rank() == 0:
         print(
@@ -64,6 +68,10 @@ def main() -> None:
                     "one_hot_mismatches": int(totals[0]),
                     "worst_ulp": float(totals[1]),
                     "worst_absolute": float(totals[2]),
+                    "held": int(totals[3]),
+                    "resident_bytes": proxies.num_bytes,
+                    "num_components": len(paths),
+                    "counted": shape.parameters_of_rank(config.parallel).total,
                     "num_shards": len(held),
                     "num_parameters": len(covered),
                 }

@@ -1,0 +1,135 @@
+"""The whole thing on a real Slurm: real ranks on different nodes, cancelled, preempted, short of nodes and of time."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.artifacts import read_json
+from tests.cluster.lab import Lab
+from tests.helpers import REPOSITORY, fork_run, losses, run_cli
+
+TWO_NODES = ["parallel.nodes=2", "launch.max_parallel=1", "+launch.options.gpus-per-node=1"]
+
+
+@pytest.fixture
+def here(slurm: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Commands of this process talk to the lab; its jobs run this checkout."""
+    setup = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH OMP_NUM_THREADS=1"
+    variables = {"SLURM_CONF": slurm.environment["SLURM_CONF"], "DEMIX_SETUP": f"export {setup}", "HF_HUB_OFFLINE": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return slurm
+
+
+def submitted(run: Path) -> list[tuple[str, str, list[int] | None]]:
+    """Stage, job id and array indices of every job of a run."""
+    return [(job["stage"], job["job"], job["indices"]) for job in read_json(run / "launch/jobs.json")["jobs"]]
+
+
+def sbatch(*arguments: str) -> str:
+    """Submit from the repository, with this process's environment; returns the job id."""
+    command = ["sbatch", "--parsable", f"--chdir={REPOSITORY}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def logs(run: Path) -> str:
+    """What the jobs printed."""
+    return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted((run / "logs").glob("slurm/*")))
+
+
+@pytest.mark.slow
+def test_a_launched_run_cancelled_on_the_way_finds_the_mixture_of_a_local_one(
+    here: Lab, smoke_run: Path, tmp_path: Path
+) -> None:
+    """Every model has one tensor rank on each of two nodes."""
+    command = ["--config-name", "smoke", f"runs_dir={tmp_path}", *TWO_NODES]
+    run = tmp_path / "smoke"
+    components = run / "models/component"
+    run_cli("launch", *command)
+    here.wait(lambda: len(list(components.glob("*/record.json"))) >= 2, 400, "two components")
+    run_cli("cancel", *command)
+    done = len(list(components.glob("*/record.json")))
+    first = submitted(run)
+    assert [stage for stage, _, _ in first] == ["prepare", "base", "components", "search", "final"]
+
+    run_cli("launch", *command)
+    again = submitted(run)[len(first) :]
+    assert [stage for stage, _, _ in again] == ["components", "search", "final"]
+    assert again[0][2] == list(range(done, 7))
+    assert "RUNNING" in run_cli("status", *command).stdout
+    states = here.wait_until(again[-1][1], "COMPLETED", "FAILED", "CANCELLED", timeout=500)
+    assert states == ["COMPLETED"], logs(run)
+
+    mixture = "search/mixture.json"
+    assert (run / mixture).read_bytes() == (smoke_run / mixture).read_bytes()
+    for model in ("component/code_1", "final/mixture"):
+        assert losses(run / "models" / model) == losses(smoke_run / "models" / model)
+    assert "done already" in run_cli("launch", *command).stdout
+    assert len(submitted(run)) == len(first) + len(again)
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_same_model(
+    here: Lab, smoke_run: Path, tmp_path: Path
+) -> None:
+    settings = ["reference.name=long", "+reference.shares={general: 0.5, math_1: 0.5}", "reference.num_tokens=163840"]
+    settings += ["--config-name", "smoke", "train.checkpoint_every_tokens=20480"]
+    alone = fork_run(smoke_run, tmp_path / "alone", "search", "final") / "smoke"
+    run_cli("train", "role=reference", *settings, f"runs_dir={alone.parent}")
+
+    run = fork_run(smoke_run, tmp_path / "slurm", "search", "final") / "smoke"
+    model = run / "models/reference/long"
+    rows = model / "losses.jsonl"
+    options = ["--partition=low", "--nodes=2", "--gpus-per-node=1", "--array=0", f"--output={tmp_path}/out.txt"]
+    script = [str(REPOSITORY / "slurm/references.sbatch"), *settings, f"runs_dir={run.parent}", "parallel.nodes=2"]
+    job = sbatch(*options, *script)
+
+    def steps(count: int) -> None:
+        here.wait(lambda: rows.exists() and max(losses(model), default=0) >= count, 200, f"step {count}")
+
+    def restarted(times: int) -> None:
+        here.wait(lambda: f"Restarts={times} " in here.run("scontrol", "show", "job", job), 90, f"restart {times}")
+
+    try:
+        steps(25)  # a node is lost: everything there is gone at once
+        node = (
+            here.run("squeue", "-h", "-j", job, "-o", "%N").removeprefix("node[").partition("-")[0].removeprefix("node")
+        )
+        here.run("scontrol", "update", f"nodename=node{node}", "state=down", "reason=test")
+        restarted(1)
+        steps(60)  # the time is nearly up
+        here.run("scancel", "--signal=USR1", job)
+        restarted(2)
+        steps(100)  # others have the right of way
+        first = sbatch("--nodes=7", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        restarted(3)
+        here.wait_until(first, "COMPLETED")
+        assert here.wait_until(job, "COMPLETED", "FAILED", timeout=200) == ["COMPLETED"], (
+            tmp_path / "out.txt"
+        ).read_text()
+    finally:
+        here.run("scontrol", "update", "nodename=ALL", "state=resume", check=False)
+
+    assert losses(model) == losses(alone / "models/reference/long")
+    weights = "checkpoints/step_00000160/weights"
+    names = sorted(path.name for path in (model / weights).glob("*.distcp"))
+    assert names
+    for name in names:
+        assert (model / weights / name).read_bytes() == (alone / "models/reference/long" / weights / name).read_bytes()
+
+
+def test_a_second_submission_of_a_run_names_the_first(here: Lab, smoke_run: Path, tmp_path: Path) -> None:
+    run = fork_run(smoke_run, tmp_path, "search", "final", "models/component/code_1") / "smoke"
+    script = [str(REPOSITORY / "slurm/components.sbatch"), "--config-name", "smoke", f"runs_dir={tmp_path}"]
+    script += ["parallel.nodes=2", "components.num_tokens=16384"]
+    options = ["--nodes=2", "--gpus-per-node=1", "--array=4"]
+    first = sbatch(f"--output={tmp_path}/1", *options, *script)
+    here.wait(lambda: (run / ".lock.component_4").exists(), 60, "the first to hold its model")
+    second = sbatch(f"--output={tmp_path}/2", *options, *script)
+    here.wait_until(second, "FAILED")
+    assert "(component_4): in use by process" in (tmp_path / "2").read_text()
+    assert f"Slurm job {first}_4; wait for it" in (tmp_path / "2").read_text()
+    assert here.wait_until(first, "COMPLETED", "FAILED", timeout=200) == ["COMPLETED"], (tmp_path / "1").read_text()

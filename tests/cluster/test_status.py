@@ -1,0 +1,68 @@
+"""What `status` says by files alone."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.stages.status import model_progress
+from tests.helpers import run_cli
+
+
+def training(folder: Path, step: int, started_s: float, saved: dict[int, float] | None = None) -> Path:
+    """The files of a model that is being trained, 100 steps long; times are seconds ago."""
+    now = time.time()
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"num_steps": 100}))
+    rows = "".join(json.dumps({"step": number, "loss": 2.5}) + "\n" for number in range(1, step + 1))
+    (folder / "losses.jsonl").write_text(rows + '{"step": ')  # a line that is being written
+    os.utime(folder / "job.json", (now - started_s, now - started_s))
+    os.utime(folder / "losses.jsonl", (now, now))
+    for number, ago in (saved or {}).items():
+        path = folder / f"checkpoints/step_{number:08d}"
+        path.mkdir(parents=True)
+        os.utime(path, (now - ago, now - ago))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("step", "started_s", "saved", "remaining_s"),
+    [
+        (50, 100.0, None, 100.0),  # from step 0: 2 s a step
+        (50, 100.0, {30: 500.0}, 250.0),  # resumed after step 30: 20 steps in 100 s
+        (50, 100.0, {30: 60.0}, 150.0),  # what it resumed from is gone: 20 steps since the checkpoint of 60 s ago
+        (30, 100.0, {30: 500.0}, None),  # resumed, and no step yet
+    ],
+)
+def test_the_pace_is_that_since_the_last_start(
+    tmp_path: Path, step: int, started_s: float, saved: dict[int, float] | None, remaining_s: float | None
+) -> None:
+    progress = model_progress(training(tmp_path / "math_1", step, started_s, saved))
+    assert progress is not None
+    assert progress.text == f"math_1 step {step}/100"
+    assert progress.remaining_s == (None if remaining_s is None else pytest.approx(remaining_s, rel=0.02))
+
+
+def test_a_model_that_nobody_trains_has_no_eta(tmp_path: Path) -> None:
+    folder = training(tmp_path / "math_1", 50, 100.0)
+    yesterday = time.time() - 86_400
+    os.utime(folder / "losses.jsonl", (yesterday, yesterday))
+    progress = model_progress(folder)
+    assert progress is not None
+    assert progress.remaining_s is None
+    (folder / "record.json").write_text("{}")
+    assert model_progress(folder) is None
+
+
+def test_without_slurm_files_say_what_they_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training(tmp_path / "smoke/models/component/math_1", 50, 100.0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    shown = run_cli("status", "--config-name", "smoke", f"runs_dir={tmp_path}").stdout
+    assert "0/7 models, math_1 step 50/100" in shown
+    assert "No Slurm here (squeue is not on PATH): files alone" in shown
+    assert (
+        "no job of this run is queued or running"
+        in run_cli("cancel", "--config-name", "smoke", f"runs_dir={tmp_path}").stderr
+    )
