@@ -1,4 +1,4 @@
-"""Packaging lives in pyproject.toml; this file only adds the top-level recipes/ and slurm/ to a wheel, inside nemo_demix/.
+"""Packaging lives in pyproject.toml; this file only adds the top-level recipes/ and slurm/ to a wheel, in nemo_demix/.
 
 An editable install needs no copy: the code then falls back on the repository's own folders.
 """

@@ -223,7 +223,8 @@ def _merge_command(arguments: list[str]) -> None:
 def _hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
-    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge or launch.
+    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge or
+    launch.
     """
     dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]

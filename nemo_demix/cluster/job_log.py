@@ -37,6 +37,7 @@ class JobLog:
         self.path = path
         self.jobs: list[SubmittedJob] = []
         self.states: States = {}
+        self.silence: str | None = None  # why the states are not known
         if path.exists():
             try:
                 self.jobs = [SubmittedJob(**row) for row in read_json(path)["jobs"]]

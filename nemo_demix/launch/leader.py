@@ -16,9 +16,10 @@ from nemo_demix.launch import stopping
 from nemo_demix.launch.placement import Placement, group_layout, place
 from nemo_demix.launch.processes import Assignment, Ended, LocalRanks
 from nemo_demix.launch.team import POLL_S, this_team
+from nemo_demix.runtime.lifetime import STOP
 
 logger = logging.getLogger(__name__)
-_GRACE_S = 150.0  # to save a checkpoint after SIGTERM; slurm/*.sbatch ask for a warning 180 s before the time limit
+_GRACE_S = 150.0  # to save a checkpoint; slurm/*.sbatch ask for a warning 180 s before the time limit
 
 
 class RankFailure(RuntimeError):
@@ -136,7 +137,7 @@ class Running:
         if self._stopping_since is None:
             logger.info("%s: stopping", signal.Signals(number).name)
             self._stopping_since = time.monotonic()
-            self.signal(signal.SIGTERM)
+            self.signal(STOP)
         if self.all_ended or time.monotonic() - self._stopping_since > _GRACE_S:
             raise stopping.Stopped(number)
 
@@ -151,12 +152,7 @@ class Running:
         """What became of a group that failed."""
         ended = self.dead[group]
         log = self._logs / f"rank_{ended.rank}.log"
-        how = (
-            f"was killed by {signal.Signals(-ended.code).name}"
-            if ended.code < 0
-            else f"ended with exit code {ended.code}"
-        )
-        return RankFailure(f"rank {ended.rank} {how}; the end of {log}:\n{ended.tail}")
+        return RankFailure(f"rank {ended.rank} {_how(ended)}; the end of {log}:\n{ended.tail}")
 
     def close(self) -> None:
         """Kill what still runs, here and elsewhere."""
@@ -166,7 +162,11 @@ class Running:
 
     def _take(self, ended: Ended) -> None:
         self._ended[ended.rank] = ended
-        if ended.code == 0 or self._stopping_since is not None:
+        if self._stopping_since is not None:
+            if ended.code not in (0, 128 + signal.SIGTERM):
+                logger.info("rank %d %s while it was stopped", ended.rank, _how(ended))
+            return
+        if ended.code == 0:
             return
         if ended.error is not None:
             raise DemixError(ended.error)
@@ -193,3 +193,9 @@ class Running:
                 )
             found.append(Ended(**event))
         return found
+
+
+def _how(ended: Ended) -> str:
+    return (
+        f"was killed by {signal.Signals(-ended.code).name}" if ended.code < 0 else f"ended with exit code {ended.code}"
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_demix.launch.placement import Placement
+from nemo_demix.runtime.lifetime import STOP
 
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
 _STEP_VARIABLES = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
@@ -105,7 +106,7 @@ class LocalRanks:
         error, log = logs / f"error_{rank}.txt", logs / f"rank_{rank}.log"
         if code == 2 and error.exists():
             return Ended(rank, code, error.read_text(encoding="utf-8"), "")
-        if code in (0, 128 + signal.SIGTERM, -signal.SIGKILL) or not log.exists():
+        if code in (0, 128 + signal.SIGTERM, -signal.SIGKILL, -STOP) or not log.exists():
             return Ended(rank, code, None, "")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return Ended(rank, code, None, "".join(lines[-_TAIL_LINES:]))

@@ -27,7 +27,7 @@ def listen() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a first signal is only noted: ask `requested`. A second one raises at once."""
+    """Inside, signals are only noted: ask `requested`. Slurm sends some twice, for a step and for its job."""
     _State.deferred, _State.requested = True, None
     try:
         yield
@@ -41,6 +41,6 @@ def requested() -> int | None:
 
 
 def _take(number: int, frame: FrameType | None) -> None:
-    if not _State.deferred or _State.requested is not None:
+    if not _State.deferred:
         raise Stopped(number)
-    _State.requested = number
+    _State.requested = _State.requested or number

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.runtime.lifetime import StoppedEarly, die_with_parent
+from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
+    block_jobs_signals()
     _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)
 
     from nemo_demix.errors import DemixError
@@ -30,7 +31,7 @@ def main() -> None:
     try:
         _work(config_path, json.loads((logs / "task.json").read_text(encoding="utf-8")), group)
     except StoppedEarly as stopped:
-        logging.getLogger(__name__).info("%s", stopped)
+        logging.getLogger("nemo_demix.launch").info("%s", stopped)  # this module runs as __main__
         sys.stderr.flush()
         os._exit(128 + signal.SIGTERM)
     except DemixError as error:

@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 
 _PR_SET_PDEATHSIG = 1
@@ -16,21 +17,35 @@ class StoppedEarly(BaseException):
     """Work was ended at a place where it can be gone on with, as was asked: on every rank. Not an error."""
 
 
+STOP = signal.SIGUSR2  # how a rank is told to stop
+
+
+def block_jobs_signals() -> None:
+    """Keep SIGTERM and SIGUSR1 from this process and those it will start.
+
+    Slurm sends them to every process of a job; loaders and writers of data would die of them, and Lightning would end
+    each rank at a step of its own. What they mean for the ranks is the launcher's to say, by `STOP`.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    resource_tracker.ensure_running()  # where it is started later, it unblocks SIGTERM in the one that starts it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
 class StopRequest:
-    """While it is open, a first SIGTERM is only noted, in `seen`; a second one ends the process, as SIGTERM does."""
+    """While it is open, `STOP` is only noted, in `seen`; otherwise it ends the process."""
 
     def __init__(self) -> None:
         self.seen = False
 
     def __enter__(self) -> "StopRequest":
-        self._before = signal.signal(signal.SIGTERM, self._take)
+        signal.signal(STOP, self._take)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        # Ranks are told one after another: one that has stopped with the others may yet hear of it.
+        signal.signal(STOP, signal.SIG_IGN if kind is StoppedEarly else signal.SIG_DFL)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -55,9 +55,13 @@ def launch_stage(config: DemixConfig) -> None:
     if settings.dry_run:
         log = job_log(config)
         _print_dry_run(submit_missing(plan, log, site, "", dry_run=True), settings.site)
+        if log.jobs and log.silence:
+            print(f"# not known: which of the {len(log.jobs)} jobs submitted before are queued ({log.silence})")
         return
     with folder_lock(launch_folder(config), "name="):
         log = job_log(config, settle=True)
+        if log.silence and settings.through != "local":
+            raise ClusterError(log.silence)
         recipe = configuration_fingerprint(config)
         check_same_configuration(config, log, recipe)
         write_recipe(config)
@@ -78,8 +82,8 @@ def launch_stage(config: DemixConfig) -> None:
 def cancel_stage(config: DemixConfig) -> None:
     """End the run's queued and running jobs, and wait until they have ended."""
     log = job_log(config)
-    if log.jobs and not slurm.has_slurm():
-        raise ClusterError(f"no Slurm here to cancel the jobs of {log.path}")
+    if log.jobs and log.silence:
+        raise ClusterError(f"the jobs of {log.path} cannot be ended from here: {log.silence}")
     tasks = [task_name(task) for task in log.live()]
     slurm.cancel(tasks)
     logger.info("cancel: %s", f"ended {', '.join(tasks)}" if tasks else "no job of this run is queued or running")
@@ -98,16 +102,21 @@ def launch_folder(config: DemixConfig) -> Path:
 
 
 def job_log(config: DemixConfig, settle: bool = False) -> JobLog:
-    """The run's jobs, with their states where there is a Slurm."""
+    """The run's jobs, with their states where a Slurm answers; else `silence` says why not."""
     log = JobLog(launch_folder(config) / "jobs.json")
-    if slurm.has_slurm():
+    if not slurm.has_slurm():
+        log.silence = "no Slurm here: squeue is not on PATH"
+        return log
+    try:
         log.states = slurm.job_states((job.job for job in log.jobs), settle)
+    except ClusterError as error:
+        log.silence = str(error)
     return log
 
 
 def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[PlannedJob]:
     """A job a stage, also for stages that are done: their jobs may still be ending."""
-    folder, recipe = launch_folder(config), recipe_path(config)
+    recipe = recipe_path(config)
     jobs = []
     for stage in stages:
         own: LaunchJobConfig = getattr(config.launch.jobs, stage.name)
@@ -127,7 +136,7 @@ def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[P
                 indices=stage.todo,
                 max_parallel=config.launch.max_parallel,
                 options=options,
-                output=folder / "logs" / f"{stage.name}-{numbers}.out",
+                output=config.run_dir.absolute() / "logs" / "slurm" / f"{stage.name}-{numbers}.out",
             )
         )
     return jobs
@@ -226,6 +235,8 @@ def _print_outcomes(stages: Sequence[PipelineStage], outcomes: Sequence[Outcome]
         waits = ", ".join(outcome.waits_for) if outcome.submitted or outcome.attached else ""
         table.add_row(stage.name, escape(text), str(outcome.plan.nodes), waits, models)
     Console(width=118).print(table)
+    if all(stage.is_done for stage in stages) and not any(outcome.attached for outcome in outcomes):
+        print("launch: done already")
 
 
 def _attached(outcome: Outcome) -> str:

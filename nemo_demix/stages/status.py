@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import read_json
-from nemo_demix.cluster import slurm
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.stages.launch import job_log
@@ -51,8 +50,8 @@ def status_stage(config: DemixConfig) -> None:
         )
     console = Console(width=118)
     console.print(table)
-    if not slurm.has_slurm():
-        console.print("No Slurm here (squeue is not on PATH): files alone; what of the rest is queued is not known.")
+    if log.silence:
+        console.print(escape(f"By files alone; what is queued is not known ({log.silence})."))
 
 
 def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
@@ -70,7 +69,7 @@ def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
         if done:
             states["done"] += 1
         elif state is None:
-            states["unknown to Slurm" if log.states or slurm.has_slurm() else "submitted"] += 1
+            states["submitted" if log.silence else "unknown to Slurm"] += 1
         else:
             states[f"{state.state} ({state.reason})" if state.state == "PENDING" else state.state] += 1
     if not names and not any(stage.done):

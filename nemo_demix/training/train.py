@@ -35,7 +35,7 @@ def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[Train
 
     Raises:
         Diverged: on every rank, if a loss is no longer a number; the jobs before it are done.
-        StoppedEarly: on every rank, if rank 0 was told to stop (SIGTERM); the job at hand has a checkpoint.
+        StoppedEarly: on every rank, if rank 0 was told to stop; the job at hand has a checkpoint.
     Collective: every rank.
     """
     with StopRequest() as stop_request:

@@ -1,5 +1,6 @@
 """The whole thing on a real Slurm: real ranks on different nodes, cancelled, preempted, short of nodes and of time."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -113,6 +114,12 @@ def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_sa
     finally:
         here.run("scontrol", "update", "nodename=ALL", "state=resume", check=False)
 
+    said = (tmp_path / "out.txt").read_text()
+    stopped = re.findall(r"long: stopped after step (\d+), with a checkpoint", said)
+    resumed = re.findall(r"long: resuming after step (\d+)", said)
+    assert len(stopped) == 2, said  # told to by SIGUSR1, and by SIGTERM; a lost node tells no one
+    assert resumed[1:] == stopped
+    assert int(resumed[0]) % 20 == 0
     assert losses(model) == losses(alone / "models/reference/long")
     weights = "checkpoints/step_00000160/weights"
     names = sorted(path.name for path in (model / weights).glob("*.distcp"))

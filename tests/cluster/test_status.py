@@ -61,7 +61,7 @@ def test_without_slurm_files_say_what_they_know(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", "/nowhere")
     shown = run_cli("status", "--config-name", "smoke", f"runs_dir={tmp_path}").stdout
     assert "0/7 models, math_1 step 50/100" in shown
-    assert "No Slurm here (squeue is not on PATH): files alone" in shown
+    assert "By files alone; what is queued is not known (no Slurm here: squeue is not on PATH)" in shown
     assert (
         "no job of this run is queued or running"
         in run_cli("cancel", "--config-name", "smoke", f"runs_dir={tmp_path}").stderr
