@@ -190,7 +190,7 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         f"data {config.parallel.data}; {per_node} a node on {config.parallel.nodes} node(s)"
         + (f"; experts over {config.parallel.expert} of them" if config.parallel.expert > 1 else "")
     )
-    used["started by"] = "srun" if machine.slurm_job else "torchrun's API, on this machine"
+    used["started by"] = "srun" if machine.slurm_job else "the command itself, on this machine"
     problems += _batch_problems(config)
     problems += list(_node_problems(config, machine))
     if machine.gpus:

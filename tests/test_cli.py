@@ -1,6 +1,7 @@
 """The command line: what a mistake looks like, and what Hydra still does."""
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def test_hydra_sweeps(tmp_path: Path) -> None:
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     (tmp_path / "smoke").mkdir()
     with open(tmp_path / "smoke/.lock", "w") as file:
-        file.write(str(os.getpid()))
+        json.dump({"host": "here", "process": os.getpid(), "job": "7_1"}, file)
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         result = run_cli("prepare", "--config-name", "smoke", f"runs_dir={tmp_path}", expect=2)
-    assert f"in use by process {os.getpid()}" in result.stderr
+    assert f"smoke: in use by process {os.getpid()} on here, Slurm job 7_1; wait for it, or set another" in result.stderr

@@ -23,8 +23,8 @@ def main() -> None:
     # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
+    _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)  # before any process is started that would inherit it
     block_jobs_signals()
-    _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)
 
     from nemo_demix.errors import DemixError
 
@@ -74,3 +74,5 @@ def _redirect_output(path: Path, speak: bool) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # spawned by a rank
+    die_with_parent()

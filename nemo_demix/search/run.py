@@ -11,7 +11,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.scores import combined, compare, macro, score_report
+from nemo_demix.scoring.scores import Score, combined, compare, macro, score_report
 from nemo_demix.scoring.suite import PROXY_USES, benchmark_use
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity
@@ -97,7 +97,8 @@ def run_mixtures(
 
     def tell(row: Row) -> None:
         if row["status"] == "OK":
-            logger.info("%s: %.4f bits/byte, macro over capabilities", row["name"], macro(row["capabilities"]))
+            capabilities = {name: Score(**score) for name, score in row["capabilities"].items()}
+            logger.info("%s: %.4f bits/byte, macro over capabilities", row["name"], macro(capabilities))
 
     proxies = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
     score_proxies(log, partial(_reports, proxies), None, mixtures, tell)

@@ -219,7 +219,7 @@ def test_one_process_at_a_time(components: Components, tmp_path: Path) -> None:
         _wait_for(lambda: _units_done(tmp_path / "output") >= 1)
         os.kill(pid, signal.SIGSTOP)  # it stays until we have looked
         with pytest.raises(
-            ConfigError, match=rf"output: in use by process {pid}; wait for it, or set another merge\.output="
+            ConfigError, match=rf"output: in use by process {pid} on \S+; wait for it, or set another merge\.output="
         ):
             run_merge(plan_of(components, MIXTURES), tmp_path / "output")
     finally:
