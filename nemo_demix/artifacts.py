@@ -105,12 +105,14 @@ def read_json(path: Path) -> Any:
 
 
 def load_record(path: Path, kind: type[T]) -> T:
-    """Read a record back into its frozen dataclass; unknown or missing fields are refused."""
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    """Read a record back into its frozen dataclass; unknown fields, and missing ones without a default, are refused."""
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    names = {f.name for f in fields}
+    required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
     value = read_json(path)
-    if not isinstance(value, dict) or set(value) != fields:
+    if not isinstance(value, dict) or not required <= set(value) <= names:
         found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise DemixError(f"{path}: expected the fields {sorted(fields)}, found {found}; run its stage again")
+        raise DemixError(f"{path}: expected the fields {sorted(names)}, found {found}; run its stage again")
     return kind(**value)
 
 
@@ -154,6 +156,23 @@ class BenchmarkRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskRecord:
+    """The documents of a task of lm-evaluation-harness on disk, so that scoring needs no network.
+
+    JSON lines of {task, split, doc}: several tasks where a group is named, and the split that few-shot examples come
+    from beside the one that is scored.
+    """
+
+    name: str
+    capability: str
+    path: str
+    sha256: str
+    num_documents: int  # of the splits that are scored
+    source: dict[str, Any]  # the task's name, where its definition and its documents come from
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
 class DataManifest:
     """What `prepare` made; written last, so it stands for the whole stage."""
 
@@ -161,6 +180,7 @@ class DataManifest:
     datasets: dict[str, DatasetRecord]
     benchmarks: dict[str, BenchmarkRecord]
     fingerprint: str
+    tasks: dict[str, TaskRecord] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def load(path: Path) -> "DataManifest":
@@ -171,6 +191,7 @@ class DataManifest:
             datasets={name: DatasetRecord(**value) for name, value in raw.datasets.items()},  # type: ignore[arg-type]
             benchmarks={name: BenchmarkRecord(**value) for name, value in raw.benchmarks.items()},  # type: ignore[arg-type]
             fingerprint=raw.fingerprint,
+            tasks={name: TaskRecord(**value) for name, value in raw.tasks.items()},  # type: ignore[arg-type]
         )
 
 

@@ -69,14 +69,45 @@ class BenchmarkConfig:
 
 
 @dataclass
+class TaskConfig:
+    """A task, group or tag of lm-evaluation-harness, scored as the harness scores it."""
+
+    task: str = MISSING  # its name there, one of demix_* (nemo_demix/tasks/definitions), or the path of a YAML file
+    capability: str = MISSING
+    metric: str | None = None  # acc_norm, or with its filter: exact_match,strict-match; null: the task's first
+    use: str = "search"  # search: in the objective | fit: predicted, not in it | report: only judges the choice
+    num_fewshot: int | None = None  # null: the task's own
+    limit: int | None = None  # documents, a sample drawn by suite.seed, of each task of a group; null: all
+    fewshot_seed: int = 1234  # the harness's own
+    weight: float = 1.0  # in its capability's average
+    generation: dict[str, Any] = field(default_factory=dict)  # over the task's generation_kwargs: {max_gen_toks: 512}
+    data: str | None = None  # a .jsonl[.gz] file or a folder of dataset files, read in place of the task's own
+
+
+@dataclass
+class CodeConfig:
+    """Limits of a program that a model wrote (`nemo_demix/sandbox`)."""
+
+    wall_s: float = 10.0
+    memory_mib: int = 1024
+    workers: int = 2  # programs at once
+
+
+@dataclass
 class SuiteConfig:
     """What a model is scored on."""
 
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    allow_code_execution: bool = False  # programs that a model wrote are run, in the sandbox
+    code: CodeConfig = field(default_factory=CodeConfig)
+    log_samples: bool = False  # keep every document's prompt, response and metrics beside the scores
+    add_bos_token: bool = False  # before every request of a task, as lm-eval's `hf` model with the same name
     items_per_benchmark: int | None = None  # a seeded sample; null: the full set
     heldout_tokens: int = 4096  # per dataset; 0: no held-out scores
     max_length: int = 256  # tokens; a longer context is cut from its left
     batch_tokens: int = 8192  # padded tokens in one forward pass
+    generation_batch: int = 64  # prompts that are continued at once
     seed: int = 0
 
 

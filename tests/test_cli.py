@@ -72,4 +72,6 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         result = run_cli("prepare", "--config-name", "smoke", f"runs_dir={tmp_path}", expect=2)
-    assert f"smoke: in use by process {os.getpid()} on here, Slurm job 7_1; wait for it, or set another" in result.stderr
+    assert (
+        f"smoke: in use by process {os.getpid()} on here, Slurm job 7_1; wait for it, or set another" in result.stderr
+    )

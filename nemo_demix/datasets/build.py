@@ -28,6 +28,7 @@ from nemo_demix.datasets.shards import (
     write_shard,
 )
 from nemo_demix.datasets.sources import Unit, dataset_identity, dataset_units, is_megatron, source_kind
+from nemo_demix.datasets.tasks import task_identity
 from nemo_demix.datasets.workers import Workers
 from nemo_demix.errors import DatasetError
 
@@ -216,11 +217,17 @@ class DatasetBuilder:
         return _Written(counts["train"], counts["heldout"], overlap)
 
     def _overlap_fingerprints(self) -> dict[str, str]:
-        """By benchmark, what the overlap with it depends on beside the dataset."""
-        return {
-            name: fingerprint(benchmark=benchmark_identity(name, benchmark), ngram=self._config.prepare.overlap_ngram)
-            for name, benchmark in self._config.suite.benchmarks.items()
+        """By benchmark and by task, what the overlap with it depends on beside the dataset."""
+        suite, ngram = self._config.suite, self._config.prepare.overlap_ngram
+        prints = {
+            name: fingerprint(benchmark=benchmark_identity(name, benchmark), ngram=ngram)
+            for name, benchmark in suite.benchmarks.items()
         }
+        prints |= {
+            f"task/{name}": fingerprint(task=task_identity(name, task), ngram=ngram)
+            for name, task in suite.tasks.items()
+        }
+        return prints
 
     def _described(self, name: str, record: DatasetRecord) -> list[dict[str, Any]]:
         """The record's counts by source, with what each source is, its origin and its licence."""

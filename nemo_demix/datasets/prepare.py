@@ -1,7 +1,7 @@
-"""The prepare stage: text or .bin/.idx prefixes → candidate datasets, held-out splits, tokenizer and benchmarks.
+"""The prepare stage: text or .bin/.idx prefixes → candidate datasets, held-out splits, tokenizer, benchmarks and tasks.
 
-Writes `<run>/datasets/`: tokenizer/, <dataset>/{train,heldout}.{bin,idx}, <dataset>/record.json, benchmarks/, and
-manifest.json last. Each part is redone only where its inputs changed.
+Writes `<run>/datasets/`: tokenizer/, <dataset>/{train,heldout}.{bin,idx}, <dataset>/record.json, benchmarks/, tasks/,
+and manifest.json last. Each part is redone only where its inputs changed.
 """
 
 import logging
@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, DatasetRecord, fingerprint, is_done, read_json, write_json
+from nemo_demix.artifacts import DataManifest, DatasetRecord, TaskRecord, fingerprint, is_done, read_json, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity, read_items, scored_text, write_benchmark
 from nemo_demix.datasets.build import DatasetBuilder, Scan, record_is_whole
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.shards import LowestDocuments
 from nemo_demix.datasets.sources import dataset_identity, is_megatron
+from nemo_demix.datasets.tasks import check_task, task_identity, task_texts, write_task
 from nemo_demix.datasets.tokenizer_build import build_tokenizer, tokenizer_identity
 from nemo_demix.datasets.workers import Workers, workers
 from nemo_demix.errors import ConfigError
@@ -25,7 +26,7 @@ from nemo_demix.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_RESERVED = ("tokenizer", "benchmarks", "manifest.json")
+_RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
 
 
 def prepare(config: DemixConfig) -> DataManifest:
@@ -43,7 +44,9 @@ def prepare(config: DemixConfig) -> DataManifest:
     manifest_path = folder / "manifest.json"
     if not config.force and is_done(manifest_path, expected):
         manifest = DataManifest.load(manifest_path)
-        others = [manifest.tokenizer["path"], *(record.path for record in manifest.benchmarks.values())]
+        others = [manifest.tokenizer["path"]]
+        others += [record.path for record in manifest.benchmarks.values()]
+        others += [record.path for record in manifest.tasks.values()]
         if all(map(record_is_whole, manifest.datasets.values())) and all(Path(path).exists() for path in others):
             log.info("prepare: done already, %s", manifest_path)
             return manifest
@@ -63,14 +66,16 @@ def prepare(config: DemixConfig) -> DataManifest:
 def expected_fingerprint(config: DemixConfig) -> str:
     """The fingerprint a finished prepare stage of this configuration carries.
 
-    It covers the datasets, the tokenizer, the split, the overlap and the benchmarks: package versions of registry
-    sources, size and modification time of user files. It does not depend on the number of workers.
+    It covers the datasets, the tokenizer, the split, the overlap, the benchmarks and the tasks: package versions of
+    registry sources, size and modification time of user files. It does not depend on the number of workers.
 
     Raises:
         ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
     """
     _check(config)
+    tasks = {name: [task.capability, task_identity(name, task)] for name, task in config.suite.tasks.items()}
     return fingerprint(
+        **({"tasks": tasks} if tasks else {}),  # what was prepared without any stays done
         tokenizer=_tokenizer_inputs(config),
         datasets={
             name: {
@@ -105,10 +110,10 @@ class _Preparation:
             name: write_benchmark(name, benchmark, self._folder / "benchmarks", config.force)
             for name, benchmark in config.suite.benchmarks.items()
         }
-        overlap = BenchmarkIndex.build(
-            {name: list(scored_text(read_items(Path(record.path)))) for name, record in benchmarks.items()},
-            config.prepare.overlap_ngram,
-        )
+        tasks = self._tasks()
+        texts = {name: list(scored_text(read_items(Path(record.path)))) for name, record in benchmarks.items()}
+        texts |= {f"task/{name}": task_texts(name, config.suite, record) for name, record in tasks.items()}
+        overlap = BenchmarkIndex.build(texts, config.prepare.overlap_ngram)
         overlap.save(self._work)
         builder = DatasetBuilder(config, self._folder, self._work, self._pool, overlap)
         tokenizer = self._tokenizer(builder)
@@ -116,7 +121,16 @@ class _Preparation:
         for number, name in enumerate(config.datasets, start=1):
             datasets[name] = builder.dataset(name, tokenizer, self._scans.pop(name, None))
             log.info("prepare: [%d/%d] %s", number, len(config.datasets), builder.progress(datasets[name]))
-        return DataManifest(tokenizer, datasets, benchmarks, expected)
+        return DataManifest(tokenizer, datasets, benchmarks, expected, tasks)
+
+    def _tasks(self) -> dict[str, TaskRecord]:
+        suite, records = self._config.suite, {}
+        for number, name in enumerate(suite.tasks, start=1):
+            records[name] = write_task(name, suite, self._folder / "tasks", self._config.force)
+            log.info(
+                "prepare: [%d/%d] task %s: %d documents", number, len(suite.tasks), name, records[name].num_documents
+            )
+        return records
 
     def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
         """The tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped later."""
@@ -160,7 +174,9 @@ def _check(config: DemixConfig) -> None:
     """Refuse values that are not possible, and names that cannot be folders."""
     if not config.datasets:
         raise ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
-    for section, names in (("datasets", config.datasets), ("suite.benchmarks", config.suite.benchmarks)):
+    suite = config.suite
+    named = (("datasets", config.datasets), ("suite.benchmarks", suite.benchmarks), ("suite.tasks", suite.tasks))
+    for section, names in named:
         for name in names:
             if not _NAME.fullmatch(name) or name in _RESERVED:
                 raise ConfigError(
@@ -177,6 +193,8 @@ def _check(config: DemixConfig) -> None:
             raise ConfigError(
                 f"suite.benchmarks.{name}.use: expected one of {', '.join(BENCHMARK_USES)}, found {benchmark.use!r}"
             )
+    for name, task in config.suite.tasks.items():
+        check_task(name, task, BENCHMARK_USES)
     for name, dataset in config.datasets.items():
         if dataset.max_bytes is not None and dataset.max_bytes < 1:
             raise ConfigError(f"datasets.{name}.max_bytes: expected at least 1, found {dataset.max_bytes}")

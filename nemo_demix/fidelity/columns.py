@@ -11,18 +11,16 @@ from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.consistency import Columns
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.capabilities import capability_averages
-from nemo_demix.scoring.suite import PROXY_USES, averaged_benchmarks
+from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, judged_scores
 
 Row = Mapping[str, Any]  # {"scores": {benchmark: {"score", "higher_is_better", ...}}}; a proxy's also has its status
 
 
 def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, str]]:
     """The two kinds of score, each as {score name: capability}; benchmarks that a search may not see take no part."""
-    use = {f"benchmark/{name}": benchmark.use for name, benchmark in config.suite.benchmarks.items()}
-    benchmarks = {f"benchmark/{name}": record.capability for name, record in manifest.benchmarks.items()}
-    seen = {name: owner for name, owner in benchmarks.items() if use.get(name) in PROXY_USES}
+    averaged = averaged_scores(judged_scores(config.suite, manifest, PROXY_USES))
     sets = {
-        "benchmarks": averaged_benchmarks(seen, use),
+        "benchmarks": {name: score.capability for name, score in averaged.items()},
         "heldout": {f"heldout/{name}": record.capability for name, record in manifest.datasets.items()},
     }
     if not config.suite.heldout_tokens:

@@ -24,9 +24,9 @@ def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerpr
     mixture = read_json(config.run_dir / "search" / "mixture.json")
     suite = build_suite(config.suite, manifest)
     models: dict[str, Any] = {}
-    bits = {}
+    items = {}
     for name in read_json(folder / "shares.json"):
-        record, bits[name] = load_scores(config, f"final_{name}")
+        record, items[name] = load_scores(config, f"final_{name}")
         capabilities = record["capabilities"]
         models[name] = {
             "capabilities": capabilities,
@@ -36,7 +36,7 @@ def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerpr
     # Both models of a comparison are really trained: no proxy and no predictor stands between them.
     seeds_std = macro_seeds_std(load_fidelity(config, component_jobs(config, manifest)))
     comparisons = {
-        name: combined(compare(suite, bits[CHOSEN], bits[name]), seeds_std, predictor_std=0.0)
+        name: combined(compare(suite, items[CHOSEN], items[name]), seeds_std, predictor_std=0.0)
         for name in models
         if name != CHOSEN
     }

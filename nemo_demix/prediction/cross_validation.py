@@ -50,6 +50,7 @@ def cross_validate(
     capability_of: Mapping[str, str],
     seed: int,
     higher_is_better: Mapping[str, bool] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> CrossValidation:
     """Fit on all folds but one, predict that one, `config.repeats` times over; nothing is tuned on what is scored.
 
@@ -64,6 +65,7 @@ def cross_validate(
         seed: Of the folds and of the predictor.
         higher_is_better: Direction by benchmark; it decides which quarter is the best. None: lower is better for all,
             as for bits per byte.
+        weights: Of benchmarks in their capability's average, see `capability_averages`.
 
     Raises:
         ConfigError: if the folds are not from 2 to half the distinct mixtures, or repeats are below 1.
@@ -77,7 +79,7 @@ def cross_validate(
             f"search.predictor: expected folds from 2 to {num_distinct // 2} (half the distinct scored mixtures) and "
             f"repeats >= 1, found {config.folds} and {config.repeats}"
         )
-    averages = capability_averages(columns, capability_of)
+    averages = capability_averages(columns, capability_of, weights)
     benchmark_higher, capability_higher = _directions(columns, capability_of, higher_is_better or {})
     rng = np.random.default_rng(seed)
     repeats = [
@@ -85,7 +87,7 @@ def cross_validate(
         for _ in range(config.repeats)
     ]
     benchmarks = _agreement(columns, repeats, benchmark_higher)
-    repeated_averages = [capability_averages(predicted, capability_of) for predicted in repeats]
+    repeated_averages = [capability_averages(predicted, capability_of, weights) for predicted in repeats]
     capabilities = _agreement(averages, repeated_averages, capability_higher)
     return CrossValidation(
         num_rows=len(weights_MC),

@@ -1,33 +1,23 @@
-"""Scores from per-request bits: one a benchmark, one a capability, with standard errors, and paired comparisons.
+"""Scores from the values of their items, one a score of the suite and one a capability, and paired comparisons.
 
 Axis letters: R requests.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.items import Items, ModelItems, Score, score_of
 from nemo_demix.scoring.suite import Suite
-
-UNIT = "bits/byte"
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number, how sure it is, and which way is better."""
-
-    score: float
-    stderr: float  # over the items sampled; says nothing of training noise
-    num_items: int
-    unit: str = UNIT
-    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference of two models on the same requests; negative: the first is better (bits per byte).
+    """Paired difference of two models on the same requests; negative: the first is better.
 
     `compare` fills in the error of sampling benchmark items alone, `combined` that of other sources too.
     """
@@ -39,56 +29,96 @@ class Comparison:
     verdict: str  # better | not distinguishable | worse
 
 
-def suite_scores(suite: Suite, bits_R: np.ndarray) -> dict[str, Score]:
-    """The score of every group of the suite, by its name."""
-    scores = {}
-    for group in suite.groups:
-        rows, sizes = suite.members[group]
-        bits = bits_R[rows]
-        if suite.capabilities[group] is None:
-            value = float(bits.sum() / sizes.sum())
-            influence = (bits - value * sizes) / sizes.mean()  # of a ratio of totals
-            scores[group] = Score(value, _stderr(influence), len(rows))
-        else:
-            per_item = bits / sizes
-            scores[group] = Score(float(per_item.mean()), _stderr(per_item), len(rows))
-    return scores
+def likelihood_items(suite: Suite, bits_R: np.ndarray) -> dict[str, Items]:
+    """Of benchmarks' gold answers, each counting alike, and of held-out documents, each counting by its bytes.
+
+    Args:
+        bits_R: Of every request's continuation, float64, shape (R,), in the suite's order.
+    """
+    found = {}
+    for group, (rows, sizes_I) in suite.members.items():
+        weights_I = sizes_I if group in suite.heldout else np.ones(len(rows))
+        found[group] = Items(bits_R[rows] / sizes_I, weights_I)
+    return found
 
 
-def capability_scores(suite: Suite, scores: dict[str, Score]) -> dict[str, Score]:
-    """The plain mean of each capability's benchmarks; which ones count, `Suite.averaged` says."""
-    averaged = suite.averaged
-    result = {}
-    for capability in dict.fromkeys(averaged.values()):
-        members = [scores[group] for group, owner in averaged.items() if owner == capability]
-        result[capability] = Score(
-            float(np.mean([member.score for member in members])),
-            float(np.sqrt(sum(member.stderr**2 for member in members)) / len(members)),
-            sum(member.num_items for member in members),
-        )
-    return result
+def suite_scores(items: ModelItems) -> dict[str, Score]:
+    """The score of every group of items, by its name."""
+    return {group: score_of(found) for group, found in items.items()}
 
 
-def macro(scores: dict[str, Score]) -> float:
+def capability_scores(suite: Suite, scores: Mapping[str, Score]) -> dict[str, Score]:
+    """The mean of each capability's benchmarks by their weights; which ones count, `averaged_scores` says.
+
+    Raises:
+        ScoreError: if a capability's benchmarks are of different units.
+    """
+    check_units(suite.shares, {name: score.unit for name, score in scores.items()})
+    return averaged_capabilities(scores, suite.shares)
+
+
+def averaged_capabilities(scores: Mapping[str, Score], shares: Mapping[str, Mapping[str, float]]) -> dict[str, Score]:
+    """As `capability_scores`, where no suite is.
+
+    Args:
+        shares: By capability, what each of its scores counts.
+    """
+    return {capability: _average(capability, scores, members) for capability, members in shares.items()}
+
+
+def _average(capability: str, scores: Mapping[str, Score], shares: Mapping[str, float]) -> Score:
+    first = scores[next(iter(shares))]
+    chances = [scores[name].chance for name in shares]
+    return Score(
+        score=sum(share * scores[name].score for name, share in shares.items()),
+        stderr=math.hypot(*(share * scores[name].stderr for name, share in shares.items())),
+        num_items=sum(scores[name].num_items for name in shares),
+        unit=first.unit,
+        higher_is_better=first.higher_is_better,
+        chance=None if None in chances else sum(share * (scores[name].chance or 0.0) for name, share in shares.items()),
+    )
+
+
+def check_units(shares: Mapping[str, Mapping[str, float]], units: Mapping[str, str]) -> None:
+    """Refuse a capability whose scores have no mean.
+
+    Args:
+        shares: By capability, what each of its scores counts.
+        units: By score name.
+
+    Raises:
+        ScoreError: naming two scores of different units.
+    """
+    for capability, members in shares.items():
+        first = next(iter(members))
+        for name in members:
+            if units[name] != units[first]:
+                raise ScoreError(
+                    f"capability {capability}: {first} is in {units[first]} and {name} in {units[name]}, which have no "
+                    "mean; make them two capabilities, or choose metrics of one unit"
+                )
+
+
+def macro(scores: Mapping[str, Score]) -> float:
     """The plain mean over capabilities."""
     return float(np.mean([score.score for score in scores.values()]))
 
 
-def compare(suite: Suite, first_R: np.ndarray, second_R: np.ndarray) -> Comparison:
-    """First minus second, macro over capabilities, paired by item.
+def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
+    """First minus second, macro over capabilities, paired by item; negative: the first is better.
 
-    The interval covers the sampling of benchmark items, not training seeds.
+    Where higher is better the sign is turned, so that it always says the same. The interval covers the sampling of
+    benchmark items, not training seeds.
     """
-    averaged = suite.averaged
-    capabilities = list(averaged.values())
-    num_capabilities = len(set(capabilities))
     difference = variance = 0.0
-    for group, capability in averaged.items():
-        rows, sizes = suite.members[group]
-        per_item = (first_R[rows] - second_R[rows]) / sizes
-        weight = 1.0 / (num_capabilities * capabilities.count(capability))
-        difference += weight * float(per_item.mean())
-        variance += (weight * _stderr(per_item)) ** 2
+    for shares in suite.shares.values():
+        for group, share in shares.items():
+            one, other = first[group], second[group]
+            sign = -1.0 if one.higher_is_better else 1.0
+            weight = sign * share / len(suite.shares)
+            gap = score_of(Items(one.values_I - other.values_I, one.weights_I))
+            difference += weight * gap.score
+            variance += (weight * gap.stderr) ** 2
     return _judged(difference, math.sqrt(variance))
 
 
@@ -117,17 +147,20 @@ def combined(comparison: Comparison, seeds_std: float | None, predictor_std: flo
     }
 
 
-def score_report(suite: Suite, bits_R: np.ndarray) -> dict[str, Any]:
+def score_report(suite: Suite, items: ModelItems) -> dict[str, Any]:
     """Everything about one model's scores, ready for a record."""
-    scores = suite_scores(suite, bits_R)
+    scores = suite_scores(items)
     return {"capabilities": capability_scores(suite, scores), "scores": scores}
+
+
+def describe_macro(scores: Mapping[str, Score]) -> str:
+    """The mean over capabilities with its unit, for a line of progress; each capability where units differ."""
+    if len(units := {score.unit for score in scores.values()}) == 1:
+        return f"{macro(scores):.4f} {units.pop()}, macro over capabilities"
+    return ", ".join(f"{name} {score.score:.4f} {score.unit}" for name, score in scores.items())
 
 
 def _judged(difference: float, stderr: float) -> Comparison:
     low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
     verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
     return Comparison(difference, stderr, low, high, verdict)
-
-
-def _stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))

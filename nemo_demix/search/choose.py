@@ -118,6 +118,7 @@ def describe(ranking: Ranking, pool: RankedPool, weights_C: Array, notes: Mappin
         scored.capability_of,
         ranking.seed,
         scored.higher_is_better,
+        scored.weights,
     )
     means, stds = ranking.averages(weights_C[None]), ranking.averages_std(weights_C[None])
     predicted = {

@@ -6,7 +6,7 @@ from typing import Any
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.suite import PROXY_USES, averaged_benchmarks, benchmark_use, group_fingerprints
+from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, group_fingerprints, judged_scores
 from nemo_demix.search.score_log import ProxyIdentity
 from nemo_demix.training.jobs import TrainJob, base_job, proxy_settings
 
@@ -33,11 +33,10 @@ def proxy_identity(
         ScoreError: if there is no benchmark that a search may see.
     """
     assert kind in KINDS, kind
-    groups = group_fingerprints(config.suite, manifest, None if with_report else PROXY_USES)
-    capabilities = {f"benchmark/{name}": record.capability for name, record in manifest.benchmarks.items()}
-    capabilities = {name: owner for name, owner in capabilities.items() if name in groups}
-    if not capabilities:
-        raise ScoreError("the search may see no benchmark; add one to suite.benchmarks with use=search")
+    uses = None if with_report else PROXY_USES
+    judged = judged_scores(config.suite, manifest, uses)
+    if not judged:
+        raise ScoreError("the search may see no benchmark; add one to suite.benchmarks or suite.tasks with use=search")
     if kind == "trained":
         fingerprints = {name: record.fingerprint for name, record in manifest.datasets.items()}
     else:
@@ -46,12 +45,10 @@ def proxy_identity(
         kind=kind,
         components=fingerprints,
         merge=fingerprint(precision=config.train.precision, how=_how_made(config, manifest, kind, num_proxies)),
-        groups=groups,
-        needed=tuple(capabilities),
+        groups=group_fingerprints(config.suite, manifest, uses),
+        needed=tuple(judged),
         uses_all=kind == "merge" and config.merge.method != "linear",
-        capabilities=averaged_benchmarks(
-            capabilities, {f"benchmark/{name}": benchmark_use(config.suite, name) for name in manifest.benchmarks}
-        ),
+        averaged=averaged_scores(judged),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_demix.artifacts import write_json
 from nemo_demix.errors import ScoreError
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.score_log import Row, ScoreLog
@@ -77,8 +78,8 @@ def score_proxies(
 ) -> list[Row]:
     """The proxies' rows, in the order of the mixtures: from the log if they are there, else scored now.
 
-    A row is logged as soon as its proxy is scored. A failure is a row too, with its reason. Of the same mixture twice,
-    the first is scored.
+    A row is logged as soon as its proxy is scored, with lm-eval's own results, if any, as `lm_eval/<name>.json` beside.
+    A failure is a row too, with its reason. Of the same mixture twice, the first is scored.
 
     Args:
         mixtures: Merge weights, by name.
@@ -99,6 +100,8 @@ def score_proxies(
             row |= {"status": "FAILED", "reason": str(report)}
             logger.warning("%s FAILED: %s", name, report)
         else:
+            if (harness := report.pop("lm_eval", None)) is not None:
+                write_json(log.path.parent / "lm_eval" / f"{name}.json", harness)
             row |= {"status": "OK", "reason": None, **report}
         tell(log.append(row))
     rows = [log.find(weights) for weights in mixtures.values()]
@@ -115,14 +118,15 @@ class _Progress:
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._best = float("inf")
+        self._best: float | None = None
+        self._unit = ""
         self._first: float | None = None
         self._spoke = time.monotonic()
 
     def tell(self, iteration: int, row: Row) -> None:
         self._done += 1
         if row["status"] == "OK":
-            self._best = min(self._best, float(np.mean([c["score"] for c in row["capabilities"].values()])))
+            self._note(row["capabilities"])
         now = time.monotonic()
         if self._first is None:
             self._first = self._spoke = now
@@ -132,11 +136,20 @@ class _Progress:
         rate = (self._done - 1) / max(now - self._first, 1e-9)
         self._spoke = now
         logger.info(
-            "search: iteration %d, proxy %d/%d, best macro %.4f bits/byte, %.0f proxies/min, ETA %.0f s",
+            "search: iteration %d, proxy %d/%d%s, %.0f proxies/min, ETA %.0f s",
             iteration,
             self._done,
             self._total,
-            self._best,
+            "" if self._best is None else f", best macro {self._best:.4f} {self._unit}",
             60 * rate,
             (self._total - self._done) / rate,
         )
+
+    def _note(self, capabilities: Mapping[str, Any]) -> None:
+        """The best macro score so far, where the capabilities are of one unit: others have no mean."""
+        if len(kinds := {(score["unit"], score["higher_is_better"]) for score in capabilities.values()}) > 1:
+            return
+        ((self._unit, higher_is_better),) = kinds
+        macro = float(np.mean([score["score"] for score in capabilities.values()]))
+        if self._best is None or (macro > self._best if higher_is_better else macro < self._best):
+            self._best = macro

@@ -28,6 +28,7 @@ class Scored:
         weights_MC: Merge weights, float64, shape (M, C).
         columns: Scores in the objective, each of shape (M,): by benchmark, or by capability if a strategy fits these.
         capability_of: Of each of these columns.
+        weights: Of benchmarks in their capability's average.
         higher_is_better: Of each of these columns.
         fit_columns: Scores that are predicted and in no objective (use=fit).
         fit_higher_is_better: Of each of those.
@@ -42,9 +43,10 @@ class Scored:
         self.weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows]).reshape(-1, len(space.names))
         self.columns = {name: _column(rows, name) for name in objective}
         self.capability_of = dict(objective)
+        self.weights = space.weights
         self.higher_is_better = {name: space.higher_is_better[name] for name in objective}
         if by_capability:
-            self.columns = capability_averages(self.columns, objective)
+            self.columns = capability_averages(self.columns, objective, space.weights)
             self.capability_of = {name: name for name in self.columns}
             self.higher_is_better = space.capability_directions()
         fitted = [name for name in space.capabilities if name not in objective]
@@ -53,7 +55,7 @@ class Scored:
 
     def averages(self) -> dict[str, Array]:
         """Measured capability averages, each of shape (M,)."""
-        return capability_averages(self.columns, self.capability_of)
+        return capability_averages(self.columns, self.capability_of, self.weights)
 
 
 class Ranking:
@@ -115,7 +117,8 @@ class Ranking:
 
     def over_capabilities(self, scores: Mapping[str, Array]) -> dict[str, Array]:
         """Capability averages of scores by column, those of use=fit left out."""
-        return capability_averages({name: scores[name] for name in self.scored.columns}, self.scored.capability_of)
+        columns = {name: scores[name] for name in self.scored.columns}
+        return capability_averages(columns, self.scored.capability_of, self.scored.weights)
 
 
 def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:

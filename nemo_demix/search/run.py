@@ -11,8 +11,9 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.scores import Score, combined, compare, macro, score_report
-from nemo_demix.scoring.suite import PROXY_USES, benchmark_use
+from nemo_demix.scoring.identity import PROXY_USES, judged_scores
+from nemo_demix.scoring.items import Score
+from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
@@ -62,7 +63,7 @@ def run_search(
     measured: dict[str, Any] = {}
     if kind != "trained":
         judged = proxies[kind]
-        if any(benchmark_use(config.suite, name) == "report" for name in manifest.benchmarks):
+        if len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES)):
             judged = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
         measured = _measured(space, result.choice, judged, noise)
     facts = Facts(
@@ -98,7 +99,7 @@ def run_mixtures(
     def tell(row: Row) -> None:
         if row["status"] == "OK":
             capabilities = {name: Score(**score) for name, score in row["capabilities"].items()}
-            logger.info("%s: %.4f bits/byte, macro over capabilities", row["name"], macro(capabilities))
+            logger.info("%s: %s", row["name"], describe_macro(capabilities))
 
     proxies = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
     score_proxies(log, partial(_reports, proxies), None, mixtures, tell)
@@ -154,7 +155,8 @@ def _reports(proxies: Proxies, mixtures: Sequence[Mapping[str, float]]) -> Itera
 
 def _report(proxies: Proxies, evaluation: Evaluation) -> Report:
     report = {
-        **score_report(proxies.suite, evaluation.bits_R),
+        **score_report(proxies.suite, evaluation.result.items),
+        "lm_eval": evaluation.result.lm_eval,
         "merge_time_s": round(evaluation.merge_time_s, 4),
         "score_time_s": round(evaluation.score_time_s, 4),
     }
@@ -173,13 +175,13 @@ def _measured(space: SearchSpace, choice: Choice, proxies: Proxies, noise: Noise
     mixtures = {name: space.blend.merge_weights_for(shares)[0] for name, shares in space.baselines.items()}
     found = dict(proxies.evaluate([choice.merge_weights, *mixtures.values()]))
     evaluations = [_scored(found[place]) for place in range(1 + len(mixtures))]
-    chosen_R = evaluations[0].bits_R
-    capabilities = score_report(proxies.suite, chosen_R)["capabilities"]
+    chosen = evaluations[0].result.items
+    capabilities = score_report(proxies.suite, chosen)["capabilities"]
     predictor_std = _predictor_std(choice, proxies.kind, noise)
     baselines = {}
     for name, evaluation in zip(mixtures, evaluations[1:], strict=True):
-        measured = score_report(proxies.suite, evaluation.bits_R)["capabilities"]
-        difference = compare(proxies.suite, chosen_R, evaluation.bits_R)
+        measured = score_report(proxies.suite, evaluation.result.items)["capabilities"]
+        difference = compare(proxies.suite, chosen, evaluation.result.items)
         baselines[name] = {
             "measured": measured,
             "macro": macro(measured),

@@ -8,12 +8,15 @@ in it, a dropped one that weighed 0 is not missed, and a benchmark taken out lea
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import canonical_json, fingerprint, read_json, write_json
 from nemo_demix.errors import DemixError
+from nemo_demix.scoring.identity import JudgedScore, shares_of
+from nemo_demix.scoring.items import Score
+from nemo_demix.scoring.scores import averaged_capabilities
 
 Row = dict[str, Any]
 
@@ -29,7 +32,7 @@ class ProxyIdentity:
         groups: Fingerprint of each score that these proxies get, by score name.
         needed: The scores that a row must have.
         uses_all: A component matters even where it weighs 0, as in every merge method but the linear one.
-        capabilities: Of each benchmark that counts towards a capability's average, by score name.
+        averaged: Those that count towards a capability's average, by score name.
     """
 
     kind: str
@@ -38,7 +41,7 @@ class ProxyIdentity:
     groups: dict[str, str]
     needed: tuple[str, ...]
     uses_all: bool
-    capabilities: dict[str, str] = field(default_factory=dict)
+    averaged: dict[str, JudgedScore] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -65,8 +68,8 @@ class ProxyIdentity:
         if stored["status"] == "OK":
             current = {name: groups.get(name) == print_ for name, print_ in self.groups.items()}
             row["scores"] = {name: score for name, score in stored["scores"].items() if current.get(name)}
-            if stored["fingerprint"] != self.fingerprint and self.capabilities:
-                row["capabilities"] = _averages(row["scores"], self.capabilities)
+            if stored["fingerprint"] != self.fingerprint and self.averaged:
+                row["capabilities"] = _averages(row["scores"], self.averaged)
         return row
 
 
@@ -169,15 +172,7 @@ def _key(merge_weights: Mapping[str, float]) -> str:
     return canonical_json({name: weight for name, weight in merge_weights.items() if weight})
 
 
-def _averages(scores: Mapping[str, Any], capability_of: Mapping[str, str]) -> dict[str, Any]:
-    """The plain mean of each capability's benchmarks, as `nemo_demix.scoring.scores.capability_scores` takes it."""
-    averages = {}
-    for capability in dict.fromkeys(capability_of.values()):
-        members = [scores[name] for name, owner in capability_of.items() if owner == capability]
-        averages[capability] = {
-            **members[0],
-            "score": sum(member["score"] for member in members) / len(members),
-            "stderr": sum(member["stderr"] ** 2 for member in members) ** 0.5 / len(members),
-            "num_items": sum(member["num_items"] for member in members),
-        }
-    return averages
+def _averages(scores: Mapping[str, Any], averaged: Mapping[str, JudgedScore]) -> dict[str, Any]:
+    """Each capability's average, as a scored model's record has it."""
+    known = {name: Score(**scores[name]) for name in averaged}
+    return {name: asdict(score) for name, score in averaged_capabilities(known, shares_of(averaged)).items()}

@@ -8,7 +8,7 @@ Importing this does not import torch: imported scores are searched where there i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
-from nemo_demix.scoring.suite import benchmark_use, group_fingerprints
+from nemo_demix.scoring.harness.directions import task_directions
+from nemo_demix.scoring.identity import PROXY_USES, group_fingerprints, judged_scores
 from nemo_demix.search.baselines import baseline_shares, given_heuristic
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class SearchSpace:
         capabilities: Of each benchmark that is predicted, by score name.
         higher_is_better: Direction of each of these scores.
         use: search (in the objective) or fit (predicted only), of each of these scores.
+        weights: In its capability's average, of each of these scores.
         constraints: What a mixture has to satisfy.
         baselines: Data shares of the plain alternatives, by name.
     """
@@ -52,6 +54,7 @@ class SearchSpace:
     use: dict[str, str]
     constraints: Constraints
     baselines: dict[str, dict[str, float]]
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, known in (("direction", self.higher_is_better), ("use", self.use)):
@@ -119,7 +122,8 @@ def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: 
         precision=config.train.precision,
         groups=group_fingerprints(config.suite, manifest) if models else {},
         benchmarks={
-            name: (record.capability, benchmark_use(config.suite, name)) for name, record in manifest.benchmarks.items()
+            name: (score.capability, score.use, score.weight)
+            for name, score in judged_scores(config.suite, manifest).items()
         },
         search=search_settings(config),
         seed=config.seed,
@@ -164,17 +168,14 @@ def _space(config: DemixConfig, manifest: DataManifest, blend: BlendMatrix) -> S
     multiple = config.search.sampler.max_prior_multiple
     max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
     budget = Budget(config.final.num_tokens, tokens)
-    capabilities, use = {}, {}
-    for name, record in manifest.benchmarks.items():
-        if benchmark_use(config.suite, name) != "report":  # which only judges the choice
-            capabilities[f"benchmark/{name}"] = record.capability
-            use[f"benchmark/{name}"] = benchmark_use(config.suite, name)
+    judged = judged_scores(config.suite, manifest, PROXY_USES)
     return SearchSpace(
         blend=blend,
         prior=prior,
-        capabilities=capabilities,
-        higher_is_better=dict.fromkeys(capabilities, False),  # bits per byte
-        use=use,
+        capabilities={name: score.capability for name, score in judged.items()},
+        higher_is_better=dict.fromkeys(judged, False) | task_directions(config.suite, manifest, PROXY_USES),
+        use={name: score.use for name, score in judged.items()},
+        weights={name: score.weight for name, score in judged.items()},
         constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
         baselines=baseline_shares(config, manifest),
     )

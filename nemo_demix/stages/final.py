@@ -11,7 +11,7 @@ from nemo_demix.fidelity.cost import cost_ledger
 from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std
 from nemo_demix.fidelity.report import load_fidelity
 from nemo_demix.launch.leader import launch
-from nemo_demix.scoring.suite import suite_fingerprint
+from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import baseline_shares
 from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score

@@ -22,8 +22,7 @@ from nemo_demix.merging.methods.linear import Linear
 from nemo_demix.runtime.model import build_model, shards
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.runtime.recipe import model_shape
-from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.scoring.suite import build_suite
+from nemo_demix.scoring.scorer import Scorer
 
 SIZES = {
     "num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128, "moe_ffn_hidden_size": 32, "num_moe_experts": 4,
@@ -53,7 +52,7 @@ def main() -> None:
         box = tuple(slice(o, o + s) for o, s in zip(shard.offsets, shard.sizes, strict=True))
         exact = sum(weight * readers[name].read_tensor(shard.name)[box].double() for name, weight in WEIGHTS.items())
         error = max(error, float((shard.view.view(shard.sizes).double() - exact).abs().max()))
-    bits_R = request_bits(model, build_suite(config.suite, manifest))
+    bits_R = Scorer(config.suite, manifest, None).bits(model)
     if ranks.is_main:
         shape = model_shape(config, manifest.tokenizer["vocab_size"])
         assert shape is not None

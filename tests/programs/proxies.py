@@ -18,8 +18,9 @@ from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
-from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs, request_bits
-from nemo_demix.scoring.scores import suite_scores
+from nemo_demix.scoring.batches import gold_offsets
+from nemo_demix.scoring.scorer import Scorer
+from nemo_demix.scoring.scores import likelihood_items, suite_scores
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies import Evaluation, PredictionProxies
 from nemo_demix.search.proxies.base import LiveModel
@@ -40,42 +41,43 @@ def main() -> None:
     components = component_jobs(config, manifest)
     found: dict[str, Any] = {}
     live = LiveModel(config, manifest, ranks)
-    suite = live.suite(None)
+    scorer = live.scorer(None)
+    suite = scorer.suite
     score_components(config, manifest, components, live, None)
     predictions = PredictionProxies(config, manifest, components, suite, None)
     merged = MergedProxies(config, manifest, components, live)
     load_checkpoint(live.model, components[-1].checkpoint)
-    logprobs_T = gold_token_logprobs(live.model, suite)
-    bits_R = request_bits(live.model, suite)
-    offsets_R = gold_offsets(suite)
+    logprobs_T = scorer.gold_token_logprobs(live.model)
+    bits_R = scorer.bits(live.model)
+    offsets_R = gold_offsets(suite.requests)
     summed_R = np.add.reduceat(-logprobs_T.astype(np.float64), offsets_R[:-1]) / np.log(2.0)
     found = {
         "num_tokens": len(logprobs_T),
         "sum_of_tokens": float(np.abs(summed_R - bits_R).max()),
-        **compare(predictions, merged, suite),
+        **compare(predictions, merged, scorer),
         "optimum": optimum(predictions, blend_matrix(config)),
     }
     del merged, predictions
     if "train" in sys.argv[5:]:
         for key, max_lr, ask in (("diverged", 1e30, failure), ("trained", 0.0, train)):
             config.search.trained.max_lr = max_lr
-            found[key] = ask(TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks)), suite)
+            found[key] = ask(TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks)), scorer)
     if ranks.is_main:
         print(json.dumps(found), flush=True)
     stop_ranks()
 
 
-def compare(predictions: PredictionProxies, merged: MergedProxies, suite: Suite) -> dict[str, Any]:
+def compare(predictions: PredictionProxies, merged: MergedProxies, scorer: Scorer) -> dict[str, Any]:
     """One-hot proxies of both kinds, and a mixture scored alone and among many."""
     one_hot = 0.0
     for name in predictions.names:
-        mixed_R, merged_R = bits(predictions, {name: 1.0}), merged.evaluate({name: 1.0}, suite).bits_R
+        mixed_R, merged_R = bits(predictions, {name: 1.0}), bits_of(merged.evaluate({name: 1.0}, scorer), scorer.suite)
         one_hot = max(one_hot, float(np.abs(mixed_R - merged_R).max()))
     weights_MC = np.random.default_rng(0).dirichlet(np.ones(len(predictions.names)), 300)
-    groups = suite.groups
+    groups = scorer.suite.groups
     scores = predictions.scores_MB(weights_MC, groups)
     alone = bits(predictions, dict(zip(predictions.names, weights_MC[0], strict=True)))
-    expected = suite_scores(suite, alone)
+    expected = suite_scores(likelihood_items(scorer.suite, alone))
     try:
         predictions.scores_MB(weights_MC, ["code/pass@1"])
         refused = ""
@@ -93,7 +95,15 @@ def bits(predictions: PredictionProxies, weights: dict[str, float]) -> np.ndarra
     """Bits of every request under one mixture."""
     ((_, found),) = predictions.evaluate([weights])
     assert isinstance(found, Evaluation)
-    return found.bits_R
+    return bits_of(found, predictions.suite)
+
+
+def bits_of(evaluation: Evaluation, suite: Suite) -> np.ndarray:
+    """Bits of every request, from the items of its scores."""
+    bits_R = np.zeros(len(suite.requests))
+    for group, (rows, sizes) in suite.members.items():
+        bits_R[rows] = evaluation.result.items[group].values_I * sizes
+    return bits_R
 
 
 def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
@@ -106,26 +116,26 @@ def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     return {"value": value, "gap": gap, "scored": float(values_M[0]), "best_drawn": float(values_M[1:].min())}
 
 
-def failure(proxies: TrainedProxies, suite: Suite) -> str:
+def failure(proxies: TrainedProxies, scorer: Scorer) -> str:
     """Why a proxy failed."""
     try:
-        proxies.evaluate({"general": 1.0}, suite)
+        proxies.evaluate({"general": 1.0}, scorer)
     except ScoreError as error:
         return str(error)
     return ""
 
 
-def train(proxies: TrainedProxies, suite: Suite) -> dict[str, Any]:
+def train(proxies: TrainedProxies, scorer: Scorer) -> dict[str, Any]:
     """Two proxies announced together, one of them scored twice."""
     one, two = {"general": 0.5, "math_1": 0.5}, {"general": 0.25, "code_1": 0.75}
     proxies.announce([one, two])
-    first, again, other = (proxies.evaluate(shares, suite) for shares in (one, {**one, "code_2": 0.0}, two))
+    first, again, other = (proxies.evaluate(shares, scorer) for shares in (one, {**one, "code_2": 0.0}, two))
     return {
         "num_tokens": first.num_tokens,
         "train_time_s": first.train_time_s,
-        "repeats": bool(np.array_equal(first.bits_R, again.bits_R)),
-        "differ": not np.array_equal(first.bits_R, other.bits_R),
-        "finite": bool(np.isfinite(first.bits_R).all() and np.isfinite(other.bits_R).all()),
+        "repeats": np.array_equal(*(bits_of(one, scorer.suite) for one in (first, again))),
+        "differ": not np.array_equal(*(bits_of(one, scorer.suite) for one in (first, other))),
+        "finite": all(bool(np.isfinite(bits_of(one, scorer.suite)).all()) for one in (first, other)),
     }
 
 

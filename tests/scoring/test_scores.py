@@ -1,9 +1,14 @@
 """The arithmetic of scores: means, standard errors, paired comparisons."""
 
+import json
+
 import numpy as np
 import pytest
 
-from nemo_demix.scoring.scores import Comparison, capability_scores, combined, compare, suite_scores
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.identity import JudgedScore
+from nemo_demix.scoring.items import Items, pack_items, unpack_items
+from nemo_demix.scoring.scores import Comparison, capability_scores, combined, compare, likelihood_items, suite_scores
 from nemo_demix.scoring.suite import Request, Suite
 
 
@@ -13,7 +18,8 @@ def make_suite(counts: dict[str, tuple[str | None, int]], rng: np.random.Generat
         for group, (_, count) in counts.items()
         for _ in range(count)
     ]
-    return Suite(requests, [], {group: capability for group, (capability, _) in counts.items()}, "f")
+    judged = {group: JudgedScore(capability) for group, (capability, _) in counts.items() if capability is not None}
+    return Suite(requests, judged, [group for group in counts if group not in judged], "f")
 
 
 COUNTS = {
@@ -29,7 +35,7 @@ def test_benchmarks_are_means_over_items_and_heldout_a_ratio_of_totals() -> None
     suite = make_suite(COUNTS, rng)
     bits = rng.uniform(1, 100, len(suite.requests))
     sizes = np.array([request.num_bytes for request in suite.requests])
-    scores = suite_scores(suite, bits)
+    scores = suite_scores(likelihood_items(suite, bits))
     ratio = bits[:40] / sizes[:40]
     assert scores["benchmark/a"].score == pytest.approx(ratio.mean())
     assert scores["benchmark/a"].stderr == pytest.approx(ratio.std(ddof=1) / 40**0.5)
@@ -45,7 +51,7 @@ def test_the_heldout_standard_error_is_the_bootstraps() -> None:
     suite = make_suite({"heldout/d": (None, 200)}, rng)
     sizes = np.array([request.num_bytes for request in suite.requests], dtype=float)
     bits = sizes * rng.uniform(1.5, 3.5, 200)
-    stderr = suite_scores(suite, bits)["heldout/d"].stderr
+    stderr = suite_scores(likelihood_items(suite, bits))["heldout/d"].stderr
     draws = [(lambda rows: bits[rows].sum() / sizes[rows].sum())(rng.integers(0, 200, 200)) for _ in range(4000)]
     assert stderr == pytest.approx(np.std(draws), rel=0.1)
 
@@ -56,7 +62,8 @@ def test_the_paired_interval_is_the_bootstraps() -> None:
     sizes = np.array([request.num_bytes for request in suite.requests], dtype=float)
     second = sizes * rng.uniform(1.5, 3.5, len(sizes))
     first = second - sizes * rng.normal(0.05, 0.2, len(sizes))
-    result = compare(suite, first, second)
+    one, two = likelihood_items(suite, first), likelihood_items(suite, second)
+    result = compare(suite, one, two)
     differences = (first - second) / sizes
     groups = [np.arange(0, 40), np.arange(40, 50), np.arange(50, 75)]
 
@@ -68,16 +75,55 @@ def test_the_paired_interval_is_the_bootstraps() -> None:
         ((differences[:40].mean() + differences[40:50].mean()) / 2 + differences[50:75].mean()) / 2
     )
     assert result.stderr == pytest.approx(np.std([draw() for _ in range(4000)]), rel=0.1)
-    assert compare(suite, second, first).difference == pytest.approx(-result.difference)
+    assert compare(suite, two, one).difference == pytest.approx(-result.difference)
 
 
 def test_equal_models_are_not_distinguishable() -> None:
     rng = np.random.default_rng(3)
     suite = make_suite(COUNTS, rng)
     bits = rng.uniform(1, 100, len(suite.requests))
-    assert compare(suite, bits, bits).verdict == "not distinguishable"
-    assert compare(suite, bits - 1, bits).verdict == "better"
-    assert compare(suite, bits + 1, bits).verdict == "worse"
+    items, less, more = (likelihood_items(suite, bits + change) for change in (0, -1, 1))
+    assert compare(suite, items, items).verdict == "not distinguishable"
+    assert compare(suite, less, items).verdict == "better"
+    assert compare(suite, more, items).verdict == "worse"
+
+
+def accuracy(rng: np.random.Generator, count: int, share: float) -> Items:
+    return Items((rng.random(count) < share).astype(float), np.ones(count), "share", True, 0.25)
+
+
+def test_where_higher_is_better_the_sign_is_turned() -> None:
+    rng = np.random.default_rng(4)
+    suite = Suite([], {"task/a": JudgedScore("general", weight=3.0), "task/b": JudgedScore("general")}, [], "f")
+    good, bad = ({name: accuracy(rng, 400, share) for name in ("task/a", "task/b")} for share in (0.9, 0.4))
+    assert compare(suite, good, bad).verdict == "better"
+    assert compare(suite, bad, good).verdict == "worse"
+    scores = suite_scores(good)
+    general = capability_scores(suite, scores)["general"]
+    assert general.score == pytest.approx((3 * scores["task/a"].score + scores["task/b"].score) / 4)
+    assert (general.unit, general.higher_is_better, general.chance) == ("share", True, 0.25)
+    ratio_of_totals = compare(suite, good, bad).difference
+    assert ratio_of_totals == pytest.approx(
+        capability_scores(suite, suite_scores(bad))["general"].score - general.score
+    )
+
+
+def test_units_are_not_averaged() -> None:
+    suite = Suite([], {"task/a": JudgedScore("general"), "benchmark/b": JudgedScore("general")}, [], "f")
+    items = {"task/a": accuracy(np.random.default_rng(5), 9, 0.5), "benchmark/b": Items(np.arange(3.0), np.ones(3))}
+    with pytest.raises(
+        ScoreError, match="general: task/a is in share and benchmark/b in bits/byte, which have no mean"
+    ):
+        capability_scores(suite, suite_scores(items))
+
+
+def test_items_survive_the_way_from_rank_to_search() -> None:
+    rng = np.random.default_rng(6)
+    items = {"task/a": accuracy(rng, 7, 0.5), "heldout/b": Items(rng.random(3), rng.integers(1, 9, 3).astype(float))}
+    facts, packed = pack_items(items)
+    back = unpack_items(json.loads(json.dumps(facts)), packed)
+    assert suite_scores(back) == suite_scores(items)
+    assert pack_items({})[1].shape == (2, 0)
 
 
 def test_all_errors_together_widen_the_interval() -> None:

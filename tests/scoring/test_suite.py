@@ -11,8 +11,9 @@ import pytest
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.scores import capability_scores, compare, suite_scores
-from nemo_demix.scoring.suite import PROXY_USES, build_suite, group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.identity import PROXY_USES, group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.scores import capability_scores, compare, likelihood_items, suite_scores
+from nemo_demix.scoring.suite import build_suite
 from nemo_demix.tokenizer import load_tokenizer
 from tests.helpers import fork_run, run_cli
 
@@ -62,19 +63,6 @@ def test_the_sample_depends_on_the_seed_alone(run: tuple[DemixConfig, DataManife
     assert one.fingerprint != other.fingerprint
 
 
-def test_batches_hold_every_request_once_within_the_limit(run: tuple[DemixConfig, DataManifest]) -> None:
-    config, manifest = run
-    suite = build_suite(dataclasses.replace(config.suite, batch_tokens=512), manifest)
-    ids = sorted(index for batch in suite.batches for index in batch.request_ids)
-    assert ids == list(range(len(suite.requests)))
-    for batch in suite.batches:
-        assert batch.tokens_BS.numel() <= 512 or len(batch.request_ids) == 1
-        for row, index in enumerate(batch.request_ids):
-            request = suite.requests[index]
-            scored = batch.labels_BS[row][batch.mask_BS[row] > 0].tolist()
-            assert scored == request.tokens[request.start :]
-
-
 def test_an_empty_suite_is_refused(run: tuple[DemixConfig, DataManifest]) -> None:
     config, manifest = run
     empty = dataclasses.replace(manifest, benchmarks={})
@@ -108,23 +96,23 @@ def test_a_search_sees_no_report_benchmark_and_judges_average_over_these(
     config, manifest = run
     settings = copy.deepcopy(dataclasses.replace(config.suite, heldout_tokens=0))
     whole = build_suite(settings, manifest)
-    assert whole.averaged == whole.capabilities
+    assert [name for shares in whole.shares.values() for name in shares] == whole.groups
     settings.benchmarks["gsm8k"].use = "report"
     settings.benchmarks["mbpp"].use = "fit"
     proxies, full = build_suite(settings, manifest, PROXY_USES), build_suite(settings, manifest)
     assert set(full.groups) - set(proxies.groups) == {"benchmark/gsm8k"}
     assert {request.group for request in proxies.requests} == set(proxies.groups)
-    assert [name for name, owner in proxies.averaged.items() if owner == "math"] == ["benchmark/math"]
-    assert [name for name, owner in full.averaged.items() if owner == "math"] == ["benchmark/gsm8k"]
+    assert (list(proxies.shares["math"]), list(full.shares["math"])) == (["benchmark/math"], ["benchmark/gsm8k"])
     for suite in (proxies, full):
-        assert [name for name, owner in suite.averaged.items() if owner == "code"] == ["benchmark/humaneval"]
+        assert list(suite.shares["code"]) == ["benchmark/humaneval"]
     bits = np.arange(1.0, len(full.requests) + 1)
-    scores = suite_scores(full, bits)
+    scores = suite_scores(likelihood_items(full, bits))
     assert capability_scores(full, scores)["math"].score == scores["benchmark/gsm8k"].score
     report = [index for index, request in enumerate(full.requests) if request.group == "benchmark/math"]
     others = bits.copy()
     others[report] += 100
-    assert compare(full, bits, others).difference == 0  # what the search tuned on does not judge it
+    tuned_on = compare(full, likelihood_items(full, bits), likelihood_items(full, others))
+    assert tuned_on.difference == 0  # and does not judge
 
 
 def test_use_changes_no_score_but_the_record_of_averages(run: tuple[DemixConfig, DataManifest]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_demix.scoring.identity import JudgedScore
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog, prior_points
 
 ARC, GSM, HELDOUT = "benchmark/arc", "benchmark/gsm", "heldout/math"
@@ -20,7 +21,7 @@ IDENTITY = ProxyIdentity(
     groups={ARC: "a1", GSM: "s1", HELDOUT: "h1"},
     needed=(ARC, GSM),
     uses_all=False,
-    capabilities={ARC: "general", GSM: "math"},
+    averaged={ARC: JudgedScore("general"), GSM: JudgedScore("math")},
 )
 
 
@@ -88,10 +89,10 @@ def test_rows_of_another_kind_of_proxy_are_none(path: Path, other: dict[str, str
 
 
 def test_a_benchmark_that_went_leaves_the_rest_and_a_new_one_needs_a_score(path: Path) -> None:
-    fewer = change(groups={ARC: "a1", HELDOUT: "h1"}, needed=(ARC,), capabilities={ARC: "general"})
+    fewer = change(groups={ARC: "a1", HELDOUT: "h1"}, needed=(ARC,), averaged={ARC: JudgedScore("general")})
     kept = ScoreLog(path, fewer).rows()[0]
     assert kept["scores"] == {ARC: score(1.0), HELDOUT: score(3.0)}
-    assert kept["capabilities"] == {"general": score(1.0)}
+    assert kept["capabilities"] == {"general": {**score(1.0), "chance": None}}
     more = change(groups={**IDENTITY.groups, "benchmark/new": "n1"}, needed=(ARC, GSM, "benchmark/new"))
     assert found(path, more) == []
     changed = change(groups={**IDENTITY.groups, GSM: "s2"})
@@ -104,8 +105,10 @@ def test_a_score_that_would_be_another_today_is_not_shown(path: Path) -> None:
 
 
 def test_capability_averages_are_of_the_benchmarks_that_count_now(path: Path) -> None:
-    merged = ScoreLog(path, change(capabilities={ARC: "all", GSM: "all"})).rows()[0]
-    assert merged["capabilities"] == {"all": {**score(1.5), "stderr": pytest.approx(0.3 / 2**0.5), "num_items": 20}}
+    merged = ScoreLog(path, change(averaged={ARC: JudgedScore("all"), GSM: JudgedScore("all")})).rows()[0]
+    assert merged["capabilities"] == {
+        "all": {**score(1.5), "chance": None, "stderr": pytest.approx(0.3 / 2**0.5), "num_items": 20}
+    }
 
 
 def test_the_latest_row_of_a_mixture_counts(path: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from nemo_demix.artifacts import DataManifest
@@ -12,16 +11,17 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.scoring.suite import Suite, build_suite
+from nemo_demix.scoring.scorer import ModelResult, Scorer
+from nemo_demix.scoring.suite import Suite
 
-Uses = tuple[str, ...] | None  # of the benchmarks to score on, see `build_suite`; None: all
+Uses = tuple[str, ...] | None  # of the benchmarks to score on, see `Scorer`; None: all
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What one proxy gave and cost."""
 
-    bits_R: np.ndarray  # float64, of every request of the suite
+    result: ModelResult
     merge_time_s: float
     score_time_s: float
     train_time_s: float = 0.0  # these two: proxies that are really trained
@@ -45,7 +45,7 @@ class Proxies(Protocol):
 
 
 class LiveModel:
-    """One model and its suites on a set of ranks; kinds of proxies share it, so that no rank holds two models.
+    """One model on a set of ranks, and its scorers; kinds of proxies share it, so that no rank holds two models.
 
     Collective: the first use of `model`.
     Memory: one shard of the model, from the first use of `model` until `release`.
@@ -56,7 +56,7 @@ class LiveModel:
         self.keep = False  # someone has views into the parameters
         self._config, self._manifest = config, manifest
         self._model: torch.nn.Module | None = None
-        self._suites: dict[Uses, Suite] = {}
+        self._scorers: dict[Uses, Scorer] = {}
 
     @property
     def model(self) -> torch.nn.Module:
@@ -65,12 +65,12 @@ class LiveModel:
             self._model = build_model(self._config, self._manifest)
         return self._model
 
-    def suite(self, uses: Collection[str] | None) -> Suite:
-        """The requests of some benchmarks."""
+    def scorer(self, uses: Collection[str] | None) -> Scorer:
+        """For the benchmarks of some uses."""
         key = None if uses is None else tuple(uses)
-        if key not in self._suites:
-            self._suites[key] = build_suite(self._config.suite, self._manifest, key)
-        return self._suites[key]
+        if key not in self._scorers:
+            self._scorers[key] = Scorer(self._config.suite, self._manifest, key)
+        return self._scorers[key]
 
     def release(self) -> None:
         """Make room for a training run, unless someone has views into the parameters."""

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.items import unpack_items
+from nemo_demix.scoring.scorer import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies.base import Evaluation
 
@@ -51,13 +53,14 @@ class GroupProxies:
             ]
             for chunk in chunks
         ]
-        for number, place, (told, bits_R) in self._groups.run(requests):
+        for number, place, (told, packed) in self._groups.run(requests):
             index = number * size + place
             if "error" in told:
                 yield index, ScoreError(told["error"])
             else:
-                assert bits_R is not None
-                yield index, Evaluation(bits_R, **told)
+                assert packed is not None
+                result = ModelResult(unpack_items(told.pop("items"), packed), told.pop("lm_eval"))
+                yield index, Evaluation(result, **told)
 
 
 def score_components_by(groups: Groups, uses: Collection[str] | None) -> None:

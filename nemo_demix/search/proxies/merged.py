@@ -9,8 +9,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
-from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.scoring.suite import Suite
+from nemo_demix.scoring.scorer import Scorer
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.training.jobs import TrainJob, base_job, load_model
 
@@ -56,7 +55,7 @@ class MergedProxies:
         """Say which mixtures come next, so that several can be merged from one read."""
         self._proxies.announce(mixtures)
 
-    def evaluate(self, weights: Mapping[str, float], suite: Suite) -> Evaluation:
+    def evaluate(self, weights: Mapping[str, float], scorer: Scorer) -> Evaluation:
         """Merge and score one mixture of merge weights.
 
         Raises:
@@ -66,5 +65,5 @@ class MergedProxies:
         started = time.monotonic()
         self._proxies.write(weights)
         merged = time.monotonic()
-        bits_R = request_bits(self._live.model, suite)
-        return Evaluation(bits_R, merged - started, time.monotonic() - merged)
+        result = scorer.score(self._live.model, self._live.ranks.is_main)
+        return Evaluation(result, merged - started, time.monotonic() - merged)

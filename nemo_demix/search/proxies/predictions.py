@@ -23,8 +23,11 @@ from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.runtime.model import load_checkpoint
-from nemo_demix.scoring.evaluate import gold_offsets, gold_token_logprobs
-from nemo_demix.scoring.suite import Suite, group_fingerprints
+from nemo_demix.scoring.batches import gold_offsets
+from nemo_demix.scoring.identity import group_fingerprints
+from nemo_demix.scoring.scorer import ModelResult, Scorer
+from nemo_demix.scoring.scores import likelihood_items
+from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.convex import Optimum, best_prediction_mixture
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
@@ -73,7 +76,7 @@ class PredictionProxies:
         check_linear(config)
         self.suite = suite
         self.names = [job.name for job in components]
-        offsets_R = gold_offsets(suite)
+        offsets_R = gold_offsets(suite.requests)
         stored = {job.name: _stored(config, manifest, job, uses) for job in components}
         rows = [_read(*stored[name], int(offsets_R[-1])) for name in self.names]
         self._predictions = TokenPredictions(np.stack(rows), offsets_R, token_weights(suite))
@@ -87,8 +90,8 @@ class PredictionProxies:
         for place, weights in enumerate(mixtures):
             started = time.monotonic()
             weights_C = np.array(list(check_simplex(weights, self.names, "merge weights").values()))
-            bits_R = self._predictions.bits_R(weights_C)
-            yield place, Evaluation(bits_R, 0.0, time.monotonic() - started)
+            items = likelihood_items(self.suite, self._predictions.bits_R(weights_C))
+            yield place, Evaluation(ModelResult(items), 0.0, time.monotonic() - started)
 
     def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
         """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
@@ -137,7 +140,7 @@ def score_components(
     """
     for job in components:
         path, expected = _stored(config, manifest, job, uses)
-        _score_component(live, live.suite(uses), job, path, expected)
+        _score_component(live, live.scorer(uses), job, path, expected)
 
 
 def _stored(
@@ -154,17 +157,16 @@ def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     A benchmark is the mean over items of bits per byte; a held-out set is total bits over total bytes.
     """
-    offsets_R = gold_offsets(suite)
+    offsets_R = gold_offsets(suite.requests)
     found = {}
-    for group, capability in suite.capabilities.items():
-        rows, sizes = suite.members[group]
-        weights = np.full(len(rows), 1.0 / sizes.sum()) if capability is None else 1.0 / (len(rows) * sizes)
+    for group, (rows, sizes) in suite.members.items():
+        weights = np.full(len(rows), 1.0 / sizes.sum()) if group in suite.heldout else 1.0 / (len(rows) * sizes)
         tokens = np.concatenate([np.arange(offsets_R[index], offsets_R[index + 1]) for index in rows])
         found[group] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))
     return found
 
 
-def _score_component(live: LiveModel, suite: Suite, job: TrainJob, record_path: Path, expected: str) -> None:
+def _score_component(live: LiveModel, scorer: Scorer, job: TrainJob, record_path: Path, expected: str) -> None:
     done = [is_done(record_path, expected)]
     torch.distributed.broadcast_object_list(done, src=0)  # a slower rank could find the record just written
     if done[0]:
@@ -172,7 +174,7 @@ def _score_component(live: LiveModel, suite: Suite, job: TrainJob, record_path: 
     started = time.monotonic()
     load_checkpoint(live.model, Path(load_model(job).checkpoint))
     try:
-        logprobs_T = gold_token_logprobs(live.model, suite)
+        logprobs_T = scorer.gold_token_logprobs(live.model)
     except ScoreError as error:
         raise ScoreError(f"component {job.name}: {error}") from None
     if not live.ranks.is_main:

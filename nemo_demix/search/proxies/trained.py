@@ -9,8 +9,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import load_checkpoint
-from nemo_demix.scoring.evaluate import request_bits
-from nemo_demix.scoring.suite import Suite
+from nemo_demix.scoring.scorer import Scorer
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.training.callbacks import Diverged
 from nemo_demix.training.jobs import TrainJob, load_model, proxy_job
@@ -53,7 +52,7 @@ class TrainedProxies:
                 self._failed[job.fingerprint] = str(error)
                 logger.warning("%s", error)
 
-    def evaluate(self, shares: Mapping[str, float], suite: Suite) -> Evaluation:
+    def evaluate(self, shares: Mapping[str, float], scorer: Scorer) -> Evaluation:
         """Score the proxy of these data shares, trained first if it is not yet.
 
         Raises:
@@ -67,8 +66,8 @@ class TrainedProxies:
         record = load_model(job)
         started = time.monotonic()
         load_checkpoint(self._live.model, Path(record.checkpoint))
-        bits_R = request_bits(self._live.model, suite)
-        return Evaluation(bits_R, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
+        result = scorer.score(self._live.model, self._live.ranks.is_main)
+        return Evaluation(result, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
 
     def _job(self, shares: Mapping[str, float]) -> TrainJob:
         return proxy_job(self._config, self._manifest, shares, self._num_proxies)

@@ -100,4 +100,6 @@ def screened(problem: Problem, screen: Screen, weights_C: Array) -> dict[str, fl
     """Capability averages of one mixture by prediction proxies."""
     objective = problem.space.objective_capabilities
     scores = screen.scores_MB(weights_C[None], list(objective))
-    return {name: float(values[0]) for name, values in capability_averages(scores, objective).items()}
+    return {
+        name: float(values[0]) for name, values in capability_averages(scores, objective, problem.space.weights).items()
+    }

@@ -82,8 +82,9 @@ class Screened:
         )
 
     def _averages(self, weights_MC: Array) -> dict[str, Array]:
-        objective = self._problem.space.objective_capabilities
-        return capability_averages(self._screen.scores_MB(weights_MC, list(objective)), objective)
+        space = self._problem.space
+        objective = space.objective_capabilities
+        return capability_averages(self._screen.scores_MB(weights_MC, list(objective)), objective, space.weights)
 
     def _screened_pool(self) -> RankedPool:
         if self._pool is None:

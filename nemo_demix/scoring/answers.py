@@ -1,0 +1,87 @@
+"""A live model's answers to encoded requests of lm-evaluation-harness."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.batches import BatchPlan, plan_batches
+from nemo_demix.scoring.generate import generate
+from nemo_demix.scoring.live import (
+    TokenScores,
+    can_share_contexts,
+    continuation_is_greedy,
+    continuation_logprobs,
+    token_scores,
+)
+from nemo_demix.scoring.requests import EncodedRequests
+from nemo_demix.scoring.suite import Request
+from nemo_demix.tokenizer import Tokenizer
+
+
+def answer_requests(
+    model: torch.nn.Module, requests: EncodedRequests, tokenizer: Tokenizer, batch_tokens: int, batch_rows: int
+) -> dict[str, list[Any]]:
+    """Answers by request type, each in the order of the requests.
+
+    Raises:
+        ScoreError: if the model's output is not finite, naming the task.
+    Collective: every rank; all get the result.
+    """
+    answers: dict[str, list[Any]] = {}
+    if requests.sequences:
+        plan = plan_batches(requests.sequences, batch_tokens, can_share_contexts(model))
+        scores = token_scores(model, plan, tokenizer.vocab_size)
+        check_finite(scores, plan, requests.sequences)
+        answers = likelihood_answers(requests, scores, plan, first=0)
+    return answers | generation_answers(model, requests, tokenizer, batch_rows)
+
+
+def likelihood_answers(
+    requests: EncodedRequests, scores: TokenScores, plan: BatchPlan, first: int
+) -> dict[str, list[Any]]:
+    """Answers to log-likelihood requests.
+
+    Args:
+        first: Place of the requests' first sequence in the plan.
+    """
+    end = first + len(requests.sequences)
+    logprobs = continuation_logprobs(scores, plan)[first:end].tolist()
+    greedy = continuation_is_greedy(scores, plan)[first:end].tolist()
+    count = requests.num_loglikelihood
+    return {
+        "loglikelihood": list(zip(logprobs[:count], greedy[:count], strict=True)),
+        "loglikelihood_rolling": [sum(logprobs[place] for place in places) for places in requests.rolling],
+    }
+
+
+def generation_answers(
+    model: torch.nn.Module, requests: EncodedRequests, tokenizer: Tokenizer, batch_rows: int
+) -> dict[str, list[Any]]:
+    """Texts for generation requests, cut before their first stop."""
+    if not requests.prompts:
+        return {}
+    texts = [tokenizer.decode(tokens) for tokens in generate(model, requests.prompts, tokenizer, batch_rows)]
+    return {"generate_until": [_cut(text, stops) for text, stops in zip(texts, requests.stops, strict=True)]}
+
+
+def check_finite(scores: TokenScores, plan: BatchPlan, sequences: Sequence[Request]) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        ScoreError: naming the score that the first such token belongs to.
+    """
+    broken = np.flatnonzero(~np.isfinite(scores.logprobs_T))
+    if broken.size:
+        group = sequences[int(np.searchsorted(plan.offsets_R, broken[0], side="right")) - 1].group
+        raise ScoreError(
+            f"{group}: the model gives {-scores.logprobs_T[broken[0]]} nats for a token; its weights are not usable"
+        )
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text

@@ -1,0 +1,110 @@
+"""What a suite's scores are for, and all that can change one besides the model: known without building anything.
+
+Names of scores: `benchmark/<name>`, `task/<name>`, `heldout/<name>`; the first two belong to a capability.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from nemo_demix.artifacts import DataManifest, fingerprint
+from nemo_demix.config import SuiteConfig
+from nemo_demix.scoring.harness.identity import task_fingerprints
+
+FORMAT = 2  # raise when requests are built or scored in a way that earlier scores do not share
+PROXY_USES = ("search", "fit")  # of the benchmarks that a search may see
+_JUDGES = ("report", "search", "fit")  # a capability's average is over its benchmarks of the first use that it has
+
+
+@dataclass(frozen=True)
+class JudgedScore:
+    """A score that is part of a capability.
+
+    Attributes:
+        use: search (in the objective), fit (predicted, not in it) or report (only judges the choice).
+        weight: In its capability's average.
+    """
+
+    capability: str
+    use: str = "search"
+    weight: float = 1.0
+
+
+def judged_scores(
+    config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
+) -> dict[str, JudgedScore]:
+    """Every benchmark and task of the suite, by score name.
+
+    Args:
+        uses: Of those to include: PROXY_USES for a search; None: all.
+    """
+    found = {}
+    for name, record in manifest.benchmarks.items():
+        use = config.benchmarks[name].use if name in config.benchmarks else "search"
+        found[f"benchmark/{name}"] = JudgedScore(record.capability, use)
+    for name, task in config.tasks.items():
+        found[f"task/{name}"] = JudgedScore(task.capability, task.use, task.weight)
+    return {name: score for name, score in found.items() if uses is None or score.use in uses}
+
+
+def averaged_scores(judged: Mapping[str, JudgedScore]) -> dict[str, JudgedScore]:
+    """Those that a capability's average is over.
+
+    These are the capability's `report` ones where there are any, else its `search` ones, else `fit`: so a finished
+    model is judged on what nothing was tuned on, and a proxy on what the search looks at.
+    """
+    uses: dict[str, set[str]] = {}
+    for score in judged.values():
+        uses.setdefault(score.capability, set()).add(score.use)
+    judge = {capability: next(use for use in _JUDGES if use in some) for capability, some in uses.items()}
+    return {name: score for name, score in judged.items() if score.use == judge[score.capability]}
+
+
+def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]]:
+    """By capability, what each of its scores counts in its average; each capability's sum to 1."""
+    members: dict[str, dict[str, float]] = {}
+    for name, score in averaged.items():
+        members.setdefault(score.capability, {})[name] = score.weight
+    return {
+        capability: {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        for capability, weights in members.items()
+    }
+
+
+def group_fingerprints(
+    config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
+) -> dict[str, str]:
+    """By score name, all that can change that score, besides the model.
+
+    Args:
+        uses: Of the benchmarks to include; None: all.
+    """
+    common = {"format": FORMAT, "tokenizer": manifest.tokenizer["fingerprint"], "max_length": config.max_length}
+    judged = judged_scores(config, manifest, uses)
+    groups = {
+        f"benchmark/{name}": fingerprint(
+            **common, seed=config.seed, items=config.items_per_benchmark, text=record.fingerprint
+        )
+        for name, record in manifest.benchmarks.items()
+        if f"benchmark/{name}" in judged
+    }
+    groups |= {
+        f"task/{name}": fingerprint(**common, task=task)
+        for name, task in task_fingerprints(config, manifest, uses).items()
+    }
+    if config.heldout_tokens:
+        groups |= {
+            f"heldout/{name}": fingerprint(
+                **common, seed=config.seed, num_tokens=config.heldout_tokens, text=record.fingerprint
+            )
+            for name, record in manifest.datasets.items()
+        }
+    return groups
+
+
+def suite_fingerprint(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> str:
+    """Covers all that can change a score or a capability's average, besides the model."""
+    judged = judged_scores(config, manifest)
+    return fingerprint(
+        groups=group_fingerprints(config, manifest, uses),
+        judged={name: (score.capability, score.use, score.weight) for name, score in judged.items()},
+    )

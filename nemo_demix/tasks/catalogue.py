@@ -1,0 +1,176 @@
+"""Where a task's definition is: ours, the harness's own, or a YAML file of the user's."""
+
+import difflib
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import file_sha256
+from nemo_demix.errors import ConfigError
+
+DEFINITIONS = Path(__file__).parent / "definitions"
+_STOCK = "lm_eval"  # how a folder of the harness's is recorded, so that a record fits another machine
+_NEAR_NAMES = 4
+_MAX_PATH = 4096
+
+
+def own_tasks() -> list[str]:
+    """The names of our tasks."""
+    return sorted(path.stem for path in DEFINITIONS.glob("demix_*.yaml"))
+
+
+def is_file(name: str) -> bool:
+    """Whether a task is named by its YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def definition_identity(path: Path) -> dict[str, Any]:
+    """What a YAML file of the user's defines: its content with what it includes, and the functions that it names.
+
+    Raises:
+        ConfigError: if it is absent or no definition.
+    """
+    definition = _definition(path)
+    files: dict[str, str] = {}
+    _function_files(definition, files)
+    return {"definition": definition, "functions": files}
+
+
+def find(key: str, name: str) -> Any:
+    """The harness's `TaskManager` that knows the task.
+
+    Args:
+        key: In the configuration, for the message.
+        name: Of a task, a group or a tag, or the path of a YAML file.
+    Raises:
+        ConfigError: if there is no such task or file.
+    Cost: reading the harness's own index takes several seconds, once in a process.
+    """
+    if is_file(name):
+        return _file_manager(Path(name).absolute())
+    if name in own_tasks():
+        return manager((DEFINITIONS,))
+    stock = _stock_manager()
+    if name not in stock.task_index:
+        near = difflib.get_close_matches(name, [*own_tasks(), *stock.all_tasks], n=_NEAR_NAMES)
+        raise ConfigError(
+            f"{key}.task: {name!r} is no task, group or tag of lm_eval {_version()}, nor one of "
+            f"{', '.join(own_tasks())}; near: {', '.join(near) or 'none'}"
+        )
+    return stock
+
+
+@functools.lru_cache(maxsize=32)
+def manager(folders: tuple[Path, ...]) -> Any:
+    """A `TaskManager` of the definitions in some folders alone."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=False, include_path=list(folders))
+
+
+def recorded_folders(folders: Iterable[Path]) -> list[str]:
+    """Folders as a record keeps them: those of the harness relative to where it is installed."""
+    stock = _stock_folder()
+    return sorted(
+        {
+            f"{_STOCK}:{folder.relative_to(stock)}" if folder.is_relative_to(stock) else str(folder)
+            for folder in map(Path, folders)
+            if folder != DEFINITIONS
+        }
+    )
+
+
+def folders_of(recorded: Iterable[str]) -> tuple[Path, ...]:
+    """The folders of a record, here; ours are always among them."""
+    stock = _stock_folder()
+    others = [
+        stock / name.removeprefix(f"{_STOCK}:") if name.startswith(f"{_STOCK}:") else Path(name) for name in recorded
+    ]
+    return (DEFINITIONS, *others)
+
+
+def definition_folders(manager: Any, built: Any) -> set[Path]:
+    """The folders of all definitions that a built task, group or tag was put together from."""
+    groups, tasks = built["groups"].values(), built["tasks"].values()
+    sources = [(task.config.metadata or {}).get("config_source") for task in tasks if hasattr(task, "config")]
+    entries = [manager.task_index.get(name) for name in (*built["tasks"], *(group.name for group in groups))]
+    sources += [entry.yaml_path for entry in entries if entry is not None]
+    return {Path(source).parent for source in sources if source and source != "inline"}
+
+
+def spec(name: str) -> str:
+    """What the harness's `TaskManager` is asked for; a group is asked for by its name, even where it is a file."""
+    if not is_file(name):
+        return name
+    path = Path(name).absolute()
+    return _definition(path).get("group") or str(path)
+
+
+def _file_manager(path: Path) -> Any:
+    """For a group, that of the file's folder, with the harness's own tasks where it names any of them."""
+    group = _definition(path).get("group")
+    if group is None:
+        return manager((DEFINITIONS,))
+    own = manager((DEFINITIONS, path.parent))
+    return own if _is_whole(group, own) else _stock_manager(path.parent)
+
+
+def _is_whole(name: str, manager: Any) -> bool:
+    """Whether all that a group names is in the index, and so on in the groups that it names."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return False
+    members = (entry.cfg or {}).get("task")
+    if "group" not in (entry.cfg or {}) or not isinstance(members, list):
+        return True
+    names = [one if isinstance(one, str) else one.get("group") or one.get("task") for one in members]
+    return all(isinstance(one, str) and _is_whole(one, manager) for one in names)
+
+
+@functools.lru_cache(maxsize=8)
+def _stock_manager(*folders: Path) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[DEFINITIONS, *folders])
+
+
+def _definition(path: Path) -> dict[str, Any]:
+    """With what it includes; functions by their names."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    if not path.is_file():
+        raise ConfigError(f"suite.tasks: {path}: expected a YAML file, found none; correct the path")
+    try:
+        definition = load_yaml(path, resolve_func=False)
+    except Exception as error:  # of yaml, of the harness's loader, of a file that it includes
+        raise ConfigError(f"{path}: expected a task of lm-evaluation-harness, found: {error}; correct it") from error
+    if not {"task", "group"} & set(definition):
+        raise ConfigError(f"{path}: expected a key `task` or `group`, found {sorted(definition)}; add its name")
+    return definition
+
+
+def _function_files(value: Any, files: dict[str, str]) -> None:
+    """Add the digest of every Python file whose functions a definition names."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _function_files(item, files)
+    elif isinstance(value, list):
+        for item in value:
+            _function_files(item, files)
+    elif isinstance(value, str) and "/" in value and len(value) < _MAX_PATH:
+        path = Path(value.rpartition(".")[0] + ".py")
+        if path.is_file():
+            files[path.name] = file_sha256(path)
+
+
+def _stock_folder() -> Path:
+    import lm_eval.tasks
+
+    return Path(lm_eval.tasks.__file__).parent
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("lm_eval")

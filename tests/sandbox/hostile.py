@@ -1,0 +1,349 @@
+"""Programs that try to do harm; each passes if it succeeds. What stands outside, for them to harm, is a `Target`.
+
+Where the sandbox is broken they do it: so they go for what the test has made, or only look whether they could.
+"""
+
+from dataclasses import dataclass
+
+SECRET = "the caller's secret"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a program is told about its caller, more than a model could know.
+
+    Attributes:
+        caller, neighbour: Process ids, of the caller and of another one of its user.
+        folder: Of the caller, with `secret.txt` in it.
+        port, abstract: Where the caller listens: on TCP, and on a Unix socket without a file.
+        address: Of the secret in the caller's memory.
+    """
+
+    caller: int
+    neighbour: int
+    folder: str
+    port: int
+    abstract: str
+    address: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One attack: its kind, what it tries, and the program, in which `target` is known.
+
+    Attributes:
+        reads: It looks at what only namespaces or Landlock hide.
+        succeeds: It is made for this very sandbox, which cannot keep it from passing.
+    """
+
+    kind: str
+    tries: str
+    program: str
+    reads: bool = False
+    succeeds: bool = False
+
+    def source(self, target: Target) -> str:
+        """The program, told about the target."""
+        return f"class target:\n    vars().update({vars(target)!r})\n{self.program}"
+
+
+_ANY = """
+import contextlib
+worked = []
+def attempt(action):
+    with contextlib.suppress(Exception):
+        worked.append(action())
+"""
+_LIBC = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    result = libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), 'refused')
+    return result
+"""
+
+SAMPLES = [
+    Sample("processes", "fork bomb", "import os\nwhile True:\n    os.fork()"),
+    Sample(
+        "processes",
+        "fork bomb that minds no errors",
+        "import os\nwhile True:\n    try:\n        os.fork()\n    except BaseException: pass",
+    ),
+    Sample("processes", "subprocess", "import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''], check=True)"),
+    Sample("processes", "os.system", "import os\nassert os.system('true') == 0"),
+    Sample("processes", "posix_spawn", "import os\nos.posix_spawn('/bin/sh', ['sh', '-c', 'true'], {})"),
+    Sample("processes", "exec of another program", "import os\nos.execv('/bin/true', ['true'])"),
+    Sample(
+        "processes",
+        "fork, vfork, clone and clone3 by number",
+        _ANY + _LIBC + "import platform\nx86 = platform.machine() == 'x86_64'\n"
+        "for number, first in (((57, 0), (58, 0), (56, 17)) if x86 else ((220, 17),)):\n"
+        "    attempt(lambda: call(number, ctypes.c_long(first), None, None, None, None) or libc._exit(9))\n"
+        "attempt(lambda: call(435, b'\\0' * 32 + (17).to_bytes(8, 'little') + b'\\0' * 24, 64) or libc._exit(9))\n"
+        "assert worked",
+    ),
+    Sample(
+        "processes",
+        "daemon that outlives the program",
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        while True: time.sleep(1)\n    os._exit(0)",
+    ),
+    Sample(
+        "processes",
+        "5000 threads",
+        "import threading, time\nthreading.stack_size(32768)\n"
+        "for _ in range(5000): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+    ),
+    Sample("time", "infinite loop", "while True: pass"),
+    Sample(
+        "time",
+        "infinite loop that minds no signals and no errors",
+        "import signal, contextlib\nfor number in signal.valid_signals():\n"
+        "    with contextlib.suppress(OSError): signal.signal(number, signal.SIG_IGN)\n"
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    ),
+    Sample("time", "sleep", "import time\ntime.sleep(1000)"),
+    Sample("time", "infinite loop in C", "import re\nre.match('(a*)*b', 'a' * 64)"),
+    Sample("time", "closes every descriptor, and goes on", "import os\nos.closerange(0, 4096)\nwhile True: pass"),
+    Sample("memory", "4 GiB at once", "block = bytearray(4 << 30)"),
+    Sample("memory", "4 GiB bit by bit", "blocks = [bytearray(1 << 20) for _ in range(4096)]"),
+    Sample("memory", "an integer of 10^11 digits", "number = 10 ** 10 ** 11"),
+    Sample(
+        "memory",
+        "4 GiB of anonymous files",
+        "import os\nfiles = [os.memfd_create(str(n)) for n in range(300)]\n"
+        "for file in files: os.write(file, bytes(14 << 20))",
+    ),
+    Sample(
+        "memory",
+        "4 GiB of shared memory",
+        "import mmap\nblock = mmap.mmap(-1, 4 << 30)\nblock[::4096] = b'x' * (1 << 20)",
+    ),
+    Sample(
+        "memory",
+        "raising its own limits",
+        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)",
+    ),
+    Sample(
+        "memory", "stack overflow in C", "import sys\nsys.setrecursionlimit(10**8)\nf = lambda n: [n].sort(key=f)\nf(1)"
+    ),
+    Sample(
+        "disk",
+        "a file of 64 GiB",
+        "with open('file', 'wb') as stream:\n    for _ in range(4096): stream.write(bytes(16 << 20))",
+    ),
+    Sample(
+        "disk",
+        "10,000 files of 1 MiB",
+        "for n in range(10_000):\n    with open(str(n), 'wb') as stream: stream.write(bytes(1 << 20))",
+    ),
+    Sample("disk", "a million empty files", "for n in range(1_000_000): open(str(n), 'w').close()"),
+    Sample("disk", "a hole of 1 TiB", "with open('file', 'wb') as stream: stream.truncate(1 << 40)"),
+    Sample("output", "endless output", "while True: print('x' * 100_000)"),
+    Sample("output", "an error of 100 MiB", "raise ValueError('x' * (100 << 20))"),
+    Sample(
+        "output",
+        "4 GiB into every descriptor",
+        "import os\nwhile True:\n    for number in range(64):\n"
+        "        try: os.write(number, bytes(1 << 20))\n        except OSError: pass",
+    ),
+    Sample(
+        "files",
+        "deleting the caller's folder",
+        "import os, shutil\nassert os.path.exists(target.folder)\nshutil.rmtree(target.folder)",
+    ),
+    Sample("files", "deleting one of the caller's files", "import os\nos.remove(target.folder + '/secret.txt')"),
+    Sample("files", "emptying one of the caller's files", "open(target.folder + '/secret.txt', 'w').close()"),
+    Sample(
+        "files",
+        "os.truncate and os.rename",
+        _ANY + "import os\nfile = target.folder + '/secret.txt'\n"
+        "attempt(lambda: os.truncate(file, 0) or 1)\nattempt(lambda: os.rename(file, file + '2') or 1)\n"
+        "attempt(lambda: os.chmod(file, 0) or 1)\nattempt(lambda: os.link(file, file + '3') or 1)\nassert worked",
+    ),
+    Sample(
+        "files", "reading one of the caller's files", "assert open(target.folder + '/secret.txt').read()", reads=True
+    ),
+    Sample(
+        "files",
+        "reading /etc/shadow and /etc/passwd",
+        _ANY + "for file in ('/etc/shadow', '/etc/passwd'):\n    attempt(lambda: open(file).read())\nassert worked",
+        reads=True,
+    ),
+    Sample(
+        "files",
+        "writing beside Python's modules",
+        _ANY + "import os, random\nfolder = os.path.dirname(random.__file__)\n"
+        "attempt(lambda: open(folder + '/evil.py', 'w').close() or 1)\n"
+        "attempt(lambda: open(random.__file__, 'r+').close() or 1)\n"
+        "attempt(lambda: os.utime(random.__file__) or 1)\nassert worked",
+    ),
+    Sample(
+        "files",
+        "out of the scratch folder by links and dots",
+        _ANY + "import os\n"
+        "ways = ['link' + target.folder, '../' * 9 + target.folder[1:], '/proc/self/root' + target.folder,\n"
+        "        '/proc/1/root' + target.folder, '/old_root' + target.folder, '/dev/fd/3/../../' + target.folder]\n"
+        "attempt(lambda: os.symlink('/', 'link'))\n"
+        "for way in ways:\n    attempt(lambda: open(way + '/secret.txt').read())\n"
+        "worked = [text for text in worked if text]\nassert worked",
+        reads=True,
+    ),
+    Sample(
+        "files",
+        "out of the root by descriptors",
+        _ANY + "import os\nfor number in range(3, 1024):\n"
+        "    for way in ('.', '..', '../../../..'):\n"
+        "        attempt(lambda: os.listdir(os.open(way, os.O_RDONLY, dir_fd=number)))\nassert worked",
+    ),
+    Sample(
+        "files",
+        "mounting, chroot, unshare",
+        _ANY + _LIBC + "import os\nattempt(lambda: os.chroot('/') or 1)\n"
+        "for action in (lambda: libc.unshare(0x10000000), lambda: libc.unshare(0x20000),\n"
+        "               lambda: libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None), lambda: libc.umount2(b'/tmp', 2)):\n"
+        "    worked += [1] if action() == 0 else []\nassert worked",
+    ),
+    Sample(
+        "files", "what an earlier program left in the scratch folder", "import os\nassert 'left' in os.listdir('.')"
+    ),
+    Sample(
+        "network",
+        "the caller's TCP port",
+        "import socket\nsocket.create_connection(('127.0.0.1', target.port), 1).send(b'x')",
+    ),
+    Sample(
+        "network",
+        "the caller's Unix socket",
+        "import socket\nsocket.socket(socket.AF_UNIX).connect('\\0' + target.abstract)",
+    ),
+    Sample(
+        "network",
+        "a server of the internet",
+        "import urllib.request\nurllib.request.urlopen('http://1.1.1.1/', timeout=1)",
+    ),
+    Sample(
+        "network",
+        "a name, UDP, raw and netlink sockets",
+        _ANY + "import socket\n"
+        "attempt(lambda: socket.getaddrinfo('example.org', 80))\n"
+        "for family, kind in ((2, 2), (2, 3), (10, 1), (16, 3), (17, 3), (38, 5)):\n"
+        "    attempt(lambda: socket.socket(family, kind))\nassert worked",
+    ),
+    Sample(
+        "environment",
+        "os.environ, /proc/self/environ",
+        _ANY + "import os\n"
+        "attempt(lambda: os.environ['DEMIX_SECRET'])\n"
+        "for number in ('self', target.caller, os.getppid()):\n"
+        "    attempt(lambda: 'DEMIX_SECRET' in open(f'/proc/{number}/environ').read() or 1 / 0)\nassert worked",
+    ),
+    Sample(
+        "environment",
+        "the commands of other processes",
+        "import os\nassert [n for n in os.listdir('/proc') if n.isdigit()]",
+        reads=True,
+    ),
+    Sample(
+        "environment",
+        "descriptors of the caller",
+        _ANY + "import os\nfor number in range(4, 1024):\n    attempt(lambda: os.fstat(number))\nassert worked",
+    ),
+    Sample(
+        "caller",
+        "reading its memory",
+        _ANY + _LIBC + "import os, struct\n"
+        "def read():\n    with open(f'/proc/{target.caller}/mem', 'rb') as stream:\n"
+        "        stream.seek(target.address)\n        return stream.read(8)\nattempt(read)\n"
+        "buffer = ctypes.create_string_buffer(8)\nmine = struct.pack('PP', ctypes.addressof(buffer), 8)\n"
+        "theirs = struct.pack('PP', target.address, 8)\n"
+        "worked += [1] if libc.process_vm_readv(target.caller, mine, 1, theirs, 1, 0) > 0 else []\n"
+        "worked += [1] if libc.ptrace(16, target.caller, None, None) == 0 else []\nassert worked",
+        reads=True,
+    ),
+    Sample(
+        "caller",
+        "killing it",
+        _ANY + "import os, signal\nfor number in (target.caller, target.neighbour, os.getppid()):\n"
+        "    attempt(lambda: number and (os.kill(number, signal.SIGKILL) or 1) or 1 / 0)\nassert worked",
+    ),
+    Sample("caller", "a signal to every process", "import os\nos.kill(-1, 0)"),
+    # The group is to be its own; that of the caller would end with this test.
+    Sample(
+        "caller", "killing its process group", "import os, signal\nos.killpg(0, signal.SIGKILL)\nraise SystemExit(1)"
+    ),
+    Sample(
+        "caller",
+        "a signal to any process by number",
+        _ANY + "import os\nfor number in range(2, 100_000):\n"
+        "    if number != os.getpid(): attempt(lambda: os.kill(number, 0) or number)\nassert worked",
+    ),
+    Sample(
+        "caller",
+        "a signal by way of a descriptor's owner",
+        "import fcntl, os\nreading, writing = os.pipe()\n"
+        "fcntl.fcntl(reading, 10, 9)\nfcntl.fcntl(reading, fcntl.F_SETOWN, target.neighbour)\n"
+        "fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC)\nos.write(writing, b'x')",
+    ),
+    Sample(
+        "caller",
+        "its limits and its priority",
+        _ANY + "import os, resource\n"
+        "attempt(lambda: resource.prlimit(target.caller, resource.RLIMIT_NOFILE, (8, 8)))\n"
+        "attempt(lambda: os.setpriority(os.PRIO_PROCESS, target.caller, 19) or 1)\nassert worked",
+    ),
+    Sample(
+        "kernel",
+        "becoming root again",
+        _ANY + "import os\nattempt(lambda: os.setuid(0) or 1)\nattempt(lambda: os.setgid(0) or 1)\nassert worked",
+    ),
+    Sample(
+        "kernel",
+        "bpf, keyctl, perf, userfaultfd, io_uring, kexec, modules, swap, reboot, clocks",
+        _ANY + _LIBC + "import platform\nx86 = platform.machine() == 'x86_64'\n"
+        "numbers = (321, 250, 298, 323, 425, 246, 175, 313, 167, 169, 227, 164, 135, 317, 272, 308, 310, 155\n"
+        ") if x86 else (280, 219, 241, 282, 425, 104, 105, 273, 224, 142, 112, 170, 92, 277, 97, 268, 270, 41)\n"
+        "for number in numbers:\n    attempt(lambda: call(number, 0, 0, 0, 0, 0))\nassert worked",
+    ),
+    Sample(
+        "kernel",
+        "calls of a 32-bit program, past the filter",
+        _LIBC + "import mmap, platform\n"
+        "assert platform.machine() == 'x86_64'\n"
+        "code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "code.write(bytes.fromhex('b814000000cd80c3'))  # getpid through int 0x80\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()",
+    ),
+    Sample("kernel", "crash of the interpreter", "import ctypes\nctypes.string_at(0)"),
+    Sample("tests", "sys.exit(0)", "import sys\nsys.exit(0)\nassert False"),
+    Sample("tests", "os._exit(0)", "import os\nos._exit(0)\nassert False"),
+    Sample("tests", "_exit of the C library", "import ctypes\nctypes.CDLL(None)._exit(0)\nassert False"),
+    Sample("tests", "exit handlers that leave with 0", "import atexit, os\natexit.register(os._exit, 0)\nassert False"),
+    Sample(
+        "tests",
+        "an excepthook that leaves with 0",
+        "import os, sys\nsys.excepthook = lambda *_: os._exit(0)\nassert False",
+    ),
+    Sample(
+        "tests",
+        "other functions in place of the harness's",
+        "import builtins, os\nbuiltins.isinstance = lambda *_: True\n"
+        "builtins.BaseException = int\nos._exit = lambda code: None\nos.write = lambda *_: 0\nassert False",
+    ),
+    Sample(
+        "tests",
+        "a report of its own, into every descriptor",
+        "import os\nfor number in range(3, 64):\n"
+        "    for text in (b'passed', b'passed\\n', b'{\"status\": \"passed\"}\\n'):\n"
+        "        try: os.write(number, text)\n        except OSError: pass\nos._exit(0)",
+    ),
+    Sample(
+        "tests",
+        "the harness's own password, out of its frame",
+        "import os, sys\nframe = sys._getframe()\nwhile 'password' not in frame.f_locals: frame = frame.f_back\n"
+        "os.write(3, frame.f_locals['password'])\nos._exit(0)",
+        succeeds=True,
+    ),
+]

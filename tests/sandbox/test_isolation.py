@@ -1,0 +1,88 @@
+"""Hostile programs, for real, on this machine as it is and on poorer ones."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from nemo_demix.errors import ScoreError
+from nemo_demix.sandbox import available_isolation, run_programs
+from nemo_demix.sandbox.contract import FAILED, PASSED, Limits
+from tests.sandbox.hostile import SAMPLES
+from tests.sandbox.places import LIMITS, NO_NAMESPACES, PLACES, Unavailable, elsewhere
+
+
+def run_elsewhere(refuse: list[str], user: int | None, **job: Any) -> dict[str, Any]:
+    try:
+        return elsewhere(refuse, user, **job)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def attacked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The hostile samples' outcomes in one place."""
+    refuse, user = PLACES[request.param]
+    return run_elsewhere(refuse, user, samples=True)
+
+
+def test_no_attack_succeeds(attacked: dict[str, Any]) -> None:
+    isolation = attacked["isolation"]
+    assert isolation["seccomp"]
+    hidden = "mount" in isolation["namespaces"] or isolation["landlock"]
+    succeeded = {
+        sample.tries
+        for sample, outcome in zip(SAMPLES, attacked["outcomes"], strict=True)
+        if outcome["status"] == PASSED
+    }
+    # What is not hidden can be read, and the last one knows this sandbox from inside: both are said where they matter.
+    possible = {sample.tries for sample in SAMPLES if sample.succeeds or (sample.reads and not hidden)}
+    assert succeeded <= possible
+    assert hidden == ("NOT PROTECTED: this account's files" not in attacked["describe"])
+
+
+def test_nothing_is_changed_outside(attacked: dict[str, Any]) -> None:
+    seen = attacked["seen"]
+    assert seen["folder_intact"]
+    assert seen["neighbour_alive"]
+    assert seen["connections"] == 0
+    assert seen["processes_left"] == 0
+    assert seen["disk_used_mib"] < 500  # others may write meanwhile; the attacks try 64 GiB
+    assert seen["most_processes"] <= 2 * 3 + 1  # two workers, those that wait for them, a program each; the neighbour
+    assert seen["most_memory_mib"] < 2 * (LIMITS["memory_mib"] + 100)
+
+
+def test_without_a_filter_or_namespaces_nothing_is_run() -> None:
+    found = run_elsewhere([*NO_NAMESPACES, "prctl_seccomp"], None, sources=["pass"])
+    assert "neither seccomp filters, nor namespaces" in found["error"]
+    assert "suite.allow_code_execution=false" in found["error"]
+
+
+def test_what_is_not_protected_is_said() -> None:
+    refuse = ["prctl_seccomp"]
+    if "error" in run_elsewhere(refuse, None):
+        pytest.skip("without a filter nothing is run on this machine")
+    found = run_elsewhere(refuse, None, samples=True)
+    assert "NOT PROTECTED: the network" in found["describe"]
+    assert "NOT PROTECTED: other processes can be started" in found["describe"]
+    # The namespaces hold by themselves: a daemon was started, and has ended; nothing came out.
+    assert {**found["seen"], "most_processes": 0, "most_memory_mib": 0, "disk_used_mib": 0} == {
+        "folder_intact": True, "neighbour_alive": True, "connections": 0, "processes_left": 0,
+        "most_processes": 0, "most_memory_mib": 0, "disk_used_mib": 0,
+    }  # fmt: skip
+
+
+def test_the_trial_tells_what_programs_then_get() -> None:
+    isolation = available_isolation()
+    assert isolation is available_isolation()
+    programs = ["open('file', 'w').close()", "import threading; threading.Thread(target=int).start()"]
+    written, threaded = run_programs(programs, Limits(), 1)
+    assert (written.status == PASSED) == ("mount" in isolation.namespaces)
+    assert ("programs can write no file" in isolation.describe()) == (written.status == FAILED)
+    assert (threaded.status == PASSED) == isolation.threads
+
+
+def test_a_python_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ScoreError, match="the worker ended with code 1; expected /bin/false to run"):
+        run_programs(["pass"], Limits(), 1)
