@@ -33,9 +33,9 @@ _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_lo
 
 
 def _prepare(config: DemixConfig) -> None:
-    from nemo_demix.datasets.prepare import prepare
+    from nemo_demix.stages.prepare import prepare_stage
 
-    prepare(config)
+    prepare_stage(config)
 
 
 def _train(config: DemixConfig) -> None:

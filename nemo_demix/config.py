@@ -94,11 +94,41 @@ class CodeConfig:
 
 
 @dataclass
+class ExternalScoreConfig:
+    """One number that an external command gives."""
+
+    capability: str = MISSING
+    unit: str = MISSING  # e.g. accuracy; a capability averages scores of one unit
+    higher_is_better: bool = MISSING
+    use: str = "search"  # search: in the objective | fit: predicted, not in it | report: only judges the choice
+    weight: float = 1.0  # in its capability's average
+    chance: float | None = None  # what guessing gives
+
+
+@dataclass
+class ExternalConfig:
+    """A program that is given a checkpoint's folder and answers with JSON: a team's own harness, or OpenCompass."""
+
+    # Program and arguments. {checkpoint}: the model's folder; {output}: the file to write the JSON to, else it is the
+    # last line of standard output; {name}: the model's name.
+    command: list[str] = field(default_factory=list)
+    format: str = "megatron"  # the checkpoint as NeMo 2 lays it out | huggingface: as `nemo-demix export` writes it
+    scores: dict[str, ExternalScoreConfig] = field(default_factory=dict)  # by their names in the JSON
+    env: dict[str, str] = field(default_factory=dict)  # beside this process's environment, which is passed on
+    timeout_s: float = 3600.0
+    retries: int = 1  # so many more tries, with growing pauses
+    keep_checkpoint: bool = False  # of a merge or an export that was written for it
+
+
+@dataclass
 class SuiteConfig:
     """What a model is scored on."""
 
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    external: dict[str, ExternalConfig] = field(default_factory=dict)
+    external_workers: int = 1  # external commands at once
+    cache: bool = True  # keep models' answers under scores/answers, so that a changed suite runs only what is new
     allow_code_execution: bool = False  # programs that a model wrote are run, in the sandbox
     code: CodeConfig = field(default_factory=CodeConfig)
     log_samples: bool = False  # keep every document's prompt, response and metrics beside the scores

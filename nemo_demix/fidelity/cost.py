@@ -21,7 +21,8 @@ def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[Tra
     """Tokens and device-seconds of every stage, and of the same search over trained proxies.
 
     What was not done (a strategy without components, no `verify`) is left out of the stages, and what follows from it
-    is null. Device-seconds are those of training, merging and scoring proxies, without start-up.
+    is null. Device-seconds are those of training, merging and scoring proxies, without start-up; an external command
+    counts as one device, as nobody here knows how many it uses.
     """
     ranks = world_size(config.parallel)
     components = component_jobs(config, manifest)
@@ -37,14 +38,15 @@ def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[Tra
         stages["search"] = {
             "num_proxies": len(done),
             "num_tokens": sum(row.get("num_tokens", 0) for row in done),
-            "device_s": round(ranks * sum(_seconds(row) for row in done), 1),
+            "device_s": round(sum(ranks * _seconds(row) + row.get("external_time_s", 0.0) for row in done), 1),
         }
     merge_s, score_s = (sum(row.get(key, 0.0) for row in done) for key in ("merge_time_s", "score_time_s"))
+    total_s = sum(_seconds(row) + row.get("external_time_s", 0.0) for row in done)
     fidelity = load_fidelity(config, components)
     return {
         "stages": stages,
         "merge_share_of_search": merge_s / (merge_s + score_s) if merge_s + score_s else None,
-        "proxies_per_minute": 60 * len(done) / sum(map(_seconds, done)) if done else None,
+        "proxies_per_minute": 60 * len(done) / total_s if total_s else None,
         **_against_training(stages, len(done), ranks * merge_s, ranks * score_s),
         "same_answer_by_trained_proxies": _same_answer(config, fidelity),
         "growth": _growth(stages, config, fidelity),

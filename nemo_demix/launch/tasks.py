@@ -29,18 +29,8 @@ def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ran
     score_targets(config, manifest, targets, ranks)
 
 
-def final(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
-    """Train the final models, score them, and compare, in the same ranks."""
-    from nemo_demix.fidelity.outcome import write_outcome
-
-    train(config, manifest, task, ranks)
-    score(config, manifest, task, ranks)
-    if ranks.is_main:
-        write_outcome(config, manifest, task["fingerprint"])
-
-
-def verify(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
-    """Train references, then score them."""
+def train_and_score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+    """Train references, or the final models, then score them, in the same ranks."""
     train(config, manifest, task, ranks)
     score(config, manifest, task, ranks)
 
@@ -56,7 +46,6 @@ def serve(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ran
 TASKS: dict[str, Callable[[DemixConfig, DataManifest, dict[str, Any], Ranks], None]] = {
     "train": train,
     "score": score,
-    "final": final,
-    "verify": verify,
+    "train_and_score": train_and_score,
     "serve": serve,
 }

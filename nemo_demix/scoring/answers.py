@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array
 from nemo_demix.scoring.batches import BatchPlan, plan_batches
 from nemo_demix.scoring.generate import generate
 from nemo_demix.scoring.live import (
@@ -30,41 +31,35 @@ def answer_requests(
         ScoreError: if the model's output is not finite, naming the task.
     Collective: every rank; all get the result.
     """
-    answers: dict[str, list[Any]] = {}
+    logprobs_R, greedy_R = np.empty(0), np.empty(0, dtype=bool)
     if requests.sequences:
         plan = plan_batches(requests.sequences, batch_tokens, can_share_contexts(model))
         scores = token_scores(model, plan, tokenizer.vocab_size)
         check_finite(scores, plan, requests.sequences)
-        answers = likelihood_answers(requests, scores, plan, first=0)
-    return answers | generation_answers(model, requests, tokenizer, batch_rows)
+        logprobs_R, greedy_R = continuation_logprobs(scores, plan), continuation_is_greedy(scores, plan)
+    return put_together(requests, logprobs_R, greedy_R, generated_texts(model, requests, tokenizer, batch_rows))
 
 
-def likelihood_answers(
-    requests: EncodedRequests, scores: TokenScores, plan: BatchPlan, first: int
+def put_together(
+    requests: EncodedRequests, logprobs_R: Array, greedy_R: np.ndarray, texts: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Answers to log-likelihood requests.
-
-    Args:
-        first: Place of the requests' first sequence in the plan.
-    """
-    end = first + len(requests.sequences)
-    logprobs = continuation_logprobs(scores, plan)[first:end].tolist()
-    greedy = continuation_is_greedy(scores, plan)[first:end].tolist()
-    count = requests.num_loglikelihood
+    """Answers by request type, from what the model gave for every continuation and prompt."""
+    logprobs, greedy, count = logprobs_R.tolist(), greedy_R.tolist(), requests.num_loglikelihood
     return {
         "loglikelihood": list(zip(logprobs[:count], greedy[:count], strict=True)),
         "loglikelihood_rolling": [sum(logprobs[place] for place in places) for places in requests.rolling],
+        "generate_until": list(texts),
     }
 
 
-def generation_answers(
+def generated_texts(
     model: torch.nn.Module, requests: EncodedRequests, tokenizer: Tokenizer, batch_rows: int
-) -> dict[str, list[Any]]:
-    """Texts for generation requests, cut before their first stop."""
+) -> list[str]:
+    """What follows each prompt, cut before its first stop. Collective: every rank; all get the result."""
     if not requests.prompts:
-        return {}
+        return []
     texts = [tokenizer.decode(tokens) for tokens in generate(model, requests.prompts, tokenizer, batch_rows)]
-    return {"generate_until": [_cut(text, stops) for text, stops in zip(texts, requests.stops, strict=True)]}
+    return [_cut(text, stops) for text, stops in zip(texts, requests.stops, strict=True)]
 
 
 def check_finite(scores: TokenScores, plan: BatchPlan, sequences: Sequence[Request]) -> None:

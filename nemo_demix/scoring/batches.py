@@ -7,7 +7,7 @@ Axes: B rows of a batch, S places in a row, Q scored tokens of a batch, R contin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -137,6 +137,28 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
         num_tokens=sum(row.length for row in rows),
         num_padded=sum(batch.tokens_BS.numel() for batch in batches),
         num_separate=sum(len(one.tokens) - 1 for one in continuations),
+    )
+
+
+def join_plans(plans: Sequence[BatchPlan]) -> BatchPlan:
+    """One plan of several lists of continuations, one after another; no batch has rows of two of them.
+
+    So what a list's continuations give does not depend on the others, to the last bit.
+    """
+    batches: list[Batch] = []
+    offsets_R, same_as_T, total = [np.zeros(1, dtype=np.int64)], [], 0
+    for plan in plans:
+        batches += [replace(batch, places_Q=batch.places_Q + total) for batch in plan.batches]
+        offsets_R.append(plan.offsets_R[1:] + total)
+        same_as_T.append(plan.same_as_T + total)
+        total += int(plan.offsets_R[-1])
+    return BatchPlan(
+        batches=sorted(batches, key=lambda batch: -batch.tokens_BS.numel()),
+        offsets_R=np.concatenate(offsets_R),
+        same_as_T=np.concatenate([*same_as_T, np.empty(0, dtype=np.int64)]),
+        num_tokens=sum(plan.num_tokens for plan in plans),
+        num_padded=sum(plan.num_padded for plan in plans),
+        num_separate=sum(plan.num_separate for plan in plans),
     )
 
 

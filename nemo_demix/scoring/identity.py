@@ -1,6 +1,7 @@
 """What a suite's scores are for, and all that can change one besides the model: known without building anything.
 
-Names of scores: `benchmark/<name>`, `task/<name>`, `heldout/<name>`; the first two belong to a capability.
+Names of scores: `benchmark/<name>`, `task/<name>`, `external/<command>/<name>`, `heldout/<name>`; all but the last kind
+belong to a capability.
 """
 
 from collections.abc import Collection, Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import SuiteConfig
+from nemo_demix.scoring.external.settings import external_fingerprints, external_scores
 from nemo_demix.scoring.harness.identity import task_fingerprints
 
 FORMAT = 2  # raise when requests are built or scored in a way that earlier scores do not share
@@ -32,7 +34,7 @@ class JudgedScore:
 def judged_scores(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, JudgedScore]:
-    """Every benchmark and task of the suite, by score name.
+    """Every benchmark, task and external score of the suite, by score name.
 
     Args:
         uses: Of those to include: PROXY_USES for a search; None: all.
@@ -43,6 +45,8 @@ def judged_scores(
         found[f"benchmark/{name}"] = JudgedScore(record.capability, use)
     for name, task in config.tasks.items():
         found[f"task/{name}"] = JudgedScore(task.capability, task.use, task.weight)
+    for name, external in external_scores(config).items():
+        found[name] = JudgedScore(external.capability, external.use, external.weight)
     return {name: score for name, score in found.items() if uses is None or score.use in uses}
 
 
@@ -91,6 +95,7 @@ def group_fingerprints(
         f"task/{name}": fingerprint(**common, task=task)
         for name, task in task_fingerprints(config, manifest, uses).items()
     }
+    groups |= external_fingerprints(config, uses)
     if config.heldout_tokens:
         groups |= {
             f"heldout/{name}": fingerprint(

@@ -4,7 +4,7 @@ Axis letters: I items of one score.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ class Items:
     """What one model gave on every item of one score, which is their weighted mean.
 
     Attributes:
-        values_I: float64.
+        values_I: float64; the score alone where its items are not known.
         weights_I: float64; bytes where the score is a total over a total, else 1.
         chance: What guessing gives. None: nothing in particular.
+        summary: What is known of the items where their values are not. None: the values are known.
     """
 
     values_I: Array
@@ -29,6 +30,15 @@ class Items:
     unit: str = UNIT
     higher_is_better: bool = False
     chance: float | None = None
+    summary: "Summary | None" = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What someone else says of items that we do not see; None: they do not."""
+
+    stderr: float | None
+    num_items: int | None
 
 
 ModelItems = Mapping[str, Items]  # by score name
@@ -39,15 +49,34 @@ class Score:
     """A number, how sure it is, and which way is better."""
 
     score: float
-    stderr: float  # over the items sampled; says nothing of training noise
-    num_items: int
+    stderr: float | None  # over the items sampled; says nothing of training noise. None: not known
+    num_items: int | None  # None: not known
     unit: str = UNIT
     higher_is_better: bool = False
     chance: float | None = None  # what guessing gives
 
 
+def is_guessed(score: Score) -> bool:
+    """Whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is known."""
+    if score.chance is None or score.stderr is None:
+        return False
+    return abs(score.score - score.chance) <= 1.96 * score.stderr
+
+
+def items_of_summary(
+    score: float, stderr: float | None, num_items: int | None, unit: str, higher_is_better: bool, chance: float | None
+) -> Items:
+    """A score whose items' values are not known."""
+    one = np.array([score]), np.ones(1)
+    return Items(*one, unit, higher_is_better, chance, Summary(stderr, num_items))
+
+
 def score_of(items: Items) -> Score:
     """The weighted mean, with its standard error over the items sampled."""
+    if items.summary is not None:
+        value = float(items.values_I[0])
+        known = items.summary.stderr, items.summary.num_items
+        return Score(value, *known, items.unit, items.higher_is_better, items.chance)
     count = len(items.values_I)
     mean_weight = float(items.weights_I.mean())
     value = float((items.weights_I @ items.values_I) / items.weights_I.sum())
@@ -63,6 +92,7 @@ def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
     facts = {
         group: {"num_items": len(one.values_I), "unit": one.unit}
         | {"higher_is_better": one.higher_is_better, "chance": one.chance}
+        | ({} if one.summary is None else {"summary": asdict(one.summary)})
         for group, one in items.items()
     }
     rows = [np.stack([one.values_I, one.weights_I]) for one in items.values()]
@@ -74,5 +104,6 @@ def unpack_items(facts: Mapping[str, Mapping[str, Any]], packed: Array) -> dict[
     items, start = {}, 0
     for group, fact in facts.items():
         values_I, weights_I = packed[:, start : (start := start + fact["num_items"])]
-        items[group] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"])
+        summary = Summary(**fact["summary"]) if "summary" in fact else None
+        items[group] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"], summary)
     return items

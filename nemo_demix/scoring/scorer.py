@@ -1,7 +1,9 @@
 """A suite made ready once, to score any number of models with."""
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,26 @@ import torch
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import SuiteConfig
 from nemo_demix.mixture import Array
-from nemo_demix.scoring.answers import check_finite, generation_answers, likelihood_answers
-from nemo_demix.scoring.batches import BatchPlan, plan_batches
+from nemo_demix.scoring.answer_store import NO_STORE, AnswerStore
+from nemo_demix.scoring.answers import check_finite, generated_texts, put_together
+from nemo_demix.scoring.batches import BatchPlan, join_plans, plan_batches
+from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness import TaskSet
 from nemo_demix.scoring.items import UNIT, Items
-from nemo_demix.scoring.live import TokenScores, can_share_contexts, continuation_logprobs, token_scores
+from nemo_demix.scoring.live import (
+    TokenScores,
+    can_share_contexts,
+    continuation_is_greedy,
+    continuation_logprobs,
+    token_scores,
+)
+from nemo_demix.scoring.parts import Part, PartAnswers
 from nemo_demix.scoring.requests import EncodedRequests, Encoding, encode_requests
 from nemo_demix.scoring.scores import check_units, likelihood_items
-from nemo_demix.scoring.suite import Request, build_suite
+from nemo_demix.scoring.suite import build_suite
 from nemo_demix.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,50 +52,73 @@ class ModelResult:
 class Scorer:
     """Requests are built, encoded and laid out once; then each model costs its forward passes.
 
+    Every score's continuations have batches of their own, so that a score has the same bits in whatever suite it is.
+
     Args:
         uses: Of the benchmarks and tasks to include: PROXY_USES for a search; None: all.
+        store: Of earlier answers, which are not asked for again.
     Raises:
         ScoreError: if the suite is empty, or a part of it cannot be served.
     Memory: the requests' tokens, twice.
     """
 
-    def __init__(self, config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None) -> None:
+    def __init__(
+        self, config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None, store: AnswerStore = NO_STORE
+    ) -> None:
         self.suite = build_suite(config, manifest, uses)
+        self._store = store
         self._tokenizer = load_tokenizer(manifest.tokenizer)
         self._batch_tokens, self._batch_rows = config.batch_tokens, config.generation_batch
         self._tasks = TaskSet.load(config, manifest, uses) if self.suite.tasks else None
-        self._encoded = EncodedRequests()
+        units = dict.fromkeys(self.suite.groups, UNIT)
+        units |= {name: one.unit for name, one in external_scores(config, uses).items()}
+        vocabulary = manifest.tokenizer["fingerprint"], self._tokenizer.vocab_size
+        self._gold = [
+            Part(name, [self.suite.requests[row] for row in rows], None, vocabulary)
+            for name, (rows, _) in self.suite.members.items()
+        ]
+        self._parts = list(self._gold)
         if self._tasks is not None:
+            units |= {f"task/{name}": unit for name, unit in self._tasks.units.items()}
             encoding = Encoding(self._tokenizer, config.max_length, config.add_bos_token, config.seed)
-            self._encoded = encode_requests(self._tasks.instances, encoding)
-            units = {f"task/{name}": unit for name, unit in self._tasks.units.items()}
-            check_units(self.suite.shares, dict.fromkeys(self.suite.groups, UNIT) | units)
-        self._plans: dict[tuple[int, bool], BatchPlan] = {}
+            for key, instances in self._tasks.instances_of.items():
+                encoded = encode_requests(instances, encoding)
+                self._parts.append(Part(f"task/{key}", encoded.sequences, encoded, vocabulary))
+        check_units(self.suite.shares, units)
+        self._plans: dict[tuple[str, bool], BatchPlan] = {}
+        self._told = 0  # how many parts were known, when that was last said
 
-    def score(self, model: torch.nn.Module, is_main: bool = True) -> ModelResult:
+    def score(
+        self,
+        model: torch.nn.Module,
+        is_main: bool = True,
+        weights: str | None = None,
+        fill: Callable[[], None] | None = None,
+    ) -> ModelResult:
         """Everything a model gives on the suite.
 
         Args:
-            is_main: Whether this rank needs the tasks' results, which are worked out on one alone: programs that the
-                model wrote may have to be run for them.
+            is_main: Whether this rank needs the result, which is worked out on one alone: programs that the model wrote
+                may have to be run for it. The others get none.
+            weights: The model's weights' fingerprint: answers that are stored for it are not asked for again, new ones
+                are stored. None: neither.
+            fill: Gives the model its weights; not called where every answer is stored.
         Raises:
             ScoreError: if the model's output is not finite, naming the score it belongs to.
         Collective: every rank.
         """
-        requests = self.suite.requests
-        scores, plan = self._token_scores(model, [*requests, *self._encoded.sequences])
-        bits_R = -continuation_logprobs(scores, plan)[: len(requests)] / float(np.log(2.0))
-        items = likelihood_items(self.suite, bits_R)
-        if self._tasks is None:
-            return ModelResult(items)
-        answers = likelihood_answers(self._encoded, scores, plan, first=len(requests))
-        answers |= generation_answers(model, self._encoded, self._tokenizer, self._batch_rows)
+        known = self._known(weights, is_main)
+        todo = [part for part in self._parts if part.name not in known]
+        found: dict[str, PartAnswers] = {}
+        if todo:
+            if fill is not None:
+                fill()
+            found = self._answers(model, todo)
         if not is_main:
-            return ModelResult(items)
-        results = self._tasks.results(answers)
-        return ModelResult(
-            items | {f"task/{name}": found for name, found in results.items.items()}, results.lm_eval, results.samples
-        )
+            return ModelResult({})
+        for part in todo:
+            self._store.put_arrays(weights, part.key, found[part.name].as_arrays())
+        return self._result({part.name: known.get(part.name) or found[part.name] for part in self._parts})
 
     def gold_token_logprobs(self, model: torch.nn.Module) -> np.ndarray:
         """Natural-log probability of every gold token of benchmarks and held-out text, float32; see `gold_offsets`.
@@ -91,28 +127,81 @@ class Scorer:
             ScoreError: if a value is not finite, naming the score it belongs to.
         Collective: every rank.
         """
-        return self._token_scores(model, self.suite.requests)[0].logprobs_T
+        return self._token_scores(model, self._gold)[0].logprobs_T
 
     def bits(self, model: torch.nn.Module) -> Array:
         """Bits of every request of benchmarks and held-out text, float64, shape (R,); lower is better.
 
         Raises, Collective: as `gold_token_logprobs`.
         """
-        scores, plan = self._token_scores(model, self.suite.requests)
-        return -continuation_logprobs(scores, plan) / float(np.log(2.0))
+        return _bits(continuation_logprobs(*self._token_scores(model, self._gold)))
 
     def plan(self, model: torch.nn.Module) -> BatchPlan:
         """How all continuations of the suite are laid out for a model. Collective: every rank."""
-        return self._plan([*self.suite.requests, *self._encoded.sequences], can_share_contexts(model))
+        return self._plan([part for part in self._parts if part.sequences], can_share_contexts(model))
 
-    def _token_scores(self, model: torch.nn.Module, sequences: Sequence[Request]) -> tuple[TokenScores, BatchPlan]:
-        plan = self._plan(sequences, can_share_contexts(model))
+    def _known(self, weights: str | None, is_main: bool) -> dict[str, PartAnswers | None]:
+        """Stored answers by part; on other ranks than the main one, which looks, only whose there are."""
+        if weights is None or self._store.folder is None:
+            return {}
+        found: dict[str, PartAnswers | None] = {}
+        if is_main:
+            for part in self._parts:
+                answers = self._store.arrays(weights, part.key, partial(PartAnswers.of_arrays, part))
+                if answers is not None:
+                    found[part.name] = answers
+            if found and len(found) != self._told:
+                self._told = len(found)
+                logger.info(
+                    "%d of %d groups of scores are known from %s", len(found), len(self._parts), self._store.folder
+                )
+        names = [list(found)]
+        torch.distributed.broadcast_object_list(names, src=0)
+        return found if is_main else dict.fromkeys(names[0])
+
+    def _answers(self, model: torch.nn.Module, parts: Sequence[Part]) -> dict[str, PartAnswers]:
+        """What the model gives. Collective: every rank; all get the result."""
+        logprobs_R, greedy_R = np.empty(0), np.empty(0, dtype=bool)
+        if scored := [part for part in parts if part.sequences]:
+            scores, plan = self._token_scores(model, scored)
+            logprobs_R, greedy_R = continuation_logprobs(scores, plan), continuation_is_greedy(scores, plan)
+        found, end = {}, 0
+        for part in parts:
+            own = slice(end, end := end + len(part.sequences))
+            encoded = part.encoded or EncodedRequests()
+            texts = generated_texts(model, encoded, self._tokenizer, self._batch_rows)
+            found[part.name] = PartAnswers(logprobs_R[own], greedy_R[own], texts)
+        return found
+
+    def _result(self, answers: Mapping[str, PartAnswers]) -> ModelResult:
+        """Scores from answers. Collective: none."""
+        bits_R = _bits(np.concatenate([*(answers[part.name].logprobs_R for part in self._gold), np.empty(0)]))
+        items = likelihood_items(self.suite, bits_R)
+        if self._tasks is None:
+            return ModelResult(items)
+        responses: dict[str, list[Any]] = {}
+        for part in self._parts:
+            if part.encoded is not None:
+                given = answers[part.name]
+                own = put_together(part.encoded, given.logprobs_R, given.greedy_R, given.texts)
+                for kind, some in own.items():
+                    responses.setdefault(kind, []).extend(some)
+        results = self._tasks.results(responses)
+        tasks = {f"task/{name}": found for name, found in results.items.items()}
+        return ModelResult(items | tasks, results.lm_eval, results.samples)
+
+    def _token_scores(self, model: torch.nn.Module, parts: Sequence[Part]) -> tuple[TokenScores, BatchPlan]:
+        plan = self._plan(parts, can_share_contexts(model))
         scores = token_scores(model, plan, self._tokenizer.vocab_size)
-        check_finite(scores, plan, sequences)
+        check_finite(scores, plan, [one for part in parts for one in part.sequences])
         return scores, plan
 
-    def _plan(self, sequences: Sequence[Request], share: bool) -> BatchPlan:
-        key = len(sequences), share
-        if key not in self._plans:
-            self._plans[key] = plan_batches(sequences, self._batch_tokens, share)
-        return self._plans[key]
+    def _plan(self, parts: Sequence[Part], share: bool) -> BatchPlan:
+        for part in parts:
+            if (part.name, share) not in self._plans:
+                self._plans[part.name, share] = plan_batches(part.sequences, self._batch_tokens, share)
+        return join_plans([self._plans[part.name, share] for part in parts])
+
+
+def _bits(logprobs_R: Array) -> Array:
+    return -logprobs_R / float(np.log(2.0))

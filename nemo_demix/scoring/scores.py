@@ -17,15 +17,15 @@ from nemo_demix.scoring.suite import Suite
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference of two models on the same requests; negative: the first is better.
+    """Difference of two models on the same requests, paired where items are known; negative: the first is better.
 
     `compare` fills in the error of sampling benchmark items alone, `combined` that of other sources too.
     """
 
     difference: float
-    stderr: float
-    low: float  # 95 % interval
-    high: float
+    stderr: float | None  # None: not known
+    low: float | None  # 95 % interval
+    high: float | None
     verdict: str  # better | not distinguishable | worse
 
 
@@ -69,10 +69,14 @@ def averaged_capabilities(scores: Mapping[str, Score], shares: Mapping[str, Mapp
 def _average(capability: str, scores: Mapping[str, Score], shares: Mapping[str, float]) -> Score:
     first = scores[next(iter(shares))]
     chances = [scores[name].chance for name in shares]
+    errors = [scores[name].stderr for name in shares]
+    counts = [scores[name].num_items for name in shares]
     return Score(
         score=sum(share * scores[name].score for name, share in shares.items()),
-        stderr=math.hypot(*(share * scores[name].stderr for name, share in shares.items())),
-        num_items=sum(scores[name].num_items for name in shares),
+        stderr=None
+        if None in errors
+        else math.hypot(*(share * (error or 0.0) for share, error in zip(shares.values(), errors, strict=True))),
+        num_items=None if None in counts else sum(count or 0 for count in counts),
         unit=first.unit,
         higher_is_better=first.higher_is_better,
         chance=None if None in chances else sum(share * (scores[name].chance or 0.0) for name, share in shares.items()),
@@ -108,18 +112,30 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
     """First minus second, macro over capabilities, paired by item; negative: the first is better.
 
     Where higher is better the sign is turned, so that it always says the same. The interval covers the sampling of
-    benchmark items, not training seeds.
+    benchmark items, not training seeds. Scores whose items are not known are compared as if the models' errors were
+    independent, which is wider; where not even an error is known, there is no interval.
     """
-    difference = variance = 0.0
+    difference = 0.0
+    variance: float | None = 0.0
     for shares in suite.shares.values():
         for group, share in shares.items():
             one, other = first[group], second[group]
             sign = -1.0 if one.higher_is_better else 1.0
             weight = sign * share / len(suite.shares)
-            gap = score_of(Items(one.values_I - other.values_I, one.weights_I))
-            difference += weight * gap.score
-            variance += (weight * gap.stderr) ** 2
-    return _judged(difference, math.sqrt(variance))
+            gap, stderr = _gap(one, other)
+            difference += weight * gap
+            variance = None if variance is None or stderr is None else variance + (weight * stderr) ** 2
+    return _judged(difference, None if variance is None else math.sqrt(variance))
+
+
+def _gap(one: Items, other: Items) -> tuple[float, float | None]:
+    """The difference of two models' scores, and its standard error."""
+    if one.summary is None and other.summary is None and len(one.values_I) == len(other.values_I):
+        gap = score_of(Items(one.values_I - other.values_I, one.weights_I))
+        return gap.score, gap.stderr
+    first, second = score_of(one), score_of(other)
+    known = first.stderr is not None and second.stderr is not None
+    return first.score - second.score, math.hypot(first.stderr or 0.0, second.stderr or 0.0) if known else None
 
 
 def combined(comparison: Comparison, seeds_std: float | None, predictor_std: float | None) -> dict[str, Any]:
@@ -139,7 +155,9 @@ def combined(comparison: Comparison, seeds_std: float | None, predictor_std: flo
     deviations = {"seeds": seeds_std, "predictor": predictor_std}
     errors: dict[str, float | None] = {"items": comparison.stderr}
     errors |= {name: None if std is None else math.sqrt(2) * std for name, std in deviations.items()}
-    total = math.hypot(*(error for error in errors.values() if error is not None))
+    measured = [error for error in errors.values() if error is not None]
+    is_known = comparison.stderr is not None or any(measured)  # that of no predictor at all is 0, and says nothing
+    total = math.hypot(*measured) if is_known else None
     return {
         **asdict(_judged(comparison.difference, total)),
         "standard_errors": errors,
@@ -160,7 +178,9 @@ def describe_macro(scores: Mapping[str, Score]) -> str:
     return ", ".join(f"{name} {score.score:.4f} {score.unit}" for name, score in scores.items())
 
 
-def _judged(difference: float, stderr: float) -> Comparison:
+def _judged(difference: float, stderr: float | None) -> Comparison:
+    if stderr is None:
+        return Comparison(difference, None, None, None, "not distinguishable")
     low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
     verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
     return Comparison(difference, stderr, low, high, verdict)

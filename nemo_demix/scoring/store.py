@@ -1,4 +1,8 @@
-"""Scores of checkpoints, under `runs/<name>/scores/`: `<model>.json` to read, `<model>.npy` with every item."""
+"""Scores of checkpoints, under `runs/<name>/scores/`: `<model>.json` to read, `<model>.npy` with every item.
+
+A suite with external scores takes two steps: ranks leave what they give in `parts/`, and the record is written by the
+process that runs the commands (`complete`), so that it is there with all its scores or not at all.
+"""
 
 import io
 import json
@@ -6,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,13 @@ from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, 
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.model import build_model, load_checkpoint
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.scoring.identity import suite_fingerprint
-from nemo_demix.scoring.items import ModelItems, pack_items, unpack_items
+from nemo_demix.scoring.answer_store import AnswerStore
+from nemo_demix.scoring.external import external_scores
+from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.items import Items, ModelItems, is_guessed, pack_items, unpack_items
 from nemo_demix.scoring.scorer import ModelResult, Scorer
 from nemo_demix.scoring.scores import describe_macro, score_report
+from nemo_demix.scoring.suite import Suite
 
 logger = logging.getLogger(__name__)
 
@@ -39,39 +47,114 @@ class ScoreTarget:
         """Of the model and everything it is scored on."""
         return fingerprint(model=self.model_fingerprint, suite=suite_fingerprint(config.suite, manifest))
 
+    def weights(self, config: DemixConfig) -> str:
+        """What stored answers are kept by: a checkpoint is loaded in the precision that the run trains in."""
+        return fingerprint(model=self.model_fingerprint, precision=config.train.precision)
+
     def is_done(self, config: DemixConfig, manifest: DataManifest) -> bool:
         """Whether exactly this is scored already."""
         return is_done(self.record_path(config), self.fingerprint(config, manifest))
 
+    def part_path(self, config: DemixConfig) -> Path:
+        """What ranks gave, until the external scores are there too."""
+        return config.run_dir / "scores" / "parts" / f"{self.name}.json"
+
+    def part_fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
+        """Of the model and everything that ranks score it on."""
+        groups = group_fingerprints(config.suite, manifest)
+        on_ranks = {name: group for name, group in groups.items() if not name.startswith("external/")}
+        return fingerprint(model=self.model_fingerprint, groups=on_ranks)
+
+    def needs_ranks(self, config: DemixConfig, manifest: DataManifest) -> bool:
+        """Whether a live model has something left to give."""
+        if self.is_done(config, manifest):
+            return False
+        if all(name.startswith("external/") for name in group_fingerprints(config.suite, manifest)):
+            return False
+        return not is_done(self.part_path(config), self.part_fingerprint(config, manifest))
+
+    def forget(self, config: DemixConfig) -> None:
+        """Make it count as not scored."""
+        self.record_path(config).unlink(missing_ok=True)
+        self.part_path(config).unlink(missing_ok=True)
+
 
 def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence[ScoreTarget], ranks: Ranks) -> None:
-    """Score what is not scored yet. Collective: every rank."""
-    todo = [target for target in targets if not target.is_done(config, manifest)]
+    """Score what is not scored yet, as far as a live model can. Collective: every rank."""
+    todo = [target for target in targets if target.needs_ranks(config, manifest)]
     if not todo:
         return
-    model, scorer = build_model(config, manifest), Scorer(config.suite, manifest, None)
+    model, scorer = build_model(config, manifest), Scorer(config.suite, manifest, None, AnswerStore.of(config))
     for target in todo:
         started = time.monotonic()
-        load_checkpoint(model, target.checkpoint)
-        result = scorer.score(model, ranks.is_main)
+        fill = partial(load_checkpoint, model, target.checkpoint)
+        result = scorer.score(model, ranks.is_main, target.weights(config), fill)
         if not ranks.is_main:
             continue
-        report = score_report(scorer.suite, result.items)
-        facts, packed = pack_items(result.items)
-        buffer = io.BytesIO()
-        np.save(buffer, packed, allow_pickle=False)
-        write_bytes(target.record_path(config).with_suffix(".npy"), buffer.getvalue())
         _write_harness(config.run_dir / "scores", target.name, result)
-        record: dict[str, Any] = {
-            "name": target.name,
-            "checkpoint": str(target.checkpoint),
-            **report,
-            "items": facts,
-            "wall_time_s": round(time.monotonic() - started, 3),
-            "fingerprint": target.fingerprint(config, manifest),
-        }
-        write_json(target.record_path(config), record)
-        logger.info("%s: %s", target.name, describe_macro(report["capabilities"]))
+        seconds = round(time.monotonic() - started, 3)
+        if external_scores(config.suite):
+            part = {"wall_time_s": seconds, "fingerprint": target.part_fingerprint(config, manifest)}
+            _write_items(target.part_path(config), result.items, part)
+            logger.info("%s: scored by the ranks; its external scores come next", target.name)
+        else:
+            _write_record(config, manifest, target, scorer.suite, result.items, seconds)
+
+
+def complete(
+    config: DemixConfig,
+    manifest: DataManifest,
+    target: ScoreTarget,
+    suite: Suite,
+    external: ModelItems,
+    external_time_s: float,
+) -> None:
+    """Write the record of a model whose external scores are there, beside what ranks have given."""
+    path = target.part_path(config)
+    given: dict[str, Any] = {"items": {}, "wall_time_s": 0.0}
+    items: dict[str, Items] = {}
+    if suite.on_ranks:
+        given, items = _read_items(path)
+    seconds = round(given["wall_time_s"] + external_time_s, 3)
+    _write_record(config, manifest, target, suite, items | dict(external), seconds)
+    for one in (path, path.with_suffix(".npy")):
+        one.unlink(missing_ok=True)
+
+
+def _write_record(
+    config: DemixConfig,
+    manifest: DataManifest,
+    target: ScoreTarget,
+    suite: Suite,
+    items: ModelItems,
+    wall_time_s: float,
+) -> None:
+    report = score_report(suite, items)
+    record = {
+        "name": target.name,
+        "checkpoint": str(target.checkpoint),
+        **report,
+        "wall_time_s": wall_time_s,
+        "fingerprint": target.fingerprint(config, manifest),
+    }
+    _write_items(target.record_path(config), items, record)
+    logger.info("%s: %s", target.name, describe_macro(report["capabilities"]))
+    if guessed := [name for name, score in report["scores"].items() if is_guessed(score)]:
+        logger.warning("%s: no better or worse than guessing on %s", target.name, ", ".join(guessed))
+
+
+def _write_items(path: Path, items: ModelItems, record: dict[str, Any]) -> None:
+    """A record with every item beside it; the record is written last."""
+    facts, packed = pack_items(items)
+    buffer = io.BytesIO()
+    np.save(buffer, packed, allow_pickle=False)
+    write_bytes(path.with_suffix(".npy"), buffer.getvalue())
+    write_json(path, record | {"items": facts})
+
+
+def _read_items(path: Path) -> tuple[dict[str, Any], dict[str, Items]]:
+    record = read_json(path)
+    return record, unpack_items(record["items"], np.load(path.with_suffix(".npy"), allow_pickle=False))
 
 
 def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
@@ -85,6 +168,4 @@ def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
 
 def load_scores(config: DemixConfig, name: str) -> tuple[dict[str, Any], ModelItems]:
     """A model's score record and what it gave on every item."""
-    path = config.run_dir / "scores" / f"{name}.json"
-    record = read_json(path)
-    return record, unpack_items(record["items"], np.load(path.with_suffix(".npy"), allow_pickle=False))
+    return _read_items(config.run_dir / "scores" / f"{name}.json")

@@ -1,9 +1,10 @@
 """The suite as tokens: built once, reused for every proxy.
 
-Three kinds of score:
+Four kinds of score:
   benchmark/<name>  bits per byte of the gold answer given its question, a mean over items (the harness's convention);
   heldout/<name>    bits per byte of held-out documents, total bits over total bytes (the corpus convention);
-  task/<name>       a task of lm-evaluation-harness, by its own metric (`nemo_demix.scoring.harness`).
+  task/<name>       a task of lm-evaluation-harness, by its own metric (`nemo_demix.scoring.harness`);
+  external/<command>/<name>  a number that a program outside gives (`nemo_demix.scoring.external`), without ranks.
 The first two are bits per *byte*, so that tokenizers compare; lower is better. Their requests are built here.
 
 A benchmark's or task's `use` says what it is for: proxies are scored on `search` and `fit` ones, finished models on all
@@ -45,7 +46,7 @@ class Suite:
     """All requests, in order, and what their scores are for."""
 
     requests: list[Request]
-    judged: dict[str, JudgedScore]  # benchmarks, then tasks
+    judged: dict[str, JudgedScore]  # benchmarks, then tasks, then external scores
     heldout: list[str]  # names of held-out sets' scores
     fingerprint: str
 
@@ -58,6 +59,11 @@ class Suite:
     def tasks(self) -> list[str]:
         """Names of the scores that the harness works out."""
         return [name for name in self.judged if name.startswith("task/")]
+
+    @property
+    def on_ranks(self) -> list[str]:
+        """Names of the scores that a live model gives; without any, no ranks are needed."""
+        return [name for name in self.groups if not name.startswith("external/")]
 
     @property
     def shares(self) -> dict[str, dict[str, float]]:
@@ -108,9 +114,11 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
         requests += _heldout_requests(group, dataset.heldout_prefix, tokenizer, config)
     suite = Suite(requests, judged, heldout, suite_fingerprint(config, manifest, uses))
     if not suite.groups:
-        raise ScoreError("the suite is empty: set suite.tasks or suite.benchmarks, or suite.heldout_tokens above 0")
+        raise ScoreError(
+            "the suite is empty: set suite.tasks, suite.benchmarks or suite.external, or suite.heldout_tokens above 0"
+        )
     counts = Counter(request.group for request in requests)
-    for group in suite.groups:
+    for group in suite.on_ranks:
         if group not in suite.tasks and counts[group] < 2:
             raise ScoreError(f"{group}: {counts[group]} items to score; a standard error needs at least 2")
     return suite

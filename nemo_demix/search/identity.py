@@ -1,6 +1,6 @@
 """What the scores of a search's proxies depend on, besides their weights: see `ProxyIdentity`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_demix.artifacts import DataManifest, fingerprint
@@ -49,6 +49,19 @@ def proxy_identity(
         needed=tuple(judged),
         uses_all=kind == "merge" and config.merge.method != "linear",
         averaged=averaged_scores(judged),
+    )
+
+
+def merge_fingerprint(
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], weights: Mapping[str, float]
+) -> str:
+    """Of a merge's weights: the components that matter in it, how they are merged, and their merge weights."""
+    linear = config.merge.method == "linear"
+    return fingerprint(
+        components={job.name: job.fingerprint for job in components if weights.get(job.name) or not linear},
+        precision=config.train.precision,
+        how=_how_made(config, manifest, "merge", None),
+        weights={name: weight for name, weight in weights.items() if weight},
     )
 
 

@@ -12,7 +12,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
-from nemo_demix.scoring.items import Score
+from nemo_demix.scoring.items import Score, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity
@@ -55,17 +55,24 @@ def run_search(
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
     """
     kind, kinds = _kinds(config)
-    proxies = open_proxies(config, manifest, components, groups, kinds, PROXY_USES)
     space = strategy_space(config, manifest)
-    screen = proxies.get("predictions")
-    assert screen is None or isinstance(screen, PredictionProxies)
-    result, num_prior = _search(config, manifest, components, space, proxies[kind], screen)
+    has_report = len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES))
     measured: dict[str, Any] = {}
-    if kind != "trained":
-        judged = proxies[kind]
-        if len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES)):
-            judged = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
-        measured = _measured(space, result.choice, judged, noise)
+    with open_proxies(config, manifest, components, groups, kinds, PROXY_USES) as proxies:
+        screen = proxies.get("predictions")
+        assert screen is None or isinstance(screen, PredictionProxies)
+        result, num_prior = _search(config, manifest, components, space, proxies[kind], screen)
+        for name in guessed_by_all(result.rows):
+            logger.warning(
+                "search: %s: no proxy is better or worse than guessing: it adds noise, no signal; take another metric "
+                "(bpb), or use=fit",
+                name,
+            )
+        if kind != "trained" and not has_report:
+            measured = _measured(space, result.choice, proxies[kind], noise)
+    if kind != "trained" and has_report:
+        with open_proxies(config, manifest, components, groups, (kind,), None) as judged:
+            measured = _measured(space, result.choice, judged[kind], noise)
     facts = Facts(
         seed=config.seed,
         fingerprint=search_fingerprint(config, manifest, components),
@@ -101,8 +108,8 @@ def run_mixtures(
             capabilities = {name: Score(**score) for name, score in row["capabilities"].items()}
             logger.info("%s: %s", row["name"], describe_macro(capabilities))
 
-    proxies = open_proxies(config, manifest, components, groups, (kind,), None)[kind]
-    score_proxies(log, partial(_reports, proxies), None, mixtures, tell)
+    with open_proxies(config, manifest, components, groups, (kind,), None) as proxies:
+        score_proxies(log, partial(_reports, proxies[kind]), None, mixtures, tell)
 
 
 def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> dict[str, float]:
@@ -113,6 +120,13 @@ def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> 
         for name, count in tokens.items()
         if count
     }
+
+
+def guessed_by_all(rows: Sequence[Row]) -> list[str]:
+    """Scores on which every proxy is at the level of guessing."""
+    rows = [row for row in rows if row["status"] == "OK"]
+    names = list(rows[0]["scores"]) if rows else []
+    return [name for name in names if all(is_guessed(Score(**row["scores"][name])) for row in rows)]
 
 
 def _kinds(config: DemixConfig) -> tuple[str, tuple[str, ...]]:
@@ -160,6 +174,8 @@ def _report(proxies: Proxies, evaluation: Evaluation) -> Report:
         "merge_time_s": round(evaluation.merge_time_s, 4),
         "score_time_s": round(evaluation.score_time_s, 4),
     }
+    if evaluation.external_time_s:
+        report["external_time_s"] = round(evaluation.external_time_s, 4)
     if proxies.kind == "trained":
         report |= {"train_time_s": round(evaluation.train_time_s, 1), "num_tokens": evaluation.num_tokens}
     return report

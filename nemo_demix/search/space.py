@@ -19,6 +19,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
+from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
 from nemo_demix.scoring.identity import PROXY_USES, group_fingerprints, judged_scores
 from nemo_demix.search.baselines import baseline_shares, given_heuristic
@@ -169,11 +170,13 @@ def _space(config: DemixConfig, manifest: DataManifest, blend: BlendMatrix) -> S
     max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
     budget = Budget(config.final.num_tokens, tokens)
     judged = judged_scores(config.suite, manifest, PROXY_USES)
+    directions = dict.fromkeys(judged, False) | task_directions(config.suite, manifest, PROXY_USES)
+    directions |= {name: one.higher_is_better for name, one in external_scores(config.suite, PROXY_USES).items()}
     return SearchSpace(
         blend=blend,
         prior=prior,
         capabilities={name: score.capability for name, score in judged.items()},
-        higher_is_better=dict.fromkeys(judged, False) | task_directions(config.suite, manifest, PROXY_USES),
+        higher_is_better=directions,
         use={name: score.use for name, score in judged.items()},
         weights={name: score.weight for name, score in judged.items()},
         constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),

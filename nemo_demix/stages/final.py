@@ -8,12 +8,13 @@ from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.cost import cost_ledger
-from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std
+from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std, write_outcome
 from nemo_demix.fidelity.report import load_fidelity
 from nemo_demix.launch.leader import launch
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import baseline_shares
 from nemo_demix.search.space import search_fingerprint, search_folder
+from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
 from nemo_demix.stages.trust import judge
@@ -43,16 +44,12 @@ def final_stage(config: DemixConfig) -> None:
         forget_jobs(jobs)
     if config.force or not is_done(folder / "result.json", expected):
         targets = [score_target(job) for job in jobs]
-        launch(
-            config,
-            "final",
-            {
-                "task": "final",
-                "jobs": [("final", [job.name for job in jobs])],
-                "targets": targets_to_score(config, manifest, targets),
-                "fingerprint": expected,
-            },
-        )
+        names = [job.name for job in jobs if not job.is_done]
+        to_score = targets_to_score(config, manifest, targets)
+        if names or to_score:
+            launch(config, "final", {"task": "train_and_score", "jobs": [("final", names)], "targets": to_score})
+        add_external_scores(config, manifest, targets)
+        write_outcome(config, manifest, expected)
     else:
         logger.info("final: done already")
     cost = cost_ledger(config, manifest, jobs)

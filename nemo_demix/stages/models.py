@@ -16,6 +16,7 @@ from nemo_demix.launch.placement import search_groups
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.scoring.store import ScoreTarget
 from nemo_demix.search.run import run_mixtures
+from nemo_demix.stages.external import add_external_scores
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
@@ -117,10 +118,12 @@ def score_stage(config: DemixConfig) -> None:
     else:
         targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
     todo = targets_to_score(config, manifest, targets)
+    if all(target.is_done(config, manifest) for target in targets):
+        logger.info("score: done already")
+        return
     if todo:
         launch(config, "score", {"task": "score", "targets": todo})
-    else:
-        logger.info("score: done already")
+    add_external_scores(config, manifest, targets)
 
 
 def score_target(job: TrainJob) -> ScoreTarget:
@@ -129,12 +132,12 @@ def score_target(job: TrainJob) -> ScoreTarget:
 
 
 def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
-    """Those not scored yet, as a task's plain values."""
+    """Those that ranks have not scored yet, as a task's plain values."""
     if config.force:
         for target in targets:
-            target.record_path(config).unlink(missing_ok=True)
+            target.forget(config)
     return [
         {"name": target.name, "checkpoint": str(target.checkpoint), "model_fingerprint": target.model_fingerprint}
         for target in targets
-        if not target.is_done(config, manifest)
+        if target.needs_ranks(config, manifest)
     ]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from nemo_demix.artifacts import canonical_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.datasets.prepare import prepare
 from nemo_demix.search.space import MERGED
 from nemo_demix.stages.final import final_stage
 from nemo_demix.stages.models import load_manifest, train_all_components, train_jobs_if_needed
+from nemo_demix.stages.prepare import prepare_stage
 from nemo_demix.stages.search import search_stage
 from nemo_demix.stages.watch import MemoryWatch
 from nemo_demix.training.jobs import base_job
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def run_stages(config: DemixConfig) -> None:
     """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
     stages: dict[str, Callable[[], object]] = {
-        "prepare": lambda: prepare(config),
+        "prepare": lambda: prepare_stage(config),
         "train": lambda: _train(config),
         "search": lambda: search_stage(config),
         "final": lambda: final_stage(config),

@@ -24,17 +24,24 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
         unmeasured = ", ".join(comparison["unmeasured"])
         console.print(
             f"The final model is [bold]{_MEANING[comparison['verdict']]}[/bold] the {name} baseline: "
-            f"{comparison['difference']:+.4f} bits/byte, macro (95 % interval {comparison['low']:+.4f} to "
-            f"{comparison['high']:+.4f}; {f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
+            f"{comparison['difference']:+.4f} bits/byte, macro ({_interval(comparison)}; "
+            f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
         )
     console.print(_cost_line(cost))
+
+
+def _interval(comparison: dict[str, Any]) -> str:
+    if comparison["low"] is None:
+        return "no interval is known"
+    return f"95 % interval {comparison['low']:+.4f} to {comparison['high']:+.4f}"
 
 
 def _cost_line(cost: dict[str, Any]) -> str:
     stages = cost["stages"]
     parts = [f"{stage['num_tokens']:,} tokens of {name}" for name, stage in stages.items() if stage["num_tokens"]]
     if "search" in stages:
-        parts.append(f"{stages['search']['num_proxies']} proxies ({cost['proxies_per_minute']:.0f} a minute)")
+        rate = cost["proxies_per_minute"]
+        parts.append(f"{stages['search']['num_proxies']} proxies" + (f" ({rate:.0f} a minute)" if rate else ""))
     line = f"Cost: {', '.join(parts)}."
     trained, matched = cost["if_proxies_were_trained"], cost["same_answer_by_trained_proxies"]
     if trained is not None:

@@ -25,6 +25,7 @@ from nemo_demix.scoring.store import ScoreTarget, load_scores
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
+from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.fidelity_tables import print_fidelity
 from nemo_demix.stages.models import (
     forget_jobs,
@@ -130,8 +131,12 @@ def check_reference(job: TrainJob) -> None:
 
 
 def proxy_kinds(config: DemixConfig) -> list[str]:
-    """Which stand-ins are compared with the references: predictions can be mixed, but not by another merge method."""
-    return ["merge", "predictions"] if config.merge.method == "linear" else ["merge"]
+    """Which stand-ins are compared with the references.
+
+    Predictions can be mixed, but not by another merge method, nor for scores that need a model.
+    """
+    can_mix = config.merge.method == "linear" and not config.suite.tasks and not config.suite.external
+    return ["merge", "predictions"] if can_mix else ["merge"]
 
 
 def measure(
@@ -160,7 +165,8 @@ def measure(
     to_score = targets_to_score(config, manifest, targets)
     kinds = [kind for kind in proxy_kinds(config) if None in rows(kind).values()]
     if names or to_score:
-        launch(config, "verify", {"task": "verify", "jobs": [("reference", names)], "targets": to_score})
+        launch(config, "verify", {"task": "train_and_score", "jobs": [("reference", names)], "targets": to_score})
+    add_external_scores(config, manifest, targets)
     if kinds:
         with RankGroups(config, "verify_proxies", search_groups(config)) as groups:
             for kind in kinds:

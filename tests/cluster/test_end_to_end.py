@@ -139,3 +139,31 @@ def test_a_second_submission_of_a_run_names_the_first(here: Lab, smoke_run: Path
     assert "(component_4): in use by process" in (tmp_path / "2").read_text()
     assert f"Slurm job {first}_4; wait for it" in (tmp_path / "2").read_text()
     assert here.wait_until(first, "COMPLETED", "FAILED", timeout=200) == ["COMPLETED"], (tmp_path / "1").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_a_node_does_not_see_is_named(
+    here: Lab, smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second node has an empty file system in the run folder's place."""
+    runs = tmp_path / "runs"
+    fork_run(smoke_run, runs, "search", "final", "models/component/code_1")
+    command = tmp_path / "bin/nemo-demix"
+    command.parent.mkdir()
+    real = shlex.quote(str(Path(sys.executable).with_name("nemo-demix")))
+    command.write_text(
+        "#!/bin/bash\n"
+        f'test "$SLURM_NODEID" = 1 || exec {real} "$@"\n'
+        f"""exec unshare --mount bash -c 'mount -t tmpfs none "$0" && exec {real} "$@"' """
+        f'{shlex.quote(str(runs))} "$@"\n'
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("DEMIX_SETUP", f"export PATH={shlex.quote(str(command.parent))}:$PATH OMP_NUM_THREADS=1")
+    script = [str(REPOSITORY / "slurm/components.sbatch"), "--config-name", "smoke", f"runs_dir={runs}"]
+    options = ["--nodes=2", "--gpus-per-node=1", "--array=4", f"--output={tmp_path}/out"]
+    job = sbatch(*options, *script, "parallel.nodes=2")
+    here.wait_until(job, "FAILED", timeout=200)
+    said = (tmp_path / "out").read_text()
+    assert re.search(r"sentinel\.txt|logs/train", said), said
+    assert "within 30 s; runs_dir must be on a file system that all nodes share" in said
+    assert not (runs / "smoke/models/component/code_1/record.json").exists()

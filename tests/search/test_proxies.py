@@ -114,8 +114,9 @@ class NoGroups:
 def test_predictions_stand_for_linear_merges_only(smoke_run: Path) -> None:
     config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
     config.merge.method = "ties"
-    with pytest.raises(ConfigError, match=r"merge.method=ties with search.proxy=\w+: .* linear merge only"):
-        open_proxies(config, manifest, [], NoGroups(), ("predictions",))
+    refused = pytest.raises(ConfigError, match=r"merge.method=ties with search.proxy=\w+: .* linear merge only")
+    with refused, open_proxies(config, manifest, [], NoGroups(), ("predictions",)):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from nemo_demix.scoring.items import Items
 
 GOLD_BITS = "bpb"  # bits per byte of the gold answer: added to every multiple-choice task
 _RATIO = "bits_per_byte"  # the harness's: a ratio of totals
-_CHANCE = 1.96  # standard errors
 _SHARES = ("acc", "exact_match", "em", "math_verify", "pass")  # what such metrics' names begin with
 _CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 
@@ -36,11 +35,6 @@ class TaskItems(Items):
     documents: list[str] = field(default_factory=list)
     metric: str = ""
     filter: str = ""
-
-
-def at_chance(score: float, stderr: float, chance: float | None) -> bool:
-    """Whether guessing lies within a score's 95 % interval; False where guessing has no level."""
-    return chance is not None and abs(score - chance) <= _CHANCE * stderr
 
 
 @dataclass(frozen=True)

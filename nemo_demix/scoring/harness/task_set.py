@@ -51,10 +51,14 @@ class TaskSet:
         self._judges = Judges(config)
         self.fingerprints = dict(fingerprints)
         self.instances: dict[str, list[Any]] = {}
-        for leaf in self._leaves:
-            for instance in leaf.instances:
-                rows = self.instances.setdefault(instance.request_type, [])
-                rows += [instance] * instance.repeats
+        self.instances_of: dict[str, dict[str, list[Any]]] = {}  # the same, by task key
+        for task in self._tasks:
+            own = self.instances_of[task.key] = {}
+            for leaf in task.leaves:
+                for instance in leaf.instances:
+                    own.setdefault(instance.request_type, []).extend([instance] * instance.repeats)
+            for kind, rows in own.items():
+                self.instances.setdefault(kind, []).extend(rows)
 
     @staticmethod
     def load(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> "TaskSet":

@@ -3,12 +3,24 @@
 `merged`, `trained` and `serve` are the ranks' side; what is exported here is the search's.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ScoreError
+from nemo_demix.scoring.external import ExternalScorer
+from nemo_demix.scoring.identity import judged_scores
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.proxies.base import Evaluation, Proxies
+from nemo_demix.search.proxies.external import (
+    WithExternal,
+    external_folder,
+    folder_maker,
+    kept_formats,
+    merged_models,
+    trained_models,
+)
 from nemo_demix.search.proxies.groups import GroupProxies, Groups, score_components_by
 from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored, check_linear
 from nemo_demix.training.jobs import TrainJob
@@ -23,6 +35,7 @@ __all__ = [
 ]
 
 
+@contextmanager
 def open_proxies(
     config: DemixConfig,
     manifest: DataManifest,
@@ -30,21 +43,23 @@ def open_proxies(
     groups: Groups,
     kinds: Collection[str],
     uses: Collection[str] | None = None,
-) -> dict[str, Proxies]:
-    """Proxies of several kinds, by kind.
+) -> Iterator[dict[str, Proxies]]:
+    """Proxies of several kinds, by kind; no external command of theirs runs any more when this is left.
 
     Args:
         groups: Of ranks. They are asked for nothing that is stored already.
         kinds: Of merge, predictions and trained. Trained proxies share `search.iterations`' budget.
         uses: Of the benchmarks that proxies are scored on, see `build_suite`; None: all.
     Raises:
-        ConfigError: if predictions are asked for where merges are not linear.
-        ScoreError: if a component cannot be scored for predictions.
+        ConfigError: if predictions are asked for where merges are not linear, or an external command cannot be run.
+        ScoreError: if a component cannot be scored for predictions, or predictions alone cannot serve the suite.
     """
     suite = build_suite(config.suite, manifest, uses)
     found: dict[str, Proxies] = {}
     if "predictions" in kinds:
         check_linear(config)
+        if "merge" not in kinds:
+            _check_likelihoods(config, manifest)
         if not are_scored(config, manifest, components, uses):
             score_components_by(groups, uses)
         found["predictions"] = PredictionProxies(config, manifest, components, suite, uses)
@@ -52,4 +67,28 @@ def open_proxies(
         found["merge"] = GroupProxies("merge", suite, uses, groups, max(1, config.search.merge_batch))
     if "trained" in kinds:
         found["trained"] = GroupProxies("trained", suite, uses, groups, 0)  # all trained, then all scored
-    return found
+    external = [name for name in suite.judged if name.startswith("external/")]
+    if not external:
+        yield found
+        return
+    with ExternalScorer(config, uses) as scorer, folder_maker(config, external_folder(config)) as maker:
+        for kind in ("merge", "trained"):
+            if kind in found:
+                model = (
+                    merged_models(config, manifest, components, maker)
+                    if kind == "merge"
+                    else trained_models(config, manifest, maker)
+                )
+                ranks = found[kind] if suite.on_ranks or kind == "trained" else None
+                found[kind] = WithExternal(kind, suite, ranks, scorer, model, kept_formats(config))
+        yield found
+
+
+def _check_likelihoods(config: DemixConfig, manifest: DataManifest) -> None:
+    """Refuse scores that mixed predictions cannot have, the report's too: a search would find out when it is over."""
+    for name in judged_scores(config.suite, manifest):
+        if not name.startswith("benchmark/"):
+            raise ScoreError(
+                f"{name}: mixed predictions have scores in bits per byte only: no model is there to generate text, or "
+                "to be given to a command; use search.proxy=merge, or take this score out of the suite"
+            )

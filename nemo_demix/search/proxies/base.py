@@ -11,6 +11,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import Ranks
+from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.scorer import ModelResult, Scorer
 from nemo_demix.scoring.suite import Suite
 
@@ -26,6 +27,7 @@ class Evaluation:
     score_time_s: float
     train_time_s: float = 0.0  # these two: proxies that are really trained
     num_tokens: int = 0
+    external_time_s: float = 0.0  # of external commands, and of writing what they are given
 
 
 class Proxies(Protocol):
@@ -69,7 +71,7 @@ class LiveModel:
         """For the benchmarks of some uses."""
         key = None if uses is None else tuple(uses)
         if key not in self._scorers:
-            self._scorers[key] = Scorer(self._config.suite, self._manifest, key)
+            self._scorers[key] = Scorer(self._config.suite, self._manifest, key, AnswerStore.of(self._config))
         return self._scorers[key]
 
     def release(self) -> None:

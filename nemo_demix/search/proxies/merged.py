@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest
@@ -10,6 +11,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
 from nemo_demix.scoring.scorer import Scorer
+from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.training.jobs import TrainJob, base_job, load_model
 
@@ -38,6 +40,7 @@ class MergedProxies:
     ) -> None:
         started = time.monotonic()
         self._live = live
+        self._identity = partial(merge_fingerprint, config, manifest, components)
         live.keep = True
         checkpoints = {job.name: Path(load_model(job).checkpoint) for job in components}
         settings = config.merge
@@ -63,7 +66,13 @@ class MergedProxies:
             ScoreError: if the merge's scores are not finite.
         """
         started = time.monotonic()
-        self._proxies.write(weights)
-        merged = time.monotonic()
-        result = scorer.score(self._live.model, self._live.ranks.is_main)
-        return Evaluation(result, merged - started, time.monotonic() - merged)
+        merge_time_s = 0.0
+
+        def fill() -> None:
+            nonlocal merge_time_s
+            began = time.monotonic()
+            self._proxies.write(weights)
+            merge_time_s = time.monotonic() - began
+
+        result = scorer.score(self._live.model, self._live.ranks.is_main, self._identity(weights), fill)
+        return Evaluation(result, merge_time_s, time.monotonic() - started - merge_time_s)

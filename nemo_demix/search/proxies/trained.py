@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest
@@ -65,8 +66,9 @@ class TrainedProxies:
             raise ScoreError(self._failed[job.fingerprint])
         record = load_model(job)
         started = time.monotonic()
-        load_checkpoint(self._live.model, Path(record.checkpoint))
-        result = scorer.score(self._live.model, self._live.ranks.is_main)
+        model = self._live.model
+        fill = partial(load_checkpoint, model, Path(record.checkpoint))
+        result = scorer.score(model, self._live.ranks.is_main, job.fingerprint, fill)
         return Evaluation(result, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
 
     def _job(self, shares: Mapping[str, float]) -> TrainJob:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nemo_demix.scoring.harness import at_chance
 from nemo_demix.scoring.harness.items import unit_of
+from nemo_demix.scoring.items import Score, is_guessed
 
 
 @pytest.mark.parametrize(
@@ -10,12 +10,12 @@ from nemo_demix.scoring.harness.items import unit_of
     [(0.26, 0.25, True), (0.24, 0.25, True), (0.30, 0.25, False), (0.2, 0.25, False), (0.26, None, False)],
 )
 def test_guessing_lies_within_the_interval(score: float, chance: float | None, expected: bool) -> None:
-    assert at_chance(score, 0.01, chance) is expected
+    assert is_guessed(Score(score, 0.01, 50, chance=chance)) is expected
 
 
 def test_what_nobody_solves_is_at_the_level_of_guessing() -> None:
-    assert at_chance(0.0, 0.0, 0.0)
-    assert not at_chance(float(np.float64(0.01)), 0.002, 0.0)
+    assert is_guessed(Score(0.0, 0.0, 50, chance=0.0))
+    assert not is_guessed(Score(float(np.float64(0.01)), 0.002, 50, chance=0.0))
 
 
 def test_units() -> None:

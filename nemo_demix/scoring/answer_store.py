@@ -1,0 +1,96 @@
+"""What models answered, kept by their weights and by what they were asked: a changed suite runs only what is new.
+
+`runs/<name>/scores/answers/<weights[:2]>/<weights>/<request hash>.npz` or `.json`. A file is there whole or not at all;
+one that cannot be read counts as not there.
+"""
+
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nemo_demix.artifacts import canonical_json, write_bytes
+from nemo_demix.config import DemixConfig
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class AnswerStore:
+    """A folder of answers.
+
+    Attributes:
+        folder: None: nothing is kept.
+        reads: False: answers are kept, and not used, as where a stage is forced to score again.
+    """
+
+    folder: Path | None
+    reads: bool = True
+
+    @classmethod
+    def of(cls, config: DemixConfig) -> "AnswerStore":
+        """A run's."""
+        return cls(config.run_dir / "scores" / "answers" if config.suite.cache else None, not config.force)
+
+    def arrays(self, weights: str | None, key: str, decode: Callable[[Arrays], T]) -> T | None:
+        """What `put_arrays` kept; None: nothing.
+
+        Args:
+            weights: The fingerprint of the model's weights; None: not known, so nothing is kept of it.
+            decode: Makes something of the arrays, and refuses by ValueError or KeyError what they cannot be.
+        """
+        path = self._path(weights, f"{key}.npz")
+        if path is None or not self.reads or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return decode(dict(file))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            _tell_damaged(path, error)
+            return None
+
+    def put_arrays(self, weights: str | None, key: str, arrays: Arrays) -> None:
+        """Keep arrays, whole or not at all."""
+        if (path := self._path(weights, f"{key}.npz")) is not None:
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **arrays)
+            write_bytes(path, buffer.getvalue())
+
+    def json(self, weights: str | None, key: str) -> dict[str, Any] | None:
+        """What `put_json` kept; None: nothing."""
+        path = self._path(weights, f"{key}.json")
+        if path is None or not self.reads or not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_bytes())
+            if not isinstance(found, dict):
+                raise ValueError(f"expected an object, found {type(found).__name__}")
+        except (OSError, ValueError) as error:
+            _tell_damaged(path, error)
+            return None
+        return found
+
+    def put_json(self, weights: str | None, key: str, value: Mapping[str, Any]) -> None:
+        """Keep plain values, whole or not at all."""
+        if (path := self._path(weights, f"{key}.json")) is not None:
+            write_bytes(path, canonical_json(value).encode())
+
+    def _path(self, weights: str | None, name: str) -> Path | None:
+        if self.folder is None or weights is None:
+            return None
+        return self.folder / weights[:2] / weights / name
+
+
+NO_STORE = AnswerStore(None)
+
+
+def _tell_damaged(path: Path, error: Exception) -> None:
+    logger.warning("%s: damaged (%s: %s); it is scored again, and replaced", path, type(error).__name__, error)

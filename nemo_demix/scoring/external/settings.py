@@ -1,0 +1,109 @@
+"""What `suite.external` asks for, checked, and what its scores depend on besides the model."""
+
+import re
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+
+from nemo_demix.artifacts import file_sha256, fingerprint
+from nemo_demix.config import ExternalConfig, ExternalScoreConfig, SuiteConfig
+from nemo_demix.errors import ConfigError
+
+REVISION = 1  # raised whenever the same answer of a command comes to other scores
+FORMATS = ("megatron", "huggingface")
+USES = ("search", "fit", "report")
+CHECKPOINT, OUTPUT, NAME = "{checkpoint}", "{output}", "{name}"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, ExternalScoreConfig]:
+    """What every number of an external command is, by score name: `external/<key>/<name>`.
+
+    Args:
+        uses: Of those to include; None: all.
+    Raises:
+        ConfigError: if a command cannot be run as it is described.
+    """
+    found: dict[str, ExternalScoreConfig] = {}
+    for key, external in config.external.items():
+        check_external(key, external)
+        found |= {f"external/{key}/{name}": score for name, score in external.scores.items()}
+    return {name: score for name, score in found.items() if uses is None or score.use in uses}
+
+
+def check_external(key: str, config: ExternalConfig) -> None:
+    """Refuse what could not be run.
+
+    Raises:
+        ConfigError: naming the key, what it is and what is expected.
+    """
+    where = f"suite.external.{key}"
+    if not _PLAIN.fullmatch(key):
+        raise ConfigError(f"{where}: expected a name of letters, digits, '.', '_' and '-': it names files")
+    if not config.command or not any(CHECKPOINT in part for part in config.command):
+        raise ConfigError(
+            f"{where}.command={config.command}: expected a program and its arguments, one of which holds {CHECKPOINT}"
+        )
+    if config.format not in FORMATS:
+        raise ConfigError(f"{where}.format={config.format}: expected one of {', '.join(FORMATS)}")
+    if not config.scores:
+        raise ConfigError(f"{where}.scores: expected at least one name in the command's JSON; it is empty")
+    if config.timeout_s <= 0 or config.retries < 0:
+        raise ConfigError(
+            f"{where}: timeout_s={config.timeout_s:g}, retries={config.retries}: expected above 0 s, and at least 0 "
+            "more tries"
+        )
+    for name, score in config.scores.items():
+        if score.use not in USES:
+            raise ConfigError(f"{where}.scores.{name}.use: expected one of {', '.join(USES)}, found {score.use!r}")
+        if score.weight <= 0:
+            raise ConfigError(f"{where}.scores.{name}.weight={score.weight:g}: expected a number above 0")
+
+
+def external_fingerprints(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:
+    """By score name, all that can change it besides the model.
+
+    Raises:
+        ConfigError: as `external_scores`.
+    """
+    commands = {key: command_fingerprint(external) for key, external in config.external.items()}
+    return {
+        name: fingerprint(
+            command=commands[name.split("/", 2)[1]],
+            unit=score.unit,
+            higher_is_better=score.higher_is_better,
+            chance=score.chance,
+        )
+        for name, score in external_scores(config, uses).items()
+    }
+
+
+def command_fingerprint(config: ExternalConfig) -> str:
+    """Of a command, the files that it names (by their content), and the format that it is given models in."""
+    files = [_contents(part) for part in config.command]
+    return fingerprint(revision=REVISION, command=config.command, files=files, format=config.format, env=config.env)
+
+
+def _contents(part: str) -> str | None:
+    """The hash of the file that an argument names, alone or after its first `=`; None: it names none."""
+    for text in (part, part.partition("=")[2]):
+        path = Path(text)
+        if text and len(text) < 4096 and path.is_file():
+            found = path.stat()
+            return _hash(path, found.st_size, found.st_mtime_ns)
+    return None
+
+
+@cache
+def _hash(path: Path, size: int, modified_ns: int) -> str:
+    return file_sha256(path)
+
+
+def filled(command: list[str], values: Mapping[str, str]) -> list[str]:
+    """A command with its placeholders replaced; other braces stay as they are."""
+    result = []
+    for part in command:
+        for placeholder, value in values.items():
+            part = part.replace(placeholder, value)
+        result.append(part)
+    return result
