@@ -30,6 +30,7 @@ def main() -> None:
     config = load_resolved(run / "config.yaml")
     config.runs_dir = str(run.parent)
     config.parallel.tensor = tensor
+    config.suite.cache = False  # every answer is asked for
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel)
     components = component_jobs(config, manifest)
