@@ -38,7 +38,8 @@ def main() -> None:
         encoded = encode_requests({kind: instances}, encoding)
         seconds[f"{kind}: encode"] = time.perf_counter() - started
         started = time.perf_counter()
-        answers |= answer_requests(model, encoded, tokenizer, suite.batch_tokens, suite.generation_batch)
+        found = answer_requests(model, encoded, tokenizer, suite.batch_tokens, suite.generation_batch)
+        answers[kind] = found[kind]
         seconds[kind] = time.perf_counter() - started
     if ranks.is_main:
         started = time.perf_counter()

@@ -82,6 +82,7 @@ class LiveProxies:
         for shard in held:
             if shard.name not in numbers:
                 raise CheckpointError(f"{sources[0].path}: has no tensor {shard.name}; it is of another architecture")
+            shard.check(tuple(self._plan.tensors[numbers[shard.name]].shape), sources[0].path)
         if isinstance(method, DeltaMethod):
             _check_share(self._plan)
             self._residents = _load_deltas(self._plan, method, self._statistics, held, numbers)

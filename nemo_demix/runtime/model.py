@@ -9,7 +9,10 @@ import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import CheckpointError
 from nemo_demix.runtime.recipe import DTYPES, apply_overrides, base_recipe, checked_shape, padded_vocab_size
+
+_VOCABULARY = ("word_embeddings.weight", "output_layer.weight")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,25 @@ class Shard:
     view: torch.Tensor  # a view into a live parameter: writing here changes the model
     offsets: tuple[int, ...]  # of the view in the global tensor
     sizes: tuple[int, ...]  # of the view, with the global tensor's number of axes
+    global_sizes: tuple[int, ...]  # of the global tensor
+
+    def check(self, found: tuple[int, ...], checkpoint: Path) -> None:
+        """Refuse a checkpoint whose tensor of this name is of another shape: a larger one would give a corner of it.
+
+        Raises:
+            CheckpointError: if it is.
+        """
+        if found == self.global_sizes:
+            return
+        if self.name.endswith(_VOCABULARY) and found[1:] == self.global_sizes[1:]:
+            raise CheckpointError(
+                f"{checkpoint}: its vocabulary has {found[0]} rows, this run's tokenizer makes {self.global_sizes[0]}: "
+                "it was trained with another tokenizer; set tokenizer.* to that one, and prepare again"
+            )
+        raise CheckpointError(
+            f"{checkpoint}: {self.name} has shape {found}, the recipe's model {self.global_sizes}; it is of another "
+            "architecture"
+        )
 
 
 def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
@@ -73,7 +95,7 @@ def shards(model: torch.nn.Module) -> Iterator[Shard]:
             continue
         assert item.flattened_range is None, f"{item.key}: flattened shards belong to optimizer state only"
         sizes = (1,) * item.prepend_axis_num + tuple(item.local_shape)
-        yield Shard(item.key, item.data.detach(), tuple(item.global_offset), sizes)
+        yield Shard(item.key, item.data.detach(), tuple(item.global_offset), sizes, tuple(item.global_shape))
 
 
 def load_checkpoint(model: torch.nn.Module, checkpoint: Path) -> None:
@@ -82,8 +104,10 @@ def load_checkpoint(model: torch.nn.Module, checkpoint: Path) -> None:
     Raises:
         CheckpointError: if it is of another architecture, or damaged.
     """
-    from nemo_demix.checkpoints.reader import CheckpointReader
+    from nemo_demix.checkpoints.reader import CheckpointReader, stored_name
 
     reader = CheckpointReader(checkpoint)
     for shard in shards(model):
+        if (entry := reader.tensors.get(stored_name(shard.name, reader.tensors))) is not None:
+            shard.check(tuple(entry.shape), checkpoint)
         reader.read_slice(shard.name, shard.offsets, shard.sizes, shard.view.view(shard.sizes))

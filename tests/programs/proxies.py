@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
@@ -99,10 +100,12 @@ def bits(predictions: PredictionProxies, weights: dict[str, float]) -> np.ndarra
 
 
 def bits_of(evaluation: Evaluation, suite: Suite) -> np.ndarray:
-    """Bits of every request, from the items of its scores."""
+    """Bits of every request, from the items of its scores, which rank 0 alone has."""
     bits_R = np.zeros(len(suite.requests))
-    for group, (rows, sizes) in suite.members.items():
-        bits_R[rows] = evaluation.result.items[group].values_I * sizes
+    if torch.distributed.get_rank() == 0:
+        for group, (rows, sizes) in suite.members.items():
+            bits_R[rows] = evaluation.result.items[group].values_I * sizes
+    torch.distributed.broadcast(torch.from_numpy(bits_R), src=0)
     return bits_R
 
 

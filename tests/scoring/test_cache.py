@@ -104,7 +104,13 @@ def test_a_changed_suite_runs_what_is_new_and_scores_the_same(smoke_run: Path, t
     }
     recipe = tmp_path / "mine.yaml"
     checkpoint = next((run / "models/component/code_1/checkpoints").glob("step_*"))
-    arguments = ["--config-name", str(recipe), f"runs_dir={runs}", f"score.checkpoint={checkpoint}"]
+    arguments = [
+        "--config-name",
+        str(recipe),
+        f"runs_dir={runs}",
+        f"score.checkpoint={checkpoint}",
+        "parallel.tensor=1",
+    ]
 
     def suite(*names: str) -> None:
         given = {"tasks": {name: tasks[name] for name in names}}
@@ -141,7 +147,13 @@ def test_proxies_of_a_changed_suite_are_merged_only_where_something_is_new(smoke
     run = runs / "smoke"
     mixtures = {f"m{place}": {"general": 1 - place / 8, "math_1": place / 8} for place in range(4)}
     (tmp_path / "mixtures.json").write_text(json.dumps(mixtures))
-    arguments = ["--config-name", "smoke", f"runs_dir={runs}", f"score.mixtures={tmp_path / 'mixtures.json'}"]
+    arguments = [
+        "--config-name",
+        "smoke",
+        f"runs_dir={runs}",
+        f"score.mixtures={tmp_path / 'mixtures.json'}",
+        "parallel.tensor=1",
+    ]
 
     def rows(*more: str) -> tuple[list[dict[str, Any]], str]:
         log = run / "scores/proxies.jsonl"

@@ -123,3 +123,20 @@ def test_use_changes_no_score_but_the_record_of_averages(run: tuple[DemixConfig,
     assert groups == plain
     assert suite_fingerprint(settings, manifest) != suite_fingerprint(config.suite, manifest)
     assert set(plain) - set(group_fingerprints(settings, manifest, PROXY_USES)) == {"benchmark/gsm8k"}
+
+
+def test_a_checkpoint_of_another_tokenizer_or_architecture_is_no_corner_of_ours(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    """A larger tensor holds every slice that a smaller model asks for."""
+    runs = fork_run(smoke_run, tmp_path, "models", "search", "final")
+    checkpoint = smoke_run / "models/base/base/checkpoints/step_00000040"
+    command = ["--config-name", "smoke", f"runs_dir={runs}", "parallel.tensor=1", f"score.checkpoint={checkpoint}"]
+    fewer = run_cli("score", *command, "model.overrides.model.config.num_layers=1", expect=2).stderr
+    assert f"{checkpoint}: module.decoder.layers." in fewer
+    assert "it is of another architecture" in fewer
+    path = runs / "smoke/datasets/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tokenizer"]["vocab_size"] //= 2
+    path.write_text(json.dumps(manifest))
+    assert "it was trained with another tokenizer; set tokenizer.*" in run_cli("score", *command, expect=2).stderr
