@@ -3,6 +3,7 @@
 Axis letters: I items of one score.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -79,7 +80,8 @@ def score_of(items: Items) -> Score:
         return Score(value, *known, items.unit, items.higher_is_better, items.chance)
     count = len(items.values_I)
     mean_weight = float(items.weights_I.mean())
-    value = float((items.weights_I @ items.values_I) / items.weights_I.sum())
+    # Exact sums: BLAS's depend in the last bit on where the arrays lie, and a score has the same bits everywhere.
+    value = math.fsum(items.weights_I * items.values_I) / math.fsum(items.weights_I)
     influence_I = (
         items.weights_I * (items.values_I - value) / mean_weight
     )  # of a ratio of totals; plain where all are 1

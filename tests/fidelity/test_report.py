@@ -174,6 +174,7 @@ def test_no_benchmarks_or_no_heldout_text_leave_the_other() -> None:
     config = make_config()
     config.suite.heldout_tokens = 0
     assert "heldout" not in report_of(make_measured(), config)
-    config.suite.benchmarks = {}
+    manifest = make_manifest()
+    manifest.benchmarks.clear()
     with pytest.raises(ScoreError, match="nothing to compare"):
-        report_of(make_measured(), config)
+        fidelity_report(config, manifest, make_measured(), COMPONENTS)
