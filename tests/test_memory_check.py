@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.config import DemixConfig, ParallelConfig
+from nemo_demix.config import DemixConfig, ModelConfig, ParallelConfig
 from nemo_demix.memory_check import judge_memory
 from tests.test_recipes import composed, data_root
 
@@ -64,3 +64,15 @@ def test_a_model_that_cannot_be_made_or_divided_is_a_problem(llama: DemixConfig)
     assert "model.overrides.model.config.hiden_size" in judge_memory(llama, llama, H100_GIB, 1000.0).problems[0]
     llama.model.overrides, llama.model.recipe = {}, "nemo.collections.llm.recipes.nemotronh_8b.pretrain_recipe"
     assert "Hybrids with Mamba layers are not supported" in judge_memory(llama, llama, H100_GIB, 1000.0).problems[0]
+
+
+def test_texts_longer_than_the_model_reads_are_refused_or_warned_of(
+    llama: DemixConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    llama.suite.max_length = 2 * llama.train.seq_length
+    assert judge_memory(llama, llama, H100_GIB, 1000.0).problems == []
+    assert "suite.max_length=16384 is beyond train.seq_length=8192" in caplog.text
+    gpt = ModelConfig("nemo.collections.llm.recipes.gpt3_175b.pretrain_recipe", vocab_size=51200)
+    learned = replace(llama, model=gpt)
+    problem = judge_memory(learned, learned, H100_GIB, 1000.0).problems[0]
+    assert "suite.max_length=16384: the model has learned positions for 8192 tokens" in problem

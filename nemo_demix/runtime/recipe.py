@@ -5,6 +5,7 @@ factories with short signatures work too. The caller applies `model.overrides` l
 """
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.model_shape import ATTRIBUTES, UNEVEN, ModelShape, check_layout, shape_of
 from nemo_demix.runtime.ranks import world_size
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
 
@@ -150,13 +153,26 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
     """The sizes of a recipe's model, overrides applied.
 
     Raises:
-        ConfigError: if the layout does not divide the model.
+        ConfigError: if the layout does not divide the model, or the suite's texts are longer than it can read.
     """
     model, strategy = recipe.model.config, recipe.trainer.strategy
     values = {name: getattr(model, name) for name in ATTRIBUTES}
     values |= {name: getattr(model, name, None) or getattr(strategy, name, None) for name in UNEVEN}
     shape = shape_of(values)
     check_layout(shape, config.parallel)
+    longest, trained = config.suite.max_length, config.train.seq_length
+    if shape.num_positions and longest > shape.num_positions:
+        raise ConfigError(
+            f"suite.max_length={longest}: the model has learned positions for {shape.num_positions} tokens "
+            "(train.seq_length); lower suite.max_length to that"
+        )
+    if longest > trained:
+        logger.warning(
+            "suite.max_length=%d is beyond train.seq_length=%d: longer texts are scored at places that no sequence of "
+            "this run's training has",
+            longest,
+            trained,
+        )
     return shape
 
 
