@@ -1,7 +1,8 @@
 """What models answered, kept by their weights and by what they were asked: a changed suite runs only what is new.
 
-`runs/<name>/scores/answers/<weights[:2]>/<weights>/<request hash>.npz` or `.json`. A file is there whole or not at all;
-one that cannot be read counts as not there.
+`runs/<name>/scores/answers/<weights[:2]>/<weights>/<hash>.npz` or `.json`. A `.npz` holds all that was asked in one go:
+requests that run together share batches, which decide a score's last digits, so they are kept together or not at all. A
+file that cannot be read counts as not there.
 """
 
 import io
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_demix.artifacts import canonical_json, write_bytes
+from nemo_demix.artifacts import canonical_json, fingerprint, write_bytes
 from nemo_demix.config import DemixConfig
 
 logger = logging.getLogger(__name__)
@@ -40,28 +41,33 @@ class AnswerStore:
         """A run's."""
         return cls(config.run_dir / "scores" / "answers" if config.suite.cache else None, not config.force)
 
-    def arrays(self, weights: str | None, key: str, decode: Callable[[Arrays], T]) -> T | None:
-        """What `put_arrays` kept; None: nothing.
+    def arrays(self, weights: str | None, decode: Mapping[str, Callable[[Arrays], T]]) -> dict[str, T]:
+        """What `put_arrays` kept of some keys.
 
         Args:
             weights: The fingerprint of the model's weights; None: not known, so nothing is kept of it.
-            decode: Makes something of the arrays, and refuses by ValueError or KeyError what they cannot be.
+            decode: By key. Makes something of the arrays, and refuses by ValueError or KeyError what they cannot be.
         """
-        path = self._path(weights, f"{key}.npz")
-        if path is None or not self.reads or not path.exists():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return decode(dict(file))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            _tell_damaged(path, error)
-            return None
+        found: dict[str, T] = {}
+        folder = self._path(weights, "")
+        if folder is None or not self.reads:
+            return found
+        for path in sorted(folder.glob("*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    keys = {name.partition("/")[0] for name in file.files} & set(decode)
+                    found |= {key: decode[key](_members(file, key)) for key in keys}
+            except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+                _tell_damaged(path, error)
+        return found
 
-    def put_arrays(self, weights: str | None, key: str, arrays: Arrays) -> None:
-        """Keep arrays, whole or not at all."""
-        if (path := self._path(weights, f"{key}.npz")) is not None:
+    def put_arrays(self, weights: str | None, answers: Mapping[str, Arrays]) -> None:
+        """Keep arrays by key, all or none."""
+        path = self._path(weights, f"{fingerprint(keys=sorted(answers))}.npz")
+        if path is not None:
             buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **arrays)
+            members = {f"{key}/{name}": array for key, arrays in answers.items() for name, array in arrays.items()}
+            np.savez(buffer, allow_pickle=False, **members)
             write_bytes(path, buffer.getvalue())
 
     def json(self, weights: str | None, key: str) -> dict[str, Any] | None:
@@ -90,6 +96,10 @@ class AnswerStore:
 
 
 NO_STORE = AnswerStore(None)
+
+
+def _members(file: Mapping[str, np.ndarray], key: str) -> Arrays:
+    return {name.partition("/")[2]: file[name] for name in file if name.startswith(f"{key}/")}
 
 
 def _tell_damaged(path: Path, error: Exception) -> None:

@@ -6,8 +6,9 @@ itself, and its tokens have the positions they would have if it stood there alon
 Axes: B rows of a batch, S places in a row, Q scored tokens of a batch, R continuations, T scored tokens of all of them.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _PAD_TO = 8
+_BATCH_COST = 1024  # of each batch beside its tokens, in tokens: launching kernels, and meeting the other ranks
 
 
 class Continuation(Protocol):
@@ -123,13 +125,13 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
         row.branches.append(branch)
         row.places.append(int(first))
     order = sorted(rows, key=lambda row: (not row.is_forked, -row.length, row.places[0]))
-    batches, first = [], 0
-    while first < len(order):
-        width = -(-order[first].length // _PAD_TO) * _PAD_TO
-        chosen = order[first : first + max(1, batch_tokens // width)]
-        chosen = [row for row in chosen if row.is_forked == chosen[0].is_forked]
-        batches.append(_batch(chosen, width))
-        first += len(chosen)
+    num_forked = sum(row.is_forked for row in rows)
+    batches = []
+    for kind in (order[:num_forked], order[num_forked:]):
+        first = 0
+        for end, width in _cut(kind, batch_tokens):
+            batches.append(_batch(kind[first:end], width))
+            first = end
     return BatchPlan(
         batches=batches,
         offsets_R=offsets_R,
@@ -140,26 +142,25 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
     )
 
 
-def join_plans(plans: Sequence[BatchPlan]) -> BatchPlan:
-    """One plan of several lists of continuations, one after another; no batch has rows of two of them.
+def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[tuple[int, int]]:
+    """Where to cut rows, longest first, into batches: as (end, width) of each; the cheapest cuts of all.
 
-    So what a list's continuations give does not depend on the others, to the last bit.
+    A batch costs its padded tokens, and as much as `_BATCH_COST` more.
     """
-    batches: list[Batch] = []
-    offsets_R, same_as_T, total = [np.zeros(1, dtype=np.int64)], [], 0
-    for plan in plans:
-        batches += [replace(batch, places_Q=batch.places_Q + total) for batch in plan.batches]
-        offsets_R.append(plan.offsets_R[1:] + total)
-        same_as_T.append(plan.same_as_T + total)
-        total += int(plan.offsets_R[-1])
-    return BatchPlan(
-        batches=sorted(batches, key=lambda batch: -batch.tokens_BS.numel()),
-        offsets_R=np.concatenate(offsets_R),
-        same_as_T=np.concatenate([*same_as_T, np.empty(0, dtype=np.int64)]),
-        num_tokens=sum(plan.num_tokens for plan in plans),
-        num_padded=sum(plan.num_padded for plan in plans),
-        num_separate=sum(plan.num_separate for plan in plans),
-    )
+    widths = [-(-row.length // _PAD_TO) * _PAD_TO for row in rows]
+    count = len(rows)
+    drops = [place for place in range(1, count) if widths[place] < widths[place - 1]]
+    costs, ends = [0] * (count + 1), [0] * count
+    for first in range(count - 1, -1, -1):
+        full = min(count, first + max(1, batch_tokens // widths[first]))
+        choices = [full, *drops[bisect_right(drops, first) : bisect_left(drops, full)]]
+        cost, minus_end = min((costs[end] + (end - first) * widths[first], -end) for end in choices)
+        costs[first], ends[first] = cost + _BATCH_COST, -minus_end
+    cuts, first = [], 0
+    while first < count:
+        cuts.append((ends[first], widths[first]))
+        first = ends[first]
+    return cuts
 
 
 def _batch(rows: Sequence[_Row], width: int) -> Batch:

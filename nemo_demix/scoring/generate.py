@@ -3,8 +3,10 @@
 Axes: N prompts, B those of one batch, G generated tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,12 +73,13 @@ def generate(
     longest = max(prompt.max_new_tokens for prompt in prompts)
     kept_NG = torch.zeros((len(prompts), longest), dtype=torch.int64, device=device)  # tokens + 1; 0: none
     broken = torch.zeros(1, device=device)
-    for batch in batches[data_rank::data_size]:
-        rows, is_finite = _generate_batch(model, [prompts[place] for place in batch], tokenizer)
-        broken += not is_finite
-        if owns:
-            for place, row in zip(batch, rows, strict=True):
-                kept_NG[place, : len(row)] = torch.tensor(row, dtype=torch.int64) + 1
+    with _keys_rotated_once(model):
+        for batch in batches[data_rank::data_size]:
+            rows, is_finite = _generate_batch(model, [prompts[place] for place in batch], tokenizer)
+            broken += not is_finite
+            if owns:
+                for place, row in zip(batch, rows, strict=True):
+                    kept_NG[place, : len(row)] = torch.tensor(row, dtype=torch.int64) + 1
     torch.distributed.all_reduce(kept_NG)  # every row is one rank's, and zero elsewhere
     torch.distributed.all_reduce(broken)
     if broken.item():
@@ -189,6 +192,47 @@ class _Cache:
         for layer, (keys, values) in memory.items():
             memory[layer] = (keys[:, rows].contiguous(), values[:, rows].contiguous())
         self._context.max_batch_size = len(rows)
+
+
+@contextmanager
+def _keys_rotated_once(model: torch.nn.Module) -> Iterator[None]:
+    """Have the cache hold keys with their rotary embedding, while this is open.
+
+    Megatron-core's static cache holds them without, and at every step gives it to all of them anew: the same numbers,
+    for more time than the rest of the layer takes.
+    """
+    from megatron.core.transformer.attention import SelfAttention
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, SelfAttention) and not module.config.flash_decode:  # whose kernel does so itself
+                name = "_adjust_key_value_for_inference"
+                setattr(module, name, partial(_rotate_and_keep, module, getattr(module, name)))
+                stack.callback(delattr, module, name)
+        yield
+
+
+def _rotate_and_keep(
+    attention: Any, keep: Callable[..., Any], context: Any, query: Any, key: Any, value: Any, rotary: Any, *more: Any
+) -> Any:
+    """What `keep` gives, of a key that is rotated before it is kept."""
+    from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
+    from megatron.core.models.common.embeddings.yarn_rotary_pos_embedding import (
+        _yarn_get_concentration_factor_from_config,
+    )
+
+    if rotary is None:
+        return keep(context, query, key, value, rotary, *more)
+    first = context.sequence_len_offset
+    key = apply_rotary_pos_emb(
+        key,
+        rotary[1][first : first + len(key)],
+        config=attention.config,
+        mscale=_yarn_get_concentration_factor_from_config(attention.config),
+        cp_group=attention.pg_collection.cp,
+    )
+    query, key, value, rotary, *rest = keep(context, query, key, value, rotary, *more)
+    return query, key, value, (rotary[0], None), *rest
 
 
 def _choose(

@@ -14,7 +14,7 @@ from nemo_demix.config import SuiteConfig
 from nemo_demix.mixture import Array
 from nemo_demix.scoring.answer_store import NO_STORE, AnswerStore
 from nemo_demix.scoring.answers import check_finite, generated_texts, put_together
-from nemo_demix.scoring.batches import BatchPlan, join_plans, plan_batches
+from nemo_demix.scoring.batches import BatchPlan, plan_batches
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness import TaskSet
 from nemo_demix.scoring.items import UNIT, Items
@@ -52,7 +52,8 @@ class ModelResult:
 class Scorer:
     """Requests are built, encoded and laid out once; then each model costs its forward passes.
 
-    Every score's continuations have batches of their own, so that a score has the same bits in whatever suite it is.
+    Continuations of all scores share batches, short ones with short ones: so a score's last digits, as of any sum of
+    floating point numbers, depend on what is asked beside it. What is asked in one go is kept in one go.
 
     Args:
         uses: Of the benchmarks and tasks to include: PROXY_USES for a search; None: all.
@@ -85,7 +86,7 @@ class Scorer:
                 encoded = encode_requests(instances, encoding)
                 self._parts.append(Part(f"task/{key}", encoded.sequences, encoded, vocabulary))
         check_units(self.suite.shares, units)
-        self._plans: dict[tuple[str, bool], BatchPlan] = {}
+        self._plans: dict[tuple[tuple[str, ...], bool], BatchPlan] = {}
         self._told = 0  # how many parts were known, when that was last said
 
     def score(
@@ -116,8 +117,8 @@ class Scorer:
             found = self._answers(model, todo)
         if not is_main:
             return ModelResult({})
-        for part in todo:
-            self._store.put_arrays(weights, part.key, found[part.name].as_arrays())
+        if todo:
+            self._store.put_arrays(weights, {part.key: found[part.name].as_arrays() for part in todo})
         return self._result({part.name: known.get(part.name) or found[part.name] for part in self._parts})
 
     def gold_token_logprobs(self, model: torch.nn.Module) -> np.ndarray:
@@ -146,10 +147,9 @@ class Scorer:
             return {}
         found: dict[str, PartAnswers | None] = {}
         if is_main:
-            for part in self._parts:
-                answers = self._store.arrays(weights, part.key, partial(PartAnswers.of_arrays, part))
-                if answers is not None:
-                    found[part.name] = answers
+            decode = {part.key: partial(PartAnswers.of_arrays, part) for part in self._parts}
+            stored = self._store.arrays(weights, decode)
+            found = {part.name: stored[part.key] for part in self._parts if part.key in stored}
             if found and len(found) != self._told:
                 self._told = len(found)
                 logger.info(
@@ -197,10 +197,11 @@ class Scorer:
         return scores, plan
 
     def _plan(self, parts: Sequence[Part], share: bool) -> BatchPlan:
-        for part in parts:
-            if (part.name, share) not in self._plans:
-                self._plans[part.name, share] = plan_batches(part.sequences, self._batch_tokens, share)
-        return join_plans([self._plans[part.name, share] for part in parts])
+        key = tuple(part.name for part in parts), share
+        if key not in self._plans:
+            sequences = [one for part in parts for one in part.sequences]
+            self._plans[key] = plan_batches(sequences, self._batch_tokens, share)
+        return self._plans[key]
 
 
 def _bits(logprobs_R: Array) -> Array:
