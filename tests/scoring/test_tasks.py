@@ -1,12 +1,17 @@
 """lm-evaluation-harness tasks on live models: a user's own and shipped ones, scored, searched over, in every layout."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nemo_demix.config import load_resolved
+from nemo_demix.errors import DemixError
+from nemo_demix.stages.pipeline import stage_config
+from nemo_demix.stages.prepare import prepare_stage
 from tests.helpers import fork_run, run_cli, run_program
 
 MODEL = "models/component/math_2/checkpoints/step_00000016"
@@ -62,6 +67,17 @@ def tasks(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return runs / "smoke", command
 
 
+@pytest.fixture(scope="module")
+def live(tasks: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What tests/programs/harness.py says of the run's model in two more layouts, at other batch sizes."""
+    run, command = tasks
+    definitions, store = Path(command[1]).parent, tmp_path_factory.mktemp("answers")
+    return {
+        "pipeline": run_program("harness", str(run), "1", "2", "1", "300", "kept", str(store), ranks=2),
+        "data": run_program("harness", str(run), "1", "1", "2", "700", "peer", str(definitions), ranks=2),
+    }
+
+
 def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "scores/it.json").read_text())
 
@@ -80,16 +96,29 @@ def test_a_models_record_has_the_tasks_and_the_harness_its_own(tasks: tuple[Path
     assert all("exact_match" in json.loads(line) for line in samples)
 
 
-@pytest.mark.parametrize("layout", [(1, 2, 1), (1, 1, 2)])
-def test_every_layout_gives_the_same_scores(tasks: tuple[Path, list[str]], layout: tuple[int, int, int]) -> None:
-    run, _ = tasks
-    with_peer = ["peer", str(Path(tasks[1][1]).parent)] if layout[2] == 2 else []
-    found = run_program("harness", str(run), *map(str, layout), *with_peer, ranks=2)
-    for name, score in record(run)["scores"].items():
-        assert found["scores"][name] == pytest.approx(score["score"], rel=1e-5), name
-    if with_peer:  # lm-eval alone, with our model in it: the same accuracy from the same requests
-        assert found["peer"]["squares"]["acc,none"] == found["lm_eval"]["squares"]["acc,none"]
-        assert np.isfinite(found["peer"]["cubes"]["exact_match,none"])
+@pytest.mark.parametrize("layout", ["pipeline", "data"])
+def test_every_layout_and_batch_size_gives_the_same_scores(
+    tasks: tuple[Path, list[str]], live: dict[str, dict[str, Any]], layout: str
+) -> None:
+    for name, score in record(tasks[0])["scores"].items():
+        assert live[layout]["scores"][name] == pytest.approx(score["score"], rel=1e-5), name
+
+
+def test_lm_eval_alone_with_our_model_in_it_gives_the_same(live: dict[str, dict[str, Any]]) -> None:
+    found = live["data"]
+    assert found["peer"]["squares"]["acc,none"] == found["lm_eval"]["squares"]["acc,none"]
+    assert np.isfinite(found["peer"]["cubes"]["exact_match,none"])
+
+
+def test_kept_answers_are_asked_for_once_and_only_what_is_new_is_run(live: dict[str, dict[str, Any]]) -> None:
+    found = live["pipeline"]
+    assert found["fills"] == [1, 2, 2]  # models that were given their weights, after each call
+    fewer, more, again = found["kept"]
+    assert set(more) - set(fewer) == {"task/squares", *(name for name in more if name.startswith("heldout/"))}
+    assert fewer.items() <= more.items()  # to the last digit
+    assert again == more
+    for name, score in found["scores"].items():
+        assert more[name] == pytest.approx(score, rel=1e-5), name
 
 
 def test_proxies_are_searched_by_tasks(tasks: tuple[Path, list[str]]) -> None:
@@ -109,24 +138,27 @@ def test_proxies_are_searched_by_tasks(tasks: tuple[Path, list[str]]) -> None:
     assert set(json.loads((run / "search/mixture.json").read_text())["measured"]) >= {"choice", "programs"}
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        (
-            "suite.tasks.cubes.capability=math",
-            "capability math: benchmark/gsm8k is in bits/byte and task/cubes in share, which have no mean",
-        ),
-        ("suite.tasks.cubes.metric=accuracy", "suite.tasks.cubes.metric: found 'accuracy', expected one of"),
-        ("suite.tasks.cubes.task=demix_gsm9k", "demix_gsm8k"),
-        ("suite.allow_code_execution=false", "suite.allow_code_execution=true"),
-        ("+suite.tasks.cubes.generation.max_gen_toks=500", "suite.max_length is 128"),
-        ("+suite.tasks.cubes.generation.num_beams=4", "generation_kwargs.num_beams=4 is not known here"),
-    ],
-)
+REFUSED = {
+    "suite.tasks.cubes.capability=math": "capability math: benchmark/gsm8k is in bits/byte and task/cubes in share, "
+    "which have no mean",
+    "suite.tasks.cubes.metric=accuracy": "suite.tasks.cubes.metric: found 'accuracy', expected one of",
+    "suite.tasks.cubes.task=demix_gsm9k": "demix_gsm8k",
+    "suite.allow_code_execution=false": "suite.allow_code_execution=true",
+    "+suite.tasks.cubes.generation.max_gen_toks=500": "suite.max_length is 128",
+    "+suite.tasks.cubes.generation.num_beams=4": "generation_kwargs.num_beams=4 is not known here",
+}
+
+
 def test_a_suite_that_cannot_be_scored_is_refused_before_anything_is_trained(
-    tasks: tuple[Path, list[str]], tmp_path: Path, override: str, said: str
+    tasks: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     run, command = tasks
     runs = fork_run(run, tmp_path, "models")
-    result = run_cli("prepare", command[0], command[1], f"runs_dir={runs}", override, expect=2)
-    assert said in result.stderr
+    override, said = next(iter(REFUSED.items()))
+    assert said in run_cli("prepare", command[0], command[1], f"runs_dir={runs}", override, expect=2).stderr
+    config = load_resolved(run / "config.yaml")
+    config.runs_dir = str(runs)
+    for override, said in REFUSED.items():
+        config.launch.jobs.prepare.overrides = [override]
+        with pytest.raises(DemixError, match=re.escape(said)):
+            prepare_stage(stage_config(config, "prepare"))

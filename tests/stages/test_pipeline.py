@@ -88,6 +88,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_redoes_what_depends_on_it
 def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_the_same(
     smoke_run: Path, tmp_path: Path
 ) -> None:
+    """And told to stop in the search, it says so."""
     runs = fork_run(
         smoke_run, tmp_path, "models/component/code_3", "models/final", "search", "final", "scores", "cost.json"
     )
@@ -98,6 +99,10 @@ def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_th
     stop_when(command, lambda: _lines(run / "search/scores.jsonl") >= 10)
     with open(run / "search/scores.jsonl", "a") as file:
         file.write('{"iteration": 0, "name": "mix_')  # a row that a kill cut off
+    code, output = stop_when(command, lambda: _lines(run / "search/scores.jsonl") >= 16, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; the same command goes on from here" in output
+    assert 16 <= _lines(run / "search/scores.jsonl") < 28
     stop_when(command, lambda: _lines(run / "models/final/mixture/losses.jsonl") >= 6)
     run_cli(*command)
     assert "resuming after step" in (run / "logs/train/rank_0.log").read_text()
@@ -107,18 +112,6 @@ def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_th
     assert losses(run / "models/final/mixture") == losses(smoke_run / "models/final/mixture")
     old, new = (json.loads((path / "final/result.json").read_text()) for path in (smoke_run, run))
     assert old == new
-
-
-def test_terminated_it_says_so_and_goes_on_later(smoke_run: Path, tmp_path: Path) -> None:
-    runs = fork_run(smoke_run, tmp_path, "search", "final", "models/final")
-    command = ["search", "--config-name", "smoke", f"runs_dir={runs}"]
-    rows = runs / "smoke/search/scores.jsonl"
-    code, output = stop_when(command, lambda: _lines(rows) >= 5, signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM; the same command goes on from here" in output
-    assert 5 <= _lines(rows) < 28
-    run_cli(*command)
-    assert (runs / "smoke/search/mixture.json").read_bytes() == (smoke_run / "search/mixture.json").read_bytes()
 
 
 def test_stages_refuse_datasets_of_another_configuration(smoke_run: Path, tmp_path: Path) -> None:

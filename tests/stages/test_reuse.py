@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_demix.artifacts import DataManifest
+from nemo_demix.stages.prepare import prepare_stage
+from nemo_demix.training.jobs import component_jobs
 from tests.helpers import fork_run, run_cli
+from tests.test_recipes import composed
 
 SEVEN = ("general", "math_1", "math_2", "math_3", "code_1", "code_2", "code_3")
 KEEP_TOKENIZER = f"tokenizer.datasets=[{','.join(SEVEN)}]"
@@ -67,46 +71,43 @@ def test_an_added_dataset_trains_one_component_and_the_search_goes_on_from_the_o
     assert all(json.loads(row)["merge_weights"]["extra"] > 0 for row in rows[28:])
 
     # Dropped again: every old proxy is found, none that holds the new component, and the mixture is the old one.
-    run_cli("prepare", *recipe)
+    prepare_stage(composed("smoke", *recipe[2:]))
     run_cli("search", *recipe)
     assert (run / "search/mixture.json").read_bytes() == before
     assert lines(run / "search/scores.jsonl") == rows
 
     # One that was there from the start goes: nothing is trained.
-    run_cli("prepare", *recipe, "~datasets.code_3")
-    assert "train: done already" in run_cli("train", *recipe, "~datasets.code_3", "role=component").stderr
-    assert DataManifest.load(run / "datasets/manifest.json").tokenizer == manifest.tokenizer
+    fewer = composed("smoke", *recipe[2:], "~datasets.code_3")
+    without = prepare_stage(fewer)
+    assert all(job.is_done for job in component_jobs(fewer, without))
+    assert without.tokenizer == manifest.tokenizer
 
 
 @pytest.mark.slow
 def test_a_changed_suite_scores_again_and_trains_nothing(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "models/final", "final")
     run = runs / "smoke"
-    recipe = ["--config-name", "smoke", f"runs_dir={runs}", "search.iterations=[16]", *QUICK]
+    recipe = [f"runs_dir={runs}", "search.iterations=[16]", *QUICK]
     models, old = trained(run), lines(run / "search/scores.jsonl")
 
-    run_cli("search", *recipe, "suite.items_per_benchmark=6")
+    def search(*overrides: str) -> dict[str, Any]:
+        prepare_stage(composed("smoke", *overrides))
+        run_cli("search", "--config-name", "smoke", *overrides)
+        return json.loads((run / "search/mixture.json").read_text())
+
+    mixture = search(*recipe, "suite.items_per_benchmark=6")
     rows = lines(run / "search/scores.jsonl")
     assert rows[:28] == old
     assert len(rows) == 28 + 16
-    mixture = json.loads((run / "search/mixture.json").read_text())
     assert (mixture["num_prior"], mixture["num_proxies"]) == (0, 16)
 
     # A benchmark that is taken out leaves the other scores good: not one proxy is scored again.
-    fewer = [*recipe, "~suite.benchmarks.gsm8k"]
-    run_cli("prepare", *fewer)
-    assert "train: done already" in run_cli("train", *fewer, "role=component").stderr
-    run_cli("search", *fewer)
+    mixture = search(*recipe, "~suite.benchmarks.gsm8k")
     assert lines(run / "search/scores.jsonl") == rows
-    mixture = json.loads((run / "search/mixture.json").read_text())
     assert (mixture["num_prior"], mixture["num_proxies"]) == (28, 16)
 
     # The same of one that judges: the search does not look at it, the chosen mixture is measured on nothing else there.
-    judged = [*recipe, "suite.benchmarks.gsm8k.use=report"]
-    run_cli("prepare", *judged)
-    run_cli("search", *judged)
+    mixture = search(*recipe, "suite.benchmarks.gsm8k.use=report")
     assert lines(run / "search/scores.jsonl") == rows
-    mixture = json.loads((run / "search/mixture.json").read_text())
-    items = {name: score["num_items"] for name, score in mixture["measured"].items()}
-    assert items["math"] == 8
+    assert mixture["measured"]["math"]["num_items"] == 8
     assert trained(run) == models
