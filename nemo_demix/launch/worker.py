@@ -39,6 +39,9 @@ def main() -> None:
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
         sys.stderr.flush()
         os._exit(2)  # at once: the other ranks may be waiting in a collective, which a clean exit would join
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # taking NeMo's modules down would take seconds, and there is nothing left to do
 
 
 def _work(config_path: Path, task: dict[str, Any], group: int) -> None:
