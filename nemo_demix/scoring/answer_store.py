@@ -67,7 +67,7 @@ class AnswerStore:
         if path is not None:
             buffer = io.BytesIO()
             members = {f"{key}/{name}": array for key, arrays in answers.items() for name, array in arrays.items()}
-            np.savez(buffer, allow_pickle=False, **members)
+            np.savez(buffer, **members)
             write_bytes(path, buffer.getvalue())
 
     def json(self, weights: str | None, key: str) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ itself, and its tokens have the positions they would have if it stood there alon
 Axes: B rows of a batch, S places in a row, Q scored tokens of a batch, R continuations, T scored tokens of all of them.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -149,13 +148,14 @@ def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[tuple[int, int]]:
     """
     widths = [-(-row.length // _PAD_TO) * _PAD_TO for row in rows]
     count = len(rows)
-    drops = [place for place in range(1, count) if widths[place] < widths[place - 1]]
-    costs, ends = [0] * (count + 1), [0] * count
+    costs = np.zeros(count + 1, dtype=np.int64)  # of the rows from a place on
+    sizes = np.arange(1, count + 1)
+    ends = [0] * count
     for first in range(count - 1, -1, -1):
         full = min(count, first + max(1, batch_tokens // widths[first]))
-        choices = [full, *drops[bisect_right(drops, first) : bisect_left(drops, full)]]
-        cost, minus_end = min((costs[end] + (end - first) * widths[first], -end) for end in choices)
-        costs[first], ends[first] = cost + _BATCH_COST, -minus_end
+        totals = costs[first + 1 : full + 1] + sizes[: full - first] * widths[first]
+        ends[first] = full - int(totals[::-1].argmin())
+        costs[first] = totals[ends[first] - first - 1] + _BATCH_COST
     cuts, first = [], 0
     while first < count:
         cuts.append((ends[first], widths[first]))

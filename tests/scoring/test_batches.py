@@ -1,5 +1,8 @@
 """Every continuation is scored once, after its own context, wherever it stands."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,6 +38,20 @@ def test_each_scored_token_sees_its_context_and_its_own_beginning(
             assert (found, target) == (request.tokens[: request.start + step], token)
     assert plan.num_tokens <= plan.num_separate
     assert plan.num_padded >= plan.num_tokens
+
+
+@given(lengths=st.lists(st.integers(2, 70), min_size=1, max_size=8), batch_tokens=st.integers(8, 600))
+def test_batches_are_cut_where_it_costs_least(lengths: list[int], batch_tokens: int) -> None:
+    requests = [Request("task/t", [place] * length, 1, 1) for place, length in enumerate(lengths)]
+    plan = plan_batches(requests, batch_tokens, share=False)
+    widths = sorted((-(-(length - 1) // 8) * 8 for length in lengths), reverse=True)
+    best = math.inf
+    for inner in itertools.product([False, True], repeat=len(widths) - 1):
+        cuts = [0, *(place for place, cut in enumerate(inner, start=1) if cut), len(widths)]
+        batches = [(last - first, widths[first]) for first, last in itertools.pairwise(cuts)]
+        if all(rows == 1 or rows * width <= batch_tokens for rows, width in batches):
+            best = min(best, sum(rows * width + 1024 for rows, width in batches))
+    assert plan.num_padded + 1024 * len(plan.batches) == best
 
 
 def visible(batch: object, row: int, column: int) -> list[int]:
