@@ -1,5 +1,6 @@
 """Merges that are killed go on where they were, and end with the bytes of one that was not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -284,13 +285,18 @@ def test_stopping_the_command_says_how_to_go_on(
     arguments += [f"merge.mixtures={tmp_path / 'mixtures.json'}", f"merge.output={output}", f"runs_dir={tmp_path}"]
     command = [sys.executable, "-m", "nemo_demix", "merge", *arguments, "merge.workers=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    _wait_for(lambda: _units_done(output) >= 1 or process.poll() is not None, 120)
-    workers = children(process.pid)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    text = process.communicate(timeout=60)[1]
+    for _ in range(5):
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        _wait_for(lambda process=process: _units_done(output) >= 1 or process.poll() is not None, 120)
+        workers = children(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        text = process.communicate(timeout=60)[1]
+        if process.returncode:
+            break
+        shutil.rmtree(output)  # it was done before the signal came: it takes a third of a second
     assert process.returncode == code, text
     assert f"stopped by {number.name}; the same command goes on from here" in text
     assert "Traceback" not in text
