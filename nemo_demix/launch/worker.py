@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent
 
@@ -32,16 +32,19 @@ def main() -> None:
         _work(config_path, json.loads((logs / "task.json").read_text(encoding="utf-8")), group)
     except StoppedEarly as stopped:
         logging.getLogger("nemo_demix.launch").info("%s", stopped)  # this module runs as __main__
-        sys.stderr.flush()
-        os._exit(128 + signal.SIGTERM)
+        _leave(128 + signal.SIGTERM)
     except DemixError as error:
         logging.getLogger(__name__).debug("user's mistake", exc_info=True)
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
-        sys.stderr.flush()
-        os._exit(2)  # at once: the other ranks may be waiting in a collective, which a clean exit would join
+        _leave(2)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a clean exit would join collectives that others wait in, and take seconds for NeMo's modules."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # taking NeMo's modules down would take seconds, and there is nothing left to do
+    os._exit(code)
 
 
 def _work(config_path: Path, task: dict[str, Any], group: int) -> None:

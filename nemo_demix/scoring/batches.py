@@ -85,6 +85,11 @@ class _Row:
         return len(self.context) + sum(len(branch) - 1 for branch in self.branches)
 
     @property
+    def width(self) -> int:
+        """Padded."""
+        return -(-self.length // _PAD_TO) * _PAD_TO
+
+    @property
     def is_forked(self) -> bool:
         """A continuation of one token puts nothing into the row: it is only predicted."""
         return sum(len(branch) > 1 for branch in self.branches) > 1
@@ -123,14 +128,9 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
                 open_rows[context] = row
         row.branches.append(branch)
         row.places.append(int(first))
-    order = sorted(rows, key=lambda row: (not row.is_forked, -row.length, row.places[0]))
-    num_forked = sum(row.is_forked for row in rows)
-    batches = []
-    for kind in (order[:num_forked], order[num_forked:]):
-        first = 0
-        for end, width in _cut(kind, batch_tokens):
-            batches.append(_batch(kind[first:end], width))
-            first = end
+    order = sorted(rows, key=lambda row: (-row.length, row.places[0]))
+    kinds = [row for row in order if row.is_forked], [row for row in order if not row.is_forked]
+    batches = [_batch(some) for kind in kinds for some in _cut(kind, batch_tokens)]
     return BatchPlan(
         batches=batches,
         offsets_R=offsets_R,
@@ -141,31 +141,33 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
     )
 
 
-def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[tuple[int, int]]:
-    """Where to cut rows, longest first, into batches: as (end, width) of each; the cheapest cuts of all.
+def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[Sequence[_Row]]:
+    """Rows, longest first, cut into batches where it costs least.
 
     A batch costs its padded tokens, and as much as `_BATCH_COST` more.
     """
-    widths = [-(-row.length // _PAD_TO) * _PAD_TO for row in rows]
     count = len(rows)
     costs = np.zeros(count + 1, dtype=np.int64)  # of the rows from a place on
     sizes = np.arange(1, count + 1)
     ends = [0] * count
     for first in range(count - 1, -1, -1):
-        full = min(count, first + max(1, batch_tokens // widths[first]))
-        totals = costs[first + 1 : full + 1] + sizes[: full - first] * widths[first]
-        ends[first] = full - int(totals[::-1].argmin())
-        costs[first] = totals[ends[first] - first - 1] + _BATCH_COST
-    cuts, first = [], 0
+        width = rows[first].width
+        full = min(count, first + max(1, batch_tokens // width))
+        totals = costs[first + 1 : full + 1] + sizes[: full - first] * width
+        ends[first] = full - int(totals[::-1].argmin())  # of equal ones the largest batch
+        costs[first] = totals.min() + _BATCH_COST
+    batches, first = [], 0
     while first < count:
-        cuts.append((ends[first], widths[first]))
+        batches.append(rows[first : ends[first]])
         first = ends[first]
-    return cuts
+    return batches
 
 
-def _batch(rows: Sequence[_Row], width: int) -> Batch:
+def _batch(rows: Sequence[_Row]) -> Batch:
+    """Of the first row's width."""
     import torch
 
+    width = rows[0].width
     tokens_BS = np.zeros((len(rows), width), dtype=np.int64)
     positions_BS = np.tile(np.arange(width, dtype=np.int64), (len(rows), 1))
     branches_BS = np.zeros((len(rows), width), dtype=np.int32)
