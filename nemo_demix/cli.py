@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel")
+# These may start ranks.
+_WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
 
@@ -273,6 +275,10 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
             check_stack()
         stopping.listen()
+        if stage in _WITH_RANKS:
+            from nemo_demix.launch.processes import start_fork_server
+
+            start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):
             STAGES[stage][0](config)
     except DemixError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.launch.placement import Placement
-from nemo_demix.launch.processes import Assignment, LocalRanks, wait_for_file
+from nemo_demix.launch.processes import Assignment, LocalRanks, start_fork_server, wait_for_file
 from nemo_demix.launch.team import POLL_S, Team
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ def follow(team: Team) -> int:
     # Slurm sends these to every task of a step. What they mean for the ranks is the leader's to say.
     for ignored in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
+    start_fork_server()
     try:
         team.introduce()
         for number in itertools.count(1):

@@ -64,7 +64,7 @@ def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_gr
     save_resolved(config, config.run_dir / "config.yaml")
     ranks_config = logs / "config.yaml"
     save_resolved(replace(config, parallel=group_layout(config.parallel, num_groups)), ranks_config)
-    write_json(logs / "task.json", task)
+    write_json(logs / "task.json", {**task, "wanted": time.time()})
     sentinel = uuid.uuid4().hex
     write_text(logs / "sentinel.txt", sentinel)
 

@@ -1,20 +1,49 @@
-"""The ranks that one agent started: processes of their own, watched and signalled."""
+"""The ranks that one agent started: processes of their own, watched and signalled.
+
+They are forks of the node's fork server, which has imported what ranks need: a launch does not wait for imports, and a
+node reads them from the file system once.
+"""
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from nemo_demix.launch.environment import STEP_VARIABLES
 from nemo_demix.launch.placement import Placement
-from nemo_demix.runtime.lifetime import STOP
+from nemo_demix.launch.worker import become_rank
+from nemo_demix.runtime.lifetime import JOB_SIGNALS, STOP
 
-# What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
-_STEP_VARIABLES = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 _TAIL_LINES = 30
+_PRELOADED = "nemo_demix.launch.preloaded"
+
+
+def start_fork_server() -> None:
+    """Start this node's fork server, unless it runs already. Returns at once: it imports while others work.
+
+    It ends with this process, however that ends.
+    """
+    multiprocessing.set_forkserver_preload([_PRELOADED])
+    resource_tracker.ensure_running()  # it unblocks what the next line blocks, where it is started after
+    with _blocked():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Inside, new processes ignore what Slurm sends to all of a job's until they have seen to it themselves."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)
@@ -47,11 +76,18 @@ class Assignment:
 
 
 class LocalRanks:
-    """Ranks running as children of this process; the kernel ends them with it."""
+    """Ranks running on this node for this process; the kernel ends them with it."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._running = {rank: self._start(rank) for rank in assignment.placement.ranks_of(assignment.agent)}
+        self._running: dict[int, ForkServerProcess] = {}
+        start_fork_server()
+        try:
+            for rank in assignment.placement.ranks_of(assignment.agent):
+                self._running[rank] = self._start(rank)
+        except BaseException:  # stopped while it waited for the server
+            self.close()
+            raise
 
     @property
     def any_running(self) -> bool:
@@ -60,7 +96,7 @@ class LocalRanks:
 
     def poll(self) -> list[Ended]:
         """The ranks that have ended since the last call."""
-        codes = {rank: process.poll() for rank, process in self._running.items()}
+        codes = {rank: process.exitcode for rank, process in self._running.items()}
         ended = [self._report(rank, code) for rank, code in codes.items() if code is not None]
         for one in ended:
             _end_session(self._running.pop(one.rank))
@@ -70,18 +106,18 @@ class LocalRanks:
         """Send a signal to the ranks of a group, or to all."""
         for rank, process in self._running.items():
             if group is None or self._assignment.placement.group_of(rank) == group:
-                process.send_signal(number)
+                _send(process, number)
 
     def close(self) -> None:
         """Kill what still runs, and wait for it."""
         for process in self._running.values():
-            process.kill()
+            _send(process, signal.SIGKILL)
         for process in self._running.values():
-            process.wait()
+            process.join()
             _end_session(process)
         self._running.clear()
 
-    def _start(self, rank: int) -> "subprocess.Popen[bytes]":
+    def _start(self, rank: int) -> ForkServerProcess:
         given = self._assignment
         placement, group = given.placement, given.placement.group_of(rank)
         here = placement.ranks_of(given.agent)
@@ -97,11 +133,13 @@ class LocalRanks:
             "MASTER_PORT": given.port,
             "NEMO_DEMIX_WORLD": f"world/{given.number}/{group}",
         }
-        environment = {name: value for name, value in os.environ.items() if name not in _STEP_VARIABLES}
-        environment = {**_defaults(), **environment, **{name: str(value) for name, value in variables.items()}}
-        command = [sys.executable, "-m", "nemo_demix.launch.worker", str(given.config), str(given.logs), str(rank)]
-        # A session of their own: a signal to the agent's process group is the agent's to pass on.
-        return subprocess.Popen([*command, str(group)], env=environment, start_new_session=True)
+        environment = {name: value for name, value in os.environ.items() if name not in STEP_VARIABLES}
+        environment |= {name: str(value) for name, value in variables.items()}
+        arguments = [str(given.config), str(given.logs), str(rank), str(group)]
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=become_rank, args=(arguments, environment, os.getcwd()))
+        process.start()
+        return process
 
     def _report(self, rank: int, code: int) -> Ended:
         logs = self._assignment.logs
@@ -114,21 +152,17 @@ class LocalRanks:
         return Ended(rank, code, None, "".join(lines[-_TAIL_LINES:]))
 
 
-def _end_session(process: "subprocess.Popen[bytes]") -> None:
+def _send(process: ForkServerProcess, number: int) -> None:
+    if process.exitcode is None and process.pid is not None:
+        with contextlib.suppress(ProcessLookupError):  # its end has not been told yet
+            os.kill(process.pid, number)
+
+
+def _end_session(process: ForkServerProcess) -> None:
     """Kill what a rank that has ended left behind: loaders and writers, which would keep a Slurm step from ending."""
+    assert process.pid is not None
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _defaults() -> dict[str, str]:
-    """Of the ranks' environment; what the user has set wins."""
-    import torch
-
-    defaults = {"TOKENIZERS_PARALLELISM": "false"}
-    if torch.cuda.is_available():
-        return defaults | {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}  # Megatron's overlap of communication needs the order
-    # One core a rank; megatron-core's fused helpers would each be compiled.
-    return defaults | {"OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
 
 
 def wait_for_file(path: Path, text: str, patience_s: float = 30.0) -> bool:

@@ -1,4 +1,5 @@
-"""One rank of a stage: `python -m nemo_demix.launch.worker CONFIG LOGS RANK GROUP`, started by an agent.
+"""One rank of a stage, as a fork of its node's fork server or, where that cannot be, a Python of its own:
+`python -m nemo_demix.launch.worker CONFIG LOGS RANK GROUP`.
 
 RANK counts over all groups; in the environment are the rank and the world size within the group.
 
@@ -10,33 +11,76 @@ import logging
 import os
 import signal
 import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent
+from nemo_demix.launch.environment import load_torch, renew_after_fork
+from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent, name_process
+
+logger = logging.getLogger("nemo_demix.launch")  # this module may run as __main__
 
 
-def main() -> None:
-    """Join the ranks, do the task, leave."""
-    config_path, logs, rank, group = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+def become_rank(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> NoReturn:
+    """Make a rank of a process that the fork server has just forked.
+
+    Args:
+        arguments: As on the command line.
+        environment: All of it.
+        folder: The working directory.
+    """
+    from nemo_demix.launch import preloaded  # the server has imported it
+
+    os.setsid()  # a signal to the agent's process group is the agent's to pass on
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    if preloaded.UNSAFE is not None:
+        os.execve(sys.executable, [sys.executable, "-m", __name__, *arguments], {**environment, _WHY: preloaded.UNSAFE})
+    sys.modules["__main__"] = sys.modules[__name__]  # what is spawned from here imports the main module again
+    renew_after_fork(int(environment["RANK"]), int(environment["LOCAL_RANK"]))
+    _run(arguments, preloaded.OUTPUT)
+
+
+_WHY = "NEMO_DEMIX_NOT_FORKED"
+
+
+def _run(arguments: Sequence[str], printed: str = "") -> NoReturn:
+    """Join the ranks, do the task, leave.
+
+    Args:
+        printed: What the imports have printed already, for the log.
+    """
+    config_path, logs, rank, group = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), int(arguments[3])
+    name_process(f"demix-rank-{rank}")
     # Ranks must not outlive a launcher that was killed: they would train on into the next run's folder. Nor may the
     # processes that Megatron's checkpoint writer forks outlive their rank; a fork does not inherit the setting.
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
     _redirect_output(logs / f"rank_{rank}.log", speak=rank == 0)  # before any process is started that would inherit it
+    sys.stderr.write(printed)
     block_jobs_signals()
+    why = os.environ.get(_WHY)
+    if why is not None and rank == 0 and not why.endswith("=0"):
+        logger.warning("each rank imports NeMo by itself, which takes longer: %s", why)
 
     from nemo_demix.errors import DemixError
 
     try:
-        _work(config_path, json.loads((logs / "task.json").read_text(encoding="utf-8")), group)
+        _work(config_path, logs, group)
     except StoppedEarly as stopped:
-        logging.getLogger("nemo_demix.launch").info("%s", stopped)  # this module runs as __main__
+        logger.info("%s", stopped)
         _leave(128 + signal.SIGTERM)
     except DemixError as error:
-        logging.getLogger(__name__).debug("user's mistake", exc_info=True)
+        logger.debug("user's mistake", exc_info=True)
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
         _leave(2)
+    except Exception:
+        logger.debug("failure", exc_info=True)
+        traceback.print_exc()
+        _leave(1)
     _leave(0)
 
 
@@ -47,7 +91,8 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _work(config_path: Path, task: dict[str, Any], group: int) -> None:
+def _work(config_path: Path, logs: Path, group: int) -> None:
+    load_torch()
     from nemo_demix.artifacts import DataManifest
     from nemo_demix.config import load_resolved
     from nemo_demix.runtime.ranks import start_ranks, stop_ranks
@@ -57,8 +102,21 @@ def _work(config_path: Path, task: dict[str, Any], group: int) -> None:
     ranks = start_ranks(config.parallel)
     from nemo_demix.launch import tasks
 
+    task: dict[str, Any] = json.loads((logs / "task.json").read_text(encoding="utf-8"))
+    wanted = task.pop("wanted")
+    if ranks.is_main and group == 0:
+        _say_ready(logs, wanted)
     tasks.TASKS[task["task"]](config, manifest, {**task, "group": group}, ranks)
     stop_ranks()
+
+
+def _say_ready(logs: Path, wanted: float) -> None:
+    """Record how long the command has waited for its ranks."""
+    from nemo_demix.artifacts import write_json
+
+    ready = time.time()
+    logger.info("ready %.1f s after they were wanted", ready - wanted)
+    write_json(logs / "launch.json", {"wanted": wanted, "ready": ready, "forked": _WHY not in os.environ})
 
 
 def _redirect_output(path: Path, speak: bool) -> None:
@@ -79,6 +137,6 @@ def _redirect_output(path: Path, speak: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _run(sys.argv[1:])
 elif __name__ == "__mp_main__":  # spawned by a rank
     die_with_parent()

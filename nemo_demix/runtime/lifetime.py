@@ -6,11 +6,19 @@ from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+# Slurm sends them to every process of a job; what they mean for the ranks is the launcher's to say, by `STOP`.
+JOB_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """How `ps`, `top` and a debugger show this process: at most 15 characters."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 class StoppedEarly(BaseException):
@@ -21,14 +29,12 @@ STOP = signal.SIGUSR2  # how a rank is told to stop
 
 
 def block_jobs_signals() -> None:
-    """Keep SIGTERM and SIGUSR1 from this process and those it will start.
+    """Keep `JOB_SIGNALS` from this process and those it will start.
 
-    Slurm sends them to every process of a job; loaders and writers of data would die of them, and Lightning would end
-    each rank at a step of its own. What they mean for the ranks is the launcher's to say, by `STOP`.
+    Loaders and writers of data would die of them, and Lightning would end each rank at a step of its own.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     resource_tracker.ensure_running()  # where it is started later, it unblocks SIGTERM in the one that starts it
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
 
 
 class StopRequest:

@@ -1,0 +1,65 @@
+"""What every rank needs, imported once a node: the node's fork server imports this module, and ranks are its forks.
+
+The fork server is Python's own (`multiprocessing.forkserver`), started by `nemo_demix.launch.processes`. When this module
+is imported the server has one thread, no CUDA, and no signal handler, socket or open file of a library. Where it cannot
+vouch for that, `UNSAFE` says why, and each rank starts a Python of its own instead.
+
+Importing this module changes the process: nothing but the fork server does it.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+
+from nemo_demix.launch.environment import STEP_VARIABLES, load_torch, why_not_forkable
+from nemo_demix.runtime.lifetime import JOB_SIGNALS, die_with_parent, name_process
+
+OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
+# What ranks run; these bring torch, megatron-core and NeMo.
+_MODULES = (
+    "megatron.core",
+    "nemo.collections.llm",
+    "nemo_demix.launch.groups",
+    "nemo_demix.launch.tasks",
+    "nemo_demix.scoring.store",
+    "nemo_demix.search.proxies.serve",
+    "nemo_demix.training.train",
+)
+
+
+def _prepare() -> tuple[str | None, str]:
+    """Import everything; returns why ranks cannot be forked, or None, and what was printed on the way."""
+    die_with_parent()
+    os.setsid()  # what is sent to the agent's process group is the agent's to pass on
+    signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+    name_process("demix-fork")
+    if os.environ.get(OFF) == "0":
+        return f"{OFF}=0", ""
+    for name in STEP_VARIABLES:
+        os.environ.pop(name, None)
+    terminal, printed = (os.dup(1), os.dup(2)), os.memfd_create("printed")
+    for descriptor in (1, 2):
+        os.dup2(printed, descriptor)
+    gc.disable()  # a fifth of the imports' time, and nothing of theirs is garbage
+    try:
+        load_torch()
+        for name in _MODULES:
+            importlib.import_module(name)
+        unsafe = why_not_forkable()
+    except Exception as error:  # the ranks meet it again, each with its trace in its log
+        unsafe = f"{type(error).__name__}: {error}"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for descriptor, kept in zip((1, 2), terminal, strict=True):
+        os.dup2(kept, descriptor)
+        os.close(kept)
+    os.lseek(printed, 0, os.SEEK_SET)
+    with os.fdopen(printed, encoding="utf-8", errors="replace") as file:
+        output = file.read()
+    gc.freeze()  # a collection in a rank would write to the pages that all ranks share
+    return unsafe, output
+
+
+UNSAFE, OUTPUT = _prepare()
