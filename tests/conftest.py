@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.helpers import merge_checkpoints, other, run_cli, run_program
+from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 
 # No test here is about time, and the machines that run them may be busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -17,7 +17,7 @@ settings.load_profile("untimed")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`runs/smoke`, finished. Tests must not change it: `fork_run` makes a copy."""
     runs = tmp_path_factory.mktemp("runs")
-    run_cli("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580)
+    run_fresh("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580)
     return runs / "smoke"
 
 

@@ -1,5 +1,6 @@
 """Running the product as a user does, and looking at what it leaves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,11 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import make_plan
 from nemo_demix.merging.run import MergeOptions, MergeReport, merge
 from nemo_demix.merging.sources import open_sources
+from tests import forked
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -26,27 +30,36 @@ def _environment(**more: str) -> dict[str, str]:
 
 def run_cli(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `nemo-demix ARGUMENTS` and check its exit code."""
-    command = [sys.executable, "-m", "nemo_demix", *arguments]
+    process = start_cli(*arguments)
+    try:
+        output, errors = process.communicate(timeout)
+    finally:
+        process.kill()
+    code = process.returncode
+    assert code == expect, f"exit code {code}, expected {expect}\n{output}{errors}"
+    return subprocess.CompletedProcess(["nemo-demix", *arguments], code, output, errors)
+
+
+def run_fresh(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """As `run_cli`, in a Python that has imported nothing yet, as a user's shell starts it."""
     result = subprocess.run(
-        command, cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert result.returncode == expect, (
-        f"exit code {result.returncode}, expected {expect}\n{result.stdout}{result.stderr}"
-    )
+        [sys.executable, "-m", "nemo_demix", *arguments],
+        cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert result.returncode == expect, f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
     return result
+
+
+def start_cli(*arguments: str, **variables: str) -> forked.Started:
+    """`nemo-demix ARGUMENTS`, started."""
+    return forked.start_cli(arguments, _environment(**variables), REPOSITORY)
 
 
 def run_program(name: str, *arguments: str, ranks: int = 1, timeout: float = 300) -> dict[str, Any]:
     """Run tests/programs/NAME.py on real ranks; its last line on rank 0's stdout is JSON."""
-    script = str(REPOSITORY / "tests" / "programs" / f"{name}.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", script]
-    result = subprocess.run(
-        [*command, *arguments],
-        cwd=REPOSITORY, env=_environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True,
-        timeout=timeout, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    script = REPOSITORY / "tests" / "programs" / f"{name}.py"
+    output = forked.run_ranks(script, arguments, _environment(), REPOSITORY, ranks, timeout)
+    return json.loads(output.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def other(path: Path) -> Path:
@@ -81,23 +94,20 @@ def stop_when(
 
     Returns its exit code and what it printed.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nemo_demix", *arguments],
-        cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = start_cli(*arguments)
     wait_until(condition, process, timeout)
     ranks = worker_ranks(process.pid).values()
     assert ranks, "no ranks were running"
     process.send_signal(stop)
-    output = process.communicate(timeout=60)[0]
+    output = "".join(process.communicate(timeout=60))
     for _ in range(100):
         if not any(Path(f"/proc/{pid}").exists() for pid in ranks):
-            return process.returncode, output
+            return process.wait(), output
         time.sleep(0.1)
     raise AssertionError(f"ranks outlived their launcher: {ranks}")
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", timeout: float = 200) -> None:
+def wait_until(condition: Callable[[], bool], process: forked.Started, timeout: float = 200) -> None:
     """Until the condition holds; the process must not end before."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -108,17 +118,14 @@ def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]", 
         time.sleep(0.02)
 
 
-def worker_ranks(parent: int) -> dict[int, int]:
-    """The ranks that a process has started: process ids, by rank."""
+def worker_ranks(launcher: int) -> dict[int, int]:
+    """The ranks of a process's launch: process ids, by rank."""
     found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            command = (stat.parent / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if int(fields[1]) == parent and b"nemo_demix.launch.worker" in command:
-            found[int(command[command.index(b"nemo_demix.launch.worker") + 3])] = int(stat.parent.name)
+    for process in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = process.name()
+            if name.startswith("demix-rank-"):
+                found[int(name.removeprefix("demix-rank-"))] = process.pid
     return found
 
 

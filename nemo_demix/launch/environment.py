@@ -9,7 +9,7 @@ _DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",  # as torchrun does; a pool of threads would not survive a fork
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU then leaves CUDA alone, so that forks can use it
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU then leaves CUDA to the forks
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's allocator
 }
 
@@ -54,6 +54,7 @@ def renew_after_fork(rank: int, local_rank: int) -> None:
 
     np.random.seed()  # noqa: NPY002  # the global generator, which libraries use
     torch.default_generator.manual_seed(torch.default_generator.initial_seed())
-    rank_zero_only.rank = rank  # these two read the environment at import, when no rank was known
-    torchmetrics_rank_zero_only.rank = local_rank
+    # Both read the environment when they were imported, and no rank was known.
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    torchmetrics_rank_zero_only.rank = local_rank  # type: ignore[attr-defined]
     gc.enable()

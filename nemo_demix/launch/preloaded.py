@@ -1,8 +1,8 @@
 """What every rank needs, imported once a node: the node's fork server imports this module, and ranks are its forks.
 
-The fork server is Python's own (`multiprocessing.forkserver`), started by `nemo_demix.launch.processes`. When this module
-is imported the server has one thread, no CUDA, and no signal handler, socket or open file of a library. Where it cannot
-vouch for that, `UNSAFE` says why, and each rank starts a Python of its own instead.
+The fork server is Python's own (`multiprocessing.forkserver`), started by `nemo_demix.launch.processes`. When it has
+imported this module it has one thread, no CUDA, and no signal handler, socket or open file of a library. Where that is
+not so, `UNSAFE` says why, and each rank starts a Python of its own instead.
 
 Importing this module changes the process: nothing but the fork server does it.
 """
@@ -29,12 +29,16 @@ _MODULES = (
 )
 
 
-def _prepare() -> tuple[str | None, str]:
-    """Import everything; returns why ranks cannot be forked, or None, and what was printed on the way."""
+def settle() -> None:
+    """Tie this process to the agent that started it, and keep from it what is meant for the agent."""
     die_with_parent()
     os.setsid()  # what is sent to the agent's process group is the agent's to pass on
     signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     name_process("demix-fork")
+
+
+def _load() -> tuple[str | None, str]:
+    """Import everything; returns why ranks cannot be forked, or None, and what was printed on the way."""
     if os.environ.get(OFF) == "0":
         return f"{OFF}=0", ""
     for name in STEP_VARIABLES:
@@ -62,4 +66,5 @@ def _prepare() -> tuple[str | None, str]:
     return unsafe, output
 
 
-UNSAFE, OUTPUT = _prepare()
+settle()
+UNSAFE, OUTPUT = _load()

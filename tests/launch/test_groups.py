@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY, fork_run, run_cli, wait_until, worker_ranks
+from tests.helpers import fork_run, run_cli, start_cli, wait_until, worker_ranks
 
 COMMAND = ["search", "--config-name", "smoke", "parallel.tensor=1", "search.iterations=[12,6]"]
 
@@ -25,9 +23,7 @@ def test_two_groups_one_of_which_dies_find_the_same_mixture(alone: Path, smoke_r
     runs = fork_run(smoke_run, tmp_path, "search", "final")
     arguments = [*COMMAND, f"runs_dir={runs}", "parallel.data=2", "train.micro_batch_size=4"]
     rows = runs / "smoke/search/scores.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nemo_demix", *arguments], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
-    )
+    process = start_cli(*arguments)
     wait_until(lambda: rows.exists() and len(rows.read_text().splitlines()) >= 2, process)
     ranks = worker_ranks(process.pid)
     assert sorted(ranks) == [0, 1]
