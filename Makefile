@@ -7,6 +7,7 @@
 # Variables: PYTHON           the Python 3.11 to build from
 #            TORCH_INDEX_URL  set to PyTorch's CPU wheel index where your pip would otherwise fetch the CUDA build
 #            RUN_ARGS         more key=value for the quickstart; TEST_ARGS more arguments for pytest
+#            TEST_WORKERS     how many tests run at once; 0: one after another, in pytest's own process
 
 PYTHON ?= python3.11
 TORCH_INDEX_URL ?=
@@ -18,7 +19,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 # -qq: pip's warnings about pages it skips run to hundreds of lines; errors still show.
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
+PIP_VERSION := pip==26.3 # the one that came with Python takes twice the time
+IMPORTED := nemo_demix.cli, hydra, hydra._internal.hydra, hypothesis, lightgbm, lm_eval, psutil, pytest, rich.table, \
+    scipy.stats, sklearn, xdist.workermanage
+# Tests run on so many cores at once.
+TEST_WORKERS ?= $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) : 4 )))
 
 .PHONY: quickstart test slurm check fix bench venv clean
 .DELETE_ON_ERROR:
@@ -27,7 +33,7 @@ quickstart: $(STAMP)
 	$(BIN)/nemo-demix run --config-name quickstart $(RUN_ARGS)
 
 test: $(STAMP) slurm
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
 
 # The Slurm that tests/cluster starts. Where it cannot be installed they skip, and say why.
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins libslurm-dev gcc libc6-dev shellcheck \
@@ -61,13 +67,16 @@ bench: $(STAMP)
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py constraints.txt requirements-data.txt
-	@echo "Installing into .venv (about 3 GB with the CPU build of torch; some minutes the first time) ..."
+	@echo "Installing into .venv (about 3 GB with the CPU build of torch; a minute or two the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	    { echo "$(PYTHON): expected Python 3.11, which constraints.txt is for; make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(if $(TORCH_INDEX_URL),$(PIP) --index-url $(TORCH_INDEX_URL) $$(grep '^torch==' constraints.txt))
-	@$(PIP) -c constraints.txt -e '.[dev]'
-	@$(PIP) --no-deps -r requirements-data.txt
+	@$(PIP) $(PIP_VERSION) $$(grep '^setuptools==' constraints.txt) wheel
+	@# torch brings the libraries of its build; of everything else constraints.txt is complete, so nothing is resolved.
+	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints.txt $$(grep '^torch==' constraints.txt)
+	@$(PIP) --no-deps --no-build-isolation -r constraints.txt -r requirements-data.txt -e .
+	@# Bytecode of what is imported, and of nothing else; some machines are told to keep none.
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, $(IMPORTED)'
 	@touch $@
 
 clean:

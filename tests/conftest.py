@@ -1,34 +1,92 @@
-"""The one slow thing: a whole run of the smoke recipe, trained once for the session."""
+"""The slow things, made once for the session and shared by its workers: a whole run of the smoke recipe, and checkpoints.
+
+With `-n`, modules are spread over workers, long ones first. What is made once stands in a folder that they share.
+"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.helpers import merge_checkpoints, other, run_fresh, run_program
+
+# By seconds on one core, longest first; the first two go to different workers, and only one needs the smoke run.
+LONGEST = """
+tests/stages/test_pipeline.py
+tests/merging/test_interrupt.py
+tests/cluster
+""".split()
 
 # No test here is about time, and the machines that run them may be busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
+class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
+    """A module's tests stay in one worker, for its fixtures; so do those of the cluster, for its Slurm."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid)
+
+
+def _scope(nodeid: str) -> str:
+    module = nodeid.partition("::")[0]
+    return "tests/cluster" if module.startswith("tests/cluster/") else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesApart:
+    """How `-n` spreads the tests."""
+    return ModulesApart(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first: the last to end is then a short one."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(_scope(item.nodeid), len(place)))
+
+
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder once for all workers: `once(name, make)` gives the folder that `make` has filled."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        path, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                path.mkdir()  # where it failed before, it fails again
+                make(path)
+                done.touch()
+        return path
+
+    return folder
+
+
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def smoke_run(once: Once) -> Path:
     """`runs/smoke`, finished. Tests must not change it: `fork_run` makes a copy."""
-    runs = tmp_path_factory.mktemp("runs")
-    run_fresh("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580)
-    return runs / "smoke"
+
+    def make(runs: Path) -> None:
+        run_fresh("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580)
+
+    return once("runs", make) / "smoke"
 
 
 @pytest.fixture(scope="session")
-def layouts(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def layouts(smoke_run: Path, once: Once) -> dict[str, Path]:
     """The smoke run's base model, trained at tensor 2, saved by megatron-core at pipeline 2 in every layout, by kind.
 
     `megatron_lm` is in bf16 and has optimizer state; `release` is Megatron-LM's layout too. Beside each stands the
     component code_1, saved in the same way: `other` finds it. Tests must not change them.
     """
-    folder = tmp_path_factory.mktemp("layouts")
     kinds: dict[str, dict[str, object]] = {
         "nemo2": {"layout": "nemo2"},
         "megatron_lm": {"layout": "megatron_lm", "optimizer": True, "bf16": True},
@@ -37,23 +95,30 @@ def layouts(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "torch_dcp": {"layout": "torch_dcp"},
     }
     models = {"": "base/base/checkpoints/step_00000040", "_other": "component/code_1/checkpoints/step_00000016"}
-    jobs = [
-        {**job, "checkpoint": str(smoke_run / "models" / model), "output": str(folder / (name + suffix))}
-        for name, job in kinds.items()
-        for suffix, model in models.items()
-    ]
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    run_program("reshard", str(smoke_run), "1", "2", str(folder / "jobs.json"), ranks=2)
+
+    def make(folder: Path) -> None:
+        jobs = [
+            {**job, "checkpoint": str(smoke_run / "models" / model), "output": str(folder / (name + suffix))}
+            for name, job in kinds.items()
+            for suffix, model in models.items()
+        ]
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        run_program("reshard", str(smoke_run), "1", "2", str(folder / "jobs.json"), ranks=2)
+
+    folder = once("layouts", make)
     return {name: folder / name for name in kinds}
 
 
 @pytest.fixture(scope="session")
-def merges(smoke_run: Path, layouts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def merges(smoke_run: Path, layouts: dict[str, Path], once: Once) -> dict[str, Path]:
     """A merge of 0.25 base and 0.75 code_1 in every layout; `mixed` is of two grids. Tests must not change them."""
-    folder = tmp_path_factory.mktemp("merges")
     pairs = {name: (path, other(path)) for name, path in layouts.items()}
     code = smoke_run / "models/component/code_1/checkpoints/step_00000016"
     pairs["mixed"] = (layouts["nemo2"], code)  # one saved at pipeline 2, one at tensor 2
-    for name, (one, two) in pairs.items():
-        merge_checkpoints({"one": one, "two": two}, folder / name, {"mix": {"one": 0.25, "two": 0.75}})
+
+    def make(folder: Path) -> None:
+        for name, (one, two) in pairs.items():
+            merge_checkpoints({"one": one, "two": two}, folder / name, {"mix": {"one": 0.25, "two": 0.75}})
+
+    folder = once("merges", make)
     return {name: folder / name / "mix" for name in pairs}

@@ -1,0 +1,100 @@
+"""Ranks that are forks of a process that has imported NeMo: what they share with it, and what they must not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nemo_demix.artifacts import read_json
+from tests.helpers import REPOSITORY, fork_run, run_fresh, start_cli, wait_until, worker_ranks
+
+SCORE = ["score", "--config-name", "smoke"]
+
+
+@pytest.fixture(scope="module")
+def probed() -> dict[str, Any]:
+    """What two forked processes found, and the Python that started their server."""
+    program = REPOSITORY / "tests/programs/fork_probe.py"
+    done = subprocess.run(
+        [sys.executable, str(program)], cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_fork_inherits_no_thread_handler_or_open_file(probed: dict[str, Any]) -> None:
+    for found in probed["ranks"]:
+        assert found["unsafe"] is None
+        assert (found["threads"], found["cuda"], found["handlers"]) == (1, False, {})
+        # Of multiprocessing: the resource tracker's pipe, and the one by which it would see its parent's end.
+        assert all(name.startswith("pipe:") for name in found["descriptors"])
+        assert len(found["descriptors"]) <= 3
+
+
+def test_random_states_are_those_of_processes_of_their_own(probed: dict[str, Any]) -> None:
+    one, two = probed["ranks"]
+    assert one["numpy"] != two["numpy"]
+    assert one["torch"] == two["torch"] == probed["fresh_torch"]
+
+
+def test_only_rank_zero_takes_itself_for_it(probed: dict[str, Any]) -> None:
+    assert [found["rank_zero"] for found in probed["ranks"]] == [True, None]
+
+
+def test_processes_can_be_spawned_from_a_fork(probed: dict[str, Any]) -> None:
+    assert [found["manager"] for found in probed["ranks"]] == ["through a manager"] * 2
+
+
+def test_the_server_is_in_a_session_of_its_own(probed: dict[str, Any]) -> None:
+    for found in probed["ranks"]:
+        assert found["parent"] == "demix-fork"
+        assert found["session_of_parent"] != probed["session"]
+
+
+def score(run: Path, folder: Path, **variables: str) -> tuple[dict[str, Any], str]:
+    """Score two mixtures in a command that starts as a user's does; returns its launch record and what it said."""
+    runs = fork_run(run, folder)
+    (folder / "mixtures.json").write_text('{"half": {"general": 0.5, "code_1": 0.5}, "one": {"math_1": 1.0}}')
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        said = run_fresh(*SCORE, f"runs_dir={runs}", f"score.mixtures={folder}/mixtures.json").stderr
+    return read_json(runs / "smoke/logs/score/launch.json"), said
+
+
+def test_where_a_fork_would_not_be_safe_each_rank_imports_by_itself_and_scores_the_same(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    """pyarrow's allocator runs a thread where the user asks for it."""
+    forked, said = score(smoke_run, tmp_path / "forked")
+    assert forked["forked"] is True
+    assert "each rank imports NeMo by itself" not in said
+    threads = {"JE_ARROW_MALLOC_CONF": "background_thread:true"}
+    alone, said = score(smoke_run, tmp_path / "alone", **threads)
+    assert alone["forked"] is False
+    assert "each rank imports NeMo by itself, which takes longer: libraries have started threads" in said
+    rows = [(tmp_path / name / "smoke/scores/proxies.jsonl").read_text() for name in ("forked", "alone")]
+    scores = [[json.loads(line)["scores"] for line in text.splitlines()] for text in rows]
+    assert len(scores[0]) == 2
+    assert scores[0] == scores[1]
+
+
+def test_a_server_that_is_killed_takes_its_ranks_along_and_the_command_says_so(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "search", "final")
+    rows = runs / "smoke/search/scores.jsonl"
+    command = start_cli("search", "--config-name", "smoke", f"runs_dir={runs}", "search.iterations=[400]")
+    wait_until(lambda: rows.exists() and len(rows.read_text().splitlines()) >= 2, command)
+    ranks = worker_ranks(command.pid)
+    assert sorted(ranks) == [0, 1]
+    (server,) = {psutil.Process(pid).ppid() for pid in ranks.values()}
+    os.kill(server, signal.SIGKILL)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert "RankFailure: rank 0" in errors or "RankFailure: rank 1" in errors
+    assert not any(psutil.pid_exists(pid) for pid in ranks.values())
