@@ -1,6 +1,6 @@
 # Everything runs from a .venv of its own, made from constraints.txt. Nothing is done twice.
 #   make quickstart   the whole of DeMix on CPU: real text -> a mixture and a final model
-#   make test         the full test suite            make check   read-only: format, lint, types, import order
+#   make test         the full test suite            make check   read-only: format, lint, types, import order, installed packages
 #   make bench        every benchmark (BENCH_ARGS=--quick for the short form)
 #   make fix          format and fix what can be fixed        make clean   remove .venv
 #
@@ -49,12 +49,13 @@ slurm:
 	    echo "Installing a Slurm for tests/cluster ..."; { apt-get -qq update && $$install; } >/dev/null || true; \
 	else echo "Tests of the cluster will be skipped for want of$$missing; on Debian, as root: $$install"; fi
 
-# All four always run, so that one call shows everything there is to mend.
+# All always run, so that one call shows everything there is to mend.
 check: $(STAMP)
 	@failed=""; \
 	for tool in "ruff format --check --output-format concise" "ruff check --output-format concise" mypy lint-imports; do \
 	    echo "== $$tool"; PATH="$(CURDIR)/$(BIN):$$PATH" $$tool || failed="$$failed [$$tool]"; \
 	done; \
+	echo "== pip check"; $(BIN)/python -m pip check | LC_ALL=C sort | diff .ci/pip_check.txt - || failed="$$failed [pip check]"; \
 	if [ -n "$$failed" ]; then echo "check failed:$$failed"; exit 1; fi
 
 fix: $(STAMP)
@@ -73,7 +74,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt requirements-data.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) $(PIP_VERSION) $$(grep '^setuptools==' constraints.txt) wheel
 	@# torch brings the libraries of its build; of everything else constraints.txt is complete, so nothing is resolved.
-	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints.txt $$(grep '^torch==' constraints.txt)
+	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints.txt \
+	    $$(grep '^torch==' constraints.txt) cuda-bindings
 	@$(PIP) --no-deps --no-build-isolation -r constraints.txt -r requirements-data.txt -e .
 	@# Bytecode of what is imported, and of nothing else; some machines are told to keep none.
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, $(IMPORTED)'

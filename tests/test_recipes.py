@@ -65,7 +65,8 @@ def test_its_nemo_objects_build(built: dict[str, Any], name: str) -> None:
         assert found["context"] == 1  # Llama's factory sets 2, for which no process groups are made
         assert (found["optimizer"], found["weight_decay"]) == ("adam", 0.1)
         assert found["precision"] == (None if config.train.precision == "32" else config.train.precision)
-    assert built[f"{name}/component/math_1"]["paths"] == ["0.5", "/general", "0.5", "/math_1"]
+    beta = config.components.beta
+    assert built[f"{name}/component/math_1"]["paths"] == [str(beta), "/general", str(1 - beta), "/math_1"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

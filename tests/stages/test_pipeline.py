@@ -20,7 +20,7 @@ def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
     assert abs(sum(mixture["data_shares"].values()) - 1) < 1e-9
     for name, share in mixture["data_shares"].items():
         weight = mixture["merge_weights"][name]
-        assert share == pytest.approx(weight + 0.5 * (1 - weight) if name == "general" else 0.5 * weight)
+        assert share == pytest.approx(weight + 0.25 * (1 - weight) if name == "general" else 0.75 * weight)
         tokens = manifest.datasets[name].num_train_tokens
         assert mixture["epochs"][name] == pytest.approx(share * 16_384 / tokens)
     assert set(mixture["predicted"]) == set(mixture["measured"]) == {"general", "math", "code"}
