@@ -212,7 +212,7 @@ def _main(stage: str) -> None:
 
 
 def _merge_command(arguments: list[str]) -> None:
-    from nemo_demix.stages.merge import merge_command
+    from nemo_demix.stages.merge_command import merge_command
 
     try:
         merge_command(arguments)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from nemo_demix.artifacts import read_json
@@ -73,6 +72,8 @@ def megatron_lm_architecture(common: Path) -> Architecture:
     """From the command line that Megatron-LM keeps in `common.pt`, where it can be read safely."""
     if not common.is_file():
         return Architecture()
+    import torch
+
     allowed: list[Any] = [(_Inert, name) for name in _INERT]
     if argparse.Namespace not in torch.serialization.get_safe_globals():  # torch would forget Megatron's registration
         allowed.append(argparse.Namespace)

@@ -17,8 +17,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nemo_demix.checkpoints.architecture import (
     Architecture,
     bridge_architecture,
@@ -132,6 +130,8 @@ def _tracked(root: Path) -> Path:
         if not (found.isdecimal() or found == "release"):
             raise CheckpointError(f"{tracker}: expected an iteration number or `release`, found {found[:40]!r}")
     else:  # early versions of Megatron-Bridge
+        import torch
+
         tracker = root / BRIDGE_TRACKER
         try:
             found = str(int(torch.load(tracker, map_location="cpu", weights_only=True)["step"]))

@@ -9,12 +9,15 @@ Source: Lucchese et al., QuickScorer (SIGIR 2015), with look-up tables in place 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
 from nemo_demix.mixture import Array
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 MAX_LEAVES = 16  # bits of a tree in a word
 TREES_PER_WORD = 4
@@ -38,7 +41,7 @@ class Forest:
     values_TL: Array
 
     @classmethod
-    def of(cls, booster: lgb.Booster) -> "Forest":
+    def of(cls, booster: "lgb.Booster") -> "Forest":
         """The forest of a fitted regressor of numerical features, none missing, with at most 16 leaves a tree."""
         trees = [Tree.parsed(text) for text in booster.model_to_string().split("\nTree=")[1:]]
         values_TL = np.zeros((len(trees), MAX_LEAVES))

@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import get_object
 
 from nemo_demix.config import DemixConfig
@@ -21,7 +20,7 @@ from nemo_demix.runtime.ranks import world_size
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
+DTYPES = {"bf16-mixed": "bfloat16", "16-mixed": "float16", "32": "float32"}  # torch's names, by train.precision
 
 
 def load_factory(path: str) -> Callable[..., Any]:
@@ -84,6 +83,8 @@ def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
     Raises:
         ConfigError: if the factory or an argument of it does not exist.
     """
+    import torch
+
     per_node = world_size(config.parallel) // config.parallel.nodes
     recipe = _call_factory(
         config, {"dir": str(folder), "name": name, "num_nodes": config.parallel.nodes, "num_gpus_per_node": per_node}
@@ -177,6 +178,7 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
 
 
 def _set_precision(recipe: Any, precision: str) -> None:
+    import torch
     from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed, fp16_mixed
 
     plugins: dict[str, Callable[[], Any]] = {"bf16-mixed": bf16_mixed, "16-mixed": fp16_mixed, "32": lambda: None}
@@ -185,7 +187,7 @@ def _set_precision(recipe: Any, precision: str) -> None:
     recipe.trainer.plugins = plugins[precision]()
     recipe.optim.config.bf16 = precision == "bf16-mixed"
     recipe.optim.config.fp16 = precision == "16-mixed"
-    recipe.trainer.strategy.pipeline_dtype = DTYPES[precision]
+    recipe.trainer.strategy.pipeline_dtype = getattr(torch, DTYPES[precision])
 
 
 def _fit_to_cpu(recipe: Any) -> None:
