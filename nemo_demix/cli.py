@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel")
+_STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
 
@@ -199,7 +200,7 @@ def _main(stage: str) -> None:
         return
     sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(stage, sys.argv[2:])]
     register_schema()
-    Plugins.instance().register(RecipeSearchPath)
+    _hydra_plugins().register(RecipeSearchPath)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
     application = hydra.main(version_base="1.3", config_path=None, config_name=DEFAULT_RECIPE)(
         lambda config: _run_stage(stage, config)
@@ -209,6 +210,21 @@ def _main(stage: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         fail(" ".join(f"{error}{cause}".split()))
+
+
+def _hydra_plugins() -> Plugins:
+    """Hydra's plugins, all imported at its start: launchers and sweepers, but not NVIDIA's for msc:// addresses.
+
+    multi-storage-client comes with NeMo, and reading configurations from an object store costs every command 0.3 s.
+    """
+    asked_for = any("msc:" in argument for argument in sys.argv)
+    if asked_for or _STORAGE_PLUGIN in sys.modules:
+        return Plugins.instance()
+    sys.modules[_STORAGE_PLUGIN] = None  # type: ignore[assignment] Python's own mark of what is not to be imported
+    try:
+        return Plugins.instance()
+    finally:
+        del sys.modules[_STORAGE_PLUGIN]
 
 
 def _merge_command(arguments: list[str]) -> None:
