@@ -220,7 +220,7 @@ def _hydra_plugins() -> Plugins:
     asked_for = any("msc:" in argument for argument in sys.argv)
     if asked_for or _STORAGE_PLUGIN in sys.modules:
         return Plugins.instance()
-    sys.modules[_STORAGE_PLUGIN] = None  # type: ignore[assignment] Python's own mark of what is not to be imported
+    sys.modules[_STORAGE_PLUGIN] = None  # type: ignore[assignment] # Python's mark of what is not to be imported
     try:
         return Plugins.instance()
     finally:

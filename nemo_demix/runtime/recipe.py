@@ -141,13 +141,28 @@ def model_shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape |
     Raises:
         ConfigError: if the recipe or an override does not exist, or the layout does not divide the model.
     """
+    shape = recipe_shape(config, known_vocab_size(config, tokenizer_size))
+    return None if shape is None else check_shape(shape, config)
+
+
+def known_vocab_size(config: DemixConfig, tokenizer_size: int | None) -> int | None:
+    """The model's vocabulary, as `padded_vocab_size`; None where the recipe alone says how large it is."""
+    if not (config.model.vocab_size or tokenizer_size):
+        return None
+    return padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
+
+
+def recipe_shape(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
+    """The sizes of a recipe's model before they are checked: by `model.*`, `train.seq_length` and the vocabulary alone.
+
+    Returns, Raises: as `model_shape`, but for the layout.
+    """
     recipe = _call_factory(config, {})
     recipe.model.config.seq_length = config.train.seq_length
-    if config.model.vocab_size or tokenizer_size:
-        size = padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
-        recipe.model.config.vocab_size = size
+    if vocab_size is not None:
+        recipe.model.config.vocab_size = vocab_size
     apply_overrides(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
-    return checked_shape(recipe, config) if recipe.model.config.vocab_size else None
+    return _shape(recipe) if recipe.model.config.vocab_size else None
 
 
 def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
@@ -156,10 +171,22 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
     Raises:
         ConfigError: if the layout does not divide the model, or the suite's texts are longer than it can read.
     """
+    return check_shape(_shape(recipe), config)
+
+
+def _shape(recipe: Any) -> ModelShape:
     model, strategy = recipe.model.config, recipe.trainer.strategy
     values = {name: getattr(model, name) for name in ATTRIBUTES}
     values |= {name: getattr(model, name, None) or getattr(strategy, name, None) for name in UNEVEN}
-    shape = shape_of(values)
+    return shape_of(values)
+
+
+def check_shape(shape: ModelShape, config: DemixConfig) -> ModelShape:
+    """The same sizes, if the run can have them.
+
+    Raises:
+        ConfigError: as `checked_shape`.
+    """
     check_layout(shape, config.parallel)
     longest, trained = config.suite.max_length, config.train.seq_length
     if shape.num_positions and longest > shape.num_positions:
