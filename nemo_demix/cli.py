@@ -287,7 +287,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         if stage != "search" or config.search.imported.scores is None:  # a laptop can search imported scores
             from nemo_demix.stack import check_stack
 
-            check_stack()
+            through = stage == "launch" and config.launch.through != "slurm" and not config.launch.dry_run
+            check_stack(f"launch.through={config.launch.through}" if through else stage)
         stopping.listen()
         with _lock(stage, config):
             STAGES[stage][0](config)

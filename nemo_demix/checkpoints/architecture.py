@@ -15,6 +15,7 @@ import yaml
 
 from nemo_demix.artifacts import read_json
 from nemo_demix.errors import DemixError
+from nemo_demix.stack import locate as locate_module
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,9 @@ def bridge_architecture(run_config: Path) -> Architecture:
 def megatron_lm_architecture(common: Path) -> Architecture:
     """From the command line that Megatron-LM keeps in `common.pt`, where it can be read safely."""
     if not common.is_file():
+        return Architecture()
+    if locate_module("torch") is None:
+        logger.warning("%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common)
         return Architecture()
     import torch
 

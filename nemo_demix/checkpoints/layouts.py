@@ -25,6 +25,7 @@ from nemo_demix.checkpoints.architecture import (
 )
 from nemo_demix.checkpoints.refusals import check_folder, check_metadata
 from nemo_demix.errors import CheckpointError
+from nemo_demix.stack import locate as locate_module
 
 TRACKER = "latest_checkpointed_iteration.txt"
 BRIDGE_TRACKER = "latest_train_state.pt"
@@ -130,9 +131,13 @@ def _tracked(root: Path) -> Path:
         if not (found.isdecimal() or found == "release"):
             raise CheckpointError(f"{tracker}: expected an iteration number or `release`, found {found[:40]!r}")
     else:  # early versions of Megatron-Bridge
+        tracker = root / BRIDGE_TRACKER
+        if locate_module("torch") is None:
+            raise CheckpointError(
+                f"{tracker}: read with torch; name one of its iter_* folders, or pip install 'nemo-demix[merge]'"
+            )
         import torch
 
-        tracker = root / BRIDGE_TRACKER
         try:
             found = str(int(torch.load(tracker, map_location="cpu", weights_only=True)["step"]))
         except Exception as error:  # many kinds, on damaged or hostile files; nothing of it was run

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_demix.checkpoints.inspect import describe, print_summary
+from nemo_demix.stack import check_stack
 
 
 def merge_command(arguments: list[str]) -> None:
@@ -29,6 +30,7 @@ def merge_command(arguments: list[str]) -> None:
         else:
             print_summary(summary)
         return
+    check_stack("merge")
     from nemo_demix.merging.verify import verify
 
     found = verify(parsed.folder, parsed.tensors)
