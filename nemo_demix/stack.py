@@ -95,6 +95,20 @@ def installed_version(name: str, module: str) -> str | None:
         return None
 
 
+def release_of(name: str) -> str:
+    """The version of a package that results depend on, as its metadata have it.
+
+    Raises:
+        StackError: if it is not installed; it is one of those that the extra `nemo` brings.
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise StackError(
+            f"{name} is not installed, but the configuration depends on its release: pip install 'nemo-demix[nemo]'"
+        ) from None
+
+
 def _version_in(package_info: Path) -> str | None:
     text = package_info.read_text(encoding="utf-8")
     parts = [re.search(rf"^{key}\s*=\s*(\d+)", text, re.MULTILINE) for key in ("MAJOR", "MINOR", "PATCH")]
