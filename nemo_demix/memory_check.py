@@ -1,13 +1,20 @@
 """Whether training and the search fit the memory that is there, for `nemo-demix doctor`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.memory import GIB, search_memory, training_memory
+from nemo_demix.merging.methods import DeltaMethod, build_method
+from nemo_demix.model_shape import ModelShape
+from nemo_demix.remembered import remembered
+from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
 from nemo_demix.search.space import MERGED
+from nemo_demix.stack import REQUIREMENTS, installed_version, locate
 
 ASSUMED_GPU_GIB = 80.0  # where no GPU is seen: a login node
 
@@ -24,7 +31,9 @@ class MemoryVerdict:
 def judge_memory(
     config: DemixConfig, search_config: DemixConfig, gpu_gib: float | None, machine_gib: float
 ) -> MemoryVerdict:
-    """Estimate the memory of a rank, and hold it against what there is. Imports NeMo, and builds its recipe.
+    """Estimate the memory of a rank, and hold it against what there is.
+
+    Imports NeMo and builds its recipe, unless this was done before for the same model: see `remembered`.
 
     Args:
         search_config: The configuration that the search's jobs have, where it is another.
@@ -61,11 +70,8 @@ def _estimates(
     config: DemixConfig, search_config: DemixConfig, on_gpu: bool
 ) -> Iterator[tuple[str, DemixConfig, float, str, str]]:
     """Of each stage: its name, its configuration, bytes, their parts, and what to do if they are too many."""
-    from nemo_demix.merging.methods import DeltaMethod, build_method
-    from nemo_demix.runtime.recipe import model_shape
-
     size = _tokenizer_size(config)
-    shape = model_shape(config, size)
+    shape = _shape(config, size)
     if shape is None:
         return
     training = training_memory(config, shape, on_gpu)
@@ -75,7 +81,7 @@ def _estimates(
     )  # fmt: skip
     if config.search.strategy not in MERGED:
         return
-    shape = model_shape(search_config, size)
+    shape = _shape(search_config, size)
     assert shape is not None
     merge, count = config.merge, len(config.datasets)
     # A run with one dataset is not the doctor's to refuse.
@@ -86,6 +92,39 @@ def _estimates(
         "raise parallel.tensor or pipeline for it alone (launch.jobs.search.overrides), or lower suite.batch_tokens or "
         "search.merge_batch",
     )  # fmt: skip
+
+
+def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None:
+    """The sizes of the model; a recipe of NeMo's own is asked once for each release of it.
+
+    A recipe of the user's own is asked every time: nobody knows which files it is made of.
+    """
+    vocab_size = known_vocab_size(config, tokenizer_size)
+    module = config.model.recipe.rpartition(".")[0]
+    spec = locate(module) if module.startswith("nemo.") else None
+    if spec is None or spec.origin is None:
+        shape = recipe_shape(config, vocab_size)
+    else:
+        inputs = {
+            "model": config.model,
+            "seq_length": config.train.seq_length,
+            "vocab_size": vocab_size,
+            "recipe": _file_facts(Path(spec.origin)),
+            "packages": {one.name: installed_version(one.name, one.module) for one in REQUIREMENTS},
+        }
+        found = remembered("model-shape", inputs, lambda: _plain(recipe_shape(config, vocab_size)))
+        shape = None if found is None else ModelShape(**found)
+    return None if shape is None else check_shape(shape, config)
+
+
+def _plain(shape: ModelShape | None) -> dict[str, Any] | None:
+    return None if shape is None else asdict(shape)
+
+
+def _file_facts(path: Path) -> list[Any]:
+    """What changes with a file: its place, its size and when it was written."""
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _tokenizer_size(config: DemixConfig) -> int | None:

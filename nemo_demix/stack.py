@@ -22,17 +22,18 @@ _REPLACED = "pip uninstall apex; NVIDIA's apex is built from source (github.com/
 
 @dataclass(frozen=True)
 class Requirement:
-    """A package that every run needs: where it is imported from, and the range it was tested in."""
+    """A package that runs need: where it is imported from, and the range it was tested in."""
 
     name: str  # of the distribution
     module: str  # one that has to be there
     versions: str
     install: str
     why: str
+    extra: str = "nemo"  # of ours that brings it; "": the plain installation does
 
 
 REQUIREMENTS = (
-    Requirement("torch", "torch", ">=2.6", "pip install torch==2.13.0", "NeMo 2.7 needs it"),
+    Requirement("torch", "torch", ">=2.6", "pip install torch==2.13.0", "NeMo 2.7 needs it", "merge"),
     Requirement(
         "nemo_toolkit",
         "nemo.collections.llm",
@@ -50,9 +51,12 @@ REQUIREMENTS = (
     Requirement(
         "nemo_run", "nemo_run", ">=0.11,<0.12", "pip install nemo_run==0.11.1", "NeMo's recipes are made of it"
     ),
-    Requirement("psutil", "psutil", ">=5", "pip install psutil", "without it Megatron's checkpoint writer hangs"),
-    Requirement("lightgbm", "lightgbm", ">=4", "pip install lightgbm", "the predictor is made of it"),
+    Requirement("psutil", "psutil", ">=5", "pip install psutil", "without it Megatron's checkpoint writer hangs", ""),
+    Requirement("lightgbm", "lightgbm", ">=4", "pip install lightgbm", "the predictor is made of it", ""),
 )
+
+# What a command needs beyond the plain installation; what is not named needs all of it.
+EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": ""}
 
 
 def locate(module: str) -> ModuleSpec | None:
@@ -91,6 +95,20 @@ def installed_version(name: str, module: str) -> str | None:
         return None
 
 
+def release_of(name: str) -> str:
+    """The version of a package that results depend on, as its metadata have it.
+
+    Raises:
+        StackError: if it is not installed; it is one of those that the extra `nemo` brings.
+    """
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise StackError(
+            f"{name} is not installed, but the configuration depends on its release: pip install 'nemo-demix[nemo]'"
+        ) from None
+
+
 def _version_in(package_info: Path) -> str | None:
     text = package_info.read_text(encoding="utf-8")
     parts = [re.search(rf"^{key}\s*=\s*(\d+)", text, re.MULTILINE) for key in ("MAJOR", "MINOR", "PATCH")]
@@ -115,9 +133,21 @@ def find_apex() -> Literal["nvidia", "impostor"] | None:
     return "nvidia" if locate("apex.optimizers.fused_adam") is not None else "impostor"
 
 
-def stack_problems() -> list[str]:
-    """What keeps any run from starting, one line each; empty where all is well."""
-    problems = [line for requirement in REQUIREMENTS if (line := _problem(requirement))]
+def stack_problems(command: str = "a run") -> list[str]:
+    """What keeps a command from starting, one line each; empty where all is well.
+
+    Args:
+        command: Of `EXTRA_OF`; any other needs everything.
+    """
+    extra = EXTRA_OF.get(command, "nemo")
+    if not extra:
+        return []
+    needed = [one for one in REQUIREMENTS if extra == "nemo" or one.extra == extra]
+    own = [one for one in needed if one.extra == extra]
+    if all(_is_absent(one) for one in own):  # the extra was never asked for
+        names = ", ".join(one.name for one in needed if _is_absent(one))
+        return [f"{command} needs {names}, not installed here: pip install 'nemo-demix[{extra}]'"]
+    problems = [line for requirement in needed if (line := _problem(requirement))]
     if find_apex() == "impostor":
         spec = locate("apex")
         where = spec.origin if spec is not None and spec.origin else "on sys.path"
@@ -126,6 +156,12 @@ def stack_problems() -> list[str]:
             f"web package, which Megatron would import: {_REPLACED}"
         )
     return problems
+
+
+def _is_absent(requirement: Requirement) -> bool:
+    return locate(requirement.module.partition(".")[0]) is None and not installed_version(
+        requirement.name, requirement.module
+    )
 
 
 def _problem(requirement: Requirement) -> str | None:
@@ -143,12 +179,12 @@ def _problem(requirement: Requirement) -> str | None:
     return None
 
 
-def check_stack() -> None:
-    """Refuse an environment in which a run would fail later and less clearly.
+def check_stack(command: str) -> None:
+    """Refuse an environment in which a command would fail later and less clearly.
 
     Raises:
         StackError: one line, naming every package that is missing, an impostor or outside the tested range.
     """
-    problems = stack_problems()
+    problems = stack_problems(command)
     if problems:
         raise StackError("; also: ".join(problems))

@@ -27,7 +27,8 @@ from nemo_demix.config import (
 )
 from nemo_demix.datasets.packages import REASONING_GYM
 from nemo_demix.datasets.registry import CORPORA
-from nemo_demix.doctor import DATA_PACKAGES, Gpu, Machine, collect, doctor, judge, render
+from nemo_demix.doctor import doctor, judge, render
+from nemo_demix.machine import DATA_PACKAGES, Gpu, Machine, collect
 
 CPU = Machine(
     python="3.11.7",
@@ -55,6 +56,11 @@ A100 = Gpu("NVIDIA A100-SXM4-80GB", 79.1, has_fp8=False)
 GPU = dataclasses.replace(
     CPU, torch_build="CUDA 13.0", gpus=(H100,) * 8, has_nccl=True, transformer_engine="2.9.0", num_cores=112
 )
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def config_with(tmp_path: Path, **changes: Any) -> DemixConfig:
@@ -243,7 +249,8 @@ def test_the_exit_code_says_whether_the_recipe_can_run(tmp_path: Path, capsys: p
 def test_the_doctor_works_where_torch_is_absent(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None\n"  # how Python itself marks a module that cannot be imported
-        "from pathlib import Path; from nemo_demix.doctor import collect, judge\n"
+        "from pathlib import Path; from nemo_demix.doctor import judge\n"
+        "from nemo_demix.machine import collect\n"
         "from nemo_demix.config import DemixConfig, ParallelConfig, TrainConfig\n"
         "machine = collect(Path('.')); assert machine.torch is None\n"
         "verdict = judge(DemixConfig(train=TrainConfig(1, 1, 1)), machine)\n"

@@ -5,12 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from nemo_demix import memory_check
 from nemo_demix.config import DemixConfig, ModelConfig, ParallelConfig
 from nemo_demix.memory_check import judge_memory
+from nemo_demix.model_shape import ModelShape
+from nemo_demix.runtime.recipe import recipe_shape
 from tests.test_recipes import composed, data_root
 
 __all__ = ["data_root"]  # a fixture: recipes read DEMIX_DATA
 H100_GIB = 79.6
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -76,3 +84,28 @@ def test_texts_longer_than_the_model_reads_are_refused_or_warned_of(
     learned = replace(llama, model=gpt)
     problem = judge_memory(learned, learned, H100_GIB, 1000.0).problems[0]
     assert "suite.max_length=16384: the model has learned positions for 8192 tokens" in problem
+
+
+def test_nemo_is_asked_once_for_a_model_and_again_for_another(
+    llama: DemixConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
+        asked.append(config.model.overrides)
+        return recipe_shape(config, vocab_size)
+
+    monkeypatch.setattr(memory_check, "recipe_shape", counted)
+    first = judge_memory(llama, llama, H100_GIB, 1000.0)
+    assert len(asked) == 1
+    assert judge_memory(llama, llama, H100_GIB, 1000.0) == first
+    assert len(asked) == 1
+    smaller = replace(llama, model=replace(llama.model, overrides={"model": {"config": {"num_layers": 16}}}))
+    assert judge_memory(smaller, smaller, H100_GIB, 1000.0) != first
+    assert len(asked) == 2
+
+
+def test_what_is_remembered_is_still_held_against_the_layout(llama: DemixConfig) -> None:
+    judge_memory(llama, llama, H100_GIB, 1000.0)
+    odd = replace(llama, parallel=ParallelConfig(tensor=3))
+    assert "parallel.tensor=3" in judge_memory(odd, odd, H100_GIB, 1000.0).problems[0]

@@ -58,9 +58,9 @@ class FakeSite:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def check(self) -> str:
+    def check(self, command: str = "train") -> str:
         """What `check_stack` says; empty if it is content."""
-        return self.run("try:\n    check_stack()\nexcept StackError as error:\n    print(error)")
+        return self.run(f"try:\n    check_stack({command!r})\nexcept StackError as error:\n    print(error)")
 
 
 @pytest.fixture
@@ -108,6 +108,34 @@ def test_missing_packages_are_all_named_in_one_line(site: FakeSite) -> None:
     assert "psutil is not installed" in message
     assert "nemo_toolkit" not in message
     assert "\n" not in message
+
+
+BASE = {"nemo_toolkit": None, "megatron_core": None, "nemo_run": None}
+
+
+@pytest.mark.parametrize(
+    "command", ["prepare", "train", "score", "search", "verify", "final", "run", "export", "import"]
+)
+def test_a_plain_installation_is_told_the_extra_that_a_stage_needs(site: FakeSite, command: str) -> None:
+    install_good(site, torch=None, **BASE)
+    assert site.check(command) == (
+        f"{command} needs torch, nemo_toolkit, megatron-core, nemo_run, not installed here: "
+        "pip install 'nemo-demix[nemo]'"
+    )
+
+
+def test_a_merge_needs_torch_alone(site: FakeSite) -> None:
+    install_good(site, torch=None, **BASE)
+    assert site.check("merge") == "merge needs torch, not installed here: pip install 'nemo-demix[merge]'"
+    site.install("torch", "2.5.0", "torch")
+    assert "torch 2.5.0 is outside the tested range" in site.check("merge")
+    assert site.check("train").startswith("train needs nemo_toolkit, megatron-core, nemo_run, not installed here")
+
+
+@pytest.mark.parametrize("command", ["status", "launch", "cancel"])
+def test_what_looks_at_files_and_jobs_needs_no_more(site: FakeSite, command: str) -> None:
+    install_good(site, torch=None, **BASE)
+    assert site.check(command) == ""
 
 
 def test_a_source_tree_on_the_path_is_judged_by_itself_and_not_by_older_metadata(site: FakeSite) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from nemo_demix.artifacts import read_json
 from nemo_demix.errors import DemixError
+from nemo_demix.stack import locate as locate_module
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ def megatron_lm_architecture(common: Path) -> Architecture:
     """From the command line that Megatron-LM keeps in `common.pt`, where it can be read safely."""
     if not common.is_file():
         return Architecture()
+    if locate_module("torch") is None:
+        logger.warning("%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common)
+        return Architecture()
+    import torch
+
     allowed: list[Any] = [(_Inert, name) for name in _INERT]
     if argparse.Namespace not in torch.serialization.get_safe_globals():  # torch would forget Megatron's registration
         allowed.append(argparse.Namespace)

@@ -63,23 +63,6 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def read_into(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill a buffer from a place in a file.
-
-    Raises:
-        CheckpointError: if the file ends before it.
-    """
-    position = 0
-    while position < len(buffer):
-        count = os.preadv(descriptor, [buffer[position:]], offset + position)
-        if count == 0:
-            raise CheckpointError(
-                f"a file ends at {offset + position}, {len(buffer) - position} bytes too early: it was cut short since "
-                "its size was looked at"
-            )
-        position += count
-
-
 def damaged(path: Path, name: str, chunk: Chunk, found: int | None, expected: int) -> CheckpointError:
     """What to raise where a payload's CRC does not hold."""
     crc = "the file ends early" if found is None else f"its CRC is {found:08x}"

@@ -13,7 +13,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import read_json, write_json
-from nemo_demix.checkpoints.blob import read_into
+from nemo_demix.checkpoints.files import read_into
 from nemo_demix.checkpoints.layouts import Layout, locate
 from nemo_demix.checkpoints.metadata import ObjectEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError, DemixError

@@ -118,9 +118,9 @@ def _summary(name: str, entry: TensorEntry) -> TensorSummary:
     return TensorSummary(
         name=name,
         shape=entry.shape,
-        dtype=str(entry.dtype).removeprefix("torch."),
+        dtype=str(entry.dtype_name),
         grid=tuple(len({chunk.offsets[axis] for chunk in entry.chunks}) for axis in range(len(entry.shape))),
-        num_bytes=math.prod(entry.shape) * entry.dtype.itemsize,
+        num_bytes=math.prod(entry.shape) * entry.dtype_name.itemsize,
     )
 
 

@@ -17,8 +17,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nemo_demix.checkpoints.architecture import (
     Architecture,
     bridge_architecture,
@@ -27,6 +25,7 @@ from nemo_demix.checkpoints.architecture import (
 )
 from nemo_demix.checkpoints.refusals import check_folder, check_metadata
 from nemo_demix.errors import CheckpointError
+from nemo_demix.stack import locate as locate_module
 
 TRACKER = "latest_checkpointed_iteration.txt"
 BRIDGE_TRACKER = "latest_train_state.pt"
@@ -133,6 +132,12 @@ def _tracked(root: Path) -> Path:
             raise CheckpointError(f"{tracker}: expected an iteration number or `release`, found {found[:40]!r}")
     else:  # early versions of Megatron-Bridge
         tracker = root / BRIDGE_TRACKER
+        if locate_module("torch") is None:
+            raise CheckpointError(
+                f"{tracker}: read with torch; name one of its iter_* folders, or pip install 'nemo-demix[merge]'"
+            )
+        import torch
+
         try:
             found = str(int(torch.load(tracker, map_location="cpu", weights_only=True)["step"]))
         except Exception as error:  # many kinds, on damaged or hostile files; nothing of it was run

@@ -1,110 +1,18 @@
-"""The `.metadata` file of a torch_dist checkpoint, read without trusting it.
+"""What a torch_dist checkpoint holds and where, from its `.metadata` file; neither torch nor a tensor is read."""
 
-The file is a pickle, and checkpoints come from other people, so only the classes below may be named in it. Classes of
-the save planner (present when Megatron caches its plans) carry nothing a reader needs: they become inert placeholders,
-so that reading imports neither Megatron nor the planner.
-
-Source: torch.distributed.checkpoint.metadata; megatron.core.dist_checkpointing.strategies.torch (MCoreMetadata).
-"""
-
-import io
 import itertools
 import math
-import pickle
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.serialization import _get_layout
 
+from nemo_demix.checkpoints import pickled
 from nemo_demix.errors import CheckpointError
 
-
-class _Inert:
-    """Stands for a class whose content is not read; building it runs nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Fields:
-    """Stands for one of torch's records; importing torch's own would cost a second, and reading needs only fields."""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-        else:
-            self.state = state
-
-
-class _Metadata(_Fields):
-    planner_data = None
-
-
-class _TensorStorage(_Fields):
-    pass
-
-
-class _StorageInfo(_Fields):
-    transform_descriptors = None
-
-
-_DTYPES = {
-    name: getattr(torch, name)
-    for name in (
-        "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16 int8 uint8 bool "
-        "complex64 complex128"
-    ).split()
-}
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("torch.distributed.checkpoint.metadata", "Metadata"): _Metadata,
-    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"): _TensorStorage,
-    **{
-        ("torch.distributed.checkpoint.metadata", name): _Fields
-        for name in "ChunkStorageMetadata MetadataIndex TensorProperties".split()
-    },
-    **{
-        ("torch.distributed.checkpoint.metadata", name): _Inert
-        for name in "BytesStorageMetadata StorageMeta _MEM_FORMAT_ENCODING".split()
-    },
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _StorageInfo,
-    # The folder it was saved to, where that was given as a path.
-    **{(module, "PosixPath"): _Inert for module in ("pathlib", "pathlib._local")},
-    ("torch.serialization", "_get_layout"): _get_layout,
-    ("torch", "Size"): torch.Size,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("pathlib", "PosixPath"): _Inert,  # torch's own writer notes where it wrote
-    ("pathlib._local", "PosixPath"): _Inert,  # Python 3.13's name for it
-    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
-    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreMetadata"): _Metadata,
-    ("megatron.core.dist_checkpointing.strategies.torch", "MCoreSavePlan"): _Inert,
-    **{
-        ("torch.distributed.checkpoint.planner", name): _Inert
-        for name in ("WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData", "SavePlan")
-    },
-}
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def __init__(self, path: Path, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise CheckpointError(
-                f"{self._path}: names {module}.{name}, which no checkpoint metadata needs; nothing of it was run. "
-                "Do not use this checkpoint unless you know who wrote it"
-            ) from None
-
+if TYPE_CHECKING:
+    import torch
 
 # What training keeps beside the weights: Megatron's names, NeMo's, and torch DCP's customary ones.
 _TRAINING_STATE = (
@@ -139,8 +47,21 @@ class TensorEntry:
     """A whole tensor as stored: its global shape, its dtype and its chunks."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype_name: pickled.Dtype
     chunks: tuple[Chunk, ...]
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The dtype itself; imports torch."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.dtype_name)
+        return found
+
+
+def dtype_name(dtype: "torch.dtype") -> pickled.Dtype:
+    """A dtype as `TensorEntry` has it."""
+    return pickled.Dtype(str(dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)
@@ -174,8 +95,8 @@ def read_metadata(folder: Path) -> Stored:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; expected a finished torch_dist checkpoint in {folder}") from None
     try:
-        found = _MetadataUnpickler(path, data).load()
-        if not isinstance(found, _Metadata):
+        found = pickled.load(path, data)
+        if not isinstance(found, pickled.Metadata):
             raise CheckpointError(f"{path}: expected checkpoint metadata, found {type(found).__name__}")
         stored = _stored(path, found)
     except CheckpointError:
@@ -199,9 +120,9 @@ def _stored(path: Path, found: Any) -> Stored:
         storage[index.fqn, None if offset is None else tuple(offset)] = info
     tensors, objects = {}, {}
     for name, entry in found.state_dict_metadata.items():
-        if isinstance(entry, _TensorStorage):
+        if isinstance(entry, pickled.TensorStorage):
             tensors[name] = _tensor_entry(path, name, entry, storage)
-        elif isinstance(entry, _Inert):
+        elif isinstance(entry, pickled.Inert):
             info = storage.get((name, None))
             if info is None:
                 raise CheckpointError(f"{path}: no file holds {name}; the checkpoint is incomplete")
@@ -227,7 +148,7 @@ def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, An
         chunks.append(Chunk(offsets, sizes, info.relative_path, info.offset, info.length))
     _check_tiling(path, name, shape, chunks)
     dtype = entry.properties.state[0]  # then layout, requires_grad, memory format, pinned: all outdated
-    if not isinstance(dtype, torch.dtype):
+    if not isinstance(dtype, pickled.Dtype):
         raise CheckpointError(f"{path}: {name} has no dtype")
     return TensorEntry(shape, dtype, tuple(chunks))
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry
+from nemo_demix.checkpoints.pickled import Dtype
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 _FILESYSTEM = "torch.distributed.checkpoint.filesystem"
@@ -51,7 +50,7 @@ def metadata_bytes(
     for name, entry in tensors.items():
         chunks = [_record("ChunkStorageMetadata", offsets=_size(c.offsets), sizes=_size(c.sizes)) for c in entry.chunks]
         state[name] = _record(
-            "TensorStorageMetadata", properties=_properties(entry.dtype), size=_size(entry.shape), chunks=chunks
+            "TensorStorageMetadata", properties=_properties(entry.dtype_name), size=_size(entry.shape), chunks=chunks
         )
         storage += [
             (_record("MetadataIndex", fqn=name, offset=_size(c.offsets), index=None), _place(c)) for c in entry.chunks
@@ -90,11 +89,10 @@ def _size(sizes: Iterable[int]) -> _Call:
     return _Call(_Global("torch", "Size"), (tuple(sizes),))
 
 
-def _properties(dtype: torch.dtype) -> _Record:
+def _properties(dtype: Dtype) -> _Record:
     layout = _Call(_Global("torch.serialization", "_get_layout"), ("torch.strided",))
     contiguous = _Call(_Global(_METADATA, "_MEM_FORMAT_ENCODING"), (0,))
-    kind = _Global("torch", str(dtype).removeprefix("torch."))
-    return _Record(_Global(_METADATA, "TensorProperties"), (kind, layout, False, contiguous, False))
+    return _Record(_Global(_METADATA, "TensorProperties"), (dtype, layout, False, contiguous, False))
 
 
 def _emit(value: Any, out: bytearray) -> None:
@@ -107,6 +105,8 @@ def _emit(value: Any, out: bytearray) -> None:
         case int():
             data = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
             out += b"\x8a" + bytes([len(data)]) + data
+        case Dtype():
+            _emit(_Global("torch", str(value)), out)
         case str():
             text = value.encode()
             out += b"X" + len(text).to_bytes(4, "little") + text

@@ -76,8 +76,9 @@ def to_dataclasses(config: DictConfig) -> DemixConfig:
         raise ConfigError(
             f"required configuration is missing: {', '.join(absent)}; set each in the recipe or as key=value"
         )
-    resolved = OmegaConf.merge(OmegaConf.structured(DemixConfig), config)
-    return OmegaConf.to_object(resolved)  # type: ignore[return-value]
+    if OmegaConf.get_type(config) is not DemixConfig:  # a recipe that does not begin with the schema
+        config = OmegaConf.merge(OmegaConf.structured(DemixConfig), config)  # type: ignore[assignment]
+    return OmegaConf.to_object(config)  # type: ignore[return-value]
 
 
 def save_resolved(config: DemixConfig, path: Path) -> None:

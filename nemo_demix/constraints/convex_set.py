@@ -12,9 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import null_space
-from scipy.optimize import linprog
-from scipy.special import rel_entr
 
 from nemo_demix.mixture import Array
 
@@ -42,6 +39,8 @@ class Divergence:
 
     def of(self, weights_MC: Array) -> Array:
         """The divergence of each row, shape (M,)."""
+        from scipy.special import rel_entr
+
         divergence_M: Array = rel_entr(np.maximum(weights_MC @ self.blend_CD, 0.0), self.prior_D).sum(axis=-1)
         return divergence_M
 
@@ -74,6 +73,8 @@ class ConvexSet:
     @classmethod
     def build(cls, faces_HC: Array, limits_H: Array, equal_EC: Array, values_E: Array) -> "ConvexSet | None":
         """The set faces_HC @ w <= limits_H, equal_EC @ w = values_E, which has to be bounded; None if it is empty."""
+        from scipy.linalg import null_space
+
         while True:
             basis_CN = null_space(equal_EC)
             found = _largest_ball(faces_HC, limits_H, equal_EC, values_E, basis_CN)
@@ -219,6 +220,8 @@ def _largest_ball(
 
     Source: Boyd and Vandenberghe, Convex Optimization, §8.5.
     """
+    from scipy.optimize import linprog
+
     norms_H1 = np.linalg.norm(faces_HC @ basis_CN, axis=1, keepdims=True)
     goal = np.append(np.zeros(faces_HC.shape[1]), -1.0)  # variables: the weights, then the radius
     balls_HX = np.hstack([faces_HC, np.where(norms_H1 > FLAT, norms_H1, 0.0)])
@@ -229,6 +232,8 @@ def _largest_ball(
 
 def _fixed_faces(faces_HC: Array, limits_H: Array, equal_EC: Array, values_E: Array, basis_CN: Array) -> Array:
     """Which faces every point lies on: equalities that were not written as such; bool, shape (H,)."""
+    from scipy.optimize import linprog
+
     fixed_H = np.zeros(len(faces_HC), dtype=bool)
     for face, normal_C in enumerate(faces_HC):
         if np.linalg.norm(normal_C @ basis_CN) > FLAT:

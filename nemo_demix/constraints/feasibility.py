@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from nemo_demix.constraints.convex_set import LP_OPTIONS, ConvexSet, Divergence
 from nemo_demix.constraints.rules import KEY, Rule
@@ -66,6 +65,8 @@ class Problem:
 
     def lowest_C(self) -> Array:
         """The least weight that the rules alone leave each component, where they can be satisfied; shape (C,)."""
+        from scipy.optimize import linprog
+
         matrix_KC, bounds_K = self.inequalities
         equal_EC, values_E = self.equalities
         equal_EC = np.vstack([np.ones((1, self.num_components)), equal_EC])
@@ -85,6 +86,8 @@ class Problem:
 
         Source: Duran and Grossmann 1986 (outer approximation).
         """
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
         num = self.num_components
         eye_CC, none_CC = np.eye(num), np.zeros((num, num))
         matrix_KC, bounds_K = self.inequalities

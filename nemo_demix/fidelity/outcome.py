@@ -1,17 +1,15 @@
 """The final run against its prediction and against the baselines, paired by benchmark item."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from nemo_demix.artifacts import DataManifest, read_json, write_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.scoring.scores import combined, compare
 from nemo_demix.scoring.store import load_scores
 from nemo_demix.scoring.suite import build_suite
+from nemo_demix.search.baselines import CHOSEN
 from nemo_demix.training.jobs import component_jobs
-
-CHOSEN = "mixture"  # the final run's name among its baselines
 
 
 def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerprint: str) -> None:
@@ -50,11 +48,3 @@ def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerpr
             "fingerprint": expected_fingerprint,
         },
     )
-
-
-def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
-    """Of the benchmarks' macro score between data orders, as the references show it; None where not measured."""
-    if fidelity is None or "benchmarks" not in fidelity:
-        return None
-    std: float | None = fidelity["benchmarks"]["seed_noise"]["std"]["macro"]
-    return std

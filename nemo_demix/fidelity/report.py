@@ -7,12 +7,11 @@ Axes: R references.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, read_json
+from nemo_demix.artifacts import DataManifest, ModelRecord
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.columns import Row, columns, null_columns, score_sets
@@ -29,7 +28,6 @@ from nemo_demix.fidelity.consistency import (
 from nemo_demix.fidelity.noise import residual_std, seed_noise
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.correlation import MIN_RANKED
-from nemo_demix.training.jobs import TrainJob
 
 NULL = "null"  # orders mixtures by a capability's own data share
 _STREAM = 4  # of the resamples, beside the references' own
@@ -43,20 +41,6 @@ class Measured:
     rows: Mapping[str, Row]  # by reference name
     trained: Mapping[int, Mapping[str, Row]]  # tokens of an earlier checkpoint -> rows by mixture
     proxies: Mapping[str, Mapping[str, Row]]  # kind (merge | predictions) -> rows by mixture, FAILED ones too
-
-
-def fidelity_path(config: DemixConfig) -> Path:
-    """`runs/<name>/verify/fidelity.json`."""
-    return config.run_dir / "verify" / "fidelity.json"
-
-
-def load_fidelity(config: DemixConfig, components: Sequence[TrainJob]) -> dict[str, Any] | None:
-    """What `verify` found of exactly these components; None where it has not run, or looked at others."""
-    path = fidelity_path(config)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = read_json(path)
-    return found if found.get("components") == {job.name: job.fingerprint for job in components} else None
 
 
 def fidelity_report(

@@ -14,11 +14,12 @@ from isal.isal_zlib import crc32, crc32_combine
 
 from nemo_demix import __version__
 from nemo_demix.artifacts import read_json, sync, write_json
-from nemo_demix.checkpoints.blob import damaged, find_payload, frame, read_into
+from nemo_demix.checkpoints.blob import damaged, find_payload, frame
 from nemo_demix.checkpoints.checksums import file_entry
 from nemo_demix.checkpoints.common_state import without_training_state
+from nemo_demix.checkpoints.files import read_into
 from nemo_demix.checkpoints.layouts import TRACKER
-from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry
+from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry, dtype_name
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import OpenFiles
@@ -246,7 +247,7 @@ def _metadata(plan: MergePlan) -> bytes:
     stored = plan.template.stored
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     tensors = {
-        name: TensorEntry(entry.shape, by_name[name].out_dtype, by_name[name].chunks[-1])
+        name: TensorEntry(entry.shape, dtype_name(by_name[name].out_dtype), by_name[name].chunks[-1])
         for name, entry in stored.tensors.items()
     }
     objects = {

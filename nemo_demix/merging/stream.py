@@ -13,7 +13,8 @@ import torch
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import sync
-from nemo_demix.checkpoints.blob import find_payload, frame, read_into
+from nemo_demix.checkpoints.blob import find_payload, frame
+from nemo_demix.checkpoints.files import read_into
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span

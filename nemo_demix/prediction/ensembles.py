@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.optimize import nnls
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.mixture import Array
@@ -47,6 +46,8 @@ def settle_stacked(config: PredictorConfig, weights_MC: Array, scores_M: Array, 
 
     Source: Breiman, Stacked Regressions (1996).
     """
+    from scipy.optimize import nnls
+
     names, predicted_MK = _members_out_of_fold(config, weights_MC, scores_M, seed)
     mean, scale = scores_M.mean(), scores_M.std() or 1.0
     standard_MK, standard_M = (predicted_MK - mean) / scale, (scores_M - mean) / scale

@@ -9,18 +9,27 @@ Source: Lucchese et al., QuickScorer (SIGIR 2015), with look-up tables in place 
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
-import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
 from nemo_demix.mixture import Array
 
+if TYPE_CHECKING:
+    import lightgbm as lgb
+
 MAX_LEAVES = 16  # bits of a tree in a word
 TREES_PER_WORD = 4
 NUMERICAL = "2"  # a decision "<=" on a feature that is never missing
 CHUNK = 16_384  # rows at a time: their words and look-ups stay in the cache
-FIRST_LEAF = np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
+
+
+@cache
+def first_leaf() -> npt.NDArray[np.intp]:
+    """The lowest bit that is set, by word of `MAX_LEAVES` bits."""
+    return np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +47,7 @@ class Forest:
     values_TL: Array
 
     @classmethod
-    def of(cls, booster: lgb.Booster) -> "Forest":
+    def of(cls, booster: "lgb.Booster") -> "Forest":
         """The forest of a fitted regressor of numerical features, none missing, with at most 16 leaves a tree."""
         trees = [Tree.parsed(text) for text in booster.model_to_string().split("\nTree=")[1:]]
         values_TL = np.zeros((len(trees), MAX_LEAVES))
@@ -74,6 +83,7 @@ class Forest:
 
     def _add(self, rows_XC: Array, predicted_X: Array) -> None:
         num_rows, num_trees = len(rows_XC), len(self.values_TL)
+        first_leaf_B = first_leaf()
         below = [np.searchsorted(cuts, rows_XC[:, feature]) for feature, cuts in enumerate(self.cuts)]
         allowed_X, looked_up_X = np.empty((2, num_rows), dtype=np.uint64)
         leaf_X, value_X = np.empty(num_rows, dtype=np.intp), np.empty(num_rows)
@@ -86,7 +96,7 @@ class Forest:
                     np.bitwise_and(allowed_X, looked_up_X, out=allowed_X)
             slots = allowed_X.view("<u2").reshape(num_rows, TREES_PER_WORD)
             for tree in range(first_tree, min(first_tree + TREES_PER_WORD, num_trees)):
-                np.take(FIRST_LEAF, slots[:, tree - first_tree], out=leaf_X, mode="clip")
+                np.take(first_leaf_B, slots[:, tree - first_tree], out=leaf_X, mode="clip")
                 np.take(self.values_TL[tree], leaf_X, out=value_X, mode="clip")
                 predicted_X += value_X
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.mixture import Array
@@ -36,6 +34,8 @@ FEATURES: tuple[Callable[[Array], Array], ...] = (weights, np.sqrt)  # roots: sc
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
     """The features, length scales and noise of the highest marginal likelihood."""
+    from scipy.optimize import minimize
+
     if len(scores_M) > MAX_SETTLED_ROWS:
         drawn = np.random.default_rng(seed).choice(len(scores_M), MAX_SETTLED_ROWS, replace=False)
         weights_MC, scores_M = weights_MC[np.sort(drawn)], scores_M[np.sort(drawn)]
@@ -89,6 +89,8 @@ class Process:
         cls, features: Callable[[Array], Array], settings_T: Array, weights_MC: Array, scores_M: Array
     ) -> "Process":
         """Memory: one array of (M, M) float64."""
+        from scipy.linalg import cho_solve, cholesky
+
         scale_C = _spread(features(weights_MC)) * settings_T[1:-1]
         rows_MC = features(weights_MC) / scale_C
         mean, unit = float(scores_M.mean()), float(scores_M.std()) or 1.0
@@ -105,6 +107,8 @@ class Process:
 
     def predict_std(self, weights_XC: Array) -> Array:
         """The posterior's standard deviation, in the unit of the scores; it takes M times as long as the mean."""
+        from scipy.linalg import solve_triangular
+
         chunks = [np.empty(0)]
         for covariance_XM in self._covariances(weights_XC):
             known_MX = solve_triangular(self.factor_MM, covariance_XM.T, lower=True)
@@ -120,6 +124,8 @@ class Process:
 
 def marginal_loss(settings_T: Array, apart_CMM: Array, standard_M: Array) -> tuple[float, Array]:
     """The negative logarithm of the marginal likelihood, without its constant, and its gradient."""
+    from scipy.linalg import cho_solve, cholesky
+
     variance, lengths_C, noise = np.exp(settings_T[0]), np.exp(settings_T[1:-1]), np.exp(settings_T[-1])
     num_rows = len(standard_M)
     flat_CN = apart_CMM.reshape(len(apart_CMM), -1)

@@ -5,8 +5,8 @@ Axes: M mixtures it is fitted on, X mixtures it predicts, C components.
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
-import lightgbm as lgb
 import numpy as np
 
 from nemo_demix.config import PredictorConfig
@@ -15,6 +15,9 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Bootstrapped, Kind, Model, Settled
 from nemo_demix.prediction.folds import INNER_FOLDS, draw_folds, out_of_fold
 from nemo_demix.prediction.forest import MAX_LEAVES, Forest
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
 
 MIN_ROWS = 8  # below this a tree has nothing to split
 LARGE_POOL = 10_000  # rows from which turning the trees into look-up tables pays; the predictions are the same bytes
@@ -31,7 +34,7 @@ class Regressor:
         num_leaves: The most leaves that a tree can have.
     """
 
-    booster: lgb.Booster
+    booster: "lgb.Booster"
     num_leaves: int
 
     @cached_property
@@ -76,6 +79,8 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 
 def fit(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Regressor:
     """All rounds are run: there is no early stopping. The same rows and seed give the same trees."""
+    import lightgbm as lgb
+
     parameters = {
         "objective": "regression",
         "learning_rate": config.learning_rate,

@@ -10,7 +10,6 @@ for outliers in place of their Huber loss.
 from functools import partial
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ScoreError
@@ -73,6 +72,8 @@ def _minimised(
     sign: float, start_P: Array, weights_MC: Array, standard_M: Array, max_steps: int
 ) -> tuple[Array, float]:
     """The parameters of the least robust loss, and that loss."""
+    from scipy.optimize import least_squares
+
     num_components = weights_MC.shape[1]
     centring_CC = SHRINKAGE * (np.eye(num_components) - 1 / num_components)
     pull_CP = np.hstack([np.zeros((num_components, 1)), centring_CC])

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.mixture import Array
@@ -39,6 +37,9 @@ FEATURES: tuple[Callable[[Array], Array], ...] = (linear, quadratic, square_root
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
     """The features and the penalty with the least leave-one-out error."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
     scale = np.std(scores_M) or 1.0  # the same penalties for scores in any unit
     searches = []
     for features in FEATURES:
@@ -55,6 +56,9 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 
 def fit(features: Callable[[Array], Array], penalty: float, weights_MC: Array, scores_M: Array, seed: int) -> Function:
     """Ridge regression of the scores on standardised features."""
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(features(weights_MC))
     regression = Ridge(penalty).fit(scaler.transform(features(weights_MC)), scores_M)
     slopes_F = regression.coef_ / scaler.scale_

@@ -69,7 +69,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
         def configure_model(self) -> None: ...
 
     _strategy_lib.set_model_parallel_attributes(_Holder(model_config), strategy.parallelism)
-    model_config.params_dtype = model_config.pipeline_dtype = DTYPES[config.train.precision]
+    model_config.params_dtype = model_config.pipeline_dtype = getattr(torch, DTYPES[config.train.precision])
     model_config.bf16 = config.train.precision == "bf16-mixed"
     model_config.fp16 = config.train.precision == "16-mixed"
     model_config.perform_initialization = False

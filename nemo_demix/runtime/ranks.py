@@ -2,16 +2,20 @@
 
 NeMo's strategy finds them initialised and leaves them alone, which is what lets several models be trained by one set of
 ranks without paying imports and rendezvous again.
+
+Importing this does not import torch: how many ranks there are is known before any is started.
 """
 
 import logging
 import os
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from nemo_demix.config import ParallelConfig
 from nemo_demix.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +70,8 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
         ConfigError: if the world has another size than the configuration.
     Collective: every rank.
     """
+    import torch
+
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
     expected = world_size(parallel)
     if ranks.world_size != expected:
@@ -112,8 +118,10 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
     return ranks
 
 
-def _store() -> torch.distributed.Store | None:
+def _store() -> "torch.distributed.Store | None":
     """These ranks' own corner of the store that their launcher hosts; None where torchrun itself started them."""
+    import torch
+
     world = os.environ.get("NEMO_DEMIX_WORLD")
     if world is None:
         return None
@@ -123,5 +131,7 @@ def _store() -> torch.distributed.Store | None:
 
 def stop_ranks() -> None:
     """Leave the process group. Collective: every rank."""
+    import torch
+
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import get_object
 
 from nemo_demix.config import DemixConfig
@@ -21,7 +20,7 @@ from nemo_demix.runtime.ranks import world_size
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32": torch.float32}  # by train.precision
+DTYPES = {"bf16-mixed": "bfloat16", "16-mixed": "float16", "32": "float32"}  # torch's names, by train.precision
 
 
 def load_factory(path: str) -> Callable[..., Any]:
@@ -84,6 +83,8 @@ def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
     Raises:
         ConfigError: if the factory or an argument of it does not exist.
     """
+    import torch
+
     per_node = world_size(config.parallel) // config.parallel.nodes
     recipe = _call_factory(
         config, {"dir": str(folder), "name": name, "num_nodes": config.parallel.nodes, "num_gpus_per_node": per_node}
@@ -140,13 +141,28 @@ def model_shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape |
     Raises:
         ConfigError: if the recipe or an override does not exist, or the layout does not divide the model.
     """
+    shape = recipe_shape(config, known_vocab_size(config, tokenizer_size))
+    return None if shape is None else check_shape(shape, config)
+
+
+def known_vocab_size(config: DemixConfig, tokenizer_size: int | None) -> int | None:
+    """The model's vocabulary, as `padded_vocab_size`; None where the recipe alone says how large it is."""
+    if not (config.model.vocab_size or tokenizer_size):
+        return None
+    return padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
+
+
+def recipe_shape(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
+    """The sizes of a recipe's model before they are checked: by `model.*`, `train.seq_length` and the vocabulary alone.
+
+    Returns, Raises: as `model_shape`, but for the layout.
+    """
     recipe = _call_factory(config, {})
     recipe.model.config.seq_length = config.train.seq_length
-    if config.model.vocab_size or tokenizer_size:
-        size = padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
-        recipe.model.config.vocab_size = size
+    if vocab_size is not None:
+        recipe.model.config.vocab_size = vocab_size
     apply_overrides(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
-    return checked_shape(recipe, config) if recipe.model.config.vocab_size else None
+    return _shape(recipe) if recipe.model.config.vocab_size else None
 
 
 def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
@@ -155,10 +171,22 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
     Raises:
         ConfigError: if the layout does not divide the model, or the suite's texts are longer than it can read.
     """
+    return check_shape(_shape(recipe), config)
+
+
+def _shape(recipe: Any) -> ModelShape:
     model, strategy = recipe.model.config, recipe.trainer.strategy
     values = {name: getattr(model, name) for name in ATTRIBUTES}
     values |= {name: getattr(model, name, None) or getattr(strategy, name, None) for name in UNEVEN}
-    shape = shape_of(values)
+    return shape_of(values)
+
+
+def check_shape(shape: ModelShape, config: DemixConfig) -> ModelShape:
+    """The same sizes, if the run can have them.
+
+    Raises:
+        ConfigError: as `checked_shape`.
+    """
     check_layout(shape, config.parallel)
     longest, trained = config.suite.max_length, config.train.seq_length
     if shape.num_positions and longest > shape.num_positions:
@@ -177,6 +205,7 @@ def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
 
 
 def _set_precision(recipe: Any, precision: str) -> None:
+    import torch
     from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed, fp16_mixed
 
     plugins: dict[str, Callable[[], Any]] = {"bf16-mixed": bf16_mixed, "16-mixed": fp16_mixed, "32": lambda: None}
@@ -185,7 +214,7 @@ def _set_precision(recipe: Any, precision: str) -> None:
     recipe.trainer.plugins = plugins[precision]()
     recipe.optim.config.bf16 = precision == "bf16-mixed"
     recipe.optim.config.fp16 = precision == "16-mixed"
-    recipe.trainer.strategy.pipeline_dtype = DTYPES[precision]
+    recipe.trainer.strategy.pipeline_dtype = getattr(torch, DTYPES[precision])
 
 
 def _fit_to_cpu(recipe: Any) -> None:

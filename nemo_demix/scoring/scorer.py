@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from nemo_demix.scoring.answers import check_finite, generated_texts, put_togeth
 from nemo_demix.scoring.batches import BatchPlan, plan_batches
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness import TaskSet
-from nemo_demix.scoring.items import UNIT, Items
+from nemo_demix.scoring.items import UNIT
 from nemo_demix.scoring.live import (
     TokenScores,
     can_share_contexts,
@@ -27,26 +26,12 @@ from nemo_demix.scoring.live import (
 )
 from nemo_demix.scoring.parts import Part, PartAnswers
 from nemo_demix.scoring.requests import EncodedRequests, Encoding, encode_requests
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import check_units, likelihood_items
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """What one model gave on a suite.
-
-    Attributes:
-        items: Of every score.
-        lm_eval: The harness's own results of the suite's tasks; None: it has none.
-        samples: The harness's records of every document, by task, where `suite.log_samples` asks for them.
-    """
-
-    items: dict[str, Items]
-    lm_eval: dict[str, Any] | None = None
-    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Scorer:

@@ -18,13 +18,12 @@ import numpy as np
 
 from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_bytes, write_json, write_text
 from nemo_demix.config import DemixConfig
-from nemo_demix.runtime.model import build_model, load_checkpoint
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
 from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
 from nemo_demix.scoring.items import Items, ModelItems, is_guessed, pack_items, unpack_items
-from nemo_demix.scoring.scorer import ModelResult, Scorer
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import describe_macro, score_report
 from nemo_demix.scoring.suite import Suite
 
@@ -81,6 +80,9 @@ class ScoreTarget:
 
 def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence[ScoreTarget], ranks: Ranks) -> None:
     """Score what is not scored yet, as far as a live model can. Collective: every rank."""
+    from nemo_demix.runtime.model import build_model, load_checkpoint
+    from nemo_demix.scoring.scorer import Scorer
+
     todo = [target for target in targets if target.needs_ranks(config, manifest)]
     if not todo:
         return

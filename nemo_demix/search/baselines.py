@@ -9,6 +9,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError, MixtureError
 from nemo_demix.mixture import check_simplex, token_proportional
 
+CHOSEN = "mixture"  # the final run's name among its baselines
+
 
 def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
     """Data shares of every baseline, by its name; `heuristic` only where the configuration gives it.

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import LinearConstraint, linprog, minimize
 
 from nemo_demix.constraints import Constraints
 from nemo_demix.constraints.convex_set import LP_OPTIONS
@@ -133,6 +132,8 @@ class _Loss:
 
 def _descend(loss: Loss, constraints: Constraints, start_C: Array) -> Array:
     """Sequential quadratic programming under the linear constraints; its end is judged by the bound alone."""
+    from scipy.optimize import LinearConstraint, minimize
+
     scale = abs(loss(start_C)[0]) or 1.0
 
     def scaled(weights_C: Array) -> tuple[float, Array]:
@@ -152,6 +153,8 @@ def _descend(loss: Loss, constraints: Constraints, start_C: Array) -> Array:
 
 def _least_change(gradient_C: Array, constraints: Constraints, weights_C: Array) -> float:
     """The most that a convex loss can fall from these weights under the linear constraints, as a number <= 0."""
+    from scipy.optimize import linprog
+
     goal_C = gradient_C - gradient_C.min()  # the weights sum to 1: a constant changes nothing but the scale
     size = float(goal_C.max()) or 1.0
     equal_EC, values_E, _ = _equalities(constraints)

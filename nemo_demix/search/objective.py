@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from nemo_demix.errors import ConfigError, MixtureError, ScoreError
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.correlation import average_ranks
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def percentile_ranks(values_M: Array, *, higher_is_better: bool) -> Array:
         raise ScoreError(f"percentile ranks: expected finite scores, found {values_M[row]} in row {row}")
     if values_M.size == 1:
         return np.array([0.5])
-    ranks_M: Array = rankdata(-values_M if higher_is_better else values_M, method="average")
+    ranks_M: Array = average_ranks(-values_M if higher_is_better else values_M)
     return (ranks_M - 1) / (values_M.size - 1)
 
 

@@ -5,7 +5,6 @@ Axes: M mixtures of the pool, T selected ones, E mixtures already scored, C comp
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import MixtureError
@@ -46,6 +45,8 @@ def draw_next(
 
     Source: DeMix §2.4.
     """
+    from scipy.spatial.distance import cdist
+
     if not 0 < share <= 1:
         raise MixtureError(f"search.resample_top: expected a share in (0, 1], found {share}")
     top_T = top_rows(objective_M, int(np.ceil(share * len(objective_M))))

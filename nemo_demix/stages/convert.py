@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import sync
-from nemo_demix.checkpoints.reader import find_weights
+from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 

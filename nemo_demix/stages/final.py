@@ -4,17 +4,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_json, write_text
+from nemo_demix.artifacts import DataManifest, is_done, read_json, write_json, write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.cost import cost_ledger
-from nemo_demix.fidelity.outcome import CHOSEN, macro_seeds_std, write_outcome
-from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.fidelity.outcome import write_outcome
+from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.launch.leader import launch
-from nemo_demix.scoring.identity import suite_fingerprint
-from nemo_demix.search.baselines import baseline_shares
 from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.external import add_external_scores
+from nemo_demix.stages.identity import final_fingerprint, final_shares
 from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
 from nemo_demix.stages.trust import judge
@@ -55,35 +54,6 @@ def final_stage(config: DemixConfig) -> None:
     cost = cost_ledger(config, manifest, jobs)
     write_json(config.run_dir / "cost.json", cost)
     print_result(manifest, mixture, read_json(folder / "result.json"), cost)
-
-
-def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Data shares of the final run and of its baselines, by name.
-
-    Raises:
-        ConfigError: if a baseline is unknown.
-    """
-    available = baseline_shares(config, manifest)
-    for name in config.final.baselines:
-        if name not in available:
-            raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")
-    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
-
-
-def final_fingerprint(
-    config: DemixConfig,
-    manifest: DataManifest,
-    mixture: dict[str, Any],
-    jobs: Sequence[TrainJob],
-    fidelity: dict[str, Any] | None,
-) -> str:
-    """Of everything that can change `final/result.json`."""
-    return fingerprint(
-        mixture=mixture["fingerprint"],
-        models=[job.fingerprint for job in jobs],
-        suite=suite_fingerprint(config.suite, manifest),
-        seeds_std=macro_seeds_std(fidelity),
-    )
 
 
 def check_trust(

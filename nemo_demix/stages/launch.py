@@ -22,6 +22,7 @@ from nemo_demix.cluster.submit import Option, Outcome, PlannedJob, check_plan, s
 from nemo_demix.config import DemixConfig, LaunchJobConfig
 from nemo_demix.errors import ClusterError, ConfigError
 from nemo_demix.launch.lock import folder_lock
+from nemo_demix.runtime.ranks import world_size
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
 logger = logging.getLogger(__name__)
@@ -204,8 +205,6 @@ def _differences(one: Any, two: Any, key: str = "") -> list[str]:
 
 def _check_layouts(stages: Sequence[PipelineStage]) -> None:
     """Find out now, not after hours in a queue, that ranks do not divide."""
-    from nemo_demix.runtime.ranks import world_size
-
     for stage in stages:
         try:
             world_size(stage.config.parallel)

@@ -1,17 +1,12 @@
-"""`merge`: K sharded checkpoints and M mixtures -> M sharded checkpoints; `merge verify`, `merge inspect`."""
+"""`merge`: K sharded checkpoints and M mixtures -> M sharded checkpoints."""
 
-import argparse
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
-
-import torch
+from typing import TYPE_CHECKING, NoReturn
 
 from nemo_demix.artifacts import write_json
 from nemo_demix.config import DemixConfig, MergeConfig
@@ -19,14 +14,15 @@ from nemo_demix.errors import ConfigError, MixtureError
 from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.methods import build_method
-from nemo_demix.merging.plan import MergePlan, make_plan
-from nemo_demix.merging.run import MergeOptions, MergeReport, merge
-from nemo_demix.merging.sources import open_sources
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.stages.progress import Meter
 
+if TYPE_CHECKING:
+    from nemo_demix.merging.plan import MergePlan
+    from nemo_demix.merging.run import MergeReport
+
 logger = logging.getLogger(__name__)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names, by merge.dtype
 _MAX_WORKERS = 8
 _REPORT = "last_merge.json"  # in the output: what the last merge cost
 
@@ -38,6 +34,8 @@ def merge_stage(config: DemixConfig) -> None:
     """
     settings = config.merge
     plan = plan_merge(config)
+    from nemo_demix.merging.run import MergeOptions, merge  # torch comes after all that is refused without it
+
     output = Path(settings.output) if settings.output is not None else config.run_dir / "merged"
     options = MergeOptions(
         workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
@@ -68,7 +66,7 @@ def _stop(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def plan_merge(config: DemixConfig) -> MergePlan:
+def plan_merge(config: DemixConfig) -> "MergePlan":
     """What `merge` will do.
 
     Raises:
@@ -89,13 +87,18 @@ def plan_merge(config: DemixConfig) -> MergePlan:
         if not _is_folder_name(name):
             raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name here; rename the mixture")
     method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
+    import torch
+
+    from nemo_demix.merging.plan import make_plan
+    from nemo_demix.merging.sources import open_sources
+
     sources, base_source = open_sources(components, base if method.uses_base else None, settings.objects_from)
     return make_plan(
         sources,
         base_source,
         method,
         mixtures,
-        dtype=None if settings.dtype is None else DTYPES[settings.dtype],
+        dtype=None if settings.dtype is None else getattr(torch, DTYPES[settings.dtype]),
         objects_from=settings.objects_from,
         allow_nonfinite=settings.allow_nonfinite,
     )
@@ -127,7 +130,7 @@ def _given_base(settings: MergeConfig) -> Path | None:
     return None if settings.base is None else Path(settings.base)
 
 
-def _tell(plan: MergePlan, output: Path, report: MergeReport) -> None:
+def _tell(plan: "MergePlan", output: Path, report: "MergeReport") -> None:
     if not report.merged:
         logger.info("merge: done already")
         return
@@ -142,40 +145,3 @@ def _tell(plan: MergePlan, output: Path, report: MergeReport) -> None:
         report.merge_time_s / len(report.merged),
     )
     write_json(output / _REPORT, report)
-
-
-def merge_command(arguments: list[str]) -> None:
-    """`nemo-demix merge verify DIR` and `nemo-demix merge inspect PATH`: no recipe is needed."""
-    parser = argparse.ArgumentParser(prog="nemo-demix merge")
-    commands = parser.add_subparsers(dest="command", required=True)
-    verifying = commands.add_parser("verify", help="recompute checksums, and merge a sample of rows again")
-    verifying.add_argument("folder", type=Path)
-    verifying.add_argument("--tensors", type=int, default=16, help="how many tensors to merge a block of again")
-    inspecting = commands.add_parser("inspect", help="show a checkpoint")
-    inspecting.add_argument("path", type=Path)
-    inspecting.add_argument("--json", action="store_true", help="as JSON, for programs")
-    parsed = parser.parse_args(arguments)
-    if parsed.command == "inspect":
-        from nemo_demix.checkpoints.inspect import describe, print_summary
-
-        summary = describe(parsed.path)
-        if parsed.json:
-            json.dump(_plain(summary), sys.stdout, indent=2)
-            print()
-        else:
-            print_summary(summary)
-        return
-    from nemo_demix.merging.verify import verify
-
-    found = verify(parsed.folder, parsed.tensors)
-    print(f"{parsed.folder}: {found.num_files} files, {found.num_bytes / 2**30:.2f} GiB: every checksum holds")
-    if found.not_compared is not None:
-        print(f"rows not merged again: {found.not_compared}")
-    else:
-        print(f"{found.num_elements:,} elements of {found.num_tensors} tensors merged again from the sources: the same")
-
-
-def _plain(value: object) -> Mapping[str, object]:
-    import dataclasses
-
-    return dataclasses.asdict(value)  # type: ignore[call-overload,no-any-return]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import DataManifest, canonical_json, is_done, read_json, write_json
-from nemo_demix.checkpoints.reader import checkpoint_identity
+from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig
-from nemo_demix.datasets.prepare import expected_fingerprint
+from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.launch.groups import RankGroups

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -11,12 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_demix.artifacts import DataManifest, is_done, read_json
 from nemo_demix.config import DemixConfig, LaunchJobConfig, to_dataclasses
-from nemo_demix.datasets.prepare import expected_fingerprint
+from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
+from nemo_demix.fidelity.record import fidelity_path, load_fidelity
 from nemo_demix.search.space import MERGED, search_fingerprint, search_folder
-
-if TYPE_CHECKING:
-    from nemo_demix.training.jobs import TrainJob
+from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, final_jobs, reference_jobs
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,6 @@ def _models(config: DemixConfig, stage: str) -> tuple[str, ...] | None:
 
 
 def _done(config: DemixConfig, manifest: DataManifest, stage: str) -> tuple[bool, ...]:
-    # These bring torch, which takes seconds: not wanted where nothing is prepared.
-    from nemo_demix.fidelity.report import fidelity_path, load_fidelity
-    from nemo_demix.stages.final import final_fingerprint, final_shares
-    from nemo_demix.stages.verify import verify_fingerprint
-    from nemo_demix.training.jobs import base_job, component_jobs, final_jobs
-
     if stage == "prepare":
         return (True,)
     if stage == "base":
@@ -138,9 +131,8 @@ def _done(config: DemixConfig, manifest: DataManifest, stage: str) -> tuple[bool
     return (is_done(config.run_dir / "final" / "result.json", expected),)
 
 
-def _references(config: DemixConfig, manifest: DataManifest) -> Sequence["TrainJob"]:
+def _references(config: DemixConfig, manifest: DataManifest) -> Sequence[TrainJob]:
     from nemo_demix.fidelity.references import draw_references
-    from nemo_demix.training.jobs import reference_jobs
 
     references = draw_references(config, manifest)
     shares = {reference.name: reference.data_shares for reference in references}

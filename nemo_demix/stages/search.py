@@ -4,8 +4,7 @@ import logging
 
 from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.config import DemixConfig
-from nemo_demix.fidelity.outcome import macro_seeds_std
-from nemo_demix.fidelity.report import load_fidelity
+from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.placement import search_groups
 from nemo_demix.search.record import Facts, mixture_record, write_mixture

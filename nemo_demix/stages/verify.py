@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from nemo_demix.artifacts import (
     DataManifest,
@@ -16,8 +15,9 @@ from nemo_demix.artifacts import (
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.columns import Row
+from nemo_demix.fidelity.record import fidelity_path
 from nemo_demix.fidelity.references import Reference
-from nemo_demix.fidelity.report import Measured, fidelity_path, fidelity_report
+from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
 from nemo_demix.launch.placement import search_groups
@@ -27,6 +27,7 @@ from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.fidelity_tables import print_fidelity
+from nemo_demix.stages.identity import proxy_kinds, verify_fingerprint
 from nemo_demix.stages.models import (
     forget_jobs,
     load_manifest,
@@ -75,20 +76,6 @@ def verify_stage(config: DemixConfig) -> None:
     print_fidelity(read_json(fidelity_path(config)))
 
 
-def verify_fingerprint(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], references: Sequence[TrainJob]
-) -> str:
-    """Of everything that can change `verify/fidelity.json`."""
-    return fingerprint(
-        references=[job.fingerprint for job in references],
-        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
-        verify=asdict(config.verify),
-        num_proxies=sum(config.search.iterations),
-        max_failed_share=config.search.max_failed_share,
-        seed=config.seed,
-    )
-
-
 def check_settings(config: DemixConfig) -> None:
     """Refuse settings of `verify` that cannot be measured.
 
@@ -128,15 +115,6 @@ def check_reference(job: TrainJob) -> None:
             f"(fingerprint {job.fingerprint}), found one of others ({record.fingerprint}, started from "
             f"{record.start}); restore these, move {job.folder.parent} away, or train all again with force=true"
         )
-
-
-def proxy_kinds(config: DemixConfig) -> list[str]:
-    """Which stand-ins are compared with the references.
-
-    Predictions can be mixed, but not by another merge method, nor for scores that need a model.
-    """
-    can_mix = config.merge.method == "linear" and not config.suite.tasks and not config.suite.external
-    return ["merge", "predictions"] if can_mix else ["merge"]
 
 
 def measure(

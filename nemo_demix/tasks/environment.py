@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -29,6 +28,8 @@ def harness() -> Iterator[None]:
     Every rank that builds the same tasks inside gets the same requests: the harness's `simple_evaluate` sets the same
     seeds. Random states are put back.
     """
+    from unittest.mock import patch  # brings asyncio: not wanted where names of tasks alone are looked up
+
     import datasets
     import lm_eval.api.task
     import lm_eval.utils
@@ -71,6 +72,8 @@ class _Evaluate(ModuleType):
 @contextmanager
 def _own_code_eval() -> Iterator[None]:
     """Inside, `evaluate.load("code_eval")` gives `CodeEval`."""
+    from unittest.mock import patch
+
     package = sys.modules.get("evaluate")
     if package is not None:
         load = package.load
@@ -96,6 +99,8 @@ def documents_from(read: Callable[[Any, Download], Splits]) -> Iterator[None]:
         read: From the task (its configuration is set, unless it is a class of its own that has none) and the harness's
             own way to its documents, which fills `task.dataset`.
     """
+    from unittest.mock import patch
+
     from lm_eval.api.task import ConfigurableTask, Task
 
     with ExitStack() as stack:

@@ -5,7 +5,6 @@ import importlib.metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 from nemo_demix.tasks.judging import verdict
 
@@ -56,6 +55,8 @@ def _minerva() -> ModuleType:
     They ask at import for the release of antlr that sympy's own reader of LaTeX needs, which is not used here:
     math-verify brings another one, that reads with the release that omegaconf needs too.
     """
+    from unittest.mock import patch
+
     import math_verify  # noqa: F401 it looks for its antlr itself, when it is imported
 
     version = importlib.metadata.version

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
-from nemo_demix.checkpoints.reader import checkpoint_identity
+from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.mixture import BlendMatrix, check_simplex

@@ -18,7 +18,8 @@ from hydra.utils import get_class
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
-from nemo_demix.checkpoints.reader import find_weights, is_complete, relative_distance
+from nemo_demix.checkpoints.identity import find_weights, is_complete
+from nemo_demix.checkpoints.reader import relative_distance
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks

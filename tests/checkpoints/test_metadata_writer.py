@@ -8,11 +8,12 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 
 from nemo_demix.checkpoints.metadata import Chunk, ObjectEntry, TensorEntry
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.pickled import Dtype
 
 
 def test_torch_reads_its_own_records_from_it() -> None:
     chunks = (Chunk((0, 0), (2, 3), "__0_0.distcp", 0, 1500), Chunk((2, 0), (2, 3), "__1_0.distcp", 2**40, 300))
-    tensors = {"a.weight": TensorEntry((4, 3), torch.bfloat16, chunks), "é": TensorEntry((), torch.int64, ())}
+    tensors = {"a.weight": TensorEntry((4, 3), Dtype("bfloat16"), chunks), "é": TensorEntry((), Dtype("int64"), ())}
     objects = {"a._extra_state/shard_0_1": ObjectEntry("__0_0.distcp", 1500, 70)}
     planner_data = {"a.weight": ("a", "weight", 3)}
     data = metadata_bytes(tensors, objects, planner_data, "x")

@@ -7,7 +7,8 @@ import pytest
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import BenchmarkConfig, DatasetConfig, DemixConfig, SourceConfig
-from nemo_demix.datasets.prepare import expected_fingerprint, prepare
+from nemo_demix.datasets.identity import expected_fingerprint
+from nemo_demix.datasets.prepare import prepare
 from nemo_demix.errors import ConfigError
 from tests.datasets.helpers import make_config, sentence, write_texts
 

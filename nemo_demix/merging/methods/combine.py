@@ -5,17 +5,23 @@ element by element, each rounded by itself: a fused multiply-add could round oth
 body, and the bits would depend on where blocks end.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from nemo_demix.merging.methods.base import Array, DeltaMethod, Statistics
 from nemo_demix.merging.methods.parameters import check_scale
 
+if TYPE_CHECKING:
+    import torch
+
 
 def task_vectors(sources_TRC: torch.Tensor) -> torch.Tensor:
     """theta_k - base, fp32, shape (K, R, C), from the components and the base, which is last."""
+    import torch
+
     return torch.sub(sources_TRC[:-1], sources_TRC[-1])
 
 
@@ -37,6 +43,8 @@ class WeightedSum(OnBase):
         self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
     ) -> torch.Tensor:
         """The merged rows, fp32, shape (M, R, C)."""
+        import torch
+
         mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
         scratch_RC = torch.empty_like(mixed_MRC[0])
         for mixed_RC, weights_K in zip(mixed_MRC, weights_MK.tolist(), strict=True):
@@ -84,6 +92,8 @@ def elected_mean(
         out_RC: Is overwritten.
         normalize: Divide by the agreeing weights' sum; where it is 0 the sum is left as it is.
     """
+    import torch
+
     signed_RC, share_RC = torch.empty_like(out_RC), torch.empty_like(out_RC)
     _weighted_sum(deltas_KRC, votes_K, out_RC, share_RC)
     sign_RC = out_RC.sign()
@@ -108,6 +118,8 @@ def _weighted_sum(
     deltas_KRC: torch.Tensor, weights_K: Sequence[float], out_RC: torch.Tensor, scratch_RC: torch.Tensor
 ) -> None:
     """sum_k w_k d_k into `out_RC`; components of weight 0 are not read."""
+    import torch
+
     active = [(delta_RC, weight) for delta_RC, weight in zip(deltas_KRC, weights_K, strict=True) if weight != 0]
     if not active:
         out_RC.zero_()

@@ -5,11 +5,16 @@ it is read in, the worker, the order of the merge or the other components. Philo
 is a function of the key and n (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _PER_COUNTER = 16  # numbers in one Philox output: 4 words of 64 bits, 16 bits a number
 
@@ -29,6 +34,8 @@ def uniforms(seed: int, component: str, tensor: str, first_index: int, count: in
         nearest multiple of 2**-16.
     Speed: about 300 million numbers a second and core.
     """
+    import torch
+
     identity = json.dumps([seed, component, tensor]).encode()
     key = int.from_bytes(hashlib.sha256(identity).digest()[:16], "little")
     counter, skipped = divmod(first_index, _PER_COUNTER)

@@ -3,17 +3,21 @@
 Axes: M mixtures, K components, R rows, C columns, S series (here one: the variance).
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 
 from nemo_demix.merging.methods.base import Array, Block, DeltaMethod, Statistics
 from nemo_demix.merging.methods.combine import elected_mean, task_vectors
 from nemo_demix.merging.methods.parameters import check_density
 from nemo_demix.merging.methods.sparsify import kept_ranks
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Sce(DeltaMethod):
 
     def magnitudes(self, deltas_KRC: torch.Tensor) -> torch.Tensor:
         """The variance over the components, fp32, shape (1, R, C)."""
+        import torch
+
         mean_RC, variance_RC = torch.zeros_like(deltas_KRC[0]), torch.zeros_like(deltas_KRC[0])
         for delta_RC in deltas_KRC:
             mean_RC.add_(delta_RC)
@@ -58,6 +64,8 @@ class Sce(DeltaMethod):
 
     def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Array:
         """The energy of each component in this block, float64, shape (K,)."""
+        import torch
+
         selected_KRC = self._select(deltas_KRC.clone(), statistics)
         flat_KN = selected_KRC.reshape(len(selected_KRC), -1).double()
         return np.array([float(torch.dot(flat_N, flat_N)) for flat_N in flat_KN])
@@ -84,6 +92,8 @@ class Sce(DeltaMethod):
 
     def _select(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> torch.Tensor:
         """Zeros where the variance is below the smallest kept, in place."""
+        import torch
+
         if self.select_topk < 1:
             assert statistics.order_SQ is not None
             keep_RC = self.magnitudes(deltas_KRC)[0]

@@ -5,15 +5,18 @@ Masks are fp32 factors, 1 or 0: torch's kernels for bool tensors are several tim
 Axes: K components, R rows, C columns, S series of magnitudes (here the components), Q ranks.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from nemo_demix.merging.methods.base import Block, Statistics
 from nemo_demix.merging.methods.combine import OnBase, task_vectors
 from nemo_demix.merging.methods.parameters import check_density, check_parameter
 from nemo_demix.merging.methods.randomness import uniforms
+
+if TYPE_CHECKING:
+    import torch
 
 
 def kept_ranks(num_elements: int, density: float, gamma: float = 0.0) -> tuple[int, int]:
@@ -44,6 +47,8 @@ class Trimming(OnBase):
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
         """Trimmed task vectors, fp32, shape (K, R, C)."""
+        import torch
+
         deltas_KRC = task_vectors(block.sources_TRC)
         if self.density < 1:
             assert statistics is not None
@@ -76,6 +81,8 @@ class Crumbs(OnBase):
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
         """Task vectors without their largest and smallest elements, fp32, shape (K, R, C)."""
+        import torch
+
         deltas_KRC = task_vectors(block.sources_TRC)
         if self.density < 1:
             assert statistics is not None
@@ -100,6 +107,8 @@ class Dropping(OnBase):
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
         """Dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        import torch
+
         deltas_KRC = task_vectors(block.sources_TRC)
         if self.density < 1:
             for component, delta_RC in zip(block.components, deltas_KRC, strict=True):
@@ -130,6 +139,8 @@ class RankedDropping(OnBase):
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
         """Dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        import torch
+
         deltas_KRC = task_vectors(block.sources_TRC)
         if self.density < 1:
             for component, delta_RC in zip(block.components, deltas_KRC, strict=True):
@@ -140,6 +151,8 @@ class RankedDropping(OnBase):
 
     def _probabilities(self, delta_RC: torch.Tensor) -> torch.Tensor:
         """The probability with which each element is kept, fp32, shape (R, C)."""
+        import torch
+
         num_columns = delta_RC.shape[1]
         if num_columns == 1 or self.epsilon == 0:
             return torch.full_like(delta_RC, self.density)
@@ -148,6 +161,8 @@ class RankedDropping(OnBase):
 
 def rank_in_row(values_RC: torch.Tensor) -> torch.Tensor:
     """How many magnitudes of the row come before each element's, fp32, shape (R, C); equal ones in their order."""
+    import torch
+
     # The bits of a magnitude order as it does; the column below them carries the place through one plain sort.
     bits_RC = values_RC.abs().contiguous().view(torch.int32).to(torch.int64)
     columns_C = torch.arange(values_RC.shape[1], device=values_RC.device)

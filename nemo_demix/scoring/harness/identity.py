@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 from dataclasses import asdict
-from importlib.metadata import version
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import SuiteConfig, TaskConfig
+from nemo_demix.stack import release_of
 
 REVISION = 1  # raised whenever responses to the same requests come to other scores
 _PACKAGES = ("lm_eval", "math-verify", "sympy", "latex2sympy2_extended")
@@ -26,7 +26,7 @@ def task_fingerprints(
     return {
         key: fingerprint(
             revision=REVISION,
-            versions={name: version(name) for name in _PACKAGES},
+            versions={name: release_of(name) for name in _PACKAGES},
             definition=manifest.tasks[key].source.get("definition") if key in manifest.tasks else None,
             documents=manifest.tasks[key].sha256 if key in manifest.tasks else None,
             settings={name: value for name, value in asdict(task).items() if name not in _NOT_OF_THE_SCORE},

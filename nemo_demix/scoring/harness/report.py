@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
-from unittest.mock import patch
 
 from nemo_demix.config import SuiteConfig
 from nemo_demix.errors import ScoreError
@@ -23,6 +22,8 @@ def eval_results(tasks: Sequence[ScoredTask], config: SuiteConfig) -> dict[str, 
     Raises:
         ScoreError: if a metric over all documents cannot be computed.
     """
+    from unittest.mock import patch
+
     from lm_eval.evaluator_utils import _process_results
 
     accumulated = {

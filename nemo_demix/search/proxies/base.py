@@ -1,19 +1,24 @@
-"""What a proxy is to the search, and the one model and suites that all kinds of proxies share on a set of ranks."""
+"""What a proxy is to the search, and the one model and suites that all kinds of proxies share on a set of ranks.
+
+The search imports this where no rank is started: the model and its scorers bring torch only when they are made.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
-from nemo_demix.scoring.scorer import ModelResult, Scorer
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
+
+if TYPE_CHECKING:
+    import torch
+
+    from nemo_demix.scoring.scorer import Scorer
 
 Uses = tuple[str, ...] | None  # of the benchmarks to score on, see `Scorer`; None: all
 
@@ -61,14 +66,18 @@ class LiveModel:
         self._scorers: dict[Uses, Scorer] = {}
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> "torch.nn.Module":
         """This rank's part of the model; what its weights are is up to the one who uses it."""
+        from nemo_demix.runtime.model import build_model
+
         if self._model is None:
             self._model = build_model(self._config, self._manifest)
         return self._model
 
-    def scorer(self, uses: Collection[str] | None) -> Scorer:
+    def scorer(self, uses: Collection[str] | None) -> "Scorer":
         """For the benchmarks of some uses."""
+        from nemo_demix.scoring.scorer import Scorer
+
         key = None if uses is None else tuple(uses)
         if key not in self._scorers:
             self._scorers[key] = Scorer(self._config.suite, self._manifest, key, AnswerStore.of(self._config))

@@ -18,7 +18,7 @@ from nemo_demix.merging.folders import FolderMaker, MergeOrder, ModelFolder
 from nemo_demix.merging.methods import build_method
 from nemo_demix.mixture import check_simplex
 from nemo_demix.scoring.external import ExternalScorer
-from nemo_demix.scoring.scorer import ModelResult
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, Proxies

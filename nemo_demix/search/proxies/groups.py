@@ -11,7 +11,7 @@ import numpy as np
 
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.items import unpack_items
-from nemo_demix.scoring.scorer import ModelResult
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies.base import Evaluation
 

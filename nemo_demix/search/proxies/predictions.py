@@ -13,25 +13,27 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done, load_record, write_bytes, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.mixture import Array, check_simplex
-from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import group_fingerprints
-from nemo_demix.scoring.scorer import ModelResult, Scorer
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import likelihood_items
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.convex import Optimum, best_prediction_mixture
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
 from nemo_demix.training.jobs import TrainJob, load_model
+
+if TYPE_CHECKING:
+    from nemo_demix.scoring.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +168,11 @@ def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _score_component(live: LiveModel, scorer: Scorer, job: TrainJob, record_path: Path, expected: str) -> None:
+def _score_component(live: LiveModel, scorer: "Scorer", job: TrainJob, record_path: Path, expected: str) -> None:
+    import torch
+
+    from nemo_demix.runtime.model import load_checkpoint
+
     done = [is_done(record_path, expected)]
     torch.distributed.broadcast_object_list(done, src=0)  # a slower rank could find the record just written
     if done[0]:

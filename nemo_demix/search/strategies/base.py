@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.constraints import Constraints
@@ -77,6 +76,8 @@ def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: floa
     Returns:
         At most `count` rows, best first; fewer only where the pool has no more that differ.
     """
+    from scipy.spatial.distance import cdist
+
     order_M = np.argsort(objective_M, kind="stable")
     while True:
         free_M = np.ones(len(order_M), dtype=bool)

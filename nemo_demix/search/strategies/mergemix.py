@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw, rank_pool
@@ -56,6 +55,8 @@ class MergeMix:
 
     def result(self) -> Choice:
         """The optimum with the best measured objective among all proxies; the predicted one where none is verified."""
+        from scipy.spatial.distance import cdist
+
         ranking = self._ranking()
         pool = rank_pool(ranking, self._pool())
         if not self._verified:

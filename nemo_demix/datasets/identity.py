@@ -1,0 +1,117 @@
+"""What `prepare` makes a run's data of, and the fingerprint of it all: known without reading a document."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import fingerprint, read_json
+from nemo_demix.config import DemixConfig
+from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity
+from nemo_demix.datasets.sources import dataset_identity, is_megatron
+from nemo_demix.datasets.tasks import check_task, task_identity
+from nemo_demix.datasets.tokenizer_build import tokenizer_identity
+from nemo_demix.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
+
+
+def expected_fingerprint(config: DemixConfig) -> str:
+    """The fingerprint a finished prepare stage of this configuration carries.
+
+    It covers the datasets, the tokenizer, the split, the overlap, the benchmarks and the tasks: package versions of
+    registry sources, size and modification time of user files. It does not depend on the number of workers.
+
+    Raises:
+        ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
+    """
+    _check(config)
+    tasks = {name: [task.capability, task_identity(name, task)] for name, task in config.suite.tasks.items()}
+    return fingerprint(
+        **({"tasks": tasks} if tasks else {}),  # what was prepared without any stays done
+        tokenizer=tokenizer_inputs(config),
+        datasets={
+            name: {
+                "config": [dataset.capability, dataset.max_bytes, [[s.origin, s.licence] for s in dataset.sources]],
+                "sources": dataset_identity(dataset, f"datasets.{name}"),
+            }
+            for name, dataset in config.datasets.items()
+        },
+        heldout_share=config.prepare.heldout_share,
+        overlap_ngram=config.prepare.overlap_ngram,
+        benchmarks={
+            name: [benchmark.capability, benchmark_identity(name, benchmark)]
+            for name, benchmark in config.suite.benchmarks.items()
+        },
+    )
+
+
+def _check(config: DemixConfig) -> None:
+    """Refuse values that are not possible, and names that cannot be folders."""
+    if not config.datasets:
+        raise ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
+    suite = config.suite
+    named = (("datasets", config.datasets), ("suite.benchmarks", suite.benchmarks), ("suite.tasks", suite.tasks))
+    for section, names in named:
+        for name in names:
+            if not _NAME.fullmatch(name) or name in _RESERVED:
+                raise ConfigError(
+                    f"{section}.{name}: expected a name of letters, digits, '_', '-' and '.', none of {_RESERVED}"
+                )
+    settings = config.prepare
+    if not 0 < settings.heldout_share < 1:
+        raise ConfigError(f"prepare.heldout_share: expected a share between 0 and 1, found {settings.heldout_share}")
+    for key, value in (("workers", settings.workers), ("overlap_ngram", settings.overlap_ngram)):
+        if value < 1:
+            raise ConfigError(f"prepare.{key}: expected at least 1, found {value}")
+    for name, benchmark in config.suite.benchmarks.items():
+        if benchmark.use not in BENCHMARK_USES:
+            raise ConfigError(
+                f"suite.benchmarks.{name}.use: expected one of {', '.join(BENCHMARK_USES)}, found {benchmark.use!r}"
+            )
+    for name, task in config.suite.tasks.items():
+        check_task(name, task, BENCHMARK_USES)
+    for name, dataset in config.datasets.items():
+        if dataset.max_bytes is not None and dataset.max_bytes < 1:
+            raise ConfigError(f"datasets.{name}.max_bytes: expected at least 1, found {dataset.max_bytes}")
+        if is_megatron(dataset, f"datasets.{name}") and config.tokenizer.kind == "train_bpe":
+            raise ConfigError(
+                f"tokenizer.kind: train_bpe does not fit datasets.{name}, whose tokens are already made; "
+                f"name the tokenizer they were made with"
+            )
+
+
+def tokenizer_record(config: DemixConfig) -> Path:
+    """Where the run's tokenizer and what it was made of are recorded."""
+    return config.run_dir.absolute() / "datasets" / "tokenizer" / "record.json"
+
+
+def tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
+    """What the tokenizer depends on: for a BPE, the text of `tokenizer.datasets`, in the recipe's order.
+
+    Raises:
+        ConfigError: if one of these is no dataset, and the run's tokenizer was not trained on it either.
+    """
+    identity = tokenizer_identity(config.tokenizer)
+    if config.tokenizer.kind != "train_bpe":
+        return identity
+    chosen = config.tokenizer.datasets or list(config.datasets)
+    texts = {
+        name: dataset_identity(dataset, f"datasets.{name}")
+        for name, dataset in config.datasets.items()
+        if name in chosen
+    }
+    texts |= {name: _dropped_text(config, name) for name in chosen if name not in config.datasets}
+    return {**identity, "texts": texts, "heldout_share": config.prepare.heldout_share}
+
+
+def _dropped_text(config: DemixConfig, name: str) -> Any:
+    """The text of a dataset that the recipe has dropped and the run's tokenizer was trained on."""
+    path = tokenizer_record(config)
+    texts = read_json(path).get("inputs", {}).get("texts", {}) if path.exists() else {}
+    if name not in texts:
+        raise ConfigError(
+            f"tokenizer.datasets: {name}: expected a dataset of the recipe ({', '.join(config.datasets)}), or one that "
+            f"the run's tokenizer was trained on, found neither in {path}; correct or remove it"
+        )
+    return texts[name]

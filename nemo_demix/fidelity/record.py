@@ -1,0 +1,31 @@
+"""What `verify` left for other stages to go by."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import read_json
+from nemo_demix.config import DemixConfig
+from nemo_demix.training.jobs import TrainJob
+
+
+def fidelity_path(config: DemixConfig) -> Path:
+    """`runs/<name>/verify/fidelity.json`."""
+    return config.run_dir / "verify" / "fidelity.json"
+
+
+def load_fidelity(config: DemixConfig, components: Sequence[TrainJob]) -> dict[str, Any] | None:
+    """What `verify` found of exactly these components; None where it has not run, or looked at others."""
+    path = fidelity_path(config)
+    if not path.exists():
+        return None
+    found: dict[str, Any] = read_json(path)
+    return found if found.get("components") == {job.name: job.fingerprint for job in components} else None
+
+
+def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
+    """Of the benchmarks' macro score between data orders, as the references show it; None where not measured."""
+    if fidelity is None or "benchmarks" not in fidelity:
+        return None
+    std: float | None = fidelity["benchmarks"]["seed_noise"]["std"]["macro"]
+    return std

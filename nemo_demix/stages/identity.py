@@ -1,0 +1,66 @@
+"""What `verify` and `final` are made of, and the fingerprints of it: looked at by `status` and `launch` too."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest, fingerprint
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
+from nemo_demix.fidelity.record import macro_seeds_std
+from nemo_demix.scoring.identity import suite_fingerprint
+from nemo_demix.search.baselines import CHOSEN, baseline_shares
+from nemo_demix.search.identity import proxy_identity
+from nemo_demix.training.jobs import TrainJob
+
+
+def proxy_kinds(config: DemixConfig) -> list[str]:
+    """Which stand-ins are compared with the references.
+
+    Predictions can be mixed, but not by another merge method, nor for scores that need a model.
+    """
+    can_mix = config.merge.method == "linear" and not config.suite.tasks and not config.suite.external
+    return ["merge", "predictions"] if can_mix else ["merge"]
+
+
+def verify_fingerprint(
+    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], references: Sequence[TrainJob]
+) -> str:
+    """Of everything that can change `verify/fidelity.json`."""
+    return fingerprint(
+        references=[job.fingerprint for job in references],
+        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
+        verify=asdict(config.verify),
+        num_proxies=sum(config.search.iterations),
+        max_failed_share=config.search.max_failed_share,
+        seed=config.seed,
+    )
+
+
+def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Data shares of the final run and of its baselines, by name.
+
+    Raises:
+        ConfigError: if a baseline is unknown.
+    """
+    available = baseline_shares(config, manifest)
+    for name in config.final.baselines:
+        if name not in available:
+            raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")
+    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
+
+
+def final_fingerprint(
+    config: DemixConfig,
+    manifest: DataManifest,
+    mixture: dict[str, Any],
+    jobs: Sequence[TrainJob],
+    fidelity: dict[str, Any] | None,
+) -> str:
+    """Of everything that can change `final/result.json`."""
+    return fingerprint(
+        mixture=mixture["fingerprint"],
+        models=[job.fingerprint for job in jobs],
+        suite=suite_fingerprint(config.suite, manifest),
+        seeds_std=macro_seeds_std(fidelity),
+    )

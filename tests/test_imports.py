@@ -1,0 +1,114 @@
+"""Commands that need no model import nothing of what models need: which heavy packages each may import is held here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_demix.checkpoints.metadata import Chunk, TensorEntry
+from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.pickled import Dtype
+from nemo_demix.machine import collect
+from nemo_demix.memory_check import judge_memory
+from tests.helpers import REPOSITORY
+from tests.test_recipes import composed, data_root
+
+__all__ = ["data_root"]  # a fixture: recipes read DEMIX_DATA
+
+HEAVY = (
+    "torch megatron nemo nemo_run lightning sklearn lightgbm pandas transformers datasets lm_eval pyarrow scipy "
+    "matplotlib multistorageclient"
+).split()
+PROGRAM = f"""
+import sys
+from nemo_demix.cli import main
+try:
+    main()
+finally:
+    print("imported:", *(name for name in {HEAVY} if name in sys.modules))
+"""
+
+
+def imported(folder: Path, *arguments: str, expect: int = 0) -> set[str]:
+    """The heavy packages that a command has imported by its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=REPOSITORY, env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return set(done.stdout.strip().splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expect"),
+    [
+        (("--help",), 0),
+        (("nosuch",), 2),
+        (("run", "--config-name", "smoke", "nosuch.key=1"), 2),
+        (("train", "--config-name", "smoke", "role=base"), 2),  # nothing is prepared
+        (("train", "--config-name", "smoke", "role=nosuch"), 2),
+        (("run", "--config-name", "smoke", "prepare.workers=0"), 2),
+        (("launch", "--config-name", "smoke", "--dry-run"), 0),
+        (("launch", "--config-name", "smoke", "--dry-run", "parallel.nodes=7"), 2),
+        (("launch", "--config-name", "smoke", "force=true"), 2),
+        (("status", "--config-name", "smoke"), 0),
+        (("cancel", "--config-name", "smoke"), 0),
+        (("merge", "merge.mixtures=null"), 2),
+        (("merge", "inspect", "nowhere"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_needs_no_model_imports_nothing_for_one(tmp_path: Path, arguments: tuple[str, ...], expect: int) -> None:
+    more = () if arguments[0] in ("--help", "nosuch") or "inspect" in arguments else (f"runs_dir={tmp_path}",)
+    assert imported(tmp_path, *arguments, *more, expect=expect) == set()
+
+
+def test_a_checkpoint_is_looked_at_without_torch(tmp_path: Path) -> None:
+    tensors = {"weight": TensorEntry((4, 3), Dtype("bfloat16"), (Chunk((0, 0), (4, 3), "__0_0.distcp", 0, 1500),))}
+    (tmp_path / ".metadata").write_bytes(metadata_bytes(tensors, {}, None, "x"))
+    assert imported(tmp_path, "merge", "inspect", str(tmp_path)) == set()
+
+
+def test_a_finished_run_and_its_checkpoints_are_looked_at_without_torch(smoke_run: Path, tmp_path: Path) -> None:
+    runs = f"runs_dir={smoke_run.parent}"
+    assert imported(tmp_path, "status", "--config-name", "smoke", runs) == set()
+    assert imported(tmp_path, "launch", "--config-name", "smoke", "--dry-run", runs) == set()
+    base = smoke_run / "models/base/base/checkpoints/step_00000040"
+    assert imported(tmp_path, "merge", "inspect", str(base)) == set()
+
+
+def test_the_doctor_imports_nothing_heavy_once_the_model_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = composed("smoke", f"runs_dir={tmp_path}")
+    if collect(tmp_path).gpus:
+        pytest.skip("a GPU is here: the doctor has to ask torch for it")
+    judge_memory(recipe, recipe, None, 8.0)
+    assert imported(tmp_path, "doctor", "--config-name", "smoke", f"runs_dir={tmp_path}") == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed"),
+    [
+        ("gaussian_process", {"scipy"}),
+        ("ridge", {"scipy", "sklearn", "pandas", "pyarrow"}),  # scikit-learn looks whether the last two are there
+        ("lightgbm", {"scipy", "sklearn", "pandas", "pyarrow", "lightgbm"}),  # and so does LightGBM
+    ],
+)
+def test_a_search_over_imported_scores_imports_its_predictor_alone(
+    tmp_path: Path, kind: str, allowed: set[str]
+) -> None:
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), 24).tolist()
+    lines = [f"m{number},{','.join(map(str, row))},{1 + row[0] ** 2}" for number, row in enumerate(rows)]
+    (tmp_path / "scores.csv").write_text("\n".join(["name,train_a,train_b,train_c,one_loss", *lines]) + "\n")
+    quick = ("search.pool_size=500", "search.select_top=16", "search.num_refits=0", "search.predictor.num_bootstrap=2")
+    found = imported(
+        tmp_path, "search", f"runs_dir={tmp_path}", f"search.imported.scores={tmp_path / 'scores.csv'}",
+        f"search.predictor.kind={kind}", *quick,
+    )  # fmt: skip
+    assert found <= allowed
