@@ -1,4 +1,4 @@
-"""The slow things, made once for the session and shared by its workers: a whole run of the smoke recipe, and checkpoints.
+"""The slow things, made once and shared by the session's workers: a whole run of the smoke recipe, and checkpoints.
 
 With `-n`, modules are spread over workers, long ones first. What is made once stands in a folder that they share.
 """
