@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -376,7 +375,7 @@ def test_a_place_outside_of_the_folder_is_refused(components: Components, tmp_pa
     path = without_record(components["code_1"]) / "weights/.metadata"
     data = path.read_bytes()
     path.write_bytes(data.replace(b"__0_0.distcp", b"../__0.distc"))
-    refused(components, tmp_path / "output", r"points outside its folder|missing")
+    refused(components, tmp_path / "output", r"points outside its folder")
 
 
 # On the command line: exit code 2, one line.
@@ -421,5 +420,4 @@ def test_records_and_reports_do_not_depend_on_who_damaged_what(originals: Compon
     for path in originals.values():
         check_small_files(detect(path))
         for name in (reader := CheckpointReader(path)):
-            assert asdict(reader.tensors[name])
-            reader.read_tensor(name)
+            assert reader.read_tensor(name).shape == reader.tensors[name].shape

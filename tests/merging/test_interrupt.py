@@ -126,14 +126,16 @@ def test_methods_with_statistics_go_on_too(small: Components, tmp_path: Path, me
     pair = {name: small[name] for name in ("c0", "c1")}
     mixtures = {"mix": {"c0": 0.5, "c1": 0.5}}
     report = run_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), tmp_path / "expected")
+    killed = 0
     for index in range(4):
         output = tmp_path / f"output_{index}"
         pid = fork_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), output)
         time.sleep(rng.uniform(0, 1) * report.merge_time_s)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        killed += os.waitpid(pid, 0)[1] != 0
         run_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), output)
         assert contents(output) == contents(tmp_path / "expected")
+    assert killed, "every one was done before it could be killed"
 
 
 def test_only_what_is_missing_or_wrong_is_done_again(
