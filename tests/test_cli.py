@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import run_cli
+from tests.helpers import REPOSITORY, run_cli
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from tests.helpers import run_cli
         ),
         (["train", "role=base", "sed=1"], "Could not override 'sed'"),
         (["train", "seed=one"], "could not be converted to Integer"),
-        (["train", "--config-name", "nothing"], "nothing"),
+        (["train", "--config-name", "nothing"], "Cannot find primary config 'nothing'"),
         (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
         (["search", "name=never_prepared"], "manifest.json: does not exist yet; run `nemo-demix prepare`"),
     ],
@@ -48,7 +48,7 @@ def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: 
     assert "name: mine" in shown
     assert "seed: 7" in shown
     assert "iterations:\n  - 4\n  - 2\n" in shown
-    assert not (Path.cwd() / "outputs").exists()
+    assert not (REPOSITORY / "outputs").exists()
 
 
 def test_hydra_sweeps(tmp_path: Path) -> None:

@@ -88,13 +88,21 @@ class Lab:
 
     def states(self, job: str) -> list[str]:
         """The state of each task of a job, in order of index; one state where it is no array."""
+        if self.accounting:  # where squeue soon forgets a job that has ended
+            return self.run("sacct", "--noheader", "--allocations", "--parsable2", "-j", job, "-o", "State").split()
         rows = [row.split("|") for row in self.run("squeue", "-rht", "all", "-j", job, "-o", "%K|%T").splitlines()]
         return [state for _, state in sorted(rows, key=lambda row: int(row[0]) if row[0].isdecimal() else 0)]
 
     def wait_until(self, job: str, *states: str, timeout: float = 60) -> list[str]:
         """Wait until every task of a job is in one of the states; returns them."""
-        self.wait(lambda: set(self.states(job)) <= set(states), timeout, f"job {job} to be {' or '.join(states)}")
-        return self.states(job)
+        found: list[str] = []
+
+        def reached() -> bool:
+            found[:] = self.states(job)
+            return bool(found) and set(found) <= set(states)
+
+        self.wait(reached, timeout, f"job {job} to be {' or '.join(states)}")
+        return found
 
     def wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Wait for a condition; say what was there instead where it does not come true."""

@@ -31,6 +31,7 @@ def add(config: DemixConfig, folder: Path) -> None:
 
 def kept(before: DataManifest, after: DataManifest) -> bool:
     shared = set(before.datasets) & set(after.datasets)
+    assert len(shared) >= 2
     return before.tokenizer == after.tokenizer and all(before.datasets[name] == after.datasets[name] for name in shared)
 
 

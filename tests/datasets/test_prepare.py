@@ -43,7 +43,9 @@ def files_of(config: DemixConfig) -> dict[str, bytes]:
 
 
 def times_of(config: DemixConfig) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in config.run_dir.absolute().rglob("train.bin")}
+    found = {path.parent.name: path.stat().st_mtime_ns for path in config.run_dir.absolute().rglob("train.bin")}
+    assert found, "no dataset has been made"
+    return found
 
 
 @pytest.fixture

@@ -5,13 +5,17 @@ Used by test_damage, test_interrupt and benchmarks/merge_faults.py.
 
 import json
 import os
+import pickle
 import re
+import signal
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from isal.isal_zlib import crc32
@@ -99,6 +103,57 @@ def fork_merge(plan: MergePlan, output: Path, workers: int = 1, **options: Any) 
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+class Killed(Exception):
+    """A process was."""
+
+
+Moment = Callable[[str, tuple[Any, ...]], bool]  # of an event of `sys.addaudithook` and its arguments
+
+
+def just_before(event: str, path: Path) -> Moment:
+    """Where a process is about to do this to a file or folder; a rename is known by the new name."""
+    place = 1 if event == "os.rename" else 0
+    return lambda found, arguments: found == event and str(arguments[place]) == str(path)
+
+
+def meeting_merge(plan: MergePlan, output: Path, moment: Moment, happens: Callable[[], None], **options: Any) -> None:
+    """A merge in a process of its own, in which something happens at a moment; raises the error that it ends with."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        parent = os.getpid()
+        error, met = None, False
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal met
+            if not met and os.getpid() == parent and moment(event, arguments):
+                met = True
+                happens()
+
+        sys.addaudithook(watch)
+        try:
+            run_merge(plan, output, **options)
+        except BaseException as found:
+            error = found
+        os.write(writer, pickle.dumps((met, error)))
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as stream:
+        said = stream.read()
+    if os.waitpid(pid, 0)[1] == signal.SIGKILL:
+        raise Killed
+    met, error = pickle.loads(said)
+    assert met, f"it did not come to that: {error!r}"
+    if error is not None:
+        raise error
+
+
+def kill_merge(plan: MergePlan, output: Path, moment: Moment, **options: Any) -> None:
+    """A merge that is killed at a moment."""
+    with pytest.raises(Killed):
+        meeting_merge(plan, output, moment, lambda: os.kill(os.getpid(), signal.SIGKILL), **options)
 
 
 def children(parent: int) -> list[int]:

@@ -16,12 +16,20 @@ import pytest
 
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.launch.lock import folder_lock
-from nemo_demix.merging import output as output_module
 from nemo_demix.merging import run
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
 from nemo_demix.merging.workers import WorkerFailure
 from tests.helpers import REPOSITORY
-from tests.merging.faults import children, contents, fork_merge, plan_of, run_merge, save_checkpoint
+from tests.merging.faults import (
+    children,
+    contents,
+    fork_merge,
+    just_before,
+    kill_merge,
+    plan_of,
+    run_merge,
+    save_checkpoint,
+)
 
 MIXTURES = {"mix_0": {"c0": 0.5, "c1": 0.25, "c2": 0.25}, "mix_1": {"c0": 0.1, "c1": 0.0, "c2": 0.9}}
 Components = dict[str, Path]
@@ -118,14 +126,16 @@ def test_methods_with_statistics_go_on_too(small: Components, tmp_path: Path, me
     pair = {name: small[name] for name in ("c0", "c1")}
     mixtures = {"mix": {"c0": 0.5, "c1": 0.5}}
     report = run_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), tmp_path / "expected")
+    killed = 0
     for index in range(4):
         output = tmp_path / f"output_{index}"
         pid = fork_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), output)
         time.sleep(rng.uniform(0, 1) * report.merge_time_s)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        killed += os.waitpid(pid, 0)[1] != 0
         run_merge(plan_of(pair, mixtures, method=method, base=small["c2"]), output)
         assert contents(output) == contents(tmp_path / "expected")
+    assert killed, "every one was done before it could be killed"
 
 
 def test_only_what_is_missing_or_wrong_is_done_again(
@@ -160,26 +170,15 @@ def test_only_what_is_missing_or_wrong_is_done_again(
 
 
 @pytest.mark.parametrize("method", ["linear", "ties"])
-def test_an_output_that_is_published_already_costs_nothing_more(
-    small: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_an_output_that_is_published_already_costs_nothing_more(small: Components, tmp_path: Path, method: str) -> None:
     """Killed between two publications: the second needs no source to be read again."""
     options = {"method": method, "base": small["c2"] if method == "ties" else None}
     pair = {name: small[name] for name in ("c0", "c1")}
     mixtures = {"first": {"c0": 0.5, "c1": 0.5}, "second": {"c0": 1.0}}
     run_merge(plan_of(pair, mixtures, **options), tmp_path / "expected")
     output = tmp_path / "output"
-    publish = run.publish
-
-    def only_once(folder: Path, target: Path, aside: Path | None) -> None:
-        if target.name == "second":
-            raise RuntimeError("stopped here")
-        publish(folder, target, aside)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "publish", only_once)
-        with pytest.raises(RuntimeError, match="stopped here"):
-            run_merge(plan_of(pair, mixtures, **options), output)
+    kill_merge(plan_of(pair, mixtures, **options), output, just_before("os.rename", output / "second"))
+    assert (output / "first").is_dir()
     report = run_merge(plan_of(pair, mixtures, **options), output)
     assert report.done_before == ("first",)
     assert report.merged == ("second",)
@@ -330,24 +329,20 @@ def test_another_merge_of_that_name_is_replaced_only_by_force(small: Components,
 
 
 @pytest.mark.parametrize("moment", ["between the renames", "after the first", "before the end"])
-def test_a_replacement_that_is_killed_goes_on(
-    small: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_a_replacement_that_is_killed_goes_on(small: Components, tmp_path: Path, moment: str) -> None:
     output, mixtures = tmp_path / "output", {"a": OTHER, "b": OTHER}
     _merge(small, tmp_path / "expected", mixtures)
     _merge(small, output, {"a": ONE, "b": ONE})
-
-    def stop(*arguments: object) -> None:
-        raise RuntimeError("stopped here")
-
-    renames = iter([os.rename, stop if moment == "between the renames" else os.rename, stop])
-    with monkeypatch.context() as patch:
-        if moment == "before the end":
-            patch.setattr(run, "discard", stop)
-        else:
-            patch.setattr(output_module.os, "rename", lambda *arguments: next(renames)(*arguments))
-        with pytest.raises(RuntimeError, match="stopped here"):
-            _merge(small, output, mixtures, force=True)
+    plan = plan_of(small, mixtures)
+    work = output / f".merge-{plan.identity}"
+    event, path = {
+        "between the renames": ("os.rename", output / "a"),
+        "after the first": ("os.rename", work / "replaced/b"),
+        "before the end": ("shutil.rmtree", work),
+    }[moment]
+    kill_merge(plan, output, just_before(event, path), force=True)
+    assert (output / "a").exists() == (moment != "between the renames")
+    assert work.is_dir()
     _merge(small, output, mixtures, force=True)
     assert contents(output) == contents(tmp_path / "expected")
     assert not list(output.glob(".merge-*"))
@@ -437,21 +432,15 @@ def test_what_the_user_has_touched_is_no_slot(small: Components, tmp_path: Path,
     assert {key: found[key] for key in before} == before
 
 
-def test_a_slot_that_was_taken_by_a_killed_merge_is_gone_on_with(
-    small: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slot_that_was_taken_by_a_killed_merge_is_gone_on_with(small: Components, tmp_path: Path) -> None:
     output = tmp_path / "output"
     _merge(small, output, {"p": ONE}, reuse_slots=1)
     (output / "p/context/old").mkdir()
     _merge(small, tmp_path / "expected", {"q": OTHER}, reuse_slots=1)
-
-    def stop(*arguments: object) -> None:
-        raise RuntimeError("stopped here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "prepare", stop)
-        with pytest.raises(RuntimeError, match="stopped here"):
-            _merge(small, output, {"q": OTHER}, reuse_slots=1)
+    plan = plan_of(small, {"q": OTHER})
+    taken = output / f".merge-{plan.identity}/outputs/q"
+    kill_merge(plan, output, just_before("os.remove", taken / "merge.json"), reuse_slots=1)
+    assert (taken / "context/old").is_dir()
     assert not (output / "p").exists()
     _merge(small, output, {"q": OTHER}, reuse_slots=1)
     assert contents(output) == contents(tmp_path / "expected")

@@ -7,9 +7,8 @@ import pytest
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.prediction import lightgbm_model
 from nemo_demix.prediction.folds import draw_folds, out_of_fold
-from nemo_demix.prediction.lightgbm_model import fit, settle
+from nemo_demix.prediction.lightgbm_model import LARGE_POOL, fit, settle
 from nemo_demix.prediction.predictors import fit_predictor
 
 RNG = np.random.default_rng(0)
@@ -29,12 +28,14 @@ def test_it_predicts_what_it_was_not_fitted_on():
 
 
 @pytest.mark.parametrize("num_leaves", [15, 31])
-def test_a_large_pool_gets_the_same_bytes_as_its_rows_alone(num_leaves, monkeypatch):
+def test_a_large_pool_gets_the_same_bytes_as_its_rows_alone(num_leaves):
     predictor = fit_predictor(PredictorConfig(num_leaves=num_leaves), WEIGHTS_MC, SCORES, 0)
     alone = predictor.predict(FRESH_XC)
-    monkeypatch.setattr(lightgbm_model, "LARGE_POOL", 1)
-    pool = predictor.predict(FRESH_XC)
-    assert all(alone[name].tobytes() == pool[name].tobytes() for name in SCORES)
+    copies = LARGE_POOL // len(FRESH_XC) + 1
+    pool = predictor.predict(np.tile(FRESH_XC, (copies, 1)))
+    for name in SCORES:
+        assert len(pool[name]) > LARGE_POOL
+        assert pool[name].tobytes() == copies * alone[name].tobytes()
 
 
 def test_every_round_is_run():

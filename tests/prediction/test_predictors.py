@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.prediction import base
+from nemo_demix.prediction.base import Bootstrapped
 from nemo_demix.prediction.predictors import fit_predictor
 
 RNG = np.random.default_rng(0)
@@ -21,16 +22,35 @@ def test_an_unknown_kind_is_refused_with_those_that_exist():
         fit_predictor(PredictorConfig(kind="forest"), WEIGHTS_MC, SCORES, 0)
 
 
-def test_refits_for_the_standard_deviation_wait_and_are_kept(monkeypatch):
-    drawn = []
-    draw = base.resampled_rows
-    monkeypatch.setattr(base, "resampled_rows", lambda *inputs: drawn.append(1) or draw(*inputs))
-    predictor = fit_predictor(PredictorConfig(num_rounds=10, num_bootstrap=5), WEIGHTS_MC, SCORES, 0)
-    predictor.predict(WEIGHTS_MC)
-    assert not drawn
-    first, second = predictor.predict_std(WEIGHTS_MC)["loss"], predictor.predict_std(WEIGHTS_MC)["loss"]
-    assert len(drawn) == 5
+def test_refits_for_the_standard_deviation_wait_and_are_kept():
+    fitted_on = []
+
+    def fit(weights_MC, scores_M, seed):
+        fitted_on.append(scores_M)
+        return lambda weights_XC: np.full(len(weights_XC), scores_M.mean())
+
+    scores_M = SCORES["loss"]
+    model = Bootstrapped(fit, WEIGHTS_MC, scores_M, 0, 5)
+    assert model.predict(WEIGHTS_MC[:2]).tolist() == [scores_M.mean()] * 2
+    assert len(fitted_on) == 1
+    first, second = model.predict_std(WEIGHTS_MC), model.predict_std(WEIGHTS_MC)
+    assert len(fitted_on) == 1 + 5
     assert first.tobytes() == second.tobytes()
+    drawn = fitted_on[1:]
+    assert first[0] > 0
+    assert first[0] == pytest.approx(np.std([drawn_M.mean() for drawn_M in drawn], ddof=1))
+    for drawn_M in drawn:  # as many rows, with replacement
+        assert len(drawn_M) == 20
+        assert set(drawn_M) < set(scores_M)
+
+
+def test_means_do_not_pay_for_standard_deviations():
+    predictor = fit_predictor(PredictorConfig(num_rounds=10, num_bootstrap=200), WEIGHTS_MC, SCORES, 0)
+    started = time.process_time()
+    predictor.predict(WEIGHTS_MC)
+    mean_s = time.process_time() - started
+    predictor.predict_std(WEIGHTS_MC)
+    assert time.process_time() - started > 10 * mean_s  # 70 were measured
 
 
 def test_predicting_takes_no_torch():

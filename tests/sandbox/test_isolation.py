@@ -1,6 +1,10 @@
 """Hostile programs, for real, on this machine as it is and on poorer ones."""
 
+import json
+import re
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +12,7 @@ import pytest
 from nemo_demix.errors import ScoreError
 from nemo_demix.sandbox import available_isolation, run_programs
 from nemo_demix.sandbox.contract import FAILED, PASSED, Limits
-from tests.sandbox.hostile import SAMPLES
+from tests.sandbox.hostile import ARRIVED, SAMPLES, Sample
 from tests.sandbox.places import LIMITS, NO_NAMESPACES, PLACES, Unavailable, elsewhere
 
 
@@ -26,19 +30,36 @@ def attacked(request: pytest.FixtureRequest) -> dict[str, Any]:
     return run_elsewhere(refuse, user, samples=True)
 
 
+def ends(found: dict[str, Any]) -> list[tuple[Sample, str]]:
+    """How each sample ended."""
+    return [
+        (sample, f"{outcome['status']}: {outcome['detail']}")
+        for sample, outcome in zip(SAMPLES, found["outcomes"], strict=True)
+    ]
+
+
 def test_no_attack_succeeds(attacked: dict[str, Any]) -> None:
     isolation = attacked["isolation"]
     assert isolation["seccomp"]
     hidden = "mount" in isolation["namespaces"] or isolation["landlock"]
-    succeeded = {
-        sample.tries
-        for sample, outcome in zip(SAMPLES, attacked["outcomes"], strict=True)
-        if outcome["status"] == PASSED
+    # What is not hidden can be read, and one knows this sandbox from inside: both are said where they matter.
+    passing = [sample for sample in SAMPLES if sample.succeeds or (sample.reads and not hidden)]
+    wrong = {
+        (sample.kind, sample.tries): end
+        for sample, end in ends(attacked)
+        if not re.fullmatch("passed: " if sample in passing else sample.ends, end)
     }
-    # What is not hidden can be read, and the last one knows this sandbox from inside: both are said where they matter.
-    possible = {sample.tries for sample in SAMPLES if sample.succeeds or (sample.reads and not hidden)}
-    assert succeeded <= possible
+    assert wrong == {}
     assert hidden == ("NOT PROTECTED: this account's files" not in attacked["describe"])
+
+
+def test_without_a_sandbox_the_attacks_succeed() -> None:
+    """Those that may be let loose: so what keeps them from it elsewhere is the sandbox."""
+    program = Path(__file__).with_name("unprotected.py")
+    result = subprocess.run([sys.executable, "-B", str(program)], cwd="/", capture_output=True, text=True, check=True)
+    succeeded = json.loads(result.stdout.splitlines()[-1])
+    assert len(succeeded) >= 20
+    assert [tries for tries, done in succeeded.items() if not done] == []
 
 
 def test_nothing_is_changed_outside(attacked: dict[str, Any]) -> None:
@@ -65,11 +86,17 @@ def test_what_is_not_protected_is_said() -> None:
     found = run_elsewhere(refuse, None, samples=True)
     assert "NOT PROTECTED: the network" in found["describe"]
     assert "NOT PROTECTED: other processes can be started" in found["describe"]
-    # The namespaces hold by themselves: a daemon was started, and has ended; nothing came out.
+    found_ends = {(sample.kind, sample.tries): end for sample, end in ends(found)}
+    assert found_ends["processes", "daemon that outlives the program"] == "passed: "
+    assert {end for sample, end in ends(found) if sample.kind == "arrival"} == {ARRIVED}
+    # The namespaces hold by themselves: the daemon was started, and has ended; nothing came out.
     assert {**found["seen"], "most_processes": 0, "most_memory_mib": 0, "disk_used_mib": 0} == {
         "folder_intact": True, "neighbour_alive": True, "connections": 0, "processes_left": 0,
         "most_processes": 0, "most_memory_mib": 0, "disk_used_mib": 0,
     }  # fmt: skip
+    assert (
+        found["seen"]["most_processes"] > 7
+    )  # the daemon's and the fork bomb's, which were seen while they were there
 
 
 def test_the_trial_tells_what_programs_then_get() -> None:

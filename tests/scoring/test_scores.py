@@ -126,6 +126,30 @@ def test_items_survive_the_way_from_rank_to_search() -> None:
     assert pack_items({})[1].shape == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("difference", "stderr", "low", "high", "verdict"),
+    [
+        (-0.30, 0.10, -0.496, -0.104, "better"),
+        (-0.20, 0.10, -0.396, -0.004, "better"),
+        (-0.19, 0.10, -0.386, 0.006, "not distinguishable"),
+        (0.0, 0.10, -0.196, 0.196, "not distinguishable"),
+        (0.19, 0.10, -0.006, 0.386, "not distinguishable"),
+        (0.20, 0.10, 0.004, 0.396, "worse"),
+        (0.30, 0.10, 0.104, 0.496, "worse"),
+        (-0.01, 0.0, -0.01, -0.01, "better"),
+        (0.0, 0.0, 0.0, 0.0, "not distinguishable"),
+        (-5.0, None, None, None, "not distinguishable"),
+    ],
+)
+def test_the_verdict_is_what_an_interval_of_95_percent_allows(
+    difference: float, stderr: float | None, low: float | None, high: float | None, verdict: str
+) -> None:
+    """Of bits: fewer are better. What the comparison said of itself before does not matter."""
+    found = combined(Comparison(difference, stderr, 7.0, 7.0, "before"), 0.0, 0.0)
+    assert (found["difference"], found["verdict"]) == (difference, verdict)
+    assert (found["low"], found["high"]) == ((None, None) if stderr is None else pytest.approx((low, high)))
+
+
 def test_all_errors_together_widen_the_interval() -> None:
     comparison = Comparison(-0.010, 0.003, -0.01588, -0.00412, "better")
     alone = combined(comparison, 0.0, 0.0)

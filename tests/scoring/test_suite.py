@@ -49,6 +49,8 @@ def test_long_contexts_lose_their_left_and_long_answers_their_right(run: tuple[D
     config, manifest = run
     full = build_suite(dataclasses.replace(config.suite, max_length=4096, heldout_tokens=0), manifest)
     cut = build_suite(dataclasses.replace(config.suite, max_length=32, heldout_tokens=0), manifest)
+    assert any(long.start > 32 for long in full.requests)
+    assert any(len(long.tokens) - long.start > 31 for long in full.requests)
     for long, short in zip(full.requests, cut.requests, strict=True):
         assert len(short.tokens) <= 32
         answer = long.tokens[long.start :][:31]

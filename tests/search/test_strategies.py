@@ -66,6 +66,7 @@ def test_it_says_how_sure_it_is(settings: SearchConfig, tmp_path: Path) -> None:
     assert set(choice.predicted) == set(NAMES)
     for value in choice.predicted.values():
         assert value["std"] == max(value["fit_std"], value["cv_rmse"]) > 0
+    assert set(choice.intervals) == set(NAMES)
     for low_high in choice.intervals.values():
         assert low_high["top"][0] <= low_high["top"][1]
         assert low_high["refits"][0] <= low_high["refits"][1]

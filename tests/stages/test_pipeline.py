@@ -39,14 +39,16 @@ def test_the_blend_files_are_the_converted_shares(smoke_run: Path) -> None:
     assert all(Path(f"{prefix}.idx").exists() for prefix in words[1::2])
 
 
-def test_the_verdict_follows_from_the_interval(smoke_run: Path) -> None:
+def test_the_comparison_is_of_the_models_beside_it(smoke_run: Path) -> None:
     result = json.loads((smoke_run / "final/result.json").read_text())
     assert set(result["models"]) == {"mixture", "proportional"}
     comparison = result["chosen_minus"]["proportional"]
     difference = result["models"]["mixture"]["macro"] - result["models"]["proportional"]["macro"]
     assert comparison["difference"] == pytest.approx(difference)
-    expected = "better" if comparison["high"] < 0 else "worse" if comparison["low"] > 0 else "not distinguishable"
-    assert comparison["verdict"] == expected
+    half = (comparison["high"] - comparison["low"]) / 2
+    assert half > 0
+    assert half == pytest.approx(1.96 * comparison["stderr"])
+    assert comparison["low"] == pytest.approx(difference - half)
 
 
 def test_the_mixtures_own_merge_is_a_proxy_like_any_other(smoke_run: Path, tmp_path: Path) -> None:

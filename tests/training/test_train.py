@@ -21,7 +21,9 @@ def test_tensor_parallelism_does_not_change_the_loss(smoke_run: Path, tmp_path: 
 
 
 def test_every_model_has_a_record_and_moved_from_the_base(smoke_run: Path) -> None:
-    for path in sorted(smoke_run.glob("models/*/*/record.json")):
+    paths = sorted(smoke_run.glob("models/*/*/record.json"))
+    assert [path.parent.parent.name for path in paths] == ["base", *["component"] * 7, *["final"] * 2]
+    for path in paths:
         record = load_record(path, ModelRecord)
         assert Path(record.checkpoint).is_dir()
         assert abs(sum(record.blend.values()) - 1) < 1e-9
