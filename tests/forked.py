@@ -3,7 +3,7 @@
 What runs is what a user runs: the command line's own entry point, in a process of its own, with its own ranks. Only the
 imports are shared. Where the start itself is what is tested, `tests.helpers` starts a Python instead.
 
-The process is Python's own fork server, which imports what the product's does.
+The process is Python's own fork server. It imports what the product's does, and `tests.warm`.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ from multiprocessing import util as multiprocessing_util
 from pathlib import Path
 from typing import Any
 
-multiprocessing.set_forkserver_preload(["nemo_demix.launch.preloaded"])
+multiprocessing.set_forkserver_preload(["nemo_demix.launch.preloaded", "tests.warm"])
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
