@@ -46,7 +46,7 @@ def _train(config: DemixConfig) -> None:
 
 
 def _score(config: DemixConfig) -> None:
-    from nemo_demix.stages.models import score_stage
+    from nemo_demix.stages.score import score_stage
 
     score_stage(config)
 
