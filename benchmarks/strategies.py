@@ -20,7 +20,7 @@ from scipy import stats
 from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.launch.leader import launch
-from nemo_demix.stages.models import score_target, targets_to_score
+from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import reference_job
 
 SEARCH_SUITE = ("suite.items_per_benchmark=100", "suite.heldout_tokens=0")

@@ -48,7 +48,7 @@ def _train(config: DemixConfig) -> None:
 
 
 def _score(config: DemixConfig) -> None:
-    from nemo_demix.stages.models import score_stage
+    from nemo_demix.stages.score import score_stage
 
     score_stage(config)
 

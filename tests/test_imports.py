@@ -13,7 +13,7 @@ from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.pickled import Dtype
 from nemo_demix.machine import collect
 from nemo_demix.memory_check import judge_memory
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, fork_run
 from tests.test_recipes import composed, data_root
 
 __all__ = ["data_root"]  # a fixture: recipes read DEMIX_DATA
@@ -77,6 +77,8 @@ def test_a_finished_run_and_its_checkpoints_are_looked_at_without_torch(smoke_ru
     runs = f"runs_dir={smoke_run.parent}"
     assert imported(tmp_path, "status", "--config-name", "smoke", runs) == set()
     assert imported(tmp_path, "launch", "--config-name", "smoke", "--dry-run", runs) == set()
+    under_way = fork_run(smoke_run, tmp_path, "search/mixture.json", "final")
+    assert imported(tmp_path, "status", "--config-name", "smoke", f"runs_dir={under_way}") == set()
     base = smoke_run / "models/base/base/checkpoints/step_00000040"
     assert imported(tmp_path, "merge", "inspect", str(base)) == set()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_demix.artifacts import DataManifest, fingerprint
-from nemo_demix.config import DemixConfig
+from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
@@ -95,6 +95,19 @@ class SearchSpace:
     def as_array(self, weights: Mapping[str, float]) -> Array:
         """Named weights as a row, in the components' order; a name left out weighs 0."""
         return np.array([weights.get(name, 0.0) for name in self.names])
+
+
+def num_proxies(settings: SearchConfig) -> int:
+    """How many proxies the strategy asks for in all, known before it is made: see `Strategy.num_proxies`."""
+    if settings.strategy in PLAIN or settings.strategy == "mixmin":
+        return 0
+    if settings.proxy == "both":
+        return settings.confirm
+    if settings.strategy == "bayes":
+        return settings.bayes.budget
+    if settings.strategy == "mergemix":
+        return settings.mergemix.seeds + settings.mergemix.verified
+    return sum(settings.iterations)
 
 
 def search_folder(config: DemixConfig) -> Path:

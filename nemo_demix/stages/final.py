@@ -13,8 +13,9 @@ from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.launch.leader import launch
 from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.external import add_external_scores
-from nemo_demix.stages.identity import final_fingerprint, final_shares
-from nemo_demix.stages.models import forget_jobs, load_manifest, score_target, targets_to_score
+from nemo_demix.stages.identity import final_fingerprint, final_shares, load_manifest
+from nemo_demix.stages.models import forget_jobs
+from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
 from nemo_demix.stages.trust import judge
 from nemo_demix.training.jobs import TrainJob, blend_paths, component_jobs, final_jobs

@@ -1,17 +1,31 @@
-"""What `verify` and `final` are made of, and the fingerprints of it: looked at by `status` and `launch` too."""
+"""What a run's data, `verify` and `final` are made of, and its fingerprints: `status` and `launch` look at them too."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, fingerprint
+from nemo_demix.artifacts import DataManifest, fingerprint, is_done
 from nemo_demix.config import DemixConfig
+from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.record import macro_seeds_std
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import CHOSEN, baseline_shares
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
+
+
+def load_manifest(config: DemixConfig) -> DataManifest:
+    """What `prepare` made of this configuration.
+
+    Raises:
+        ConfigError: if it has not run, or made something else.
+    """
+    path = config.run_dir / "datasets" / "manifest.json"
+    if not is_done(path, expected_fingerprint(config)):
+        stale = "was made from other sources or settings" if path.exists() else "does not exist yet"
+        raise ConfigError(f"{path}: {stale}; run `nemo-demix prepare` (or `nemo-demix run`) with this recipe first")
+    return DataManifest.load(path)
 
 
 def proxy_kinds(config: DemixConfig) -> list[str]:

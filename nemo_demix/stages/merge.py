@@ -112,7 +112,7 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
             raise ConfigError("merge.components.base: the base is not a component; set merge.base=")
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
     # Only a run's own components need what the other stages are made of.
-    from nemo_demix.stages.models import load_manifest
+    from nemo_demix.stages.identity import load_manifest
     from nemo_demix.training.jobs import base_job, component_jobs, load_model
 
     manifest = load_manifest(config)

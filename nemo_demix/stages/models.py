@@ -1,39 +1,17 @@
-"""`train` and `score`: models, one way or the other."""
+"""`train`: the models of a role, in one set of ranks."""
 
 import logging
-from pathlib import Path
-from typing import Any
 
-from nemo_demix.artifacts import DataManifest, canonical_json, is_done, read_json, write_json
-from nemo_demix.checkpoints.identity import checkpoint_identity
+from nemo_demix.artifacts import DataManifest, canonical_json, read_json, write_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
-from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
-from nemo_demix.launch.placement import search_groups
-from nemo_demix.mixture import load_mixtures
-from nemo_demix.scoring.store import ScoreTarget
-from nemo_demix.search.run import run_mixtures
-from nemo_demix.stages.external import add_external_scores
+from nemo_demix.stages.identity import load_manifest
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
 ROLES = ("base", "component", "reference", "final")
-
-
-def load_manifest(config: DemixConfig) -> DataManifest:
-    """What `prepare` made of this configuration.
-
-    Raises:
-        ConfigError: if it has not run, or made something else.
-    """
-    path = config.run_dir / "datasets" / "manifest.json"
-    if not is_done(path, expected_fingerprint(config)):
-        stale = "was made from other sources or settings" if path.exists() else "does not exist yet"
-        raise ConfigError(f"{path}: {stale}; run `nemo-demix prepare` (or `nemo-demix run`) with this recipe first")
-    return DataManifest.load(path)
 
 
 def train_stage(config: DemixConfig) -> None:
@@ -98,46 +76,3 @@ def forget_jobs(jobs: list[TrainJob]) -> None:
     for job in jobs:
         job.record_path.unlink(missing_ok=True)
         job.claim_path.unlink(missing_ok=True)
-
-
-def score_stage(config: DemixConfig) -> None:
-    """Score one checkpoint, a file of mixtures, or (given neither) the base and the components."""
-    manifest = load_manifest(config)
-    if config.score.mixtures is not None:
-        components = component_jobs(config, manifest)
-        mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in components])
-        for job in components:
-            load_model(job)
-        kind = "predictions" if config.search.proxy == "predictions" else "merge"
-        with RankGroups(config, "score", search_groups(config)) as groups:
-            run_mixtures(config, manifest, components, mixtures, kind, groups)
-        return
-    if config.score.checkpoint is not None:
-        path = Path(config.score.checkpoint)
-        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
-    else:
-        targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
-    todo = targets_to_score(config, manifest, targets)
-    if all(target.is_done(config, manifest) for target in targets):
-        logger.info("score: done already")
-        return
-    if todo:
-        launch(config, "score", {"task": "score", "targets": todo})
-    add_external_scores(config, manifest, targets)
-
-
-def score_target(job: TrainJob) -> ScoreTarget:
-    """A trained model as something to score."""
-    return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
-
-
-def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
-    """Those that ranks have not scored yet, as a task's plain values."""
-    if config.force:
-        for target in targets:
-            target.forget(config)
-    return [
-        {"name": target.name, "checkpoint": str(target.checkpoint), "model_fingerprint": target.model_fingerprint}
-        for target in targets
-        if target.needs_ranks(config, manifest)
-    ]

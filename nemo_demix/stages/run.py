@@ -1,4 +1,4 @@
-"""`run`: all stages in order; each skips what is done."""
+"""`run`: all stages in order; each skips what is done. A stage is imported when its turn comes."""
 
 import logging
 import time
@@ -6,31 +6,25 @@ from collections.abc import Callable
 
 from nemo_demix.artifacts import canonical_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.search.space import MERGED
-from nemo_demix.stages.final import final_stage
-from nemo_demix.stages.models import load_manifest, train_all_components, train_jobs_if_needed
-from nemo_demix.stages.prepare import prepare_stage
-from nemo_demix.stages.search import search_stage
 from nemo_demix.stages.watch import MemoryWatch
-from nemo_demix.training.jobs import base_job
 
 logger = logging.getLogger(__name__)
 
 
 def run_stages(config: DemixConfig) -> None:
     """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
-    stages: dict[str, Callable[[], object]] = {
-        "prepare": lambda: prepare_stage(config),
-        "train": lambda: _train(config),
-        "search": lambda: search_stage(config),
-        "final": lambda: final_stage(config),
-    }
     rows = []
+    stages: dict[str, Callable[[DemixConfig], object]] = {
+        "prepare": _prepare,
+        "train": _train,
+        "search": _search,
+        "final": _final,
+    }
     for name, stage in stages.items():
         started = time.monotonic()
         logger.info("== %s", name)
         with MemoryWatch() as memory:
-            stage()
+            stage(config)
         rows.append(
             {
                 "stage": name,
@@ -44,8 +38,31 @@ def run_stages(config: DemixConfig) -> None:
     logger.info("wall time and peak memory: %s", spent)
 
 
+def _prepare(config: DemixConfig) -> None:
+    from nemo_demix.stages.prepare import prepare_stage
+
+    prepare_stage(config)
+
+
+def _search(config: DemixConfig) -> None:
+    from nemo_demix.stages.search import search_stage
+
+    search_stage(config)
+
+
+def _final(config: DemixConfig) -> None:
+    from nemo_demix.stages.final import final_stage
+
+    final_stage(config)
+
+
 def _train(config: DemixConfig) -> None:
     """The base, and the components where the strategy merges them."""
+    from nemo_demix.search.space import MERGED
+    from nemo_demix.stages.identity import load_manifest
+    from nemo_demix.stages.models import train_all_components, train_jobs_if_needed
+    from nemo_demix.training.jobs import base_job
+
     manifest = load_manifest(config)
     if config.search.strategy in MERGED:
         train_all_components(config, manifest)

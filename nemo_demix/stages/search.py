@@ -11,7 +11,7 @@ from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.run import Noise, run_search
 from nemo_demix.search.space import MERGED, PLAIN, TRAINED, search_fingerprint, search_folder, strategy_space
 from nemo_demix.search.strategies import Problem, build_strategy, check_settings
-from nemo_demix.stages.models import load_manifest
+from nemo_demix.stages.identity import load_manifest
 from nemo_demix.stages.trust import judge
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
 

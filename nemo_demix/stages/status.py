@@ -14,6 +14,7 @@ from rich.table import Table
 from nemo_demix.artifacts import read_json
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
+from nemo_demix.search.space import num_proxies
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
@@ -135,21 +136,11 @@ def _of_search(config: DemixConfig) -> Progress:
     if not rows:
         return Progress("")
     rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
-    total = _num_proxies(config)
+    total = num_proxies(config.search)
     recent = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows[-_RECENT_PROXIES:]]
     left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
     remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)
     return Progress(f"{len(rows)}/{total} proxies", remaining_s)
-
-
-def _num_proxies(config: DemixConfig) -> int:
-    from nemo_demix.search.space import strategy_space
-    from nemo_demix.search.strategies import Problem, build_strategy
-    from nemo_demix.stages.models import load_manifest
-
-    return build_strategy(
-        Problem(config.search, strategy_space(config, load_manifest(config)), config.seed)
-    ).num_proxies
 
 
 def _is_stale(path: Path) -> bool:

@@ -27,14 +27,9 @@ from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.fidelity_tables import print_fidelity
-from nemo_demix.stages.identity import proxy_kinds, verify_fingerprint
-from nemo_demix.stages.models import (
-    forget_jobs,
-    load_manifest,
-    score_target,
-    targets_to_score,
-    write_references,
-)
+from nemo_demix.stages.identity import load_manifest, proxy_kinds, verify_fingerprint
+from nemo_demix.stages.models import forget_jobs, write_references
+from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import (
     TrainJob,
     component_jobs,

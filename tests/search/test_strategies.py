@@ -14,7 +14,7 @@ from nemo_demix.errors import ConfigError, MixtureError, ScoreError
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.convex import Optimum
-from nemo_demix.search.space import PLAIN, SearchSpace
+from nemo_demix.search.space import PLAIN, SearchSpace, num_proxies
 from nemo_demix.search.strategies import Problem, build_strategy, check_settings
 from nemo_demix.search.strategies.mergemix import seed_mixtures
 from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, distance, search, space_of
@@ -51,7 +51,7 @@ def test_it_asks_for_what_it_says_and_ends_on_the_simplex(settings: SearchConfig
     bowl = Bowl()
     result = search(settings, tmp_path / "scores.jsonl", bowl)
     assert bowl.calls == len(result.rows) == NUM_PROXIES[settings.strategy]
-    assert build_strategy(Problem(settings, space_of(), 0)).num_proxies == bowl.calls
+    assert build_strategy(Problem(settings, space_of(), 0)).num_proxies == num_proxies(settings) == bowl.calls
     weights = result.choice.merge_weights
     assert sum(weights.values()) == pytest.approx(1, abs=1e-9)
     assert min(weights.values()) >= 0
@@ -208,7 +208,7 @@ def test_both_kinds_of_proxy_screen_a_pool_and_confirm_its_best() -> None:
     space = space_of()
     strategy = build_strategy(Problem(settings, space, 0), BowlScreen())
     asked = strategy.ask()
-    assert len(asked) == 5
+    assert len(asked) == strategy.num_proxies == num_proxies(settings) == 5
     assert all(np.abs(one - other).sum() >= 0.01 for one in asked for other in asked if one is not other)
     strategy.tell([_told(space, weights_C) for weights_C in asked])
     assert not strategy.ask()

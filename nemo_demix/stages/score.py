@@ -1,0 +1,63 @@
+"""`score`: checkpoints, or mixtures of the components, by the run's suite."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.checkpoints.identity import checkpoint_identity
+from nemo_demix.config import DemixConfig
+from nemo_demix.launch.groups import RankGroups
+from nemo_demix.launch.leader import launch
+from nemo_demix.launch.placement import search_groups
+from nemo_demix.mixture import load_mixtures
+from nemo_demix.scoring.store import ScoreTarget
+from nemo_demix.search.run import run_mixtures
+from nemo_demix.stages.external import add_external_scores
+from nemo_demix.stages.identity import load_manifest
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
+
+logger = logging.getLogger(__name__)
+
+
+def score_stage(config: DemixConfig) -> None:
+    """Score one checkpoint, a file of mixtures, or (given neither) the base and the components."""
+    manifest = load_manifest(config)
+    if config.score.mixtures is not None:
+        components = component_jobs(config, manifest)
+        mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in components])
+        for job in components:
+            load_model(job)
+        kind = "predictions" if config.search.proxy == "predictions" else "merge"
+        with RankGroups(config, "score", search_groups(config)) as groups:
+            run_mixtures(config, manifest, components, mixtures, kind, groups)
+        return
+    if config.score.checkpoint is not None:
+        path = Path(config.score.checkpoint)
+        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
+    else:
+        targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
+    todo = targets_to_score(config, manifest, targets)
+    if all(target.is_done(config, manifest) for target in targets):
+        logger.info("score: done already")
+        return
+    if todo:
+        launch(config, "score", {"task": "score", "targets": todo})
+    add_external_scores(config, manifest, targets)
+
+
+def score_target(job: TrainJob) -> ScoreTarget:
+    """A trained model as something to score."""
+    return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
+
+
+def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
+    """Those that ranks have not scored yet, as a task's plain values."""
+    if config.force:
+        for target in targets:
+            target.forget(config)
+    return [
+        {"name": target.name, "checkpoint": str(target.checkpoint), "model_fingerprint": target.model_fingerprint}
+        for target in targets
+        if target.needs_ranks(config, manifest)
+    ]
