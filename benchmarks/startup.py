@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,11 @@ def timed(words: list[str], log: Path, expect: tuple[int, ...] = (0,), cwd: Path
     with open(log, "wb") as output:
         start = time.perf_counter()
         process = subprocess.Popen(words, cwd=cwd, env=environment, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()  # we were interrupted; it does not go on alone
+            raise
         wall_s = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in expect:
@@ -281,7 +286,9 @@ def ranks_ready(rows: list[Row]) -> tuple[dict[str, float], list[Row]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a finished run of the smoke recipe, instead of that of smoke_s")
+    parser.add_argument(
+        "--run", type=Path, help="a finished run of the smoke recipe, named smoke, instead of that of smoke_s"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--again", action="store_true", help="measure what the results have for this commit too")
     parser.add_argument("--only", nargs="*", metavar="FIGURE", help="these figures")
@@ -299,6 +306,7 @@ def main() -> None:
     if arguments.only is not None:
         names = [name for name in names if name in arguments.only]
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     rows: list[Row] = []
     summary: dict[str, float] = {}
