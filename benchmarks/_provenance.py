@@ -18,12 +18,23 @@ _PACKAGES = ("nemo_toolkit", "megatron-core", "torch", "lightgbm", "numpy", "tok
 
 def finish(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     """Write `results/<name>[_quick].json` and print the summary as the last line."""
+    write(name, quick, seeds, rows, summary)
+    print(json.dumps(summary))
+
+
+def commit() -> str:
+    """What is checked out, marked where it was changed; results are no part of what is measured."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return _git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+
+
+def write(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write `results/<name>[_quick].json`."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     result = {
         # Where this machine keeps its runs says nothing to anyone else.
         "command": " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]),
-        "commit": _git("rev-parse", "HEAD")
-        + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""),
+        "commit": commit(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "machine": {
@@ -36,7 +47,6 @@ def finish(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]],
         "summary": summary,
     }
     write_json(RESULTS / f"{name}{'_quick' if quick else ''}.json", result)
-    print(json.dumps(summary))
 
 
 def _git(*arguments: str) -> str:
