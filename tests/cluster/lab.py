@@ -88,8 +88,6 @@ class Lab:
 
     def states(self, job: str) -> list[str]:
         """The state of each task of a job, in order of index; one state where it is no array."""
-        if self.accounting:  # where squeue soon forgets a job that has ended
-            return self.run("sacct", "--noheader", "--allocations", "--parsable2", "-j", job, "-o", "State").split()
         rows = [row.split("|") for row in self.run("squeue", "-rht", "all", "-j", job, "-o", "%K|%T").splitlines()]
         return [state for _, state in sorted(rows, key=lambda row: int(row[0]) if row[0].isdecimal() else 0)]
 
@@ -99,7 +97,8 @@ class Lab:
 
         def reached() -> bool:
             found[:] = self.states(job)
-            return bool(found) and set(found) <= set(states)
+            # With accounting squeue forgets a job two seconds after its end, and an hour after it without.
+            return set(found) <= set(states) and (bool(found) or self.accounting)
 
         self.wait(reached, timeout, f"job {job} to be {' or '.join(states)}")
         return found
