@@ -45,7 +45,7 @@ def why_not_forkable() -> str | None:
 def renew_after_fork(rank: int, local_rank: int) -> None:
     """Give a forked rank what it would have if it had imported everything itself: all forks share it otherwise.
 
-    Python's own random state renews itself; torch's is as torch starts with, unless an import drew from it.
+    Python's own random state renews itself; torch's begins anew with the seed that the imports left.
     """
     import numpy as np
     import torch

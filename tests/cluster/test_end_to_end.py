@@ -12,6 +12,7 @@ from nemo_demix.artifacts import read_json
 from tests.cluster.lab import Lab
 from tests.helpers import REPOSITORY, fork_run, losses, run_cli
 
+pytestmark = pytest.mark.timeout(1800)  # each job imports NeMo on every one of its nodes
 TWO_NODES = ["parallel.nodes=2", "launch.max_parallel=1", "+launch.options.gpus-per-node=1"]
 
 

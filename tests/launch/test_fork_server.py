@@ -32,15 +32,17 @@ def test_a_fork_inherits_no_thread_handler_or_open_file(probed: dict[str, Any]) 
     for found in probed["ranks"]:
         assert found["unsafe"] is None
         assert (found["threads"], found["cuda"], found["handlers"]) == (1, False, {})
-        # Of multiprocessing: the resource tracker's pipe, and the one by which it would see its parent's end.
-        assert all(name.startswith("pipe:") for name in found["descriptors"])
-        assert len(found["descriptors"]) <= 3
+        # The pipes are multiprocessing's: the resource tracker's, and those by which it sees its parent and its orders.
+        pipes = [name for name in found["descriptors"] if name.startswith("pipe:")]
+        assert len(pipes) <= 3
+        assert set(found["descriptors"]) <= {*pipes, "/dev/null"}
 
 
 def test_random_states_are_those_of_processes_of_their_own(probed: dict[str, Any]) -> None:
     one, two = probed["ranks"]
     assert one["numpy"] != two["numpy"]
-    assert one["torch"] == two["torch"] == probed["fresh_torch"]
+    assert one["torch"] == two["torch"]
+    assert one["torch"]["drawn"] == probed["drawn"]  # the first numbers of the seed that the imports left
 
 
 def test_only_rank_zero_takes_itself_for_it(probed: dict[str, Any]) -> None:

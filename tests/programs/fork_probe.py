@@ -32,7 +32,7 @@ def look(path: str, environment: Mapping[str, str]) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     found["numpy"] = np.random.random()
-    found["torch"] = torch.rand(3).tolist()
+    found["torch"] = {"seed": torch.initial_seed(), "drawn": torch.rand(3).tolist()}
     found["rank_zero"] = rank_zero_only(lambda: True)()
     found["threads"] = len(os.listdir("/proc/self/task"))
     found["cuda"] = torch.cuda.is_initialized()
@@ -75,7 +75,8 @@ def main() -> None:
         found = [json.loads(path.read_text()) for path in paths]
     import torch
 
-    print(json.dumps({"ranks": found, "fresh_torch": torch.rand(3).tolist(), "session": os.getsid(0)}))
+    torch.manual_seed(found[0]["torch"]["seed"])
+    print(json.dumps({"ranks": found, "drawn": torch.rand(3).tolist(), "session": os.getsid(0)}))
 
 
 if __name__ == "__main__":
