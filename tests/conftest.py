@@ -14,11 +14,19 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 
-# By seconds on one core, longest first; the first two go to different workers, and only one needs the smoke run.
+# Longest first. The first two go to different workers, and only one of them needs the smoke run.
 LONGEST = """
-tests/stages/test_pipeline.py
-tests/merging/test_interrupt.py
 tests/cluster
+tests/merging/test_interrupt.py
+tests/prediction/test_contract.py
+tests/datasets/test_tasks.py
+tests/stages/test_pipeline.py
+tests/scoring/test_external.py
+tests/stages/test_reuse.py
+tests/stages/test_verify.py
+tests/training/test_train.py
+tests/launch/test_stopping.py
+tests/launch/test_fork_server.py
 """.split()
 
 # No test here is about time, and the machines that run them may be busy.

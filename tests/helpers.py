@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,18 @@ def stop_when(
     assert ranks, "no ranks were running"
     process.send_signal(stop)
     output = "".join(process.communicate(timeout=60))
-    for _ in range(100):
-        if not any(Path(f"/proc/{pid}").exists() for pid in ranks):
-            return process.wait(), output
-        time.sleep(0.1)
-    raise AssertionError(f"ranks outlived their launcher: {ranks}")
+    wait_for_the_end(ranks)
+    return process.wait(), output
+
+
+def wait_for_the_end(pids: Iterable[int]) -> None:
+    """Until none of these processes lives."""
+    living = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            living.append(psutil.Process(pid))
+    alive = psutil.wait_procs(living, timeout=30)[1]
+    assert not alive, f"they outlived who started them: {alive}"
 
 
 def wait_until(condition: Callable[[], bool], process: forked.Started, timeout: float = 200) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import psutil
 import pytest
 
 from nemo_demix.artifacts import read_json
-from tests.helpers import REPOSITORY, fork_run, run_fresh, start_cli, wait_until, worker_ranks
+from tests.helpers import (
+    REPOSITORY,
+    fork_run,
+    run_cli,
+    run_fresh,
+    start_cli,
+    wait_for_the_end,
+    wait_until,
+    worker_ranks,
+)
 
 SCORE = ["score", "--config-name", "smoke"]
 
@@ -59,26 +69,29 @@ def test_the_server_is_in_a_session_of_its_own(probed: dict[str, Any]) -> None:
         assert found["session_of_parent"] != probed["session"]
 
 
-def score(run: Path, folder: Path, **variables: str) -> tuple[dict[str, Any], str]:
-    """Score two mixtures in a command that starts as a user's does; returns its launch record and what it said."""
+def score(
+    run: Path, folder: Path, start: Callable[..., subprocess.CompletedProcess[str]], **variables: str
+) -> tuple[dict[str, Any], str]:
+    """Score two mixtures; returns the record of the launch and what the command said."""
     runs = fork_run(run, folder)
     (folder / "mixtures.json").write_text('{"half": {"general": 0.5, "code_1": 0.5}, "one": {"math_1": 1.0}}')
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        said = run_fresh(*SCORE, f"runs_dir={runs}", f"score.mixtures={folder}/mixtures.json").stderr
+        said = start(*SCORE, f"runs_dir={runs}", f"score.mixtures={folder}/mixtures.json").stderr
     return read_json(runs / "smoke/logs/score/launch.json"), said
 
 
+@pytest.mark.slow
 def test_where_a_fork_would_not_be_safe_each_rank_imports_by_itself_and_scores_the_same(
     smoke_run: Path, tmp_path: Path
 ) -> None:
     """pyarrow's allocator runs a thread where the user asks for it."""
-    forked, said = score(smoke_run, tmp_path / "forked")
+    forked, said = score(smoke_run, tmp_path / "forked", run_cli)
     assert forked["forked"] is True
     assert "each rank imports NeMo by itself" not in said
     threads = {"JE_ARROW_MALLOC_CONF": "background_thread:true"}
-    alone, said = score(smoke_run, tmp_path / "alone", **threads)
+    alone, said = score(smoke_run, tmp_path / "alone", run_fresh, **threads)
     assert alone["forked"] is False
     assert "each rank imports NeMo by itself, which takes longer: libraries have started threads" in said
     rows = [(tmp_path / name / "smoke/scores/proxies.jsonl").read_text() for name in ("forked", "alone")]
@@ -99,4 +112,4 @@ def test_a_server_that_is_killed_takes_its_ranks_along_and_the_command_says_so(s
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 1
     assert "RankFailure: rank 0" in errors or "RankFailure: rank 1" in errors
-    assert not any(psutil.pid_exists(pid) for pid in ranks.values())
+    wait_for_the_end(ranks.values())

@@ -87,6 +87,7 @@ def test_a_second_run_does_nothing_and_a_changed_input_redoes_what_depends_on_it
     assert "run `nemo-demix search` first" in run_cli("final", *base, expect=2).stderr
 
 
+@pytest.mark.slow
 def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_the_same(
     smoke_run: Path, tmp_path: Path
 ) -> None:

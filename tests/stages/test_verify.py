@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import fork_run, losses, run_cli, stop_when
 
+pytestmark = pytest.mark.slow
 SETTINGS = ["verify.references=4", "verify.seeds=[1]", "verify.seed_references=1", "verify.trained_shares=[0.25, 0.5]"]
 MODELS = ["ref_000", "ref_000_seed1", "ref_001", "ref_002", "ref_003"]
 

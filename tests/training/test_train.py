@@ -100,13 +100,18 @@ def test_a_name_the_recipe_does_not_have_is_refused(smoke_run: Path, tmp_path: P
     assert "num_layers" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_component_can_continue_with_the_bases_optimizer(smoke_run: Path, tmp_path: Path) -> None:
+    """And a final model, of a mixture that needs no components."""
     runs = fork_run(smoke_run, tmp_path, "models", "search", "final", "scores")
-    run_cli(
-        "run", "--config-name", "smoke", f"runs_dir={runs}", "components.load_optimizer=true", "base.num_tokens=8192",
-        "components.num_tokens=4096", "search.iterations=[8]", "final.num_tokens=2048", "final.load_optimizer=true",
-        "suite.heldout_tokens=0", "suite.items_per_benchmark=2", "search.predictor.folds=2",
-    )  # fmt: skip
+    settings = [
+        "--config-name", "smoke", f"runs_dir={runs}", "components.load_optimizer=true", "base.num_tokens=8192",
+        "components.num_tokens=4096", "final.num_tokens=2048", "final.load_optimizer=true", "suite.heldout_tokens=0",
+        "suite.items_per_benchmark=2", "search=equal",
+    ]  # fmt: skip
+    run_cli("run", *settings)
+    for name in ("general", "code_1"):
+        run_cli("train", *settings, "role=component", f"component={name}")
     run = runs / "smoke"
     optimizer = [name for name in _stored(run / "models/base/base/checkpoints/step_00000008") if "exp_avg" in name]
     assert optimizer
