@@ -3,6 +3,7 @@
 import gc
 import os
 
+OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
 STEP_VARIABLES = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 _DEFAULTS = {
@@ -40,6 +41,13 @@ def why_not_forkable() -> str | None:
     if torch.cuda.is_initialized():
         return "a library has initialised CUDA"
     return None
+
+
+def why_not_a_fork() -> str | None:
+    """What this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
+    import torch
+
+    return "a library has asked CUDA for its devices" if torch.cuda._is_in_bad_fork() else None
 
 
 def renew_after_fork(rank: int, local_rank: int) -> None:

@@ -13,10 +13,9 @@ import os
 import signal
 import sys
 
-from nemo_demix.launch.environment import STEP_VARIABLES, load_torch, why_not_forkable
+from nemo_demix.launch.environment import OFF, STEP_VARIABLES, load_torch, why_not_forkable
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, die_with_parent, name_process
 
-OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What ranks run; these bring torch, megatron-core and NeMo.
 _MODULES = (
     "megatron.core",

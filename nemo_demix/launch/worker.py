@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nemo_demix.launch.environment import load_torch, renew_after_fork
+from nemo_demix.launch.environment import OFF, load_torch, renew_after_fork, why_not_a_fork
 from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent, name_process
 
 logger = logging.getLogger("nemo_demix.launch")  # this module may run as __main__
+_WHY = "NEMO_DEMIX_NOT_FORKED"  # why a rank started a Python of its own
 
 
 def become_rank(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> NoReturn:
@@ -37,14 +38,12 @@ def become_rank(arguments: Sequence[str], environment: Mapping[str, str], folder
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if preloaded.UNSAFE is not None:
-        os.execve(sys.executable, [sys.executable, "-m", __name__, *arguments], {**environment, _WHY: preloaded.UNSAFE})
+    why = preloaded.UNSAFE or why_not_a_fork()
+    if why is not None:
+        os.execve(sys.executable, [sys.executable, "-m", __name__, *arguments], {**environment, _WHY: why})
     sys.modules["__main__"] = sys.modules[__name__]  # what is spawned from here imports the main module again
     renew_after_fork(int(environment["RANK"]), int(environment["LOCAL_RANK"]))
     _run(arguments, preloaded.OUTPUT)
-
-
-_WHY = "NEMO_DEMIX_NOT_FORKED"
 
 
 def _run(arguments: Sequence[str], printed: str = "") -> NoReturn:
@@ -63,7 +62,7 @@ def _run(arguments: Sequence[str], printed: str = "") -> NoReturn:
     sys.stderr.write(printed)
     block_jobs_signals()
     why = os.environ.get(_WHY)
-    if why is not None and rank == 0 and not why.endswith("=0"):
+    if rank == 0 and why not in (None, f"{OFF}=0"):
         logger.warning("each rank imports NeMo by itself, which takes longer: %s", why)
 
     from nemo_demix.errors import DemixError
@@ -78,7 +77,6 @@ def _run(arguments: Sequence[str], printed: str = "") -> NoReturn:
         (logs / f"error_{rank}.txt").write_text(str(error), encoding="utf-8")
         _leave(2)
     except Exception:
-        logger.debug("failure", exc_info=True)
         traceback.print_exc()
         _leave(1)
     _leave(0)
