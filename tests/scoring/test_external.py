@@ -253,11 +253,11 @@ def test_a_search_by_external_scores_alone_starts_no_rank(smoke_run: Path, tmp_p
     mine, _ = recipe(tmp_path)
     arguments = ["--config-name", str(mine), f"runs_dir={runs}", *without_benchmarks(run), *QUICK]
     run_cli("prepare", *arguments)
-    said = run_cli("search", *arguments, "search.iterations=[8]").stderr
+    said = run_cli("search", *arguments, "search.iterations=[9]").stderr
     assert "ranks over" not in said
     assert not (run / "search/external").exists()
     rows = [json.loads(line) for line in (run / "search/scores.jsonl").read_text().splitlines()]
-    assert [row["status"] for row in rows] == ["FAILED"] + ["OK"] * 7
+    assert [row["status"] for row in rows] == ["FAILED"] + ["OK"] * 8
     for row in rows[1:]:
         expected_D = sum(weight * components[name] for name, weight in row["merge_weights"].items())
         assert row["scores"]["external/norms/mean"]["score"] == pytest.approx(expected_D.mean(), rel=1e-5)
