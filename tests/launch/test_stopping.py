@@ -67,5 +67,6 @@ def test_a_second_process_of_a_run_names_the_first(smoke_run: Path, tmp_path: Pa
         refused.append(run_cli("prepare", "--config-name", "smoke", f"runs_dir={runs}", expect=2).stderr)
         return True
 
-    stop_when([*COMMAND, f"runs_dir={runs}"], training_and_refused)
+    # Ten times as long as it takes elsewhere: it must not be done before the other is refused.
+    stop_when([*COMMAND, f"runs_dir={runs}", "components.num_tokens=163840"], training_and_refused)
     assert "in use by" in refused[0]
