@@ -97,12 +97,17 @@ class ImportedConfig:
 class SearchConfig:
     """From proxies' scores to a mixture."""
 
-    strategy: str = "demix"  # mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
-    proxy: str = "merge"  # merge | predictions: log-likelihood scores only | both: screened, then confirmed
+    strategy: str = (
+        "demix"  # recommended | mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
+    )
+    # merge | predictions: log-likelihood scores only | both: screened, then confirmed | auto (recommended alone):
+    # predictions choose where they can be mixed, and merges are scored beside them; else merges
+    proxy: str = "merge"
     iterations: list[int] = field(default_factory=lambda: [64, 32, 16])
     objective: str = "percentile_rank"  # DeMix §2.4 | mean: of scores in one unit | utility: MergeMix's
     capability_weights: dict[str, float] = field(default_factory=dict)  # in the objective; empty: all alike
     floors: dict[str, float] = field(default_factory=dict)  # capability: how much worse than `floor_baseline` it may be
+    default_floor: float | None = None  # of every capability that `floors` does not name; null: none
     floor_baseline: str = "proportional"
     groups: int = 0  # of ranks that score different proxies at once; 0: parallel.data, so tensor x pipeline ranks each
     merge_batch: int = 1  # proxies merged from one read of the components; each but one holds a model's weights

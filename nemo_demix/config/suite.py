@@ -82,6 +82,7 @@ class SuiteConfig:
     log_samples: bool = False  # keep every document's prompt, response and metrics beside the scores
     add_bos_token: bool = False  # before every request of a task, as lm-eval's `hf` model with the same name
     items_per_benchmark: int | None = None  # a seeded sample; null: the full set
+    judged_items: int = 0  # of each benchmark of use=search, others than those: they judge finished models, use=report
     heldout_tokens: int = 4096  # per dataset; 0: no held-out scores
     max_length: int = 256  # tokens; a longer context is cut from its left
     batch_tokens: int = 8192  # padded tokens in one forward pass

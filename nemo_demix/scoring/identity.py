@@ -1,7 +1,7 @@
 """What a suite's scores are for, and all that can change one besides the model: known without building anything.
 
-Names of scores: `benchmark/<name>`, `task/<name>`, `external/<command>/<name>`, `heldout/<name>`; all but the last kind
-belong to a capability.
+Names of scores: `benchmark/<name>`, `benchmark/<name>:judged` (of items that no search saw), `task/<name>`,
+`external/<command>/<name>`, `heldout/<name>`; all but the last kind belong to a capability.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,6 +13,7 @@ from nemo_demix.scoring.external.settings import external_fingerprints, external
 from nemo_demix.scoring.harness.identity import task_fingerprints
 
 FORMAT = 2  # raise when requests are built or scored in a way that earlier scores do not share
+JUDGED = ":judged"  # after a benchmark's name: the items of suite.judged_items
 PROXY_USES = ("search", "fit")  # of the benchmarks that a search may see
 _JUDGES = ("report", "search", "fit")  # a capability's average is over its benchmarks of the first use that it has
 
@@ -43,6 +44,8 @@ def judged_scores(
     for name, record in manifest.benchmarks.items():
         use = config.benchmarks[name].use if name in config.benchmarks else "search"
         found[f"benchmark/{name}"] = JudgedScore(record.capability, use)
+        if use == "search" and config.judged_items:
+            found[f"benchmark/{name}{JUDGED}"] = JudgedScore(record.capability, "report")
     for name, task in config.tasks.items():
         found[f"task/{name}"] = JudgedScore(task.capability, task.use, task.weight)
     for name, external in external_scores(config).items():
@@ -84,13 +87,12 @@ def group_fingerprints(
     """
     common = {"format": FORMAT, "tokenizer": manifest.tokenizer["fingerprint"], "max_length": config.max_length}
     judged = judged_scores(config, manifest, uses)
-    groups = {
-        f"benchmark/{name}": fingerprint(
-            **common, seed=config.seed, items=config.items_per_benchmark, text=record.fingerprint
-        )
-        for name, record in manifest.benchmarks.items()
-        if f"benchmark/{name}" in judged
-    }
+    groups = {}
+    for name, record in manifest.benchmarks.items():
+        sample = {**common, "seed": config.seed, "items": config.items_per_benchmark, "text": record.fingerprint}
+        groups[f"benchmark/{name}"] = fingerprint(**sample)
+        groups[f"benchmark/{name}{JUDGED}"] = fingerprint(**sample, judged=config.judged_items)
+    groups = {name: value for name, value in groups.items() if name in judged}
     groups |= {
         f"task/{name}": fingerprint(**common, task=task)
         for name, task in task_fingerprints(config, manifest, uses).items()

@@ -27,7 +27,14 @@ import numpy.typing as npt
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import SuiteConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.identity import JudgedScore, averaged_scores, judged_scores, shares_of, suite_fingerprint
+from nemo_demix.scoring.identity import (
+    JUDGED,
+    JudgedScore,
+    averaged_scores,
+    judged_scores,
+    shares_of,
+    suite_fingerprint,
+)
 from nemo_demix.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -102,8 +109,9 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
     judged = judged_scores(config, manifest, uses)
     requests: list[Request] = []
     for name, record in manifest.benchmarks.items():
-        if (group := f"benchmark/{name}") in judged:
-            requests += _benchmark_requests(group, Path(record.path), tokenizer, config)
+        for group in (f"benchmark/{name}", f"benchmark/{name}{JUDGED}"):
+            if group in judged:
+                requests += _benchmark_requests(group, Path(record.path), tokenizer, config)
     heldout = [f"heldout/{name}" for name in manifest.datasets] if config.heldout_tokens else []
     for group, (name, dataset) in zip(heldout, manifest.datasets.items(), strict=False):
         if dataset.heldout_prefix is None:
@@ -131,10 +139,7 @@ def _generator(seed: int, group: str) -> np.random.Generator:
 def _benchmark_requests(group: str, path: Path, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
     with open(path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    limit = config.items_per_benchmark
-    if limit is not None and limit < len(rows):
-        chosen = np.sort(_generator(config.seed, group).choice(len(rows), limit, replace=False))
-        rows = [rows[index] for index in chosen]
+    rows = [rows[index] for index in _sampled(group, len(rows), config)]
     contexts = tokenizer.encode_batch([row["context"] for row in rows])
     answers = tokenizer.encode_batch([row["gold"] for row in rows])
     for row, context, answer in zip(rows, contexts, answers, strict=True):
@@ -147,6 +152,24 @@ def _benchmark_requests(group: str, path: Path, tokenizer: Tokenizer, config: Su
         room = config.max_length - 1 - len(answer)
         tokens = [tokenizer.eos_id, *(context[-room:] if room else []), *answer]
         yield Request(group, tokens, len(tokens) - len(answer), num_bytes)
+
+
+def _sampled(group: str, num_items: int, config: SuiteConfig) -> npt.NDArray[np.intp]:
+    """Which items of a benchmark a score is over, ascending: the searched ones, or some of the others, which judge."""
+    searched = np.arange(num_items)
+    limit, name = config.items_per_benchmark, group.removesuffix(JUDGED)
+    if limit is not None and limit < num_items:
+        searched = np.sort(_generator(config.seed, name).choice(num_items, limit, replace=False))
+    if name == group:
+        return searched
+    others = np.setdiff1d(np.arange(num_items), searched)
+    if len(others) < 2:
+        raise ScoreError(
+            f"{name}: {len(searched)} of its {num_items} items are searched on, {len(others)} are left to judge by; "
+            f"lower suite.items_per_benchmark={limit}, or set suite.judged_items=0"
+        )
+    count = min(config.judged_items, len(others))
+    return np.sort(_generator(config.seed, group).choice(others, count, replace=False))
 
 
 def _heldout_requests(group: str, prefix: str, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:

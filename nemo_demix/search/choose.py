@@ -2,10 +2,10 @@
 
 Importing this does not import torch.
 
-Axes: M mixtures of the pool, N top ones, C components, D datasets.
+Axes: M mixtures of the pool, N top ones, X predicted ones, C components, D datasets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.cross_validation import CrossValidation, cross_validate
 from nemo_demix.prediction.predictors import refits
 from nemo_demix.search.pareto import FRONT_SIZE, pareto_front, thinned
@@ -24,6 +25,9 @@ from nemo_demix.search.space import SearchSpace
 FIRST_STREAM, POOL_STREAM, DRAW_STREAM = 0, 1, 2  # of random numbers, beside (seed, step)
 REFIT_POOL = 20_000  # mixtures that each bootstrap refit ranks
 INTERVAL = (5, 95)  # percentiles
+PUBLISHED = "demix"  # beside the baselines: what DeMix's published search ends with on the same proxies
+
+Averages = Callable[[Array], Mapping[str, Array]]  # weights_XC -> capability averages, each of shape (X,)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Choice:
         intervals: By dataset, the 5th and 95th percentile of its share: `top` over the mixtures whose mean was taken,
             `refits` over what bootstrap refits of the predictor would have chosen.
         pareto: Mixtures of the pool that no other one is predicted to beat in every capability.
+        reach: The edges of what the components can stand for that the mixture lies on, see `reach.edges`.
+        published: Merge weights that DeMix's published search ends with on the same proxies, where another rule chose.
         notes: What else the strategy has to say.
     """
 
@@ -49,6 +55,8 @@ class Choice:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     intervals: dict[str, dict[str, list[float] | None]] = field(default_factory=dict)
     pareto: list[dict[str, Any]] = field(default_factory=list)
+    reach: list[dict[str, Any]] = field(default_factory=list)
+    published: dict[str, float] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,8 +116,19 @@ def best_mean(ranking: Ranking, pool: RankedPool, count: int) -> Array:
     return mean_C
 
 
-def describe(ranking: Ranking, pool: RankedPool, weights_C: Array, notes: Mapping[str, Any] | None = None) -> Choice:
-    """A chosen mixture with all that the predictor says of it."""
+def describe(
+    ranking: Ranking,
+    pool: RankedPool,
+    weights_C: Array,
+    notes: Mapping[str, Any] | None = None,
+    refit_choice: Callable[[Averages], Array] | None = None,
+) -> Choice:
+    """A chosen mixture with all that the predictor says of it.
+
+    Args:
+        refit_choice: What a predictor that was fitted on resampled mixtures would choose, given its capability
+            averages; None: the mean of the top of the head of the pool.
+    """
     settings, space, scored = ranking.settings, ranking.space, ranking.scored
     checks = cross_validate(
         settings.predictor,
@@ -131,7 +150,7 @@ def describe(ranking: Ranking, pool: RankedPool, weights_C: Array, notes: Mappin
         fit_scores=_fit_scores(ranking, weights_C),
         cross_validation=checks,
         baselines=_baselines(ranking),
-        intervals=share_intervals(space, top_ND, _refit_shares(ranking, pool)),
+        intervals=share_intervals(space, top_ND, _refit_shares(ranking, pool, refit_choice)),
         pareto=front(space, pool.weights_MC, pool.averages),
         notes=dict(notes or {}),
     )
@@ -201,8 +220,8 @@ def _fit_scores(ranking: Ranking, weights_C: Array) -> dict[str, dict[str, float
     }
 
 
-def _refit_shares(ranking: Ranking, pool: RankedPool) -> Array | None:
-    """Data shares that predictors fitted on resampled mixtures would choose from the head of the pool."""
+def _refit_shares(ranking: Ranking, pool: RankedPool, refit_choice: Callable[[Averages], Array] | None) -> Array | None:
+    """Data shares that predictors fitted on resampled mixtures would choose."""
     settings, scored = ranking.settings, ranking.scored
     if settings.num_refits < 1:
         return None
@@ -210,6 +229,13 @@ def _refit_shares(ranking: Ranking, pool: RankedPool) -> Array | None:
     count = max(1, round(settings.select_top * len(pool_MC) / len(pool.weights_MC)))
     chosen = []
     for predictor in refits(settings.predictor, scored.weights_MC, scored.columns, ranking.seed, settings.num_refits):
-        objective_M = ranking.objective(ranking.over_capabilities(predictor.predict(pool_MC)))
-        chosen.append(mean_of_top(pool_MC, objective_M, count, ranking.space.constraints))
+
+        def averages(weights_XC: Array, predictor: Predictor = predictor) -> Mapping[str, Array]:
+            return ranking.over_capabilities(predictor.predict(weights_XC))
+
+        if refit_choice is not None:
+            chosen.append(refit_choice(averages))
+        else:
+            objective_M = ranking.objective(averages(pool_MC))
+            chosen.append(mean_of_top(pool_MC, objective_M, count, ranking.space.constraints))
     return ranking.space.blend.data_shares_MD(np.array(chosen))

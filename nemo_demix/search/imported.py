@@ -1,4 +1,4 @@
-"""A search over scores from elsewhere: fit, predict a pool, rank it, take the mean of its top. No model takes part.
+"""A search over scores from elsewhere: fit, predict, choose. No model takes part.
 
 Neither models nor ranks nor prepared data are needed, and torch is not imported.
 """
@@ -20,11 +20,12 @@ from nemo_demix.scoring.imported import ImportedScores, read_imported
 from nemo_demix.search.baselines import baseline_shares, heuristic_shares
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
+from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.score_log import Row
 from nemo_demix.search.space import SearchSpace, search_folder, search_settings
 
 logger = logging.getLogger(__name__)
-STRATEGIES = ("demix", "regmix")  # those that end in the mean of a ranked pool's top
+CHOOSE = {"demix": choose_from_rows, "regmix": choose_from_rows, "recommended": choose_refined}  # by strategy
 
 
 def search_imported(config: DemixConfig) -> Path:
@@ -39,10 +40,10 @@ def search_imported(config: DemixConfig) -> Path:
         ScoreError: if the scores cannot be read, or are too few for the predictor.
         MixtureError: if a mixture is not one, or none satisfies the constraints.
     """
-    if config.search.strategy not in STRATEGIES:
+    if config.search.strategy not in CHOOSE:
         raise ConfigError(
             f"search.strategy={config.search.strategy}: imported scores cannot be added to; "
-            f"expected one of {', '.join(STRATEGIES)}"
+            f"expected one of {', '.join(CHOOSE)}"
         )
     manifest = _manifest(config)
     path = search_folder(config) / "mixture.json"
@@ -57,7 +58,7 @@ def search_imported(config: DemixConfig) -> Path:
     rows = [imported_row(row.name, row.weights, row.scores) for row in found.rows]
     sizes = (len(rows), len(found.datasets), len(found.benchmarks))
     logger.info("search: %d imported mixtures of %d datasets, %d benchmarks", *sizes)
-    choice = choose_from_rows(config.search, space, rows, config.seed)
+    choice = CHOOSE[config.search.strategy](config.search, space, rows, config.seed)
     imported = {"num_rows": len(rows), "excluded": found.excluded, "notes": found.notes}
     choice = replace(choice, notes={**choice.notes, "imported": imported})
     facts = Facts(

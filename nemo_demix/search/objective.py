@@ -136,6 +136,33 @@ OBJECTIVES: dict[str, Callable[[Mapping[str, Array], Mapping[str, Scale]], Array
 }
 
 
+LINEAR = ("mean", "utility")  # in the capabilities' averages, so smooth and, for losses, convex
+
+
+def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]:
+    """What a unit of each capability's average counts in an objective of `LINEAR`, up to a constant; lower is better.
+
+    Args:
+        kind: mean | utility.
+        scales: By capability; a capability in which `utility` sees no spread counts 0.
+
+    Raises:
+        ConfigError: if the objective is another.
+    """
+    if kind not in LINEAR:
+        raise ConfigError(
+            f"search.objective={kind}: cannot be minimised exactly: ranks have no slope; expected one of "
+            f"{', '.join(LINEAR)}"
+        )
+    total = sum(scale.weight for scale in scales.values())
+    found = {}
+    for name, scale in scales.items():
+        unit = abs(scale.best - scale.worst) if kind == "utility" else 1.0
+        sign = -1.0 if scale.higher_is_better else 1.0
+        found[name] = sign * scale.weight / (total * unit) if unit else 0.0
+    return found
+
+
 def capability_weights(given: Mapping[str, float], capabilities: Mapping[str, bool]) -> dict[str, float]:
     """The weight of each capability in the objective: 1 where none is given.
 

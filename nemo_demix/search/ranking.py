@@ -4,6 +4,7 @@ Axes: M scored mixtures, X predicted ones, C components.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ class Ranking:
         columns = self.scored.columns | self.scored.fit_columns
         self._predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
         self.scales = objective_scales(settings, space, self.scored.averages())
+        self.floors = floors_of(settings, space)
 
     def averages(self, weights_XC: Array) -> dict[str, Array]:
         """Predicted capability averages, each of shape (X,)."""
@@ -103,14 +105,16 @@ class Ranking:
 
     def kept(self, averages: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Which mixtures of a pool are above the floors, bool, shape (X,)."""
-        return above_floors(averages, self._floor_baseline(), self.settings.floors, self.scales)
+        return above_floors(averages, self.floor_baseline, self.floors, self.scales)
 
     def nearest_miss(self, averages: Mapping[str, Array]) -> MixtureError:
         """What to raise where none is."""
-        return nearest_miss(averages, self._floor_baseline(), self.settings.floors, self.scales)
+        return nearest_miss(averages, self.floor_baseline, self.floors, self.scales)
 
-    def _floor_baseline(self) -> dict[str, float]:
-        if not self.settings.floors:
+    @cached_property
+    def floor_baseline(self) -> dict[str, float]:
+        """Predicted capability averages that floors are counted from; empty without floors."""
+        if not self.floors:
             return {}
         weights_C = floor_weights(self.settings, self.space)
         return {name: float(values[0]) for name, values in self.averages(weights_C[None]).items()}
@@ -119,6 +123,13 @@ class Ranking:
         """Capability averages of scores by column, those of use=fit left out."""
         columns = {name: scores[name] for name in self.scored.columns}
         return capability_averages(columns, self.scored.capability_of, self.scored.weights)
+
+
+def floors_of(settings: SearchConfig, space: SearchSpace) -> dict[str, float]:
+    """How much worse than the floors' baseline each capability may be, in its scores' unit; one left out: as may be."""
+    if settings.default_floor is None:
+        return dict(settings.floors)
+    return {**dict.fromkeys(space.capability_directions(), settings.default_floor), **settings.floors}
 
 
 def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:

@@ -65,6 +65,7 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
         "intervals": choice.intervals,
         "epochs": epochs(shares, budget.num_tokens, budget.tokens_by_dataset) if budget else {},
         "constraints": constraints_met(space, weights_C),
+        "reach": choice.reach,
         "warnings": space.constraints.warnings(weights_C, facts.component_epochs) if facts.component_epochs else [],
         "predicted": choice.predicted,
         "predicted_fit": choice.fit_scores,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,17 +12,17 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
-from nemo_demix.scoring.items import Score, is_guessed
+from nemo_demix.scoring.items import ModelItems, Score, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
-from nemo_demix.search.choose import Choice
+from nemo_demix.search.choose import PUBLISHED, Choice
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
 from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies
 from nemo_demix.search.record import Facts, mixture_record
 from nemo_demix.search.score_log import Row, ScoreLog, prior_points
 from nemo_demix.search.space import (
-    TRAINED,
     SearchSpace,
+    chooser,
     search_fingerprint,
     search_folder,
     strategy_space,
@@ -54,7 +54,7 @@ def run_search(
 
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
     """
-    kind, kinds = _kinds(config)
+    searched_by, kind, kinds = _kinds(config, noise)
     space = strategy_space(config, manifest)
     has_report = len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES))
     measured: dict[str, Any] = {}
@@ -68,15 +68,21 @@ def run_search(
                 "(bpb), or use=fit",
                 name,
             )
+        if result.choice.published is not None:
+            shares = space.blend.data_shares(result.choice.published)
+            space = replace(space, baselines={**space.baselines, PUBLISHED: shares})
         if kind != "trained" and not has_report:
-            measured = _measured(space, result.choice, proxies[kind], noise)
+            measured = _measured(space, result.choice, proxies[kind], proxies[searched_by], noise)
     if kind != "trained" and has_report:
-        with open_proxies(config, manifest, components, groups, (kind,), None) as judged:
-            measured = _measured(space, result.choice, judged[kind], noise)
+        # Mixed predictions generate no text.
+        has_all = all(name.startswith("benchmark/") for name in judged_scores(config.suite, manifest))
+        judge = searched_by if has_all else kind
+        with open_proxies(config, manifest, components, groups, tuple({kind, judge}), None) as judged:
+            measured = _measured(space, result.choice, judged[kind], judged[judge], noise)
     facts = Facts(
         seed=config.seed,
         fingerprint=search_fingerprint(config, manifest, components),
-        proxy="both" if config.search.proxy == "both" else kind,
+        proxy="both" if config.search.proxy == "both" else searched_by,
         is_merge=kind != "trained",
         num_proxies=len(result.rows),
         num_failed=result.num_failed,
@@ -129,16 +135,19 @@ def guessed_by_all(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if all(is_guessed(Score(**row["scores"][name])) for row in rows)]
 
 
-def _kinds(config: DemixConfig) -> tuple[str, tuple[str, ...]]:
-    """The kind of proxy that the search asks for, and all kinds that it needs."""
-    settings = config.search
-    if settings.strategy in TRAINED:
-        return "trained", ("trained",)
-    if settings.proxy == "predictions":
-        return "predictions", ("predictions",)
+def _kinds(config: DemixConfig, noise: Noise) -> tuple[str, str, tuple[str, ...]]:
+    """The kind of proxy that chooses, the kind that the search asks for, and all kinds that it needs."""
+    settings, chosen_by = config.search, chooser(config)
+    if settings.strategy == "recommended":
+        shown = noise.proxy_std
+        if settings.proxy == "auto" and shown.get("merge", np.inf) < shown.get("predictions", -np.inf):
+            logger.info("search: merges choose: `verify` found them nearer to trained references than predictions")
+            chosen_by = "merge"
+        asked = "predictions" if settings.proxy == "predictions" else "merge"
+        return chosen_by, asked, tuple(dict.fromkeys([asked, chosen_by]))
     if settings.proxy == "both" or settings.strategy == "mixmin":
-        return "merge", ("merge", "predictions")
-    return "merge", ("merge",)
+        return "merge", "merge", ("merge", "predictions")
+    return chosen_by, chosen_by, (chosen_by,)
 
 
 def _search(
@@ -181,29 +190,40 @@ def _report(proxies: Proxies, evaluation: Evaluation) -> Report:
     return report
 
 
-def _measured(space: SearchSpace, choice: Choice, proxies: Proxies, noise: Noise) -> dict[str, Any]:
-    """The choice's own proxy, and those of the baselines against it, as fields of `Facts`.
+def _measured(space: SearchSpace, choice: Choice, own: Proxies, judge: Proxies, noise: Noise) -> dict[str, Any]:
+    """The choice's own proxy, and its comparison with the baselines, as fields of `Facts`.
+
+    Args:
+        own: What `measured` is of.
+        judge: What the comparisons are by: the kind of proxy that chose, where it has all scores.
 
     Raises:
         ScoreError: if one of these cannot be scored.
     """
     logger.info("search: scoring the mixture's own proxy and the baselines")
     mixtures = {name: space.blend.merge_weights_for(shares)[0] for name, shares in space.baselines.items()}
-    found = dict(proxies.evaluate([choice.merge_weights, *mixtures.values()]))
-    evaluations = [_scored(found[place]) for place in range(1 + len(mixtures))]
-    chosen = evaluations[0].result.items
-    capabilities = score_report(proxies.suite, chosen)["capabilities"]
-    predictor_std = _predictor_std(choice, proxies.kind, noise)
+    chosen, *others = _items(judge, [choice.merge_weights, *mixtures.values()])
+    predictor_std = _predictor_std(choice, judge.kind, noise)
     baselines = {}
-    for name, evaluation in zip(mixtures, evaluations[1:], strict=True):
-        measured = score_report(proxies.suite, evaluation.result.items)["capabilities"]
-        difference = compare(proxies.suite, chosen, evaluation.result.items)
+    for name, items in zip(mixtures, others, strict=True):
+        measured = score_report(judge.suite, items)["capabilities"]
+        difference = compare(judge.suite, chosen, items)
         baselines[name] = {
+            "proxy": judge.kind,
             "measured": measured,
             "macro": macro(measured),
             "chosen_minus_this": combined(difference, noise.seeds_std, predictor_std),
         }
+    if own is not judge:
+        (chosen,) = _items(own, [choice.merge_weights])
+    capabilities = score_report(own.suite, chosen)["capabilities"]
     return {"measured": capabilities, "measured_macro": macro(capabilities), "baselines": baselines}
+
+
+def _items(proxies: Proxies, mixtures: Sequence[Mapping[str, float]]) -> list[ModelItems]:
+    """What the proxies of these mixtures gave, in their order."""
+    found = dict(proxies.evaluate(mixtures))
+    return [_scored(found[place]).result.items for place in range(len(mixtures))]
 
 
 def _scored(found: Evaluation | ScoreError) -> Evaluation:

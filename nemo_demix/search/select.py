@@ -98,3 +98,31 @@ def mean_of_top(weights_MC: Array, objective_M: Array, count: int, constraints: 
         )
     best_C: Array = weights_MC[feasible_V[np.argmin(objective_M[feasible_V])]]
     return best_C
+
+
+def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: float, exclude_EC: Array) -> Array:
+    """The best rows that keep a distance from each other and from rows already scored: a local penalty.
+
+    Args:
+        weights_MC: Shape (M, C).
+        objective_M: Shape (M,); lower is better.
+        spacing: Least L1 distance between two rows taken. It is halved as often as needed to find `count` rows.
+        exclude_EC: Rows already scored, shape (E, C).
+
+    Returns:
+        At most `count` rows, best first; fewer only where the pool has no more that differ.
+    """
+    from scipy.spatial.distance import cdist
+
+    order_M = np.argsort(objective_M, kind="stable")
+    while True:
+        free_M = np.ones(len(order_M), dtype=bool)
+        if len(exclude_EC):
+            free_M = cdist(weights_MC[order_M], exclude_EC, "cityblock").min(axis=1) >= spacing
+        taken: list[Array] = []
+        while len(taken) < count and free_M.any():
+            taken.append(weights_MC[order_M[int(np.argmax(free_M))]])
+            free_M &= np.abs(weights_MC[order_M] - taken[-1]).sum(axis=1) >= spacing
+        if len(taken) == count or spacing < 1e-5:
+            return np.array(taken).reshape(-1, weights_MC.shape[1])
+        spacing /= 2

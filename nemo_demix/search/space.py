@@ -27,7 +27,7 @@ from nemo_demix.search.baselines import baseline_shares, given_heuristic
 if TYPE_CHECKING:
     from nemo_demix.training.jobs import TrainJob
 
-MERGED = ("demix", "mergemix", "bayes", "mixmin")  # strategies over merge weights of components
+MERGED = ("recommended", "demix", "mergemix", "bayes", "mixmin")  # strategies over merge weights of components
 TRAINED = ("regmix", "climb")  # over data shares, each proxy trained
 PLAIN = ("proportional", "equal", "unimax", "heuristic")  # given data shares, no proxies
 STRATEGIES = MERGED + TRAINED + PLAIN
@@ -101,6 +101,8 @@ def num_proxies(settings: SearchConfig) -> int:
     """How many proxies the strategy asks for in all, known before it is made: see `Strategy.num_proxies`."""
     if settings.strategy in PLAIN or settings.strategy == "mixmin":
         return 0
+    if settings.strategy == "recommended" and settings.proxy == "predictions":
+        return 0
     if settings.proxy == "both":
         return settings.confirm
     if settings.strategy == "bayes":
@@ -108,6 +110,27 @@ def num_proxies(settings: SearchConfig) -> int:
     if settings.strategy == "mergemix":
         return settings.mergemix.seeds + settings.mergemix.verified
     return sum(settings.iterations)
+
+
+def chooser(config: DemixConfig) -> str:
+    """The kind of proxy that the mixture is chosen by, as far as the configuration says: merge | predictions | trained.
+
+    `search.proxy=auto` goes by predictions where every score in the objective can be had from them; what `verify`
+    measured may turn it to merges.
+    """
+    settings = config.search
+    if settings.strategy in TRAINED:
+        return "trained"
+    if settings.proxy == "auto":
+        return "predictions" if can_mix_predictions(config) else "merge"
+    return "predictions" if settings.proxy == "predictions" else "merge"
+
+
+def can_mix_predictions(config: DemixConfig) -> bool:
+    """Whether the objective can be had from mixed predictions: merges are linear, scores are likelihoods of text."""
+    others = [one.use for one in config.suite.tasks.values()]
+    others += [score.use for command in config.suite.external.values() for score in command.scores.values()]
+    return config.merge.method == "linear" and "search" not in others
 
 
 def search_folder(config: DemixConfig) -> Path:

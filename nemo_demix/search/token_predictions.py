@@ -11,7 +11,7 @@ Source: MixMin (mixtures of models' predictions, minimised exactly).
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -100,6 +100,16 @@ class TokenPredictions:
                 score = self._prepare(group)
                 scores[group] = np.concatenate([*threads.map(partial(self._scores_M, score), blocks), np.empty(0)])
         return scores
+
+    def resampled(self, rng: np.random.Generator) -> "TokenPredictions":
+        """The same with each score's requests drawn anew, with replacement: a token counts as often as its request."""
+        request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
+        drawn = {}
+        for group, (tokens, weights_T) in self.token_weights.items():
+            members, places_T = np.unique(request_T[tokens], return_inverse=True)
+            counts = np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members))
+            drawn[group] = (tokens, weights_T * counts[places_T])
+        return replace(self, token_weights=drawn)
 
     def check_groups(self, groups: Sequence[str]) -> None:
         """Refuse scores that predictions cannot serve.

@@ -90,7 +90,9 @@ class Lab:
 
     def states(self, job: str) -> list[str]:
         """The state of each task of a job, in order of index; one state where it is no array."""
-        rows = [row.split("|") for row in self.run("squeue", "-rht", "all", "-j", job, "-o", "%K|%T").splitlines()]
+        # Of a job that it has forgotten, squeue says that there is none: see `wait_until`.
+        found = self.run("squeue", "-rht", "all", "-j", job, "-o", "%K|%T", check=not self.accounting)
+        rows = [row.split("|") for row in found.splitlines()]
         return [state for _, state in sorted(rows, key=lambda row: int(row[0]) if row[0].isdecimal() else 0)]
 
     def wait_until(self, job: str, *states: str, timeout: float = 60) -> list[str]:

@@ -11,6 +11,7 @@ import io
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from nemo_demix.scoring.identity import group_fingerprints
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import likelihood_items
 from nemo_demix.scoring.suite import Suite
-from nemo_demix.search.convex import Optimum, best_prediction_mixture
+from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
 from nemo_demix.training.jobs import TrainJob, load_model
@@ -99,9 +100,17 @@ class PredictionProxies:
         """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
         return self._predictions.scores_MB(weights_MC, groups)
 
-    def optimum(self, constraints: Constraints, weights: Mapping[str, float]) -> Optimum:
+    def optimum(
+        self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
+    ) -> Optimum:
         """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
-        return best_prediction_mixture(self._predictions, weights, constraints)
+        return best_prediction_mixture(self._predictions, objective, constraints, limits)
+
+    def resampled(self, rng: np.random.Generator) -> "PredictionProxies":
+        """The same over items drawn with replacement, within each score."""
+        found = copy(self)
+        found._predictions = self._predictions.resampled(rng)
+        return found
 
 
 def check_linear(config: DemixConfig) -> None:

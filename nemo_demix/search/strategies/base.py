@@ -14,7 +14,7 @@ from nemo_demix.config import SearchConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import Choice
-from nemo_demix.search.convex import Optimum
+from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.ranking import Row
 from nemo_demix.search.space import SearchSpace
 
@@ -60,33 +60,10 @@ class Screen(Protocol):
     def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
         """Scores by name, each of shape (M,)."""
 
-    def optimum(self, constraints: Constraints, objective: Mapping[str, float]) -> Optimum:
-        """The mixture with the least weighted sum of scores."""
+    def optimum(
+        self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
+    ) -> Optimum:
+        """The mixture with the least weighted sum of scores, within limits of other such sums."""
 
-
-def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: float, exclude_EC: Array) -> Array:
-    """The best rows that keep a distance from each other and from rows already scored: a local penalty.
-
-    Args:
-        weights_MC: Shape (M, C).
-        objective_M: Shape (M,); lower is better.
-        spacing: Least L1 distance between two rows taken. It is halved as often as needed to find `count` rows.
-        exclude_EC: Rows already scored, shape (E, C).
-
-    Returns:
-        At most `count` rows, best first; fewer only where the pool has no more that differ.
-    """
-    from scipy.spatial.distance import cdist
-
-    order_M = np.argsort(objective_M, kind="stable")
-    while True:
-        free_M = np.ones(len(order_M), dtype=bool)
-        if len(exclude_EC):
-            free_M = cdist(weights_MC[order_M], exclude_EC, "cityblock").min(axis=1) >= spacing
-        taken: list[Array] = []
-        while len(taken) < count and free_M.any():
-            taken.append(weights_MC[order_M[int(np.argmax(free_M))]])
-            free_M &= np.abs(weights_MC[order_M] - taken[-1]).sum(axis=1) >= spacing
-        if len(taken) == count or spacing < 1e-5:
-            return np.array(taken).reshape(-1, weights_MC.shape[1])
-        spacing /= 2
+    def resampled(self, rng: np.random.Generator) -> "Screen":
+        """The same over items drawn with replacement: what other items like these would have said."""

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from nemo_demix.errors import ConfigError
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, choose_from_rows, draw
+from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.ranking import Ranking, Row
-from nemo_demix.search.strategies.base import Problem, spread_rows
+from nemo_demix.search.refine import choose_refined
+from nemo_demix.search.select import spread_rows
+from nemo_demix.search.strategies.base import Problem
 
 BOUND = 1.0  # standard deviations below the prediction: what a mixture could be, if the predictor is too pessimistic
 _SPACING = 0.1  # least L1 distance between proxies of a batch and from scored ones: nearer ones tell little more
@@ -56,8 +59,9 @@ class Bayes:
         self._rows += rows
 
     def result(self) -> Choice:
-        """The mean of the top of a fresh pool, by the last fit's predictions without any bound."""
-        return choose_from_rows(self._problem.settings, self._problem.space, self._rows, self._problem.seed, self._step)
+        """What the last fit's predictions are least at, without any bound; of ranks, the mean of a pool's top."""
+        choose = choose_refined if self._problem.settings.objective in LINEAR else choose_from_rows
+        return choose(self._problem.settings, self._problem.space, self._rows, self._problem.seed, self._step)
 
     def _acquisition(self, ranking: Ranking, candidates_MC: Array) -> tuple[Array, Array]:
         """Candidates that could be above the floors, and the objective of what they could be."""

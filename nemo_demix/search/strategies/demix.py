@@ -14,6 +14,7 @@ from nemo_demix.search.choose import (
     FIRST_STREAM,
     POOL_STREAM,
     Choice,
+    RankedPool,
     best_mean,
     describe,
     draw,
@@ -63,9 +64,17 @@ class Resampling:
 
     def result(self) -> Choice:
         """The mean of the top of the last pool."""
+        ranking, pool, weights_C = self._last()
+        return describe(ranking, pool, weights_C)
+
+    def chosen(self) -> Array:
+        """The result's weights alone, shape (C,), without what else is said of them."""
+        return self._last()[2]
+
+    def _last(self) -> tuple[Ranking, RankedPool, Array]:
         ranking, pool_MC = self._pool(self._step)
         pool = rank_pool(ranking, pool_MC)
-        return describe(ranking, pool, best_mean(ranking, pool, self._select_top))
+        return ranking, pool, best_mean(ranking, pool, self._select_top)
 
     def _pool(self, step: int) -> tuple[Ranking, Array]:
         settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed

@@ -1,5 +1,6 @@
 """Mixtures that need no search: a plain baseline, and the exact optimum of prediction proxies."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from nemo_demix.search.choose import Choice
 from nemo_demix.search.objective import capability_weights
 from nemo_demix.search.ranking import Row
 from nemo_demix.search.strategies.base import Problem, Screen
+
+logger = logging.getLogger(__name__)
+OPTIMUM = "optimum over mixed predictions: %.6f bits/byte, at most %.2g from the best"
 
 
 class Plain:
@@ -59,10 +63,9 @@ class MixMin:
                 f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
                 "set search.objective=mean"
             )
-        if settings.floors:
+        if settings.floors or settings.default_floor is not None:
             raise ConfigError(
-                "search.floors: mixmin takes none; set search.capability_weights, or search.strategy=demix with "
-                "search.proxy=both"
+                "search.floors: mixmin takes none; set search.strategy=recommended, which keeps them at its optimum"
             )
         self._problem, self._screen = problem, screen
 
@@ -82,6 +85,7 @@ class MixMin:
         total = sum(by_capability.values())
         weights = {name: by_capability[owner] / (total * owners.count(owner)) for name, owner in objective.items()}
         optimum = self._screen.optimum(space.constraints, weights)
+        logger.info(OPTIMUM, optimum.value, optimum.optimality_gap)
         return Choice(
             space.as_weights(optimum.weights_C),
             predicted={

@@ -12,8 +12,8 @@ import numpy as np
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw, rank_pool
 from nemo_demix.search.ranking import Ranking, Row
-from nemo_demix.search.select import NEAR_DUPLICATE_L1
-from nemo_demix.search.strategies.base import Problem, spread_rows
+from nemo_demix.search.select import NEAR_DUPLICATE_L1, spread_rows
+from nemo_demix.search.strategies.base import Problem
 
 _SPACING = 0.05  # least L1 distance between the optima that are verified
 

@@ -13,9 +13,9 @@ from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.cross_validation import spearman
 from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, draw, front, prediction, share_intervals
 from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
-from nemo_demix.search.ranking import Row, Scored, floor_weights, objective_scales
-from nemo_demix.search.select import top_rows
-from nemo_demix.search.strategies.base import Problem, Screen, spread_rows
+from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
+from nemo_demix.search.select import spread_rows, top_rows
+from nemo_demix.search.strategies.base import Problem, Screen
 from nemo_demix.search.strategies.fixed import screened
 
 _SPACING = 0.05  # least L1 distance between the mixtures that are confirmed
@@ -92,10 +92,11 @@ class Screened:
             pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
             averages = self._averages(pool_MC)
             scales = objective_scales(settings, space, averages)
-            baseline = screened(self._problem, self._screen, floor_weights(settings, space)) if settings.floors else {}
-            kept_M = above_floors(averages, baseline, settings.floors, scales)
+            floors = floors_of(settings, space)
+            baseline = screened(self._problem, self._screen, floor_weights(settings, space)) if floors else {}
+            kept_M = above_floors(averages, baseline, floors, scales)
             if not kept_M.any():
-                raise nearest_miss(averages, baseline, settings.floors, scales)
+                raise nearest_miss(averages, baseline, floors, scales)
             averages = {name: values[kept_M] for name, values in averages.items()}
             self._pool = RankedPool(pool_MC[kept_M], averages, OBJECTIVES[settings.objective](averages, scales))
         return self._pool

@@ -1,0 +1,54 @@
+"""What these components cannot reach, and whether the answer lies there.
+
+A merge stands for data shares between the least and the most that the components' own blends have: where each has 50 %
+general data, every mixture has at least that. An answer on such an edge may be better beyond it.
+
+Axes: X mixtures, C components, D datasets.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.mixture import Array
+from nemo_demix.search.space import SearchSpace
+
+NEAR = 1e-3  # of a share: so close to an edge is on it
+STEP = 1e-2  # of a share
+
+
+def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Array] | None) -> list[dict[str, Any]]:
+    """The datasets whose share is the least or the most that the components can stand for, though not 0 or 1.
+
+    Args:
+        weights_C: The chosen merge weights, shape (C,).
+        objective: Of mixtures of shape (X, C), shape (X,), lower is better; None: not known.
+
+    Returns:
+        By dataset: `dataset`, `share`, `bound` (least | most), and `gain`: the objective's slope there, how much
+        lower it would be for each further share of one hundredth, were it a straight line (null: not known). Where a
+        gain is below 0, nothing is expected beyond.
+    """
+    rows_CD = space.blend.rows_CD
+    shares_D = weights_C @ rows_CD
+    found = []
+    for column, name in enumerate(space.blend.datasets):
+        least, most = float(rows_CD[:, column].min()), float(rows_CD[:, column].max())
+        for bound, limit in (("least", least), ("most", most)):
+            if abs(shares_D[column] - limit) <= NEAR and NEAR < limit < 1 - NEAR:
+                gain = None if objective is None else _gain(space, weights_C, column, limit, objective)
+                found.append({"dataset": name, "share": float(shares_D[column]), "bound": bound, "gain": gain})
+    return found
+
+
+def _gain(
+    space: SearchSpace, weights_C: Array, column: int, limit: float, objective: Callable[[Array], Array]
+) -> float:
+    """By how much the objective rises for a step back from the edge, towards the component that leads away from it."""
+    rows_C = space.blend.rows_CD[:, column]
+    away = int(np.abs(rows_C - limit).argmax())
+    length = STEP / abs(rows_C[away] - limit)
+    inside_C = weights_C + length * (np.eye(len(weights_C))[away] - weights_C)
+    values_X = objective(np.array([weights_C, inside_C]))
+    return float(values_X[1] - values_X[0])

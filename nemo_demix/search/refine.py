@@ -1,0 +1,121 @@
+"""The mixture that a smooth predictor finds best: the minimum itself, not the mean of what a pool happens to hold.
+
+Axes: M mixtures of the pool, S starts, X predicted mixtures, C components.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.config import SearchConfig
+from nemo_demix.mixture import Array
+from nemo_demix.search.choose import POOL_STREAM, Averages, Choice, RankedPool, describe, draw, rank_pool
+from nemo_demix.search.minimise import Smooth, minimise
+from nemo_demix.search.objective import linear_objective
+from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.select import spread_rows
+from nemo_demix.search.space import SearchSpace
+
+STARTS = 5  # of the pool's best; the best scored mixture is one more
+SPACING = 0.2  # least L1 distance between starts
+STEP = 1e-5  # towards a component alone: of a slope
+
+
+def choose_refined(
+    settings: SearchConfig,
+    space: SearchSpace,
+    rows: Sequence[Row],
+    seed: int,
+    step: int = 0,
+    notes: Mapping[str, Any] | None = None,
+) -> Choice:
+    """The minimum of the predicted objective above the floors; never above what is predicted of a scored mixture.
+
+    The best scored mixture is a candidate by what the predictor says of it, which is its own score shrunk towards its
+    neighbours': the best of many scores is partly luck.
+
+    Args:
+        rows: Scored mixtures, each {name, merge_weights, scores: {benchmark: {score}}}; their order does not matter.
+        seed: Of the pool, the predictor and the folds.
+        step: Of the search, so that its pools differ.
+
+    Raises:
+        ConfigError: if the objective is not linear in the capabilities, and as `Ranking`.
+        MixtureError: if no mixture of the pool is above the floors.
+        ScoreError: as `Ranking`.
+    """
+    ranking = Ranking(settings, space, rows, seed)
+    pool = rank_pool(ranking, draw(settings, space, settings.pool_size, [seed, step, POOL_STREAM]))
+    starts_SC = _starts(ranking, pool)
+    baseline = ranking.floor_baseline
+
+    def refit_choice(averages: Averages) -> Array:
+        return lowest(ranking, averages, baseline, weights_C[None])
+
+    weights_C = lowest(ranking, ranking.averages, baseline, starts_SC)
+    return describe(ranking, pool, weights_C, notes, refit_choice)
+
+
+def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], starts_SC: Array) -> Array:
+    """The mixture with the least objective that keeps the floors, shape (C,); the first start if none is found.
+
+    Args:
+        averages: The predictor's.
+        baseline: Averages that floors are counted from.
+        starts_SC: Mixtures to start from, the first of which keeps the floors.
+    """
+    slopes = Slopes(averages)
+    objective = linear_objective(ranking.settings.objective, ranking.scales)
+    limits = [
+        slopes.combined(
+            {name: -1.0 if (higher := ranking.scales[name].higher_is_better) else 1.0},
+            (-baseline[name] if higher else baseline[name]) + floor,
+        )
+        for name, floor in ranking.floors.items()
+    ]
+    found_C = minimise(slopes.combined(objective), ranking.space.constraints, limits, starts_SC)
+    return starts_SC[0] if found_C is None else found_C
+
+
+class Slopes:
+    """Averages at a mixture and their slopes, by differences towards each component: any predictor is enough."""
+
+    def __init__(self, averages: Averages) -> None:
+        self._averages = averages
+        self._at: bytes | None = None
+        self._found: dict[str, tuple[float, Array]] = {}
+
+    def combined(self, weights: Mapping[str, float], less: float = 0.0) -> Smooth:
+        """A weighted sum of averages, less a constant, as a function with its slopes."""
+
+        def smooth(weights_C: Array) -> tuple[float, Array]:
+            found = self._of(weights_C)
+            value = sum(weight * found[name][0] for name, weight in weights.items()) - less
+            slopes_C = sum((weight * found[name][1] for name, weight in weights.items()), np.zeros(len(weights_C)))
+            return value, slopes_C
+
+        return smooth
+
+    def _of(self, weights_C: Array) -> dict[str, tuple[float, Array]]:
+        key = weights_C.tobytes()
+        if key != self._at:  # loss and limits are asked for at the same mixture, one after another
+            rows_XC = np.vstack([weights_C, weights_C + STEP * (np.eye(len(weights_C)) - weights_C)])
+            averages = self._averages(rows_XC)
+            self._found = {
+                name: (float(values[0]), (values[1:] - values[0]) / STEP) for name, values in averages.items()
+            }
+            self._at = key
+        return self._found
+
+
+def _starts(ranking: Ranking, pool: RankedPool) -> Array:
+    """The pool's best that are apart, and the scored mixture of which the best is predicted above the floors."""
+    none_EC = np.empty((0, pool.weights_MC.shape[1]))
+    starts = [spread_rows(pool.weights_MC, pool.objective_M, STARTS, SPACING, none_EC)]
+    averages = ranking.averages(ranking.scored.weights_MC)
+    allowed_M = ranking.kept(averages) & ranking.space.constraints.satisfied_M(ranking.scored.weights_MC)
+    if allowed_M.any():
+        best = np.flatnonzero(allowed_M)[np.argmin(ranking.objective(averages)[allowed_M])]
+        starts.append(ranking.scored.weights_MC[best][None])
+    return np.vstack(starts)

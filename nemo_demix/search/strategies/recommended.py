@@ -1,0 +1,163 @@
+"""What we recommend: the exact optimum of the best proxies there are, above floors, with DeMix's own answer beside it.
+
+Merged proxies are asked for in DeMix's iterations. Where scores can be had from mixed predictions, these choose: they
+order mixtures better than merges do, and their optimum is exact (benchmarks/fidelity.py). Elsewhere a smooth predictor
+is fitted on the merges, and its minimum is taken.
+
+Axes: M mixtures of the pool, N resamples, C components, D datasets.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.mixture import Array
+from nemo_demix.prediction.capabilities import capability_averages
+from nemo_demix.prediction.correlation import spearman
+from nemo_demix.search.choose import POOL_STREAM, PUBLISHED, Choice, draw, front, share_intervals
+from nemo_demix.search.convex import Limit, Optimum
+from nemo_demix.search.objective import OBJECTIVES, above_floors, linear_objective
+from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
+from nemo_demix.search.reach import edges
+from nemo_demix.search.refine import choose_refined
+from nemo_demix.search.select import top_rows
+from nemo_demix.search.strategies.base import Problem, Screen
+from nemo_demix.search.strategies.demix import demix
+from nemo_demix.search.strategies.fixed import OPTIMUM, screened
+
+logger = logging.getLogger(__name__)
+_REFIT_STREAM = 5  # of random numbers: the items' resamples
+
+
+class Recommended:
+    """Asks for DeMix's merged proxies, unless predictions alone are wanted; then minimises.
+
+    Args:
+        screen: Prediction proxies, which choose; None: merged proxies do.
+    """
+
+    def __init__(self, problem: Problem, screen: Screen | None) -> None:
+        self._problem, self._screen = problem, screen
+        self._rows: list[Row] = list(problem.prior_rows)
+        self._demix = None if problem.settings.proxy == "predictions" else demix(published(problem))
+
+    @property
+    def num_proxies(self) -> int:
+        """Of merged ones."""
+        return 0 if self._demix is None else self._demix.num_proxies
+
+    def ask(self) -> list[Array]:
+        """DeMix's next iteration."""
+        return [] if self._demix is None else self._demix.ask()
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        """Add its rows."""
+        assert self._demix is not None
+        self._rows += rows
+        self._demix.tell(rows)
+
+    def result(self) -> Choice:
+        """The optimum."""
+        settings, space = self._problem.settings, self._problem.space
+        if self._screen is None:
+            step = len(settings.iterations)
+            choice = choose_refined(settings, space, self._rows, self._problem.seed, step, {"chosen_by": "merge"})
+        else:
+            choice = self._by_predictions(self._screen)
+        if self._demix is None:
+            return choice
+        published_C = self._demix.chosen()
+        if self._screen is not None:
+            told = {PUBLISHED: screened(self._problem, self._screen, published_C)}
+            choice = replace(choice, baselines={**choice.baselines, **told})
+        return replace(choice, published=space.as_weights(published_C))
+
+    def _by_predictions(self, screen: Screen) -> Choice:
+        settings, space = self._problem.settings, self._problem.space
+        pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
+        averages = self._averages(screen, pool_MC)
+        scales = objective_scales(settings, space, averages)
+        by_capability = linear_objective(settings.objective, scales)
+        found = self._optimum(screen, by_capability)
+        logger.info(OPTIMUM, found.value, found.optimality_gap)
+        rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
+        refits_NC = [self._optimum(screen.resampled(rng), by_capability).weights_C for _ in range(settings.num_refits)]
+        kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
+        pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
+        averages = self._averages(screen, pool_MC)
+        objective_M = OBJECTIVES[settings.objective](averages, scales)
+        top_MC = pool_MC[top_rows(objective_M, min(settings.select_top, len(pool_MC)))]
+        shares = space.blend.data_shares_MD
+        return Choice(
+            space.as_weights(found.weights_C),
+            predicted={
+                name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None}
+                for name, score in screened(self._problem, screen, found.weights_C).items()
+            },
+            baselines={
+                name: screened(self._problem, screen, space.as_array(space.blend.merge_weights_for(wanted)[0]))
+                for name, wanted in space.baselines.items()
+            },
+            intervals=share_intervals(space, shares(top_MC), shares(np.array(refits_NC)) if refits_NC else None),
+            pareto=front(space, pool_MC, averages),
+            reach=edges(space, found.weights_C, lambda weights_C: self._objective(screen, weights_C, by_capability)),
+            notes={
+                "chosen_by": "predictions",
+                "objective": found.value,
+                "optimality_gap": found.optimality_gap,
+                "merges": self._agreement(screen),
+            },
+        )
+
+    def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:
+        """The least objective above the floors, both by this screen."""
+        settings, space = self._problem.settings, self._problem.space
+        shares = _shares(self._problem)
+        baseline = self._floor_baseline(screen)
+        limits = [Limit(shares[name], baseline[name] + floor) for name, floor in floors_of(settings, space).items()]
+        return screen.optimum(space.constraints, _by_score(shares, by_capability), limits)
+
+    def _floor_baseline(self, screen: Screen) -> dict[str, float]:
+        settings, space = self._problem.settings, self._problem.space
+        return screened(self._problem, screen, floor_weights(settings, space)) if floors_of(settings, space) else {}
+
+    def _objective(self, screen: Screen, weights_MC: Array, by_capability: Mapping[str, float]) -> Array:
+        averages = self._averages(screen, weights_MC)
+        return np.sum([weight * averages[name] for name, weight in by_capability.items()], axis=0)
+
+    def _averages(self, screen: Screen, weights_MC: Array) -> dict[str, Array]:
+        objective, weights = self._problem.space.objective_capabilities, self._problem.space.weights
+        return capability_averages(screen.scores_MB(weights_MC, list(objective)), objective, weights)
+
+    def _agreement(self, screen: Screen) -> dict[str, Any]:
+        """How merges and predictions of the same mixtures agree, by capability; empty without merges."""
+        if not self._rows:
+            return {}
+        scored = Scored(self._problem.space, self._rows)
+        merged, predicted = scored.averages(), self._averages(screen, scored.weights_MC)
+        return {"number": len(self._rows), "rho": {name: spearman(merged[name], predicted[name]) for name in merged}}
+
+
+def published(problem: Problem) -> Problem:
+    """The problem as DeMix's published search would have it, on the same proxies: no floors, LightGBM."""
+    predictor = replace(problem.settings.predictor, kind="lightgbm")
+    settings = replace(problem.settings, strategy="demix", predictor=predictor, floors={}, default_floor=None)
+    return replace(problem, settings=settings)
+
+
+def _shares(problem: Problem) -> dict[str, dict[str, float]]:
+    """By capability, what each of its scores counts in its average."""
+    members: dict[str, dict[str, float]] = {}
+    for name, owner in problem.space.objective_capabilities.items():
+        members.setdefault(owner, {})[name] = problem.space.weights.get(name, 1.0)
+    return {
+        owner: {name: weight / sum(scores.values()) for name, weight in scores.items()}
+        for owner, scores in members.items()
+    }
+
+
+def _by_score(shares: Mapping[str, Mapping[str, float]], by_capability: Mapping[str, float]) -> dict[str, float]:
+    return {name: by_capability[owner] * share for owner, scores in shares.items() for name, share in scores.items()}
