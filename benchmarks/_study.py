@@ -20,14 +20,14 @@ def nemo_demix(runs: Path, stage: str, *overrides: str, name: str = RECIPE, reci
     subprocess.run([*command, *overrides], cwd=REPOSITORY, env=environment, check=True)
 
 
-def branch(runs: Path, name: str, *parts: str) -> Path:
-    """Another run that starts from parts of the study's own: its data, its base, perhaps its components."""
+def branch(runs: Path, name: str, *parts: str, source: str = RECIPE) -> Path:
+    """Another run that starts from parts of a study's own: its data, its base, perhaps its components."""
     for part in ("datasets", "models/base", *parts):
         target = runs / name / part
         if not target.exists():
             partial = target.with_name(f".{target.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(runs / RECIPE / part, partial)
+            shutil.copytree(runs / source / part, partial)
             partial.rename(target)
     return runs / name
 

@@ -98,7 +98,7 @@ def _least_change(loss: Smooth, constraints: Constraints, limits: Sequence[Smoot
         over, slope_C = limit(weights_C)
         level = float(slope_C.min())
         rows_KC = np.vstack([rows_KC, slope_C - level])
-        bounds_K = np.append(bounds_K, float(slope_C @ weights_C) - level - over)
+        bounds_K = np.append(bounds_K, float(slope_C @ weights_C) - level - min(over, 0.0))
     equal_EC, values_E = equalities(constraints)
     found = linprog(goal_C / size, rows_KC, bounds_K, equal_EC, values_E, bounds=(0, 1), options=LP_OPTIONS)
     assert found.status == 0, f"constraints that were feasible before: {found.message}"

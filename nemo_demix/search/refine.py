@@ -47,7 +47,7 @@ def choose_refined(
     """
     ranking = Ranking(settings, space, rows, seed)
     pool = rank_pool(ranking, draw(settings, space, settings.pool_size, [seed, step, POOL_STREAM]))
-    starts_SC = _starts(ranking, pool)
+    starts_SC = starts(ranking, pool)
     baseline = ranking.floor_baseline
 
     def refit_choice(averages: Averages) -> Array:
@@ -109,13 +109,13 @@ class Slopes:
         return self._found
 
 
-def _starts(ranking: Ranking, pool: RankedPool) -> Array:
+def starts(ranking: Ranking, pool: RankedPool) -> Array:
     """The pool's best that are apart, and the scored mixture of which the best is predicted above the floors."""
     none_EC = np.empty((0, pool.weights_MC.shape[1]))
-    starts = [spread_rows(pool.weights_MC, pool.objective_M, STARTS, SPACING, none_EC)]
+    found = [spread_rows(pool.weights_MC, pool.objective_M, STARTS, SPACING, none_EC)]
     averages = ranking.averages(ranking.scored.weights_MC)
     allowed_M = ranking.kept(averages) & ranking.space.constraints.satisfied_M(ranking.scored.weights_MC)
     if allowed_M.any():
         best = np.flatnonzero(allowed_M)[np.argmin(ranking.objective(averages)[allowed_M])]
-        starts.append(ranking.scored.weights_MC[best][None])
-    return np.vstack(starts)
+        found.append(ranking.scored.weights_MC[best][None])
+    return np.vstack(found)

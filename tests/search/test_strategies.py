@@ -13,7 +13,7 @@ from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, MixtureError, ScoreError
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.choose import choose_from_rows
-from nemo_demix.search.convex import Optimum
+from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.space import PLAIN, SearchSpace, num_proxies
 from nemo_demix.search.strategies import Problem, build_strategy, check_settings
 from nemo_demix.search.strategies.mergemix import seed_mixtures
@@ -36,8 +36,9 @@ SEARCHES = {
     "bayes": replace(_BASE, strategy="bayes", objective="mean", predictor=_GAUSSIAN),
     "regmix": replace(_BASE, strategy="regmix"),
     "climb": replace(_BASE, strategy="climb"),
+    "recommended": replace(_BASE, strategy="recommended", objective="mean", predictor=_GAUSSIAN),
 }
-NUM_PROXIES = {"demix": 36, "mergemix": 23, "bayes": 22, "regmix": 36, "climb": 36}
+NUM_PROXIES = {"demix": 36, "mergemix": 23, "bayes": 22, "regmix": 36, "climb": 36, "recommended": 36}
 # On data shares: math is 0.5 x its merge weight, so this keeps every mixture away from BEST.
 TIGHT = ConstraintsConfig(
     min={"math": 0.15}, max={"code": 0.1}, groups={"stem": GroupConfig(["math", "code"], max=0.3)}
@@ -198,9 +199,14 @@ class BowlScreen:
         error_M = ((weights_MC - list(BEST.values())) ** 2).sum(axis=1)
         return {group: 1.1 + error_M for group in groups}
 
-    def optimum(self, constraints: Constraints, objective: Mapping[str, float]) -> Optimum:
+    def optimum(
+        self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
+    ) -> Optimum:
         assert sum(objective.values()) == pytest.approx(1)
         return Optimum(constraints.nearest(np.array(list(BEST.values()))), 1.1, 0.0)
+
+    def resampled(self, rng: np.random.Generator) -> "BowlScreen":
+        return self
 
 
 def test_both_kinds_of_proxy_screen_a_pool_and_confirm_its_best() -> None:
@@ -300,7 +306,7 @@ def test_missing_and_too_few_scores_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strategy": "best"}, "search.strategy=best: expected one of demix, mergemix"),
+        ({"strategy": "best"}, "search.strategy=best: expected one of recommended, demix, mergemix"),
         ({"proxy": "trained"}, "search.proxy=trained: expected one of merge, predictions, both"),
         ({"objective": "best"}, "search.objective=best: expected one of percentile_rank, mean, utility"),
         ({"strategy": "bayes", "proxy": "both"}, "search.proxy=both: bayes asks for one kind of proxy"),

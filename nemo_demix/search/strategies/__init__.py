@@ -36,11 +36,6 @@ def check_settings(settings: SearchConfig) -> None:
         raise ConfigError(f"search.strategy={settings.strategy}: expected one of {', '.join(STRATEGIES)}")
     if settings.proxy not in PROXIES:
         raise ConfigError(f"search.proxy={settings.proxy}: expected one of {', '.join(PROXIES)}")
-    if settings.proxy == "both" and settings.strategy not in ("demix", "mixmin"):
-        raise ConfigError(
-            f"search.proxy=both: {settings.strategy} asks for one kind of proxy; set search.proxy=merge, or "
-            "search.strategy=demix"
-        )
     if settings.strategy == "recommended":
         if settings.proxy == "both":
             raise ConfigError("search.proxy=both: recommended asks for both kinds by itself; set search.proxy=auto")
@@ -51,6 +46,11 @@ def check_settings(settings: SearchConfig) -> None:
             )
     elif settings.proxy == "auto":
         raise ConfigError(f"search.proxy=auto: {settings.strategy} asks for one kind of proxy; set search.proxy=merge")
+    if settings.proxy == "both" and settings.strategy not in ("demix", "mixmin"):
+        raise ConfigError(
+            f"search.proxy=both: {settings.strategy} asks for one kind of proxy; set search.proxy=merge, or "
+            "search.strategy=demix"
+        )
     if settings.strategy in TRAINED and settings.proxy != "merge":
         raise ConfigError(
             f"search.proxy={settings.proxy}: {settings.strategy} trains its proxies; leave search.proxy out"

@@ -1,0 +1,216 @@
+"""What does each way of choosing a mixture lead to? Mixtures that were searched, really trained, judged on other items.
+
+A replicate draws everything anew: the base, the components, the search, which items are searched and which judge. Each
+arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the same
+replicate and order. The replicate is the unit of every interval (Student's t over replicates): it holds the noise of
+components, searches, data orders and items at once. Every stage is the product's own and resumes; --quick works the
+figures out again from the committed rows.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _provenance import RESULTS, finish
+from _study import branch, nemo_demix, values
+from scipy import stats
+
+from nemo_demix.artifacts import DataManifest, read_json, write_json
+from nemo_demix.config import load_resolved
+from nemo_demix.launch.leader import launch
+from nemo_demix.stages.score import score_target, targets_to_score
+from nemo_demix.training.jobs import reference_jobs
+
+RECIPE = "decision"
+PLAIN = "proportional"
+TRAINED = 14  # proxies of regmix and climb, which share the components' tokens
+ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is cut off has these
+    "proportional": ("search=proportional",),
+    "recommended": ("search=recommended",),
+    "unfloored": ("search=recommended", "search.default_floor=null"),
+    "demix": ("search=demix",),
+    "mixmin": ("search=mixmin",),
+    "equal": ("search=equal",),
+    "bayes": ("search=bayes",),
+    "mergemix": ("search=mergemix",),
+    "regmix": ("search=regmix", f"search.iterations=[{TRAINED}]"),
+    "climb": ("search=climb", "search.iterations=[8,4,2]"),
+    "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
+}
+CONFIDENCE = 0.95
+
+
+def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: Sequence[str]) -> None:
+    """Search, train and score what is not there yet."""
+    for replicate in replicates:
+        settings = [f"seed={replicate}", f"suite.seed={replicate}", "search.objective=mean"]
+        name = f"{RECIPE}_{replicate}"
+        for stage, *more in (["prepare"], ["train", "role=base"], ["train", "role=component"]):
+            nemo_demix(runs, stage, *settings, *more, name=name, recipe=RECIPE)
+        chosen = {arm: _search(runs, replicate, arm, settings) for arm in arms}
+        _train_and_score(runs, name, chosen, orders, settings)
+
+
+def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
+    name = f"{RECIPE}_{replicate}_{arm}"
+    branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
+    nemo_demix(runs, "search", *ARMS[arm], *settings, name=name, recipe=RECIPE)
+    found: dict[str, Any] = read_json(runs / name / "search" / "mixture.json")
+    return found
+
+
+def _train_and_score(
+    runs: Path, start: str, chosen: dict[str, dict[str, Any]], orders: Sequence[int], settings: Sequence[str]
+) -> None:
+    """One model an arm and data order, trained from the base; one start of ranks for all."""
+    name = f"{start}_models"
+    run = branch(runs, name, source=start)
+    wanted = {
+        f"{arm}_order{order}": (mixture["data_shares"], order) for order in orders for arm, mixture in chosen.items()
+    }
+    given = [{"name": model, "data_shares": shares, "seed": order} for model, (shares, order) in wanted.items()]
+    # The resolved configuration is what worker ranks read; nothing is trained by this call.
+    nemo_demix(runs, "train", "role=base", *settings, name=name, recipe=RECIPE)
+    write_json(run / "verify" / "references.json", given)
+    config = load_resolved(run / "config.yaml")
+    manifest = DataManifest.load(run / "datasets" / "manifest.json")
+    shares = {row["name"]: row["data_shares"] for row in given}
+    jobs = reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in given})
+    targets = [score_target(job) for job in jobs]
+    names = [job.name for job in jobs if not job.is_done]
+    todo = targets_to_score(config, manifest, targets)
+    if names or todo:
+        launch(config, "models", {"task": "train_and_score", "jobs": [("reference", names)], "targets": todo})
+
+
+def rows_of(runs: Path) -> list[dict[str, Any]]:
+    """Everything that is there: one row a mixture, and one a trained model with its scores."""
+    rows: list[dict[str, Any]] = []
+    kept = ("merge_weights", "data_shares", "predicted", "measured_macro", "reach", "notes", "num_proxies")
+    for run in sorted(runs.glob(f"{RECIPE}_[0-9]*")):
+        replicate, _, arm = run.name.removeprefix(f"{RECIPE}_").partition("_")
+        path = run / "search" / "mixture.json"
+        if arm in ARMS and path.exists():
+            mixture = read_json(path)
+            rows.append({"kind": "mixture", "replicate": int(replicate), "arm": arm, **{k: mixture[k] for k in kept}})
+        for score in sorted((run / "scores").glob("reference_*_order*.json")) if arm == "models" else ():
+            name, _, order = score.stem.removeprefix("reference_").rpartition("_order")
+            record = read_json(score)
+            row = {"kind": "model", "replicate": int(replicate), "arm": name, "order": int(order)}
+            rows.append({**row, "judged": values(record["capabilities"]), "scores": values(record["scores"])})
+    return rows
+
+
+class Study:
+    """The trained models' scores, and their differences within a replicate and data order."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str]) -> None:
+        self._models = {(row["arm"], row["replicate"], row["order"]): row for row in rows if row["kind"] == "model"}
+        self._capability_of = capability_of
+
+    def difference(self, arm: str, other: str, measure: str) -> list[float]:
+        """By replicate that has both arms: the mean over their common data orders of arm minus other."""
+        by_replicate: dict[int, list[float]] = {}
+        for (name, replicate, order), row in self._models.items():
+            against = self._models.get((other, replicate, order))
+            if name == arm and against is not None:
+                gap = self._measure(row, measure) - self._measure(against, measure)
+                by_replicate.setdefault(replicate, []).append(gap)
+        return [float(np.mean(gaps)) for _, gaps in sorted(by_replicate.items())]
+
+    def _measure(self, row: dict[str, Any], measure: str) -> float:
+        if measure == "judged":
+            return float(np.mean(list(row["judged"].values())))
+        if measure in row["judged"]:
+            return float(row["judged"][measure])
+        prefix = {"heldout": "heldout/", "searched": "benchmark/"}[measure]
+        members: dict[str, list[float]] = {}
+        for name, score in row["scores"].items():
+            if name.startswith(prefix) and not name.endswith(":judged"):
+                members.setdefault(self._capability_of[name], []).append(score)
+        return float(np.mean([np.mean(scores) for scores in members.values()]))
+
+
+def interval(gaps: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean and Student's interval over replicates; no interval of a single one."""
+    mean = float(np.mean(gaps))
+    if len(gaps) < 2:
+        return mean, None, None
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1) * np.std(gaps, ddof=1) / np.sqrt(len(gaps))
+    return mean, float(mean - reach), float(mean + reach)
+
+
+def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row an arm, pair and measure, and the flat summary."""
+    meta = next(row for row in rows if row["kind"] == "meta")
+    study = Study(rows, meta["capability_of"])
+    arms = [arm for arm in ARMS if any(row["kind"] == "model" and row["arm"] == arm for row in rows)]
+    capabilities = sorted({name for row in rows if row["kind"] == "model" for name in row["judged"]})
+    table: list[dict[str, Any]] = []
+    found: dict[tuple[str, str, str], tuple[float, float | None, float | None]] = {}
+    pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
+    pairs += [("recommended", arm) for arm in arms if arm not in (PLAIN, "recommended")]
+    for arm, other in pairs:
+        for measure in ("judged", "searched", "heldout", *capabilities):
+            gaps = study.difference(arm, other, measure)
+            found[arm, other, measure] = interval(gaps)
+            table.append({"kind": "figure", "arm": arm, "minus": other, "measure": measure, "by_replicate": gaps,
+                          "mean": found[arm, other, measure]})  # fmt: skip
+    summary: dict[str, Any] = {
+        "num_replicates": len({row["replicate"] for row in rows if row["kind"] == "model"}),
+        "num_orders": len({row["order"] for row in rows if row["kind"] == "model"}),
+    }
+
+    def add(name: str, key: tuple[str, str, str]) -> None:
+        if key in found:
+            for tail, value in zip(("", "_lo", "_hi"), found[key], strict=True):
+                summary[f"{name}{tail}"] = None if value is None else round(value, 4)
+
+    for arm in arms:
+        if arm != PLAIN:
+            add(f"{arm}_minus_proportional", (arm, PLAIN, "judged"))
+            add(f"heldout_{arm}_minus_proportional", (arm, PLAIN, "heldout"))
+        if arm not in (PLAIN, "recommended"):
+            add(f"recommended_minus_{arm}", ("recommended", arm, "judged"))
+    if "recommended" in arms:
+        worst = max(capabilities, key=lambda name: found["recommended", PLAIN, name][0])
+        summary["worst_capability"] = worst
+        add("worst_capability_recommended", ("recommended", PLAIN, worst))
+    return table, summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
+    parser.add_argument("--replicates", type=int, nargs="*", default=list(range(5)))
+    parser.add_argument("--orders", type=int, default=3, help="data orders of each mixture's model")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
+    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        rows = json.loads((RESULTS / "decision.json").read_text())["rows"]
+        rows = [row for row in rows if row["kind"] != "figure"]
+    else:
+        runs = arguments.runs.resolve()
+        orders = [100 + order for order in range(arguments.orders)]  # none is the seed of a component
+        collect(runs, arguments.replicates, orders, arguments.arms)
+        if arguments.collect_only:
+            return
+        rows = [*rows_of(runs), _meta(runs, arguments.replicates[0])]
+    table, summary = analyse(rows)
+    finish("decision", arguments.quick, list(arguments.replicates), [*rows, *table], summary)
+
+
+def _meta(runs: Path, replicate: int) -> dict[str, Any]:
+    manifest = read_json(runs / f"{RECIPE}_{replicate}" / "datasets" / "manifest.json")
+    owners = {f"heldout/{name}": record["capability"] for name, record in manifest["datasets"].items()}
+    owners |= {f"benchmark/{name}": record["capability"] for name, record in manifest["benchmarks"].items()}
+    return {"kind": "meta", "capability_of": owners}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The recommended search: the minimum itself, above floors, by predictions or by a smooth predictor over merges."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_demix.config import ConstraintsConfig, PredictorConfig, SearchConfig
+from nemo_demix.constraints import Constraints
+from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.mixture import Array, BlendMatrix
+from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
+from nemo_demix.search.minimise import minimise
+from nemo_demix.search.reach import edges
+from nemo_demix.search.refine import choose_refined
+from nemo_demix.search.strategies import Problem, build_strategy, check_settings
+from nemo_demix.search.token_predictions import TokenPredictions
+from tests.search.bowls import BEST, FAST, NAMES, Bowl, space_of
+
+SETTINGS = SearchConfig(
+    strategy="recommended", proxy="auto", objective="mean", iterations=[12, 6, 4], pool_size=3000, select_top=16,
+    num_refits=4, predictor=replace(FAST, kind="gaussian_process"),
+)  # fmt: skip
+GROUPS = [f"benchmark/{name}" for name in NAMES]
+
+
+class TokenScreen:
+    """Mixed predictions of three components, each the best at the tokens of its own benchmark."""
+
+    def __init__(self, predictions: TokenPredictions) -> None:
+        self.predictions = predictions
+
+    @classmethod
+    def drawn(cls, seed: int = 0, general_helps: float = 0.0) -> "TokenScreen":
+        """Args: general_helps: Nats by which the first component is better at every token of the others."""
+        rng = np.random.default_rng(seed)
+        owner_T = np.repeat(np.arange(3), 200)
+        logprobs_CT = -rng.gamma(2.0, 1.5, 600) * np.exp(0.2 * rng.normal(size=(3, 600)))
+        logprobs_CT[owner_T, np.arange(600)] += 0.5
+        logprobs_CT[0, 200:] += general_helps
+        weights = {
+            group: (np.flatnonzero(owner_T == place), np.full(200, 1 / 600)) for place, group in enumerate(GROUPS)
+        }
+        return cls(TokenPredictions(np.minimum(logprobs_CT, -1e-3).astype(np.float32), np.arange(0, 601, 10), weights))
+
+    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
+        return self.predictions.scores_MB(weights_MC, groups)
+
+    def optimum(
+        self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
+    ) -> Optimum:
+        return best_prediction_mixture(self.predictions, objective, constraints, limits)
+
+    def resampled(self, rng: np.random.Generator) -> "TokenScreen":
+        return TokenScreen(self.predictions.resampled(rng))
+
+
+def scored(weights_C: Array) -> dict[str, Any]:
+    """A row of the bowl."""
+    weights = dict(zip(NAMES, weights_C.tolist(), strict=True))
+    return {"name": "mix", "merge_weights": weights, **Bowl()(weights)}
+
+
+def grid() -> Array:
+    steps = np.arange(201)
+    return np.array([(i, j, 200 - i - j) for i in steps for j in steps[: 201 - i]]) / 200
+
+
+def macro(screen: TokenScreen, weights_MC: Array) -> Array:
+    return np.mean(list(screen.scores_MB(weights_MC, GROUPS).values()), axis=0)
+
+
+def test_by_predictions_no_mixture_of_a_grid_that_keeps_the_floors_is_better() -> None:
+    screen, space = TokenScreen.drawn(), space_of()
+    baseline_C = space.as_array(space.blend.merge_weights_for(space.baselines["proportional"])[0])
+    at_baseline = screen.scores_MB(baseline_C[None], GROUPS)
+    scores = screen.scores_MB(grid(), GROUPS)
+    values = []
+    for floor in (None, 0.005, 0.0):
+        settings = replace(SETTINGS, proxy="predictions", default_floor=floor)
+        choice = build_strategy(Problem(settings, space, 0), screen).result()
+        chosen_C = space.as_array(choice.merge_weights)
+        kept_M = np.all(
+            [scores[name] <= at_baseline[name] + (9 if floor is None else floor) for name in GROUPS], axis=0
+        )
+        value = float(macro(screen, chosen_C[None])[0])
+        assert value <= macro(screen, grid())[kept_M].min() + 1e-6
+        assert choice.notes["objective"] == pytest.approx(value, rel=1e-6)
+        assert choice.notes["optimality_gap"] <= 1e-6
+        worse = {name: choice.predicted[name]["score"] - choice.baselines["proportional"][name] for name in NAMES}
+        assert floor is None or max(worse.values()) <= floor + 1e-6
+        values.append(value)
+    assert all(looser < tighter for looser, tighter in pairwise(values))  # every floor costs something here
+
+
+def test_floors_of_single_capabilities_win_over_the_default() -> None:
+    screen, space = TokenScreen.drawn(), space_of()
+    free = build_strategy(Problem(replace(SETTINGS, proxy="predictions"), space, 0), screen).result()
+    settings = replace(SETTINGS, proxy="predictions", default_floor=0.0, floors=dict.fromkeys(NAMES, 5.0))
+    assert build_strategy(Problem(settings, space, 0), screen).result().merge_weights == free.merge_weights
+
+
+def test_with_merges_beside_them_predictions_still_choose_and_demix_is_shown() -> None:
+    screen, space = TokenScreen.drawn(), space_of()
+    alone = build_strategy(Problem(replace(SETTINGS, proxy="predictions"), space, 0), screen).result()
+    strategy, demix = (
+        build_strategy(Problem(settings, space, 0), screen)
+        for settings in (SETTINGS, replace(SETTINGS, strategy="demix", proxy="merge", predictor=FAST))
+    )
+    asked = 0
+    while batch := strategy.ask():
+        assert np.array_equal(batch, demix.ask())  # the very proxies of the published search
+        rows = [scored(weights_C) for weights_C in batch]
+        strategy.tell(rows)
+        demix.tell(rows)
+        asked += len(batch)
+    assert asked == strategy.num_proxies == 22
+    choice = strategy.result()
+    assert choice.merge_weights == alone.merge_weights
+    assert choice.published == demix.result().merge_weights
+    assert set(choice.baselines) == {"proportional", "equal", "demix"}
+    assert choice.notes["merges"]["number"] == 22
+    assert set(choice.notes["merges"]["rho"]) == set(NAMES)
+    assert all(low <= high for one in choice.intervals.values() for low, high in one.values())
+    assert choice.intervals["math"]["refits"][0] < choice.intervals["math"]["refits"][1]
+
+
+def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixture() -> None:
+    space = space_of()
+    rng = np.random.default_rng(0)
+    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    best = scored(np.array(list(BEST.values())))
+    choice = choose_refined(replace(SETTINGS, proxy="merge"), space, [*rows, best], 0)
+    assert choice.merge_weights == pytest.approx(BEST, abs=5e-3)
+    # A predictor of steps has no slopes to follow: what it was told is a candidate all the same.
+    settings = replace(SETTINGS, proxy="merge", predictor=FAST)
+    coarse = choose_refined(settings, space, [*rows, best], 0)
+    bests = sum(prediction["score"] for prediction in coarse.predicted.values())
+    alone = choose_refined(replace(settings, pool_size=16), space, [*rows, best], 0)
+    assert sum(prediction["score"] for prediction in alone.predicted.values()) <= bests + 0.05
+    assert alone.notes == {}
+
+
+def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
+    space = space_of(Constraints.build(ConstraintsConfig(max={"code": 0.1}), space_of().blend, None, None))
+    rng = np.random.default_rng(1)
+    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    choice = choose_refined(replace(SETTINGS, proxy="merge", default_floor=0.001), space, rows, 0)
+    assert space.constraints.satisfied_M(space.as_array(choice.merge_weights)[None]).all()
+    worse = [choice.predicted[name]["score"] - choice.baselines["proportional"][name] for name in NAMES]
+    assert max(worse) <= 0.001 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"objective": "percentile_rank"}, "ranks have no slope; expected one of mean, utility"),
+        ({"proxy": "both"}, "recommended asks for both kinds by itself"),
+        ({"strategy": "demix"}, "search.proxy=auto: demix asks for one kind of proxy"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changed: dict[str, str], message: str) -> None:
+    check_settings(SETTINGS)
+    with pytest.raises(ConfigError, match=message):
+        check_settings(replace(SETTINGS, **changed))
+
+
+def test_floors_that_nothing_keeps_are_refused() -> None:
+    """The components cannot come near the baseline: they have no general data but half of the first one's."""
+    screen = TokenScreen.drawn(general_helps=0.4)
+    far = space_of(Constraints.build(ConstraintsConfig(min={"code": 0.4}), space_of().blend, None, None))
+    with pytest.raises(MixtureError, match=r"search\.floors: no mixture of predictions was found that keeps them"):
+        build_strategy(Problem(replace(SETTINGS, proxy="predictions", default_floor=0.0), far, 0), screen).result()
+
+
+# The edge of what components can stand for.
+
+
+def test_an_answer_on_the_edge_says_so_and_what_lies_beyond() -> None:
+    """With half of general data in every component, half is the least; less would be better here."""
+    screen, space = TokenScreen.drawn(), space_of()
+    settings = replace(SETTINGS, proxy="predictions", capability_weights={"general": 0.0})
+    choice = build_strategy(Problem(settings, space, 0), screen).result()
+    assert choice.merge_weights["general"] == pytest.approx(0.0, abs=1e-3)
+    (edge,) = choice.reach
+    assert (edge["dataset"], edge["bound"]) == ("general", "least")
+    assert edge["share"] == pytest.approx(0.5, abs=1e-3)
+    assert edge["gain"] > 0
+    pure = space_of(blend=BlendMatrix(tuple(NAMES), tuple(NAMES), np.eye(3)))
+    assert build_strategy(Problem(settings, pure, 0), screen).result().reach == []
+
+
+def test_a_share_of_all_or_nothing_is_no_edge() -> None:
+    space = space_of()
+    assert edges(space, np.array([1.0, 0.0, 0.0]), None) == []  # nothing but general data: there is no more
+    (most,) = edges(space, np.array([0.3, 0.7, 0.0]), None) or [None]
+    assert most is None
+
+
+# Minimising.
+
+
+def test_a_restart_goes_on_where_rounding_stopped() -> None:
+    """Fifty components under a divergence that binds: one descent ends .002 above the minimum."""
+    rng = np.random.default_rng(50)
+    blend = BlendMatrix.demix([f"d{number}" for number in range(50)], "d0", 0.5)
+    prior = dict(zip(blend.datasets, np.full(50, 0.02) @ blend.rows_CD, strict=True))
+    constraints = Constraints.build(ConstraintsConfig(max_kl=0.02), blend, None, prior)
+    goal_C = rng.dirichlet(np.ones(50))
+
+    def loss(weights_C: Array) -> tuple[float, Array]:
+        gap_C = weights_C - goal_C
+        return float(gap_C @ gap_C), 2 * gap_C
+
+    found_C = minimise(loss, constraints, [], constraints.convex.centre_C[None])
+    assert found_C is not None
+    assert constraints.satisfied_M(found_C[None]).all()
+    nearest_C = constraints.nearest(goal_C)
+    assert loss(found_C)[0] <= loss(nearest_C)[0] + 1e-9
+
+
+def test_where_no_start_leads_to_what_is_allowed_there_is_none() -> None:
+    constraints = Constraints.none(space_of().blend)
+    never = lambda weights_C: (1.0, np.zeros(3))  # noqa: E731
+    assert minimise(never, constraints, [never], constraints.convex.centre_C[None]) is None
+
+
+def test_predictors_kinds_do_not_matter_to_the_slopes() -> None:
+    space = space_of()
+    rng = np.random.default_rng(2)
+    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 60)]
+    for kind in ("ridge", "stacked"):
+        settings = replace(SETTINGS, proxy="merge", predictor=PredictorConfig(kind=kind, num_bootstrap=2, folds=2))
+        choice = choose_refined(settings, space, rows, 0)
+        assert choice.merge_weights == pytest.approx(BEST, abs=0.05)
