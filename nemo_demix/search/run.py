@@ -79,6 +79,9 @@ def run_search(
         judge = searched_by if has_all else kind
         with open_proxies(config, manifest, components, groups, tuple({kind, judge}), None) as judged:
             measured = _measured(space, result.choice, judged[kind], judged[judge], noise)
+    tokens = max((job.num_tokens for job in components), default=0)
+    reach = [{**edge, "component_tokens": tokens} for edge in result.choice.reach]
+    choice = replace(result.choice, reach=reach)
     facts = Facts(
         seed=config.seed,
         fingerprint=search_fingerprint(config, manifest, components),
@@ -90,7 +93,7 @@ def run_search(
         component_epochs=component_epochs(manifest, components) if kind != "trained" else {},
         **measured,
     )
-    return mixture_record(config.search, space, result.choice, facts), result.choice
+    return mixture_record(config.search, space, choice, facts), choice
 
 
 def run_mixtures(

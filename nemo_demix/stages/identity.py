@@ -11,6 +11,7 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.record import macro_seeds_std
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import CHOSEN, baseline_shares
+from nemo_demix.search.choose import PUBLISHED
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
 
@@ -58,6 +59,8 @@ def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str,
         ConfigError: if a baseline is unknown.
     """
     available = baseline_shares(config, manifest)
+    if PUBLISHED in mixture["baselines"]:
+        available[PUBLISHED] = mixture["baselines"][PUBLISHED]["data_shares"]
     for name in config.final.baselines:
         if name not in available:
             raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")

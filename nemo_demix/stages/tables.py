@@ -7,7 +7,9 @@ from rich.table import Table
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
+from nemo_demix.search.choose import PUBLISHED
 
+_BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
 _MEANING = {
     "better": "better than",
     "worse": "worse than",
@@ -19,7 +21,11 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
     """What was chosen, what was predicted, what was measured, and whether it beats the baselines."""
     console = Console(width=118)
     console.print(_mixture_table(manifest, mixture))
+    for line in _edges(mixture):
+        console.print(line)
     console.print(_score_table(mixture, result))
+    if (demix := mixture["baselines"].get(PUBLISHED)) is not None:
+        console.print(_published(mixture, demix))
     for name, comparison in result["chosen_minus"].items():
         unmeasured = ", ".join(comparison["unmeasured"])
         console.print(
@@ -28,6 +34,36 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
             f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
         )
     console.print(_cost_line(cost))
+
+
+def _edges(mixture: dict[str, Any]) -> list[str]:
+    """What the components cannot stand for, where the mixture is at the end of it."""
+    lines = []
+    for edge in mixture["reach"]:
+        line = (
+            f"{edge['dataset']} has the {edge['bound']} share that these components can stand for "
+            f"({100 * edge['share']:.1f} %)."
+        )
+        if edge["gain"] is not None and edge["gain"] > 0:
+            line += (
+                f" Beyond it, each further hundredth is predicted to gain about {edge['gain']:.4f} bits/byte: one more "
+                f"component ({edge['component_tokens']:,} tokens) on a blend beyond it would open the way "
+                "(components.blends, or another components.beta)."
+            )
+        lines.append(line)
+    return lines
+
+
+def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
+    """DeMix's own answer on the same proxies."""
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in demix["data_shares"].items())
+    line = f"DeMix's published search ends, on the same {mixture['num_proxies']} merged proxies, with {shares}."
+    if (gap := demix["chosen_minus_this"]) is not None:
+        line += (
+            f" By {_BY[demix['proxy']]} the mixture above is {_MEANING[gap['verdict']]} it: {gap['difference']:+.4f} "
+            "bits/byte; it is trained only if it is among final.baselines."
+        )
+    return line
 
 
 def _interval(comparison: dict[str, Any]) -> str:

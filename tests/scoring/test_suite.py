@@ -99,6 +99,37 @@ def test_a_search_sees_no_report_benchmark_and_judges_average_over_these(
     assert tuned_on.difference == 0  # and does not judge
 
 
+def test_judged_items_are_others_than_those_that_are_searched_on(run: tuple[DemixConfig, DataManifest]) -> None:
+    config, manifest = run
+    plain = build_suite(config.suite, manifest, PROXY_USES)
+    settings = dataclasses.replace(config.suite, judged_items=6)
+    searched, full = build_suite(settings, manifest, PROXY_USES), build_suite(settings, manifest)
+    assert [request.tokens for request in searched.requests] == [request.tokens for request in plain.requests]
+    groups = group_fingerprints(config.suite, manifest)
+    assert {name: value for name, value in group_fingerprints(settings, manifest).items() if name in groups} == groups
+    for capability, shares in full.shares.items():
+        assert all(name.endswith(":judged") for name in shares), capability
+    by_group: dict[str, list[tuple[int, ...]]] = {}
+    for request in full.requests:
+        by_group.setdefault(request.group, []).append(tuple(request.tokens))
+    for name in manifest.benchmarks:
+        one, other = by_group[f"benchmark/{name}"], by_group[f"benchmark/{name}:judged"]
+        assert (len(one), len(other)) == (8, 6)
+        assert not set(one) & set(other)
+    with_fit = copy.deepcopy(settings)
+    with_fit.benchmarks["gsm8k"].use = "fit"  # what no search chooses by needs no others
+    assert "benchmark/gsm8k:judged" not in build_suite(with_fit, manifest).groups
+
+
+@pytest.mark.parametrize("items", [None, 164])
+def test_a_benchmark_without_other_items_cannot_judge(run: tuple[DemixConfig, DataManifest], items: int | None) -> None:
+    config, manifest = run
+    manifest = dataclasses.replace(manifest, benchmarks={"humaneval": manifest.benchmarks["humaneval"]})
+    settings = dataclasses.replace(config.suite, items_per_benchmark=items, judged_items=4)
+    with pytest.raises(ScoreError, match=r"humaneval: 164 of its 164 items are searched on, 0 are left to judge by"):
+        build_suite(settings, manifest)
+
+
 def test_use_changes_no_score_but_the_record_of_averages(run: tuple[DemixConfig, DataManifest]) -> None:
     config, manifest = run
     settings = copy.deepcopy(config.suite)
