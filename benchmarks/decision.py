@@ -1,7 +1,7 @@
 """What does each way of choosing a mixture lead to? Mixtures that were searched, really trained, judged on other items.
 
-A replicate draws everything anew: the base, the components, the search, which items are searched and which judge. Each
-arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the same
+A replicate draws everything but the base anew: the components, the search, which items are searched and which judge.
+Each arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the same
 replicate and order. The replicate is the unit of every interval (Student's t over replicates): it holds the noise of
 components, searches, data orders and items at once. Every stage is the product's own and resumes; --quick works the
 figures out again from the committed rows.
@@ -29,8 +29,9 @@ PLAIN = "proportional"
 TRAINED = 14  # proxies of regmix and climb, which share the components' tokens
 ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is cut off has these
     "proportional": ("search=proportional",),
-    "recommended": ("search=recommended",),
-    "unfloored": ("search=recommended", "search.default_floor=null"),
+    # Merges change nothing in what predictions choose (tests/search/test_recommended.py): none is made here.
+    "recommended": ("search=recommended", "search.proxy=predictions"),
+    "unfloored": ("search=recommended", "search.proxy=predictions", "search.default_floor=null"),
     "demix": ("search=demix",),
     "mixmin": ("search=mixmin",),
     "equal": ("search=equal",),
@@ -40,14 +41,20 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
+BASE = 0  # the replicate whose data and base all start from
 CONFIDENCE = 0.95
 
 
 def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: Sequence[str]) -> None:
     """Search, train and score what is not there yet."""
+    base = f"{RECIPE}_{BASE}"
+    nemo_demix(runs, "prepare", f"seed={BASE}", name=base, recipe=RECIPE)
+    nemo_demix(runs, "train", "role=base", f"seed={BASE}", "base.seed=0", name=base, recipe=RECIPE)
     for replicate in replicates:
-        settings = [f"seed={replicate}", f"suite.seed={replicate}", "search.objective=mean"]
+        settings = [f"seed={replicate}", "base.seed=0", f"suite.seed={replicate}", "search.objective=mean"]
         name = f"{RECIPE}_{replicate}"
+        if replicate != BASE:
+            branch(runs, name, source=f"{RECIPE}_{BASE}")
         for stage, *more in (["prepare"], ["train", "role=base"], ["train", "role=component"]):
             nemo_demix(runs, stage, *settings, *more, name=name, recipe=RECIPE)
         chosen = {arm: _search(runs, replicate, arm, settings) for arm in arms}
@@ -56,8 +63,11 @@ def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: 
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
     name = f"{RECIPE}_{replicate}_{arm}"
-    branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
-    nemo_demix(runs, "search", *ARMS[arm], *settings, name=name, recipe=RECIPE)
+    if arm in ("unfloored", "mixmin"):  # they ask the same components what the first did
+        branch(runs, name, "models/component", "search/predictions", source=f"{RECIPE}_{replicate}_recommended")
+    else:
+        branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
+    nemo_demix(runs, "search", *ARMS[arm], *settings, "suite.heldout_tokens=0", name=name, recipe=RECIPE)
     found: dict[str, Any] = read_json(runs / name / "search" / "mixture.json")
     return found
 
