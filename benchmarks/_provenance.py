@@ -32,8 +32,7 @@ def write(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]], 
     """Write `results/<name>[_quick].json`."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     result = {
-        # Where this machine keeps its runs says nothing to anyone else.
-        "command": " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]),
+        "command": _command(),
         "commit": commit(),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
         "python": platform.python_version(),
@@ -47,6 +46,24 @@ def write(name: str, quick: bool, seeds: list[int], rows: list[dict[str, Any]], 
         "summary": summary,
     }
     write_json(RESULTS / f"{name}{'_quick' if quick else ''}.json", result)
+
+
+def recompute(name: str, rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Put figures worked out again into `results/<name>.json`, and print the summary as the last line.
+
+    Command, commit, versions and machine stay those of the measurement; `recomputed` has the command and the commit
+    that the figures and the summary are of.
+    """
+    path = RESULTS / f"{name}.json"
+    result = json.loads(path.read_text())
+    recomputed = {"command": _command(), "commit": commit(), "of": ["summary", "rows of kind figures"]}
+    write_json(path, {**result, "recomputed": recomputed, "rows": rows, "summary": summary})
+    print(json.dumps(summary))
+
+
+def _command() -> str:
+    """This command; where this machine keeps its runs says nothing to anyone else."""
+    return " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
 
 
 def _git(*arguments: str) -> str:

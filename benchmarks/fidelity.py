@@ -2,8 +2,10 @@
 
 One base; component models with three data orders; 24 references (recipes/fidelity.yaml) and their checkpoints at 1/8,
 1/4 and 1/2 of the tokens, which stand for trained proxies. Beside them: weight merges, mixed predictions, the null
-predictor, other shares of general data in the components, other merge methods. Every stage is the product's own and
-resumes. Some hours on two cores; --quick works out every figure again from the committed scores.
+predictor, other shares of general data in the components, other merge methods. Two kinds of figure: rho averaged over
+capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
+is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
+scores, and --recompute writes these beside them.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -16,12 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _provenance import RESULTS, finish
+from _decision import DecisionStudy
+from _provenance import RESULTS, finish, recompute
 from _study import RECIPE, branch, json_lines, nemo_demix, values
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.config import load_resolved
 from nemo_demix.fidelity.consistency import Columns, Figures, draw_samples, figures, summarise, tokens_to_match
+from nemo_demix.fidelity.equal_cost import equal_cost
+from nemo_demix.fidelity.noise import seed_noise
+from nemo_demix.fidelity.nulls import Mixtures
+from nemo_demix.mixture import Array
 from nemo_demix.training.jobs import blend_matrix
 
 SEEDS = (1, 2)  # of the components, beside the run's own
@@ -143,24 +150,39 @@ class Study:
         shares = {name: np.array([share(row, name) for row in self.mixtures]) for name in self.reference.scores}
         return figures(self.reference, Columns(shares, dict.fromkeys(shares, True), has_unit=False), self.samples_SR)
 
+    def macro(self, **wanted: Any) -> Array:
+        """The macro score of the models or proxies whose rows have these values, shape (R,), bits a byte."""
+        mean_R: Array = np.mean(list(self._columns(**wanted).scores.values()), axis=0)
+        return mean_R
+
+    def data(self, dataset_capability: dict[str, str]) -> Mixtures:
+        """The references' data shares."""
+        shares = [[row["data_shares"][name] for name in dataset_capability] for row in self.mixtures]
+        return Mixtures(np.array(shares), list(dataset_capability.values()))
+
     def noise(self) -> dict[str, float]:
         """By capability and macro: standard deviation of references between data orders, and between mixtures.
 
-        `ceiling` is the correlation that a proxy without any error could be expected to reach with these references:
-        the root of the share of their variance that is not the data order's.
+        What a data order does to all mixtures alike is no part of it (`seed_noise`). `ceiling` is the correlation that
+        a proxy without any error could be expected to reach with these references: the root of the share of their
+        variance that is not the data order's.
         """
         models = {
             row["name"]: self._averages(row) for row in self._rows if row["kind"] == "trained" and row["tokens"] is None
         }
-        repeated = [row for row in self._rows if row["kind"] == "mixture" and row["name"] != row["mixture"]]
+        groups: dict[str, list[dict[str, float]]] = {}
+        for row in self._rows:
+            if row["kind"] == "mixture":
+                groups.setdefault(row["mixture"], []).append(models[row["name"]])
+        seeds = seed_noise(list(groups.values()), list(self.reference.scores)).std
         found: dict[str, float] = {}
         for name in (*self.reference.scores, "macro"):
-            gaps = np.array([models[row["name"]][name] - models[row["mixture"]][name] for row in repeated])
-            seeds = float(np.mean(gaps**2) / 2)
+            between = seeds[name]
+            assert between is not None, "several mixtures were trained with two data orders"
             mixtures = float(np.var([models[row["name"]][name] for row in self.mixtures], ddof=1))
-            found[f"std_between_seeds_{name}"] = seeds**0.5
+            found[f"std_between_seeds_{name}"] = between
             found[f"std_between_mixtures_{name}"] = mixtures**0.5
-            found[f"ceiling_{name}"] = max(0.0, 1 - seeds / mixtures) ** 0.5
+            found[f"ceiling_{name}"] = max(0.0, 1 - between**2 / mixtures) ** 0.5
         return found
 
     def _averages(self, row: dict[str, Any]) -> dict[str, float]:
@@ -202,6 +224,21 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         for name, found in named.items():
             table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
 
+        wanted: dict[str, list[dict[str, Any]]] = {
+            **{kind: [{"kind": kind, "components": name, "method": None} for name in components] for kind in by_seed},
+            **{f"trained_{count}": [{"kind": "trained", "tokens": count}] for count in tokens},
+            **{name: [{"kind": "merge", "components": name, "method": None}] for name in sorted(ablated)},
+            **{name: [{"kind": "merge", "components": "seed_0", "method": name}] for name in methods},
+        }
+        deciding = DecisionStudy(
+            study.macro(kind="trained", tokens=None),
+            {name: [study.macro(**one) for one in each] for name, each in wanted.items()},
+            study.data(meta["dataset_capability"]),
+            study.samples_SR,
+            equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"]),
+        )
+        table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
+
         tail = "" if label == "benchmarks" else "_heldout"
         merged, predicted = (np.mean([f.values["rho"]["macro"] for f in by_seed[kind]], axis=0) for kind in by_seed)
         null_S = null.values["rho"]["macro"]
@@ -231,6 +268,9 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             f"recovery_macro{tail}": float(np.mean([f.values["recovery"]["macro"][0] for f in by_seed["merge"]])),
             **{f"{key}{tail}": value for key, value in study.noise().items()},
             **{f"rho_macro{tail}_{name}": rho(named[name][0]) for name in (*sorted(ablated), *methods)},
+            **deciding.summary(
+                CONFIDENCE, tail, {f"trained_{count}": f"trained_{_fraction(count / full)}" for count in tokens}
+            ),
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
     summary |= {"num_references": len(study.mixtures), "num_seeds": len(components), "delta_max": max(deltas)}
@@ -259,14 +299,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
     parser.add_argument("--no-ablations", action="store_true")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
+    parser.add_argument("--recompute", action="store_true", help="the same, into the file that the scores are in")
     arguments = parser.parse_args()
-    if arguments.quick:
+    if arguments.quick or arguments.recompute:
         rows = [row for row in json.loads((RESULTS / "fidelity.json").read_text())["rows"] if row["kind"] != "figures"]
     else:
         runs = arguments.runs.resolve()
         rows = [*collect(runs, not arguments.no_ablations), _meta(runs)]
     table, summary = analyse(rows)
-    finish("fidelity", arguments.quick, [0, *SEEDS], [*rows, *table], summary)
+    if arguments.recompute:
+        recompute("fidelity", [*rows, *table], summary)
+    else:
+        finish("fidelity", arguments.quick, [0, *SEEDS], [*rows, *table], summary)
 
 
 def _meta(runs: Path) -> dict[str, Any]:

@@ -147,5 +147,5 @@ class TrustConfig:
 
     max_delta: float = 0.15  # of every component (DeMix: about 0.10 at 30-50B tokens)
     min_cv_rho: float = 0.3  # macro, out of fold
-    min_rho: float = 0.0  # the lower bound of merged proxies' macro rho with the references
+    min_rho: float = 0.0  # the lower bound of the proxies' rho with the references, of the macro score
     require_verify: bool = False  # without references the last gate fails

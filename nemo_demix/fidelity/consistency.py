@@ -71,7 +71,7 @@ def figures(reference: Columns, proxy: Columns, samples_SR: Rows) -> Figures:
         proxy_better_R = proxy_R if proxy.higher_is_better[capability] else -proxy_R
         for measure, rows in (("rho", samples_SR), ("rho_top", _top(better_R, samples_SR))):
             values[measure][capability] = correlations(better_R, proxy_better_R, rows)
-            if why := _why_no_rho(better_R[rows[0]], proxy_better_R[rows[0]]):
+            if why := why_no_rho(better_R[rows[0]], proxy_better_R[rows[0]]):
                 reasons[measure][capability] = why
         recovery_S, why = _recovery(reference_R, proxy_R, samples_SR, proxy.has_unit)
         values["recovery"][capability] = recovery_S
@@ -137,7 +137,8 @@ def _top(better_R: Array, samples_SR: Rows) -> Rows:
     return np.take_along_axis(samples_SR, order_SR[:, :count], axis=1)
 
 
-def _why_no_rho(reference_R: Array, proxy_R: Array) -> str | None:
+def why_no_rho(reference_R: Array, proxy_R: Array) -> str | None:
+    """Why a correlation of these scores, each of shape (R,), is undefined; None where it is not."""
     if len(reference_R) < MIN_RANKED:
         return f"{len(reference_R)} references to order; {MIN_RANKED} are needed"
     if np.ptp(reference_R) == 0:

@@ -1,6 +1,10 @@
 """How much of a score is the order of the training data: the same mixture trained with several seeds.
 
-Axes: M mixtures that were trained with several seeds.
+A data order shifts the scores of all mixtures alike besides scattering them. The shift changes no order of mixtures
+and no difference between two that were trained in one order, so it is taken off: each seed's mean over the mixtures
+that have several.
+
+Axes: M mixtures that were trained with several seeds, E seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +17,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import MIN_RANKED
 
 _NO_SEEDS = "no mixture was trained with several seeds (verify.seeds)"
+_ONE_MIXTURE = "1 mixture was trained with several seeds; a seed's common shift takes 2 (verify.seed_references)"
 
 
 @dataclass(frozen=True)
@@ -21,24 +26,27 @@ class SeedNoise:
 
     num_mixtures: int
     num_models: int
-    std: dict[str, float | None]  # between seeds of one mixture, pooled over the mixtures; unit of the scores
+    std: dict[str, float | None]  # of one model around its mixture's and its seed's mean; unit of the scores
     ceiling_rho: dict[str, float | None]  # between two seeds: no proxy can be expected to do better
     reason: str | None
 
 
 def seed_noise(groups: Sequence[Sequence[Mapping[str, float]]], capabilities: Sequence[str]) -> SeedNoise:
-    """Standard deviation between seeds, and rho between the seeds.
+    """Standard deviation between seeds, centred within each seed, and rho between the seeds.
 
     Args:
-        groups: Of each mixture, the scores by capability of its models, in the same order of seeds.
+        groups: Of each mixture, the scores by capability of its models: of one seed, or of the same seeds in the same
+            order.
         capabilities: Which scores there are; their mean is added as `macro`.
     """
     repeated = [[_with_macro(scores, capabilities) for scores in group] for group in groups if len(group) > 1]
     names = [*capabilities, MACRO]
     if not repeated:
         return SeedNoise(0, 0, dict.fromkeys(names), dict.fromkeys(names), _NO_SEEDS)
+    if len(repeated) < 2:
+        return SeedNoise(1, len(repeated[0]), dict.fromkeys(names), dict.fromkeys(names), _ONE_MIXTURE)
     std: dict[str, float | None] = {
-        name: _pooled_std([np.array([scores[name] for scores in group]) for group in repeated]) for name in names
+        name: _centred_std(np.array([[scores[name] for scores in group] for group in repeated])) for name in names
     }
     ceiling: dict[str, float | None] = {name: _ceiling(repeated, name) for name in capabilities}
     known = [rho for rho in ceiling.values() if rho is not None]
@@ -51,15 +59,16 @@ def _with_macro(scores: Mapping[str, float], capabilities: Sequence[str]) -> dic
     return {**scores, MACRO: float(np.mean([scores[name] for name in capabilities]))}
 
 
-def _pooled_std(groups: Sequence[Array]) -> float:
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in groups)
-    return float(np.sqrt(squares / sum(len(values) - 1 for values in groups)))
+def _centred_std(scores_ME: Array) -> float:
+    """Of what is left without the means of mixtures and of seeds; (M - 1)(E - 1) degrees of freedom are left too."""
+    left_ME = scores_ME - scores_ME.mean(axis=1, keepdims=True) - scores_ME.mean(axis=0) + scores_ME.mean()
+    num_mixtures, num_seeds = scores_ME.shape
+    return float(np.sqrt((left_ME**2).sum() / ((num_mixtures - 1) * (num_seeds - 1))))
 
 
 def _ceiling(groups: Sequence[Sequence[Mapping[str, float]]], name: str) -> float | None:
     """The mean rho of the first seed with each other one."""
-    num_seeds = min(map(len, groups))
-    columns = [np.array([group[seed][name] for group in groups]) for seed in range(num_seeds)]
+    columns = [np.array([group[seed][name] for group in groups]) for seed in range(len(groups[0]))]
     everyone_1M = np.arange(len(groups))[None, :]
     rhos = [float(correlations(columns[0], other_M, everyone_1M)[0]) for other_M in columns[1:]]
     return None if np.isnan(rhos).any() else float(np.mean(rhos))

@@ -8,6 +8,8 @@ from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.training.jobs import TrainJob
 
+FORMAT = 2  # raise when a report has figures, or means something by them, that earlier ones lack
+
 
 def fidelity_path(config: DemixConfig) -> Path:
     """`runs/<name>/verify/fidelity.json`."""

@@ -26,6 +26,8 @@ from nemo_demix.fidelity.consistency import (
     tokens_to_match,
 )
 from nemo_demix.fidelity.noise import residual_std, seed_noise
+from nemo_demix.fidelity.objective import macro_of_sets
+from nemo_demix.fidelity.objective_report import Compared, mixtures_of, objective_report
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.correlation import MIN_RANKED
 
@@ -68,8 +70,11 @@ def fidelity_report(
         "num_bootstrap": config.verify.num_bootstrap,
         "delta": deltas,
     }
+    macros, mixtures = macro_of_sets(config, manifest), mixtures_of(kept, manifest)
+    compared = _compared(measured, kept)
     for name, capability_of in sets.items():
         report[name] = _set_report(config, manifest, measured, kept, capability_of, samples_SR, components)
+        report[name]["objective"] = objective_report(config, mixtures, macros[name], compared, samples_SR, components)
     report["spot_checks"] = [_spot_check(measured, reference, sets, deltas) for reference in kept]
     return report
 
@@ -93,6 +98,17 @@ def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], d
             f"verify: {len(kept)} references are left, {MIN_RANKED} are needed; raise verify.references={len(first)}"
         )
     return kept, excluded
+
+
+def _compared(measured: Measured, kept: Sequence[Reference]) -> Compared:
+    def of(rows: Mapping[str, Row]) -> dict[str, Row]:
+        return {reference.name: rows[reference.name] for reference in kept}
+
+    return Compared(
+        of(measured.rows),
+        {kind: of(rows) for kind, rows in measured.proxies.items()},
+        {f"trained_{tokens}": of(rows) for tokens, rows in measured.trained.items()},
+    )
 
 
 def _set_report(

@@ -77,19 +77,27 @@ def _rank_gate(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[
     if kind not in scores["proxies"]:
         reason = f"`verify` has not looked at {kind} proxies: run it again"
         return _gate(name, None, limit, False if required else None, reason)
-    macro = scores["proxies"][kind]["rho"]["macro"]
-    if macro["low"] is None:
-        return _gate(name, None, limit, False, f"undefined: {macro['reason']}")
-    interval = (
-        f"macro {macro['value']:.2f}, {fidelity['confidence']:.0%} interval {macro['low']:.2f} to {macro['high']:.2f}"
-    )
+    rho, what = _rank_estimate(scores, kind)
+    if rho["low"] is None:
+        return _gate(name, None, limit, False, f"{what}: undefined: {rho['reason']}")
+    interval = f"{what} {rho['value']:.2f}, {fidelity['confidence']:.0%} interval {rho['low']:.2f} to {rho['high']:.2f}"
     interval += f" over {fidelity['num_references']} references"
-    if macro["low"] > limit:
-        return _gate(name, macro["low"], limit, True, interval)
-    return _gate(
-        name,
-        macro["low"],
-        limit,
-        False,
-        f"{interval}: not above trust.min_rho={limit}; raise verify.references, or see delta",
-    )
+    if rho["low"] > limit:
+        return _gate(name, rho["low"], limit, True, interval)
+    reason = f"{interval}: not above trust.min_rho={limit}; raise verify.references, or see delta"
+    return _gate(name, rho["low"], limit, False, reason)
+
+
+def _rank_estimate(scores: Mapping[str, Any], kind: str) -> tuple[Mapping[str, Any], str]:
+    """rho of the macro score, which a search minimises; where it is undefined, the capabilities' mean, and why."""
+    objective = scores.get("objective")
+    mean = scores["proxies"][kind]["rho"]["macro"]
+    if objective is None:
+        return mean, "mean over capabilities (the macro score was not measured: run `nemo-demix verify` again)"
+    reason = objective["reason"]
+    if reason is None:
+        rho = objective["proxies"][kind]["rho"]
+        if rho["low"] is not None:
+            return rho, "macro score"
+        reason = rho["reason"]
+    return mean, f"mean over capabilities (of the macro score undefined: {reason})"

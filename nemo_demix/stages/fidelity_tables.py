@@ -1,11 +1,22 @@
-"""What `verify` ends with: the run's own Table 2, and what to make of it."""
+"""What `verify` ends with: would the proxies choose as the references do, the run's own Table 2, what to make of it."""
 
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-_NAMES = {"merge": "merged", "null": "null: own data share"}
+from nemo_demix.fidelity.resampled import SIZES
+
+_NAMES = {
+    "merge": "merged",
+    "null": "null: own data share",
+    "null_share": "null: log data shares",
+    "null_entropy": "null: even data shares",
+    "ridge_equal_cost": "ridge on {count} references",
+    "log_linear_equal_cost": "mixing law on {count} references",
+}
+_LINE = {"slope": 2, "residual": 4}  # digits; what has an order and no score has neither
+_SETS = {"benchmarks": "the benchmarks", "heldout": "held-out text"}
 _TITLES = {
     "benchmarks": "Proxies against {count} references: gold answers of the benchmarks",
     "heldout": "Proxies against {count} references: held-out text",
@@ -13,8 +24,11 @@ _TITLES = {
 
 
 def print_fidelity(report: dict[str, Any]) -> None:
-    """Both tables, noise, deltas, and the price of the same order by trained proxies."""
+    """The objective; order by capability, noise, deltas, and the price of the same order by trained proxies."""
     console = Console(width=118)
+    for name in _SETS:
+        if name in report:
+            _print_objective(console, report, name)
     for name in _TITLES:
         if name in report:
             console.print(_table(report, name))
@@ -26,6 +40,64 @@ def print_fidelity(report: dict[str, Any]) -> None:
         console.print(f"Delta of the components: {min(deltas.values()):.3f} to {deltas[worst]:.3f} ({worst}).")
     for name, reason in report["excluded"].items():
         console.print(f"Left out: {name}: {reason}.")
+
+
+def _print_objective(console: Console, report: dict[str, Any], name: str) -> None:
+    objective = report[name]["objective"]
+    if objective["reason"]:
+        console.print(f"The macro score of {_SETS[name]} is undefined: {objective['reason']}.")
+        return
+    left_out = objective["left_out"]
+    console.print(_objective_table(report, name))
+    for kind in report[name]["tokens_to_match"]:
+        values = {**objective["differences"], **left_out["differences"]}
+        others = {key.removeprefix(f"{kind}_minus_"): value for key, value in values.items() if key.startswith(kind)}
+        shown = ", ".join(
+            f"{_name(other, left_out['num_fitted'])} {_interval(value, signed=True)}"
+            for other, value in others.items()
+            if value["value"] is not None
+        )
+        console.print(f"  rho of {_name(kind)} minus that of {shown}")
+    laws = {
+        key: value["rho"]["reason"] for key, value in left_out["proxies"].items() if key not in objective["proxies"]
+    }
+    reasons = [
+        left_out["reason"],
+        *(why and f"{_name(law, left_out['num_fitted'])}: {why}" for law, why in laws.items()),
+    ]
+    for reason in filter(None, reasons):
+        console.print(f"  At equal cost: {reason}")
+
+
+def _objective_table(report: dict[str, Any], name: str) -> Table:
+    objective = report[name]["objective"]
+    left_out = objective["left_out"]
+    title = (
+        f"Would a proxy choose as {report['num_references']} references do? The macro score of {_SETS[name]}, "
+        f"{objective['unit']}\n(rho with its {report['confidence']:.0%} interval; pairs: all, and of small, middle, "
+        "large difference; regret: of its best, of its best 5;\nresidual: standard deviation; left out: rho on "
+        "references that a regression of equal cost was not fitted to)"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("proxy", "rho", "pairs right, %", "regret", "slope", "residual", "left out"):
+        named = heading == "proxy"
+        table.add_column(heading, justify="left" if named else "right", no_wrap=not named)
+    for proxy in {**objective["proxies"], **left_out["proxies"]}:
+        figures, apart = objective["proxies"].get(proxy), left_out["proxies"].get(proxy)
+        cells = ["", "", "", "", ""] if figures is None else _decision_cells(figures)
+        table.add_row(
+            _name(proxy, left_out["num_fitted"]), *cells, "" if apart is None else _show(apart["rho"]["value"])
+        )
+    return table
+
+
+def _decision_cells(figures: dict[str, Any]) -> list[str]:
+    value = {measure: estimate["value"] for measure, estimate in figures.items()}
+    sizes = ", ".join(_show(value[f"pairs_{size}"], 0, 100) for size in SIZES)
+    regrets = f"{_show(value['regret'], 4)}, {_show(value['regret_top5'], 4)}"
+    pairs = f"{_show(value['pairs'], 0, 100)} ({sizes})"
+    line = ["-" if value[name] is None else _show(value[name], digits) for name, digits in _LINE.items()]
+    return [_interval(figures["rho"]), pairs, regrets, *line]
 
 
 def _table(report: dict[str, Any], name: str) -> Table:
@@ -64,7 +136,7 @@ def _lines(section: dict[str, Any], confidence: float) -> list[str]:
         ceiling = _show(noise["ceiling_rho"]["macro"])
         lines.append(
             f"  Noise of training: standard deviation {noise['std']['macro']:.4f} between seeds, macro, over "
-            f"{noise['num_mixtures']} mixtures; rho between seeds {ceiling}"
+            f"{noise['num_mixtures']} mixtures, without what a seed does to all of them; rho between seeds {ceiling}"
         )
     return lines
 
@@ -80,14 +152,14 @@ def _price(match: dict[str, Any]) -> str:
     return f"what {number} need is not known: {match['reason']}"
 
 
-def _name(proxy: str) -> str:
+def _name(proxy: str, num_fitted: int = 0) -> str:
     if proxy.startswith("trained_"):
         return f"trained, {int(proxy.removeprefix('trained_')):,} tokens"
-    return _NAMES.get(proxy, proxy)
+    return _NAMES.get(proxy, proxy).format(count=num_fitted)
 
 
-def _show(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
+def _show(value: float | None, digits: int = 2, scale: int = 1) -> str:
+    return "undefined" if value is None else f"{scale * value:.{digits}f}"
 
 
 def _interval(estimate: dict[str, Any], signed: bool = False) -> str:

@@ -8,7 +8,7 @@ from nemo_demix.artifacts import DataManifest, fingerprint, is_done
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
-from nemo_demix.fidelity.record import macro_seeds_std
+from nemo_demix.fidelity.record import FORMAT, macro_seeds_std
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import CHOSEN, baseline_shares
 from nemo_demix.search.choose import PUBLISHED
@@ -48,6 +48,8 @@ def verify_fingerprint(
         verify=asdict(config.verify),
         num_proxies=sum(config.search.iterations),
         max_failed_share=config.search.max_failed_share,
+        capability_weights=config.search.capability_weights,
+        format=FORMAT,
         seed=config.seed,
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from nemo_demix.artifacts import BenchmarkRecord, DataManifest, DatasetRecord, ModelRecord, canonical_json
 from nemo_demix.config import BenchmarkConfig, DemixConfig
@@ -31,6 +32,7 @@ def make_config() -> DemixConfig:
     config.suite.benchmarks = {name: BenchmarkConfig(capability=owner) for name, owner in BENCHMARKS.items()}
     config.suite.benchmarks["secret"].use = "report"
     config.verify.num_bootstrap = 200
+    config.reference.num_tokens = 1000  # as each component: three references cost as much as these
     return config
 
 
@@ -41,7 +43,9 @@ def row(general: float, math: float) -> dict[str, Any]:
     return {
         "status": "OK",
         "reason": None,
-        "scores": {name: {"score": value, "higher_is_better": False} for name, value in scores.items()},
+        "scores": {
+            name: {"score": value, "unit": "bits/byte", "higher_is_better": False} for name, value in scores.items()
+        },
     }
 
 
@@ -67,7 +71,7 @@ def make_measured(count: int = 8, noise: float = 0.0) -> Measured:
         merged[name] = row(*(1.1 * value + rng.normal(0, noise) for value in truth))
         if index < 3:
             references.append(Reference(f"{name}_seed1", name, shares, shares, 1))
-            rows[f"{name}_seed1"] = row(truth[0] + 0.02, truth[1])
+            rows[f"{name}_seed1"] = row(truth[0] + 0.02 * (index + 1), truth[1])
     return Measured(references, rows, {100: trained}, {"merge": merged})
 
 
@@ -145,6 +149,98 @@ def test_constant_scores_are_undefined_in_the_report_and_the_table(capsys: pytes
     assert report["benchmarks"]["tokens_to_match"]["merge"]["reason"] == "rho of merged proxies is undefined"
     print_fidelity(report)
     assert "undefined" in capsys.readouterr().out
+
+
+def test_the_objective_is_the_weighted_mean_of_the_capabilities_of_the_search() -> None:
+    measured = make_measured(noise=0.2)
+    config = make_config()
+    config.search.capability_weights = {"general": 3, "math": 1}
+    objective = report_of(measured, config)["benchmarks"]["objective"]
+    assert objective["weights"] == {"general": 0.75, "math": 0.25}
+    assert (objective["unit"], objective["higher_is_better"], objective["reason"]) == ("bits/byte", False, None)
+
+    def macro(rows: Any) -> np.ndarray:
+        scores = [rows[f"ref_{index:03d}"]["scores"] for index in range(8)]
+        return np.array(
+            [0.75 * one["benchmark/piqa"]["score"] + 0.25 * one["benchmark/gsm8k"]["score"] for one in scores]
+        )
+
+    reference, merged = macro(measured.rows), macro(measured.proxies["merge"])
+    found = objective["proxies"]["merge"]
+    assert found["rho"]["value"] == pytest.approx(spearmanr(reference, merged).statistic)
+    assert found["slope"]["value"] == pytest.approx(np.polyfit(merged, reference, 1)[0])
+    assert found["residual"]["value"] == pytest.approx(np.std(reference - merged, ddof=1))
+    assert found["regret"]["value"] == pytest.approx(reference[np.argmin(merged)] - reference.min())
+    assert set(objective["proxies"]) == {"merge", "trained_100", "null_share", "null_entropy"}
+    assert objective["proxies"]["null_entropy"]["slope"]["reason"] == "it has no score, only an order"
+    assert "merge_minus_null_share" in objective["differences"]
+
+
+def test_regressions_of_equal_cost_are_compared_on_what_they_have_not_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(make_measured(12))
+    left_out = report["benchmarks"]["objective"]["left_out"]
+    assert (left_out["num_fitted"], left_out["num_splits"], left_out["reason"]) == (3, 50, None)
+    assert left_out["proxies"]["merge"]["rho"]["value"] == pytest.approx(1)
+    assert left_out["proxies"]["ridge_equal_cost"]["rho"]["value"] < 1
+    assert left_out["differences"]["merge_minus_ridge_equal_cost"]["value"] > 0
+    law = left_out["proxies"]["log_linear_equal_cost"]["rho"]
+    assert law["value"] is None
+    assert "as much as 3; it takes 6 to fit" in law["reason"]
+    print_fidelity(report)
+    printed = capsys.readouterr().out
+    assert printed.index("Would a proxy choose as 12 references do?") < printed.index("Proxies against 12 references")
+    assert "ridge on 3 references" in printed
+    assert "it takes 6 to fit" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize(("reference_tokens", "says"), [(1001, "cost as much as 2; 3 are needed"), (500, "left out")])
+def test_too_few_references_for_equal_cost_say_so(
+    reference_tokens: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    config.reference.num_tokens = reference_tokens
+    report = report_of(make_measured(8), config)
+    left_out = report["benchmarks"]["objective"]["left_out"]
+    assert left_out["proxies"] == {}
+    assert left_out["reason"].startswith("not enough references")
+    assert says in left_out["reason"]
+    print_fidelity(report)
+    assert "At equal cost: not enough references" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"unit": "accuracy"}, "different units (accuracy, bits/byte)"),
+        ({"higher_is_better": True}, "higher is better for some capabilities and lower for others"),
+    ],
+)
+def test_capabilities_without_a_mean_have_no_objective(
+    change: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = make_measured()
+    for rows in (measured.rows, *measured.trained.values(), *measured.proxies.values()):
+        for value in rows.values():
+            value["scores"]["benchmark/gsm8k"].update(change)
+    report = report_of(measured)
+    objective = report["benchmarks"]["objective"]
+    assert says in objective["reason"]
+    assert objective["proxies"] is objective["left_out"] is None
+    assert report["benchmarks"]["proxies"]["merge"]["rho"]["general"]["value"] == pytest.approx(1)
+    assert report["heldout"]["objective"]["reason"] is None
+    print_fidelity(report)
+    assert "The macro score of the benchmarks is undefined" in capsys.readouterr().out
+    config = make_config()
+    config.search.capability_weights = {"math": 0}  # what does not count may have any unit
+    assert report_of(measured, config)["benchmarks"]["objective"]["reason"] is None
+
+
+def test_benchmarks_that_are_only_fitted_are_in_no_objective() -> None:
+    config = make_config()
+    config.suite.benchmarks["gsm8k"].use = "fit"
+    assert report_of(make_measured(), config)["benchmarks"]["objective"]["weights"] == {"general": 1}
+    config.suite.benchmarks["piqa"].use = "fit"
+    assert "no benchmark has use=search" in report_of(make_measured(), config)["benchmarks"]["objective"]["reason"]
 
 
 def test_a_missing_benchmark_is_an_error_that_names_it() -> None:

@@ -10,8 +10,8 @@ import pytest
 from tests.helpers import fork_run, losses, run_cli, stop_when
 
 pytestmark = pytest.mark.slow
-SETTINGS = ["verify.references=4", "verify.seeds=[1]", "verify.seed_references=1", "verify.trained_shares=[0.25, 0.5]"]
-MODELS = ["ref_000", "ref_000_seed1", "ref_001", "ref_002", "ref_003"]
+SETTINGS = ["verify.references=4", "verify.seeds=[1]", "verify.seed_references=2", "verify.trained_shares=[0.25, 0.5]"]
+MODELS = ["ref_000", "ref_000_seed1", "ref_001", "ref_001_seed1", "ref_002", "ref_003"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,13 @@ def verified(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert first == (runs / "smoke/models/reference/ref_000/record.json").stat().st_mtime_ns
     assert "resuming after step" in (runs / "smoke/logs/verify/rank_0.log").read_text()
     assert len(losses(second)) == 16
-    for words in ("Proxies against 4 references", "merged", "predictions", "null: own data share"):
+    for words in (
+        "Would a proxy choose as 4 references do?",
+        "Proxies against 4 references",
+        "merged",
+        "predictions",
+        "null: own data share",
+    ):
         assert words in printed
     return runs / "smoke"
 
@@ -51,7 +57,7 @@ def test_the_references_are_what_was_asked_for(verified: Path) -> None:
 
 def test_the_report_is_of_the_scores_on_disk(verified: Path) -> None:
     report = read(verified / "verify/fidelity.json")
-    assert (report["num_references"], report["num_models"], report["excluded"]) == (4, 5, {})
+    assert (report["num_references"], report["num_models"], report["excluded"]) == (4, 6, {})
     kinds = {"merge", "predictions", "trained_4096", "trained_8192", "null"}
     names = [name for name in MODELS if "seed" not in name]
     ends = [read(verified / f"scores/reference_{name}.json")["capabilities"]["math"]["score"] for name in names]
@@ -66,6 +72,12 @@ def test_the_report_is_of_the_scores_on_disk(verified: Path) -> None:
             assert estimate["num_dropped"] > 0
         assert section["seed_noise"]["std"]["macro"] > 0
         assert section["tokens_to_match"]["merge"]["component_tokens"] == 7 * 16_384
+        objective = section["objective"]
+        assert set(objective["proxies"]) == kinds - {"null"} | {"null_share", "null_entropy"}
+        for figures in objective["proxies"].values():
+            assert 0 <= figures["pairs"]["value"] <= 1
+            assert figures["regret"]["value"] >= 0
+        assert "4, of which the components' cost takes 7" in objective["left_out"]["reason"]
     recovery = report["benchmarks"]["proxies"]["trained_8192"]["recovery"]["math"]["value"]
     assert recovery == pytest.approx(sum(halves) / sum(ends))
     assert section["proxies"]["merge"]["rho"]["macro"]["low"] < 0, "four references are no proof"
@@ -102,7 +114,7 @@ def test_the_final_run_refuses_what_failed_a_gate(verified: Path, tmp_path: Path
     runs = fork_run(verified, tmp_path)
     base = ["--config-name", "smoke", f"runs_dir={runs}"]
     run_cli("search", *base)
-    low = read(runs / "smoke/verify/fidelity.json")["benchmarks"]["proxies"]["merge"]["rho"]["macro"]["low"]
+    low = read(runs / "smoke/verify/fidelity.json")["benchmarks"]["objective"]["proxies"]["merge"]["rho"]["low"]
     loose = ["accept_untrusted=false", "trust.max_delta=1", "trust.min_cv_rho=-1"]
     result = run_cli("final", *base, *loose, f"trust.min_rho={low}", expect=2)
     assert "the mixture failed 1 of 3 trust gates: rho of the proxies with trained references" in result.stderr
@@ -117,7 +129,7 @@ def test_the_final_run_refuses_what_failed_a_gate(verified: Path, tmp_path: Path
     assert comparison["standard_errors"]["seeds"] == pytest.approx(2**0.5 * std)
     assert comparison["unmeasured"] == []
     ledger = read(runs / "smoke/cost.json")
-    assert ledger["stages"]["references"]["num_tokens"] == 5 * 16_384
+    assert ledger["stages"]["references"]["num_tokens"] == 6 * 16_384
     assert ledger["same_answer_by_trained_proxies"]["num_proxies"] == 28
 
 

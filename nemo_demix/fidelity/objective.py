@@ -1,0 +1,102 @@
+"""The score that a search minimises, of models and of what stands for them: the macro score of the run's objective.
+
+It is the mean over capabilities, weighted by search.capability_weights, of the benchmarks that are in the objective
+(use=search), each capability's weighted as the search weights them. It is defined where all of these scores are of one
+unit and one direction; what else there is has no mean.
+
+Axes: R references.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.mixture import Array
+from nemo_demix.scoring.identity import judged_scores, shares_of
+from nemo_demix.search.objective import capability_weights
+
+Row = Mapping[str, Any]  # {"scores": {score name: {"score", "unit", "higher_is_better", ...}}}
+Shares = dict[str, dict[str, float]]  # by capability, what each of its scores counts in its average
+
+
+@dataclass(frozen=True)
+class Macro:
+    """What the macro score of one set of scores is made of.
+
+    Attributes:
+        capability_weights: Of the capabilities that count; they sum to 1. Empty where none does.
+        score_weights: By score name, of those that count; they sum to 1.
+        reason: Why there is no macro score, where none counts.
+    """
+
+    capability_weights: dict[str, float]
+    score_weights: dict[str, float]
+    reason: str | None = None
+
+
+def macro_of_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, Macro]:
+    """The run's objective on both kinds of score: `benchmarks` and `heldout`.
+
+    Raises:
+        ConfigError: if search.capability_weights names a capability that neither has, or has a bad weight.
+    """
+    heldout: dict[str, list[str]] = {}
+    for name, record in manifest.datasets.items():
+        heldout.setdefault(record.capability, []).append(f"heldout/{name}")
+    sets = {
+        "benchmarks": shares_of(judged_scores(config.suite, manifest, ("search",))),
+        "heldout": {owner: dict.fromkeys(names, 1 / len(names)) for owner, names in heldout.items()},
+    }
+    known = dict.fromkeys((owner for shares in sets.values() for owner in shares), True)
+    weights = capability_weights(config.search.capability_weights, known)
+    return {name: macro(shares, weights) for name, shares in sets.items()}
+
+
+def macro(shares: Shares, weights: Mapping[str, float]) -> Macro:
+    """The macro score of these capabilities, those of weight 0 left out.
+
+    Args:
+        shares: By capability.
+        weights: By capability, of any scale.
+    """
+    used = {owner: weights[owner] for owner in shares if weights[owner] > 0}
+    if not used:
+        why = "search.capability_weights gives 0 to all capabilities here" if shares else "no benchmark has use=search"
+        return Macro({}, {}, why)
+    total = sum(used.values())
+    capabilities = {owner: weight / total for owner, weight in used.items()}
+    return Macro(
+        capabilities, {name: capabilities[owner] * part for owner in used for name, part in shares[owner].items()}
+    )
+
+
+def kind_of_score(found: Macro, row: Row) -> tuple[str, bool]:
+    """The unit and the direction (higher is better) of the macro score of a row.
+
+    Raises:
+        ValueError: saying why, where it has none: no score counts, or they are of several units or directions.
+    """
+    if found.reason:
+        raise ValueError(found.reason)
+    scores = {name: row["scores"][name] for name in found.score_weights}
+    units = sorted({score["unit"] for score in scores.values()})
+    if len(units) > 1:
+        raise ValueError(f"the capabilities are of different units ({', '.join(units)}), which have no mean")
+    directions = {bool(score["higher_is_better"]) for score in scores.values()}
+    if len(directions) > 1:
+        raise ValueError("higher is better for some capabilities and lower for others: their mean says nothing")
+    return units[0], directions.pop()
+
+
+def macro_losses(found: Macro, rows: Mapping[str, Row], higher_is_better: bool) -> Array:
+    """The macro score of each row, in their order, negated where higher is better: shape (R,), lower is better."""
+    sign = -1.0 if higher_is_better else 1.0
+    sums = [
+        sum(weight * row["scores"][name]["score"] for name, weight in found.score_weights.items())
+        for row in rows.values()
+    ]
+    return sign * np.array(sums)
