@@ -1,9 +1,9 @@
 """What does each way of choosing a mixture lead to? Mixtures that were searched, really trained, judged on other items.
 
 A replicate draws everything but the base anew: the components, the search, which items are searched and which judge.
-Each arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the same
-replicate and order. The replicate is the unit of every interval (Student's t over replicates): it holds the noise of
-components, searches, data orders and items at once. Every stage is the product's own and resumes; --quick works the
+Each arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the
+same replicate and order. The replicate is the unit of every interval (Student's t over replicates): it holds the noise
+of components, searches, data orders and items at once. Every stage is the product's own and resumes; --quick works the
 figures out again from the committed rows.
 """
 

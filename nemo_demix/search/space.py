@@ -123,7 +123,7 @@ def chooser(config: DemixConfig) -> str:
         return "trained"
     if settings.proxy == "auto":
         return "predictions" if can_mix_predictions(config) else "merge"
-    return "predictions" if settings.proxy == "predictions" else "merge"
+    return "predictions" if settings.proxy == "predictions" or settings.strategy == "mixmin" else "merge"
 
 
 def can_mix_predictions(config: DemixConfig) -> bool:
