@@ -58,7 +58,7 @@ def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: 
         for stage, *more in (["prepare"], ["train", "role=base"], ["train", "role=component"]):
             nemo_demix(runs, stage, *settings, *more, name=name, recipe=RECIPE)
         chosen = {arm: _search(runs, replicate, arm, settings) for arm in arms}
-        _train_and_score(runs, name, chosen, orders, settings)
+        _train_and_score(runs, name, chosen, orders)
 
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -72,9 +72,7 @@ def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> di
     return found
 
 
-def _train_and_score(
-    runs: Path, start: str, chosen: dict[str, dict[str, Any]], orders: Sequence[int], settings: Sequence[str]
-) -> None:
+def _train_and_score(runs: Path, start: str, chosen: dict[str, dict[str, Any]], orders: Sequence[int]) -> None:
     """One model an arm and data order, trained from the base; one start of ranks for all."""
     name = f"{start}_models"
     run = branch(runs, name, source=start)
@@ -82,10 +80,9 @@ def _train_and_score(
         f"{arm}_order{order}": (mixture["data_shares"], order) for order in orders for arm, mixture in chosen.items()
     }
     given = [{"name": model, "data_shares": shares, "seed": order} for model, (shares, order) in wanted.items()]
-    # The resolved configuration is what worker ranks read; nothing is trained by this call.
-    nemo_demix(runs, "train", "role=base", *settings, name=name, recipe=RECIPE)
     write_json(run / "verify" / "references.json", given)
-    config = load_resolved(run / "config.yaml")
+    config = load_resolved(runs / start / "config.yaml")
+    config.name, config.role = name, None
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     shares = {row["name"]: row["data_shares"] for row in given}
     jobs = reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in given})

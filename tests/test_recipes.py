@@ -11,6 +11,7 @@ from nemo_demix.cli import recipes_folder
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.stages.pipeline import stage_config
+from nemo_demix.training.jobs import reference_settings
 from tests.helpers import run_program
 
 RECIPES = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
@@ -52,7 +53,7 @@ def test_its_nemo_objects_build(built: dict[str, Any], name: str) -> None:
     roles = {
         "base/base": config.base,
         "component/math_1": config.components,
-        "reference/r_0": config.components,
+        "reference/r_0": reference_settings(config),
         "final/mixture": config.final,
     }
     for key, role in roles.items():

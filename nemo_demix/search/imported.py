@@ -58,7 +58,16 @@ def search_imported(config: DemixConfig) -> Path:
     rows = [imported_row(row.name, row.weights, row.scores) for row in found.rows]
     sizes = (len(rows), len(found.datasets), len(found.benchmarks))
     logger.info("search: %d imported mixtures of %d datasets, %d benchmarks", *sizes)
-    choice = CHOOSE[config.search.strategy](config.search, space, rows, config.seed)
+    settings = config.search
+    if settings.default_floor is not None and settings.floor_baseline not in space.baselines:
+        logger.warning(
+            "search: no floor under the capabilities: it is counted from the %s mixture, and these datasets' tokens are "
+            "not known; set search.floor_baseline to one of %s, or search.default_floor=null",
+            settings.floor_baseline,
+            ", ".join(space.baselines),
+        )
+        settings = replace(settings, default_floor=None)
+    choice = CHOOSE[settings.strategy](settings, space, rows, config.seed)
     imported = {"num_rows": len(rows), "excluded": found.excluded, "notes": found.notes}
     choice = replace(choice, notes={**choice.notes, "imported": imported})
     facts = Facts(

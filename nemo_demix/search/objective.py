@@ -99,7 +99,7 @@ def mean_score(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Ar
     _check(averages, scales)
     directions = {scales[name].higher_is_better for name in averages}
     if len(directions) != 1:
-        raise ScoreError("objective: mean: expected scores of one direction; use search.objective=percentile_rank")
+        raise ScoreError("objective: mean: expected scores of one direction; use search.objective=utility")
     mean_M = _weighted_mean(list(averages.values()), averages, scales)
     return -mean_M if directions.pop() else mean_M
 

@@ -30,6 +30,7 @@ class Scored:
         columns: Scores in the objective, each of shape (M,): by benchmark, or by capability if a strategy fits these.
         capability_of: Of each of these columns.
         weights: Of benchmarks in their capability's average.
+        units: Of all scores in the objective, as far as the rows say.
         higher_is_better: Of each of these columns.
         fit_columns: Scores that are predicted and in no objective (use=fit).
         fit_higher_is_better: Of each of those.
@@ -50,6 +51,8 @@ class Scored:
             self.columns = capability_averages(self.columns, objective, space.weights)
             self.capability_of = {name: name for name in self.columns}
             self.higher_is_better = space.capability_directions()
+        units = {row["scores"][name].get("unit") for row in rows for name in objective}
+        self.units = sorted(units - {None})
         fitted = [name for name in space.capabilities if name not in objective]
         self.fit_columns = {name: _column(rows, name) for name in fitted}
         self.fit_higher_is_better = {name: space.higher_is_better[name] for name in fitted}
@@ -79,6 +82,11 @@ class Ranking:
     ) -> None:
         self.settings, self.space, self.seed = settings, space, seed
         self.scored = Scored(space, rows, by_capability)
+        if settings.objective == "mean" and len(self.scored.units) > 1:
+            raise ConfigError(
+                f"search.objective=mean: scores in {' and '.join(self.scored.units)} have no mean; set "
+                "search.objective=utility, and the same command goes on from the proxies that are scored"
+            )
         columns = self.scored.columns | self.scored.fit_columns
         self._predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
         self.scales = objective_scales(settings, space, self.scored.averages())

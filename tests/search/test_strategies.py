@@ -332,3 +332,16 @@ def _told(space: SearchSpace, weights_C: Array) -> dict[str, object]:
 
 def _merge_of(space: SearchSpace, name: str) -> Array:
     return space.as_array(space.blend.merge_weights_for(space.baselines[name])[0])[None]
+
+
+def test_scores_of_different_units_have_no_mean() -> None:
+    space = space_of()
+    rows = [
+        scored_row(weights_C, {f"benchmark/{name}": 1.0 + weights_C[0] for name in NAMES}) for weights_C in np.eye(3)
+    ]
+    rows += [scored_row(weights_C, {f"benchmark/{name}": 1.0 for name in NAMES}) for weights_C in (np.eye(3) + 1) / 6]
+    for row in rows:
+        row["scores"]["benchmark/math"]["unit"] = "accuracy"
+        row["scores"]["benchmark/code"]["unit"] = "bits/byte"
+    with pytest.raises(ConfigError, match=r"search.objective=mean: scores in accuracy and bits/byte have no mean"):
+        choose_from_rows(replace(_BASE, objective="mean"), space, rows, 0)

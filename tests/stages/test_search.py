@@ -52,35 +52,6 @@ def test_mixmin_is_certified_and_its_own_merge_is_scored(runs: Path) -> None:
         assert best <= sum(baseline["predicted"].values()) / 3 + 1e-9
 
 
-def test_recommended_goes_by_predictions_keeps_its_floors_and_is_judged_by_other_items(runs: Path) -> None:
-    settings = ["search=recommended", "search.iterations=[8,4]", "search.predictor.kind=lightgbm"]
-    mixture = search(runs, *settings, "search.default_floor=0.002", "suite.judged_items=4")
-    assert (mixture["proxy"], mixture["num_proxies"], mixture["notes"]["chosen_by"]) == (
-        "predictions",
-        12,
-        "predictions",
-    )
-    assert len(rows(runs, "merge")) >= 12
-    assert 0 <= mixture["notes"]["optimality_gap"] < 1e-5
-    proportional, demix = mixture["baselines"]["proportional"], mixture["baselines"]["demix"]
-    for name, predicted in mixture["predicted"].items():
-        assert predicted["score"] <= proportional["predicted"][name] + 0.002 + 1e-6
-    assert sum(demix["data_shares"].values()) == pytest.approx(1)
-    assert demix["data_shares"] != mixture["data_shares"]
-    # Compared by what chose it, over items that it was not chosen on; its own merge is measured on the same.
-    assert {baseline["proxy"] for baseline in mixture["baselines"].values()} == {"predictions"}
-    assert {name: score["num_items"] for name, score in mixture["measured"].items()} == {
-        "general": 20,
-        "math": 8,
-        "code": 8,
-    }
-    assert mixture["measured"]["math"]["score"] != pytest.approx(proportional["measured"]["math"]["score"], abs=1e-9)
-
-    free = search(runs, *settings, "search.default_floor=null", "suite.judged_items=4", "search.proxy=predictions")
-    assert free["notes"]["objective"] <= mixture["notes"]["objective"]
-    assert (free["num_proxies"], "demix" in free["baselines"]) == (0, False)
-
-
 def test_a_screened_pool_is_confirmed_by_merges(runs: Path) -> None:
     mixture = search(runs, "search.proxy=both", "search.confirm=3")
     assert (mixture["proxy"], mixture["num_proxies"]) == ("both", 3)
@@ -149,3 +120,32 @@ def test_a_baseline_needs_no_proxies_and_is_moved_into_the_constraints(runs: Pat
     assert len(mixture["constraints"]["binding"]) == 1
     assert "search.constraints.max.math_1" in mixture["constraints"]["binding"][0]
     assert (mixture["proxy"], mixture["predicted"], mixture["measured"]) == (None, {}, None)
+
+
+def test_recommended_goes_by_predictions_keeps_its_floors_and_is_judged_by_other_items(runs: Path) -> None:
+    settings = ["search=recommended", "search.iterations=[8,4]", "search.predictor.kind=lightgbm"]
+    mixture = search(runs, *settings, "search.default_floor=0.002", "suite.judged_items=4")
+    assert (mixture["proxy"], mixture["num_proxies"], mixture["notes"]["chosen_by"]) == (
+        "predictions",
+        12,
+        "predictions",
+    )
+    assert {row["iteration"] for row in rows(runs, "merge")[-12:]} == {0, 1}
+    assert 0 <= mixture["notes"]["optimality_gap"] < 1e-5
+    proportional, demix = mixture["baselines"]["proportional"], mixture["baselines"]["demix"]
+    for name, predicted in mixture["predicted"].items():
+        assert predicted["score"] <= proportional["predicted"][name] + 0.002 + 1e-6
+    assert sum(demix["data_shares"].values()) == pytest.approx(1)
+    assert demix["data_shares"] != mixture["data_shares"]
+    # Compared by what chose it, over items that it was not chosen on; its own merge is measured on the same.
+    assert {baseline["proxy"] for baseline in mixture["baselines"].values()} == {"predictions"}
+    assert {name: score["num_items"] for name, score in mixture["measured"].items()} == {
+        "general": 20,
+        "math": 8,
+        "code": 8,
+    }
+    assert mixture["measured"]["math"]["score"] != pytest.approx(proportional["measured"]["math"]["score"], abs=1e-9)
+
+    free = search(runs, *settings, "search.default_floor=null", "suite.judged_items=4", "search.proxy=predictions")
+    assert free["notes"]["objective"] <= mixture["notes"]["objective"]
+    assert (free["num_proxies"], "demix" in free["baselines"]) == (0, False)
