@@ -150,3 +150,22 @@ def test_too_few_mixtures_and_other_mistakes_are_said(tmp_path: Path) -> None:
     with pytest.raises(ScoreError, match=r"capability all: two_loss is of another direction"):
         search_imported(settings(tmp_path, csv, list(BEST), capabilities=both, higher_is_better=wrong))
     assert not (tmp_path / "imported/search/mixture.json").exists()
+
+
+def test_the_recommended_search_minimises_and_says_where_no_floor_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"train_{name}" for name in BEST]
+    config = settings(tmp_path, write_csv(tmp_path / "scores.csv", names), ["unlike"])
+    config.search.strategy, config.search.objective, config.search.default_floor = "recommended", "mean", 0.01
+    config.search.predictor.kind = "gaussian_process"
+    mixture = json.loads(search_imported(config).read_text())
+    assert list(mixture["data_shares"].values()) == pytest.approx(list(BEST.values()), abs=5e-3)
+    assert "no floor under the capabilities: it is counted from the proportional mixture" in caplog.text
+    assert "search.floor_baseline to one of equal" in caplog.text
+    config.search.floor_baseline, config.search.default_floor = "equal", 0.0
+    caplog.clear()
+    floored = json.loads(search_imported(config).read_text())
+    assert "no floor" not in caplog.text
+    for name, predicted in floored["predicted"].items():
+        assert predicted["score"] <= floored["baselines"]["equal"]["predicted"][name] + 1e-6

@@ -232,7 +232,7 @@ def test_predictors_kinds_do_not_matter_to_the_slopes() -> None:
     space = space_of()
     rng = np.random.default_rng(2)
     rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 60)]
-    for kind in ("ridge", "stacked"):
+    for kind in ("ridge", "log_linear"):
         settings = replace(SETTINGS, proxy="merge", predictor=PredictorConfig(kind=kind, num_bootstrap=2, folds=2))
         choice = choose_refined(settings, space, rows, 0)
         assert choice.merge_weights == pytest.approx(BEST, abs=0.05)
