@@ -12,7 +12,7 @@ Axes: X mixtures, C components.
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -235,6 +235,27 @@ def analytic(make: Callable[[int], Truth], job: tuple[int, int]) -> list[dict[st
     return searched(Landscape(make(job[1])), *job)
 
 
+class Kept:
+    """Rows of finished searches in a file, so that a study that was cut off goes on."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        text = path.read_text() if path is not None and path.exists() else ""
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+
+    def missing(self, truth: str, jobs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The (size, seed) of this truth that are not there."""
+        done = {(row["num_proxies"], row["seed"]) for row in self.rows if row["truth"] == truth}
+        return [job for job in jobs if job not in done]
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Keep the rows of one search."""
+        self.rows += rows
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean regret over sizes and seeds by truth and choice; for each choice the worst truth's."""
     truths = list(dict.fromkeys(row["truth"] for row in rows))
@@ -256,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run of search=recommended: its merges and predictions")
     parser.add_argument("--regmix", type=Path, help="a copy of the repository sail-sg/regmix")
+    parser.add_argument("--kept", type=Path, default=Path("runs/landscape.jsonl"), help="rows of finished searches")
     parser.add_argument("--sizes", type=int, nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -264,22 +286,25 @@ def main() -> None:
     jobs = [(size, seed) for size in arguments.sizes for seed in range(arguments.seeds)]
     if arguments.quick:
         jobs = [(64, 0), (64, 1)]
-    makers = [log_linear] if arguments.quick else [log_linear, repeated_power_law]
-    fixed: list[Callable[[], Truth]] = []
+    makers = {"log_linear": log_linear, "repeated_power_law": repeated_power_law}
+    fixed: dict[str, Callable[[], Truth]] = {}
+    if arguments.quick:
+        del makers["repeated_power_law"]
     if not arguments.quick and arguments.run:
-        fixed += [partial(merges, arguments.run), partial(predictions, arguments.run)]
+        fixed |= {"merges": partial(merges, arguments.run), "predictions": partial(predictions, arguments.run)}
     if not arguments.quick and arguments.regmix:
-        fixed.append(partial(regmix, arguments.regmix / "data"))
-    rows: list[dict[str, Any]] = []
+        fixed["regmix"] = partial(regmix, arguments.regmix / "data")
+    kept = Kept(None if arguments.quick else arguments.kept)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        for make in makers:
-            for found in pool.map(partial(analytic, make), jobs):
-                rows += found
-    for make_fixed in fixed:  # read once, not by every process
-        landscape = Landscape(make_fixed())
-        for job in jobs:
-            rows += searched(landscape, *job)
-        print(landscape.truth.name, "done", flush=True)
+        for name, make in makers.items():
+            for found in pool.map(partial(analytic, make), kept.missing(name, jobs)):
+                kept.add(found)
+    for name, make_fixed in fixed.items():
+        if todo := kept.missing(name, jobs):
+            landscape = Landscape(make_fixed())  # read once, not by every process
+            for job in todo:
+                kept.add(searched(landscape, *job))
+    rows = kept.rows
     finish("landscape", arguments.quick, list(range(arguments.seeds)), rows, summarise(rows))
 
 
