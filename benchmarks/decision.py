@@ -159,7 +159,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     table: list[dict[str, Any]] = []
     found: dict[tuple[str, str, str], tuple[float, float | None, float | None]] = {}
     pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
-    pairs += [("recommended", arm) for arm in arms if arm not in (PLAIN, "recommended")]
+    ours = [arm for arm in ("recommended", "unfloored") if arm in arms]
+    pairs += [(one, arm) for one in ours for arm in arms if arm not in (PLAIN, *ours)]
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):
             gaps = study.difference(arm, other, measure)
@@ -180,8 +181,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
         if arm != PLAIN:
             add(f"{arm}_minus_proportional", (arm, PLAIN, "judged"))
             add(f"heldout_{arm}_minus_proportional", (arm, PLAIN, "heldout"))
-        if arm not in (PLAIN, "recommended"):
-            add(f"recommended_minus_{arm}", ("recommended", arm, "judged"))
+        for one in ours:
+            add(f"{one}_minus_{arm}", (one, arm, "judged"))
     if "recommended" in arms:
         worst = max(capabilities, key=lambda name: found["recommended", PLAIN, name][0])
         summary["worst_capability"] = worst
