@@ -37,7 +37,11 @@ def main() -> None:
         for record in [json.loads(path.read_text())]
     ]
     rows += [{"final": name, "capabilities": model["capabilities"]} for name, model in result["models"].items()]
-    checks = mixture["cross_validation"]
+    checks = mixture["cross_validation"] or {
+        "rho_macro": None,
+        "capability_rho": {},
+    }  # nothing is fitted to predictions
+    agreement = mixture["notes"].get("merges", {}).get("rho", {})
     comparison = result["chosen_minus"]["proportional"]
     summary = {
         "wall_s": round(sum(wall_s.values()), 1),
@@ -47,6 +51,7 @@ def main() -> None:
         "proxies_per_minute": cost["proxies_per_minute"],
         "cv_rho_macro": checks["rho_macro"],
         **{f"cv_rho_{name}": rho for name, rho in checks["capability_rho"].items()},
+        **{f"merges_rho_{name}": rho for name, rho in agreement.items()},
         "final_minus_proportional": comparison["difference"],
         "final_minus_proportional_low": comparison["low"],
         "final_minus_proportional_high": comparison["high"],

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
+from nemo_demix.scoring.identity import JUDGED
 from nemo_demix.search.choose import PUBLISHED
 
 _BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
@@ -61,7 +62,7 @@ def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
     if (gap := demix["chosen_minus_this"]) is not None:
         line += (
             f" By {_BY[demix['proxy']]} the mixture above is {_MEANING[gap['verdict']]} it: {gap['difference']:+.4f} "
-            "bits/byte; it is trained only if it is among final.baselines."
+            "bits/byte. DeMix keeps no floor; its answer is trained where it is among final.baselines."
         )
     return line
 
@@ -107,7 +108,10 @@ def _mixture_table(manifest: DataManifest, mixture: dict[str, Any]) -> Table:
 
 
 def _score_table(mixture: dict[str, Any], result: dict[str, Any]) -> Table:
-    table = Table(title="Gold-answer bits per byte (lower is better; ± one standard error)", title_justify="left")
+    title = "Gold-answer bits per byte (lower is better; ± one standard error)"
+    if any(JUDGED in name for name in next(iter(result["models"].values()))["scores"]):
+        title += "\n(predicted: of the items that were searched; all else: of those that no search saw)"
+    table = Table(title=title, title_justify="left")
     predicted, measured = mixture["predicted"], mixture["measured"] or {}
     models = {name: model["capabilities"] for name, model in result["models"].items()}
     headings = ["capability", "predicted", "its proxy", *(f"final: {name}" for name in models)]
