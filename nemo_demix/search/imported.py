@@ -61,8 +61,8 @@ def search_imported(config: DemixConfig) -> Path:
     settings = config.search
     if settings.default_floor is not None and settings.floor_baseline not in space.baselines:
         logger.warning(
-            "search: no floor under the capabilities: it is counted from the %s mixture, and these datasets' tokens are "
-            "not known; set search.floor_baseline to one of %s, or search.default_floor=null",
+            "search: no floor under the capabilities: it is counted from the %s mixture, and these datasets' tokens "
+            "are not known; set search.floor_baseline to one of %s, or search.default_floor=null",
             settings.floor_baseline,
             ", ".join(space.baselines),
         )
