@@ -18,6 +18,7 @@ from nemo_demix.search.choose import PUBLISHED, Choice
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
 from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies
+from nemo_demix.search.reach import edges
 from nemo_demix.search.record import Facts, mixture_record
 from nemo_demix.search.score_log import Row, ScoreLog, prior_points
 from nemo_demix.search.space import (
@@ -88,7 +89,8 @@ def run_search(
         with open_proxies(config, manifest, components, groups, tuple({kind, judge}), None) as judged:
             measured = _measured(space, result.choice, judged[kind], judged[judge], noise)
     tokens = max((job.num_tokens for job in components), default=0)
-    reach = [{**edge, "component_tokens": tokens} for edge in result.choice.reach]
+    chosen_C = space.as_array(result.choice.merge_weights)
+    reach = [{**edge, "component_tokens": tokens} for edge in result.choice.reach or edges(space, chosen_C, None)]
     choice = replace(result.choice, reach=reach)
     facts = Facts(
         seed=config.seed,
