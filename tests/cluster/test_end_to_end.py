@@ -50,7 +50,7 @@ def test_a_launched_run_cancelled_on_the_way_finds_the_mixture_of_a_local_one(
     """Every model has one tensor rank on each of two nodes; the base and four of seven components are there before."""
     command = ["--config-name", "smoke", f"runs_dir={tmp_path}", *TWO_NODES]
     left_out = [f"models/component/{name}" for name in COMPONENTS[4:]]
-    run = fork_run(smoke_run, tmp_path, *left_out, "models/final", "search", "final") / "smoke"
+    run = fork_run(smoke_run, tmp_path, *left_out, "models/final", "scores", "search", "final") / "smoke"
     components = run / "models/component"
     run_cli("launch", *command)
     here.wait(lambda: len(list(components.glob("*/record.json"))) >= 5, 400, "a component")
