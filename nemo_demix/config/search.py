@@ -97,9 +97,8 @@ class ImportedConfig:
 class SearchConfig:
     """From proxies' scores to a mixture."""
 
-    strategy: str = (
-        "demix"  # recommended | mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
-    )
+    # recommended | demix | mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
+    strategy: str = "demix"
     # merge | predictions: log-likelihood scores only | both: screened, then confirmed | auto (recommended alone):
     # predictions choose where they can be mixed, and merges are scored beside them; else merges
     proxy: str = "merge"

@@ -1,7 +1,7 @@
 """Mixtures that need no search: a plain baseline, and the exact optimum of prediction proxies."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -88,22 +88,32 @@ class MixMin:
         logger.info(OPTIMUM, optimum.value, optimum.optimality_gap)
         return Choice(
             space.as_weights(optimum.weights_C),
-            predicted={
-                name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None}
-                for name, score in screened(self._problem, self._screen, optimum.weights_C).items()
-            },
-            baselines={
-                name: screened(self._problem, self._screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
-                for name, shares in space.baselines.items()
-            },
+            predicted=without_std(screened(self._problem, self._screen, optimum.weights_C)),
+            baselines=screened_baselines(self._problem, self._screen),
             notes={"objective": optimum.value, "optimality_gap": optimum.optimality_gap},
         )
 
 
 def screened(problem: Problem, screen: Screen, weights_C: Array) -> dict[str, float]:
     """Capability averages of one mixture by prediction proxies."""
+    return {name: float(values[0]) for name, values in screened_averages(problem, screen, weights_C[None]).items()}
+
+
+def screened_averages(problem: Problem, screen: Screen, weights_MC: Array) -> dict[str, Array]:
+    """Capability averages of mixtures by prediction proxies, each of shape (M,)."""
     objective = problem.space.objective_capabilities
-    scores = screen.scores_MB(weights_C[None], list(objective))
+    return capability_averages(screen.scores_MB(weights_MC, list(objective)), objective, problem.space.weights)
+
+
+def screened_baselines(problem: Problem, screen: Screen) -> dict[str, dict[str, float]]:
+    """Capability averages of each baseline's nearest merge by prediction proxies."""
+    space = problem.space
     return {
-        name: float(values[0]) for name, values in capability_averages(scores, objective, problem.space.weights).items()
+        name: screened(problem, screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
+        for name, shares in space.baselines.items()
     }
+
+
+def without_std(averages: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    """Predicted scores as they are recorded where nothing was fitted."""
+    return {name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None} for name, score in averages.items()}

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.mixture import Array
-from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.correlation import spearman
 from nemo_demix.search.choose import POOL_STREAM, PUBLISHED, Choice, draw, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
@@ -26,7 +25,7 @@ from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import top_rows
 from nemo_demix.search.strategies.base import Problem, Screen
 from nemo_demix.search.strategies.demix import demix
-from nemo_demix.search.strategies.fixed import OPTIMUM, screened
+from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
 
 logger = logging.getLogger(__name__)
 _REFIT_STREAM = 5  # of random numbers: the items' resamples
@@ -78,29 +77,24 @@ class Recommended:
     def _by_predictions(self, screen: Screen) -> Choice:
         settings, space = self._problem.settings, self._problem.space
         pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
-        averages = self._averages(screen, pool_MC)
+        averages = screened_averages(self._problem, screen, pool_MC)
         scales = objective_scales(settings, space, averages)
         by_capability = linear_objective(settings.objective, scales)
         found = self._optimum(screen, by_capability)
         logger.info(OPTIMUM, found.value, found.optimality_gap)
+        at_optimum = screened(self._problem, screen, found.weights_C)
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         refits_NC = [self._optimum(screen.resampled(rng), by_capability).weights_C for _ in range(settings.num_refits)]
         kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
-        averages = self._averages(screen, pool_MC)
+        averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
         objective_M = OBJECTIVES[settings.objective](averages, scales)
         top_MC = pool_MC[top_rows(objective_M, min(settings.select_top, len(pool_MC)))]
         shares = space.blend.data_shares_MD
         return Choice(
             space.as_weights(found.weights_C),
-            predicted={
-                name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None}
-                for name, score in screened(self._problem, screen, found.weights_C).items()
-            },
-            baselines={
-                name: screened(self._problem, screen, space.as_array(space.blend.merge_weights_for(wanted)[0]))
-                for name, wanted in space.baselines.items()
-            },
+            predicted=without_std(at_optimum),
+            baselines=screened_baselines(self._problem, screen),
             intervals=share_intervals(space, shares(top_MC), shares(np.array(refits_NC)) if refits_NC else None),
             pareto=front(space, pool_MC, averages),
             reach=edges(space, found.weights_C, lambda weights_C: self._objective(screen, weights_C, by_capability)),
@@ -125,19 +119,15 @@ class Recommended:
         return screened(self._problem, screen, floor_weights(settings, space)) if floors_of(settings, space) else {}
 
     def _objective(self, screen: Screen, weights_MC: Array, by_capability: Mapping[str, float]) -> Array:
-        averages = self._averages(screen, weights_MC)
+        averages = screened_averages(self._problem, screen, weights_MC)
         return np.sum([weight * averages[name] for name, weight in by_capability.items()], axis=0)
-
-    def _averages(self, screen: Screen, weights_MC: Array) -> dict[str, Array]:
-        objective, weights = self._problem.space.objective_capabilities, self._problem.space.weights
-        return capability_averages(screen.scores_MB(weights_MC, list(objective)), objective, weights)
 
     def _agreement(self, screen: Screen) -> dict[str, Any]:
         """How merges and predictions of the same mixtures agree, by capability; empty without merges."""
         if not self._rows:
             return {}
         scored = Scored(self._problem.space, self._rows)
-        merged, predicted = scored.averages(), self._averages(screen, scored.weights_MC)
+        merged, predicted = scored.averages(), screened_averages(self._problem, screen, scored.weights_MC)
         return {"number": len(self._rows), "rho": {name: spearman(merged[name], predicted[name]) for name in merged}}
 
 

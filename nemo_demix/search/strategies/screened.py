@@ -9,14 +9,13 @@ import numpy as np
 
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array
-from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.cross_validation import spearman
 from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, draw, front, prediction, share_intervals
 from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.select import spread_rows, top_rows
 from nemo_demix.search.strategies.base import Problem, Screen
-from nemo_demix.search.strategies.fixed import screened
+from nemo_demix.search.strategies.fixed import screened, screened_averages, screened_baselines
 
 _SPACING = 0.05  # least L1 distance between the mixtures that are confirmed
 
@@ -59,7 +58,7 @@ class Screened:
         scales = objective_scales(settings, space, measured)
         objective_M = OBJECTIVES[settings.objective](measured, scales)
         best_C = scored.weights_MC[int(np.argmin(objective_M))]
-        predicted = self._averages(scored.weights_MC)
+        predicted = screened_averages(self._problem, self._screen, scored.weights_MC)
         rmse = {name: float(np.sqrt(np.mean((predicted[name] - measured[name]) ** 2))) for name in measured}
         top_MC = pool.weights_MC[top_rows(pool.objective_M, settings.select_top)]
         return Choice(
@@ -68,10 +67,7 @@ class Screened:
                 name: prediction(score, 0.0, rmse[name])
                 for name, score in screened(self._problem, self._screen, best_C).items()
             },
-            baselines={
-                name: screened(self._problem, self._screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
-                for name, shares in space.baselines.items()
-            },
+            baselines=screened_baselines(self._problem, self._screen),
             intervals=share_intervals(space, space.blend.data_shares_MD(top_MC), None),
             pareto=front(space, pool.weights_MC, pool.averages),
             notes={
@@ -81,16 +77,11 @@ class Screened:
             },
         )
 
-    def _averages(self, weights_MC: Array) -> dict[str, Array]:
-        space = self._problem.space
-        objective = space.objective_capabilities
-        return capability_averages(self._screen.scores_MB(weights_MC, list(objective)), objective, space.weights)
-
     def _screened_pool(self) -> RankedPool:
         if self._pool is None:
             settings, space = self._problem.settings, self._problem.space
             pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
-            averages = self._averages(pool_MC)
+            averages = screened_averages(self._problem, self._screen, pool_MC)
             scales = objective_scales(settings, space, averages)
             floors = floors_of(settings, space)
             baseline = screened(self._problem, self._screen, floor_weights(settings, space)) if floors else {}
