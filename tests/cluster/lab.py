@@ -83,9 +83,13 @@ class Lab:
             self._process = None
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
-        """The output of a Slurm client."""
-        result = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
-        assert not check or result.returncode == 0, f"{' '.join(command)}\n{result.stdout}{result.stderr}"
+        """The output of a Slurm client. One that only asks, and fails without a word, is asked once more."""
+        for _ in range(2 if command[0] in ("squeue", "sinfo", "sacct", "scontrol") else 1):
+            result = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
+            if result.returncode == 0 or result.stdout or result.stderr:
+                break
+        said = f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout}{result.stderr}"
+        assert not check or result.returncode == 0, said
         return result.stdout.strip()
 
     def states(self, job: str) -> list[str]:

@@ -9,11 +9,16 @@ echo "task=$SLURM_PROCID/$SLURM_NTASKS restart=${SLURM_RESTART_COUNT:-0} index=$
     >>"$STAND_IN_CALLS"
 trap 'exit 138' USR1
 trap 'exit 143' TERM
+stopped() { # when every task of this start has written its line: srun ends the others with the first
+    while (($(grep -cF "/$SLURM_NTASKS restart=${SLURM_RESTART_COUNT:-0} index=${SLURM_ARRAY_TASK_ID:-} " \
+        "$STAND_IN_CALLS") % SLURM_NTASKS)); do sleep 0.1; done
+    exit 138
+}
 case ${STAND_IN:-nothing} in
 nothing) ;;
-stopped_once) ((${SLURM_RESTART_COUNT:-0})) || exit 138 ;;
-stopped_final) [[ $1 != final ]] || ((${SLURM_RESTART_COUNT:-0})) || exit 138 ;;
-stopped) exit 138 ;;
+stopped_once) ((${SLURM_RESTART_COUNT:-0})) || stopped ;;
+stopped_final) [[ $1 != final ]] || ((${SLURM_RESTART_COUNT:-0})) || stopped ;;
+stopped) stopped ;;
 wait)
     sleep 300 &
     wait

@@ -158,6 +158,8 @@ def test_launching_again_attaches_and_cancelling_makes_room(
     slurm.wait_until(jobs["prepare"], "RUNNING")
     assert slurm.states(jobs["components"]) == ["PENDING"] * 7
     assert slurm.run("squeue", "-h", "-j", jobs["search"], "-o", "%E") == f"afterok:{jobs['components']}_*(unfulfilled)"
+    waits_for = ("squeue", "-h", "-j", jobs["components"], "-o", "%r")  # Slurm says it when it has looked at the job
+    slurm.wait(lambda: slurm.run(*waits_for) == "Dependency", 30, "the components to wait for what they depend on")
     assert jobs["final"] in capsys.readouterr().out
 
     launch_stage(config)
