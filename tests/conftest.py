@@ -16,8 +16,9 @@ from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 
 # Longest first. The first two go to different workers, and only one of them needs the smoke run.
 LONGEST = """
-tests/cluster
+tests/cluster/test_end_to_end.py
 tests/merging/test_interrupt.py
+tests/cluster
 tests/prediction/test_contract.py
 tests/datasets/test_tasks.py
 tests/stages/test_pipeline.py
@@ -35,7 +36,7 @@ settings.load_profile("untimed")
 
 
 class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
-    """A module's tests stay in one worker, for its fixtures; so do those of the cluster, for its Slurm."""
+    """A module's tests stay in one worker, for its fixtures; so do those of the cluster that take the session's Slurm."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _scope(nodeid)
@@ -43,7 +44,8 @@ class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
 
 def _scope(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
-    return "tests/cluster" if module.startswith("tests/cluster/") else module
+    is_long = module == "tests/cluster/test_end_to_end.py"  # its jobs would hold up those of all the others
+    return "tests/cluster" if module.startswith("tests/cluster/") and not is_long else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesApart:
