@@ -1,12 +1,19 @@
-"""`common.pt`: what a checkpoint keeps once for all ranks; a merged model takes it over without training state."""
+"""`common.pt`: what a checkpoint keeps once for all ranks, read without running anything of it; a merged model takes it
+over without training state.
+"""
 
 import argparse
 import io
 import logging
 import pickle
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +28,41 @@ _TRAINING_STATE = (
 )
 
 
+def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """What a file of `torch.save` holds: tensors, plain values, and classes of torch's own list and of `allowed`.
+
+    Args:
+        data: All of the file. What is checked is what is read, whoever changes the file meanwhile.
+        allowed: As `torch.serialization.safe_globals` takes them.
+    Raises:
+        CheckpointError: if it would be larger than the file, once unpacked.
+        Exception: of any kind, if it is damaged or names other classes; nothing of it was run.
+    Memory: twice the data.
+    """
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = archive.infolist()
+        packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
+        if packed or sum(record.file_size for record in records) > len(data):
+            raise CheckpointError(
+                f"{path}: is compressed, which torch.save never does: it would grow when it is read; refused"
+            )
+    # Leaving the context forgets its classes, also those that Megatron itself had made known before.
+    known = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([one for one in allowed if one not in known]):
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def load_with_megatrons(data: bytes, path: Path) -> Any:
+    """As `load_plain`, with the classes that Megatron itself takes for plain where the file needs them."""
+    try:
+        return load_plain(data, path)
+    except pickle.UnpicklingError:
+        from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
+
+        return load_plain(data, path, (argparse.Namespace, *SAFE_GLOBALS))
+
+
 def without_training_state(data: bytes, path: Path) -> bytes:
     """The bytes of a `common.pt` without optimizer, scheduler and random state.
 
@@ -30,15 +72,9 @@ def without_training_state(data: bytes, path: Path) -> bytes:
     if not any(key.encode() in data for key in _TRAINING_STATE):
         return data
     try:
-        try:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
-
-            # Leaving the context forgets its classes, also those that Megatron itself had made known before.
-            known = torch.serialization.get_safe_globals()
-            with torch.serialization.safe_globals([c for c in (argparse.Namespace, *SAFE_GLOBALS) if c not in known]):
-                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = load_with_megatrons(data, path)
+    except CheckpointError:
+        raise
     except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
         logger.warning("%s: kept whole, because it cannot be read safely (%s)", path, str(error).partition("\n")[0])
         return data

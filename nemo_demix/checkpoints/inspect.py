@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemo_demix.artifacts import read_json
+from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.architecture import Architecture
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import Layout, detect
 from nemo_demix.checkpoints.metadata import TensorEntry, is_training_state, read_metadata
 
@@ -133,7 +134,7 @@ def _files(layout: Layout) -> dict[str, int]:
 def _merge_record(layout: Layout) -> dict[str, Any] | None:
     for folder in (layout.root, layout.weights):
         if (folder / "merge.json").is_file():
-            found = read_json(folder / "merge.json")
+            found = parse_json(read_file(folder, folder / "merge.json"), folder / "merge.json")
             return found if isinstance(found, dict) else {"found": found}
     return None
 

@@ -109,7 +109,7 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
             for t, tensor in enumerate(plan.tensors)
             for c in range(len(tensor.chunks[index]))
         }
-        files = OpenFiles(os.O_RDONLY)
+        files = OpenFiles()
         seen = {}
         for (t, c), count, crc in whole_chunks(runs, itemsizes):
             tensor = plan.tensors[t]
@@ -150,7 +150,7 @@ def read_objects(plan: MergePlan) -> dict[str, bytes]:
 
 def _objects_of(source: Source) -> dict[str, bytes]:
     found = {}
-    files = OpenFiles(os.O_RDONLY)
+    files = OpenFiles()
     for name, entry in source.stored.objects.items():
         path = source.layout.weights / entry.file
         data = bytearray(entry.num_bytes)
@@ -229,7 +229,7 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
     layout = template.layout
     found = {}
     for relative in layout.companions:
-        data = (layout.root / relative).read_bytes()
+        data = layout.read(relative)
         if relative.name == "common.pt":
             check_archive(data, str(layout.root / relative))
             data = without_training_state(data, layout.root / relative)

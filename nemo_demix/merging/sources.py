@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
@@ -48,7 +50,7 @@ class Source:
         """
         for file, before in self.files.items():
             path = self.layout.root / file
-            if _stat(path) != before:
+            if _stat(self.layout.home(Path(file)), path) != before:
                 raise CheckpointError(
                     f"{path}: changed while it was merged; nothing was published. Merge again when nothing writes to it"
                 )
@@ -79,14 +81,14 @@ def open_source(name: str, path: Path) -> Source:
     files = {}
     for relative, num_bytes in sorted(needed.items()):
         where = layout.root / relative
-        files[str(relative)] = _stat(where)
+        files[str(relative)] = _stat(layout.home(relative), where)
         if files[str(relative)][0] < num_bytes:
             raise CheckpointError(
                 f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[str(relative)][0]}; "
                 "copy the checkpoint again"
             )
     check_objects(layout, objects)
-    return Source(name, path, layout, Stored(tensors, objects, stored.planner_data), tuple(left_out), files)
+    return Source(name, path, layout, Stored(tensors, objects, stored.planner_data, {}), tuple(left_out), files)
 
 
 def recorded_base(source: Source) -> tuple[str, str] | None:
@@ -106,11 +108,15 @@ def recorded_base(source: Source) -> tuple[str, str] | None:
         return None
 
 
-def _stat(path: Path) -> tuple[int, int, int]:
+def _stat(root: Path, path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        descriptor = open_file(root, path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; it is a part of the checkpoint: copy that again") from None
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -181,9 +187,9 @@ def compare(components: Sequence[Source], base: Source | None, objects_from: str
 def _compare_small_files(template: Source, other: Source) -> None:
     """Say where the files that outputs take over are not those of another component."""
     for path in template.layout.companions:
-        mine, theirs = template.layout.root / path, other.layout.root / path
+        theirs = other.layout.root / path
         shared = path.name in _SHARED_NAMES or path.parent.name == _SHARED_FOLDER
-        if shared and theirs.is_file() and mine.read_bytes() != theirs.read_bytes():
+        if shared and theirs.is_file() and template.layout.read(path) != other.layout.read(path):
             logger.warning(
                 "%s differs between %s and %s; the outputs take over that of %s",
                 path, template.name, other.name, template.name,
