@@ -13,6 +13,7 @@ from typing import Any
 
 from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.objects import read_common_state
 from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.stack import locate as locate_module
@@ -69,25 +70,27 @@ def bridge_architecture(run_config: Path) -> Architecture:
     return _from_config({**_section(model, "transformer"), **model}, model.get("_target_"))
 
 
-def megatron_lm_architecture(common: Path) -> Architecture:
-    """From the command line that Megatron-LM keeps in `common.pt`, where it can be read safely."""
-    if not common.is_file():
+def megatron_lm_architecture(weights: Path) -> Architecture:
+    """From the command line that Megatron-LM keeps in the common state, where it can be read safely."""
+    common = read_common_state(weights)
+    if common is None:
         return Architecture()
     if locate_module("torch") is None:
-        logger.warning("%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common)
+        logger.warning(
+            "%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common.where
+        )
         return Architecture()
-    from nemo_demix.checkpoints.common_state import load_plain
+    from nemo_demix.checkpoints.common_state import load_common
 
-    data = read_file(common.parent, common)
     try:
-        found = load_plain(data, common, [(_Inert, name) for name in _INERT] + [argparse.Namespace])
+        found = load_common(common, [(_Inert, name) for name in _INERT] + [argparse.Namespace])
     except CheckpointError:
         raise
     except Exception as error:  # the restricted unpickler raises many kinds; none of them has run anything
         reason = str(error).partition("GLOBAL ")[2].partition(" was not")[0] or str(error).partition("\n")[0]
-        logger.warning("%s: not read safely (%s); the architecture is unknown", common, reason)
+        logger.warning("%s: not read safely (%s); the architecture is unknown", common.where, reason)
         return Architecture()
-    arguments = found.get("args") if isinstance(found, dict) else None
+    arguments = found.get("args")
     if not isinstance(arguments, argparse.Namespace):
         return Architecture()
     values = vars(arguments)

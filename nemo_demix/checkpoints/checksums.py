@@ -5,7 +5,6 @@ none, and the archive of a byte object, which a merge copies as it is, none of i
 `checksums.json` beside them when a checkpoint is complete; a merge lists all files in its `merge.json`.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import parse_json, write_json
-from nemo_demix.checkpoints.files import open_file, read_file, read_into
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import Layout, locate
 from nemo_demix.checkpoints.metadata import ObjectEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.objects import read_object
 from nemo_demix.errors import CheckpointError, DemixError
 
 CHECKSUMS = "checksums.json"
@@ -42,7 +42,7 @@ def write_checksums(root: Path) -> None:
             files[str(path.relative_to(root))] = file_entry(len(data), crc32(data))
     weights = locate(root).weights
     objects = {name: item for name, item in read_metadata(weights).objects.items() if not is_training_state(name)}
-    entries = {name: file_entry(item.num_bytes, crc32(_read(weights, item))) for name, item in objects.items()}
+    entries = {name: file_entry(item.num_bytes, crc32(read_object(weights, item))) for name, item in objects.items()}
     write_json(root / CHECKSUMS, {"files": files, "objects": entries})
 
 
@@ -73,7 +73,9 @@ def check_objects(layout: Layout, objects: Mapping[str, ObjectEntry]) -> None:
         expected = _entries(record, "objects")
         for name, item in objects.items():
             if name in expected:
-                _compare(f"{layout.weights / item.file}: {name}", _read(layout.weights, item), expected[name], record)
+                _compare(
+                    f"{layout.weights / item.file}: {name}", read_object(layout.weights, item), expected[name], record
+                )
 
 
 def _entries(record: Path, key: str) -> dict[str, tuple[int, str]]:
@@ -93,16 +95,6 @@ def _small_file(root: Path, path: Path, record: Path) -> bytes:
         raise CheckpointError(
             f"{path}: No such file or directory, but {record} lists it; copy the checkpoint again"
         ) from None
-
-
-def _read(weights: Path, item: ObjectEntry) -> bytes:
-    data = bytearray(item.num_bytes)
-    descriptor = open_file(weights, weights / item.file)
-    try:
-        read_into(descriptor, memoryview(data), item.file_offset)
-    finally:
-        os.close(descriptor)
-    return bytes(data)
 
 
 def _compare(what: str, data: bytes, expected: tuple[int, str], record: Path) -> None:

@@ -1,5 +1,5 @@
-"""`common.pt`: what a checkpoint keeps once for all ranks, read without running anything of it; a merged model takes it
-over without training state.
+"""The common state: what a checkpoint keeps once for all ranks, read without running anything of it. A merged model
+takes it over without training state.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nemo_demix.checkpoints.objects import CommonState
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -63,23 +64,42 @@ def load_with_megatrons(data: bytes, path: Path) -> Any:
         return load_plain(data, path, (argparse.Namespace, *SAFE_GLOBALS))
 
 
-def without_training_state(data: bytes, path: Path) -> bytes:
-    """The bytes of a `common.pt` without optimizer, scheduler and random state.
+def load_common(common: CommonState, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+    """The common state of a checkpoint; nothing where it is no mapping.
 
-    A file that has none is returned as it is. One that names classes outside of torch's and Megatron's own lists is not
+    Raises: as `load_plain`.
+    """
+    return _mapping(load_plain(common.data, Path(common.where), allowed))
+
+
+def without_training_state(common: CommonState) -> bytes:
+    """The bytes of a common state without optimizer, scheduler and random state.
+
+    One that has none is returned as it is. One that names classes outside of torch's and Megatron's own lists is not
     opened at all: it is returned whole, and a warning says so.
     """
+    data = common.data
     if not any(key.encode() in data for key in _TRAINING_STATE):
         return data
     try:
-        state = load_with_megatrons(data, path)
+        state = load_with_megatrons(data, Path(common.where))
     except CheckpointError:
         raise
     except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
-        logger.warning("%s: kept whole, because it cannot be read safely (%s)", path, str(error).partition("\n")[0])
+        reason = str(error).partition("\n")[0]
+        logger.warning("%s: kept whole, because it cannot be read safely (%s)", common.where, reason)
         return data
-    if not isinstance(state, dict) or not any(key in state for key in _TRAINING_STATE):
+    found = _mapping(state)
+    if not any(key in found for key in _TRAINING_STATE):
         return data
+    kept = {key: value for key, value in found.items() if key not in _TRAINING_STATE}
     target = io.BytesIO()
-    torch.save({key: value for key, value in state.items() if key not in _TRAINING_STATE}, target)
+    torch.save([kept] if isinstance(state, list) else kept, target)
     return target.getvalue()
+
+
+def _mapping(state: Any) -> dict[str, Any]:
+    """The state itself: as a byte object it is the only item of a list."""
+    if isinstance(state, list) and len(state) == 1:
+        state = state[0]
+    return state if isinstance(state, dict) else {}

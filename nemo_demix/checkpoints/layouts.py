@@ -94,7 +94,7 @@ def detect(path: Path) -> Layout:
         case "megatron_bridge":
             architecture = bridge_architecture(place.weights / RUN_CONFIG)
         case "megatron_lm":
-            architecture = megatron_lm_architecture(place.weights / "common.pt")
+            architecture = megatron_lm_architecture(place.weights)
         case _:
             architecture = Architecture()
     return Layout(place.kind, place.root, place.weights, _companions(place), architecture)
@@ -144,7 +144,16 @@ def _check_within(root: Path, folder: Path) -> None:
 def _training_folder(root: Path, weights: Path) -> Place:
     check_folder(weights)
     check_metadata(weights, by_megatron=True)
-    return Place("megatron_bridge" if (weights / RUN_CONFIG).is_file() else "megatron_lm", root, weights)
+    if (weights / RUN_CONFIG).is_file():
+        return Place("megatron_bridge", root, weights)
+    signs = [weights / "train_state.pt", root / BRIDGE_TRACKER, *root.glob(f"iter_*/{RUN_CONFIG}")]
+    if signs := [sign for sign in signs if sign.is_file()]:
+        # It writes this file when the shards are finished; without it they would be taken for Megatron-LM's.
+        raise CheckpointError(
+            f"{weights / RUN_CONFIG}: not found, but {signs[0]} is there, which Megatron-Bridge writes: its save was "
+            "cut off, or the file was not copied; use an earlier one, or copy it from the run"
+        )
+    return Place("megatron_lm", root, weights)
 
 
 def _tracked(root: Path) -> Path:

@@ -36,6 +36,11 @@ def is_training_state(name: str) -> bool:
     return name.startswith(_TRAINING_STATE)
 
 
+def is_common_state(name: str) -> bool:
+    """Whether a byte object is what checkpoints before megatron-core 0.19 keep in `common.pt`."""
+    return name.startswith("common_state/")
+
+
 @dataclass(frozen=True)
 class Chunk:
     """One stored piece of a tensor: where it lies in the tensor, and where in which file."""

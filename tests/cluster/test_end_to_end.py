@@ -92,7 +92,7 @@ def test_a_launched_run_cancelled_on_the_way_finds_the_mixture_of_a_local_one(
 def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_same_model(
     here: Lab, smoke_run: Path, tmp_path: Path
 ) -> None:
-    settings = ["reference.name=long", "+reference.shares={general: 0.5, math_1: 0.5}", "reference.num_tokens=163840"]
+    settings = ["reference.name=long", "+reference.shares={general: 0.5, math_1: 0.5}", "reference.num_tokens=102400"]
     settings += ["--config-name", "smoke", "train.checkpoint_every_tokens=20480"]
     alone = fork_run(smoke_run, tmp_path / "alone", "search", "final") / "smoke"
     run_cli("train", "role=reference", *settings, f"runs_dir={alone.parent}")
@@ -111,16 +111,16 @@ def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_sa
         here.wait(lambda: f"Restarts={times} " in here.run("scontrol", "show", "job", job), 90, f"restart {times}")
 
     try:
-        steps(25)  # a node is lost: everything there is gone at once
+        steps(15)  # a node is lost: everything there is gone at once
         node = (
             here.run("squeue", "-h", "-j", job, "-o", "%N").removeprefix("node[").partition("-")[0].removeprefix("node")
         )
         here.run("scontrol", "update", f"nodename=node{node}", "state=down", "reason=test")
         restarted(1)
-        steps(60)  # the time is nearly up
+        steps(35)  # the time is nearly up
         here.run("scancel", "--signal=USR1", job)
         restarted(2)
-        steps(100)  # others have the right of way
+        steps(60)  # others have the right of way
         first = sbatch("--nodes=7", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
         restarted(3)
         here.wait_until(first, "COMPLETED")
@@ -136,7 +136,7 @@ def test_a_run_that_loses_a_node_is_preempted_and_runs_out_of_time_trains_the_sa
     assert len(resumed) == 3, said
     assert resumed[1:] == stopped[-2:]  # what is left of a lost node may save in time, or not
     assert losses(model) == losses(alone / "models/reference/long")
-    weights = "checkpoints/step_00000160/weights"
+    weights = "checkpoints/step_00000100/weights"
     names = sorted(path.name for path in (model / weights).glob("*.distcp"))
     assert names
     for name in names:

@@ -48,7 +48,7 @@ def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Pat
     run_cli(
         "train", "--config-name", "smoke", f"runs_dir={runs}", "role=reference", "reference.name=half",
         "+reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
-        "reference.keep_tokens=[4096]",
+        "reference.keep_tokens=[4096]", "train.checkpoint_every_tokens=2048",
     )  # fmt: skip
     folder = runs / "smoke/models/reference/half"
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000004", "step_00000008"]

@@ -1,10 +1,16 @@
 """Save a tiny model as one release of megatron-core does: the checkpoints that stand beside this file.
 
-    PYTHONPATH=WHEEL[:TRITON] python tests/data/checkpoints/make.py FOLDER {dense,moe} STEP [--async]
+    PYTHONPATH=WHEEL[:TRITON] python tests/data/checkpoints/make.py FOLDER {dense,moe} STEP [--load]
 
-WHEEL is an unpacked wheel of the release, before the installed one; 0.17 and later import triton, which an unpacked
-wheel gives. One rank, on CPU. What stands around the weights is what Megatron-LM's save_checkpoint writes of them: its
-arguments, the optimizer's state, the scheduler's, random state, the tracker.
+WHEEL is an unpacked wheel of the release, which comes before the installed one; 0.19 imports triton, which another
+unpacked wheel gives. One rank, on CPU. What stands around the weights is what Megatron-LM's save_checkpoint writes of
+them: its arguments, the optimizer's state, the scheduler's, random state, the tracker. Each archive beside this file,
+`core_RELEASE_MODEL.tar.xz`, holds two of them, `one` of step 10 and `two` of step 20:
+
+    for name in one:10 two:20; do python make.py core/${name%:*} dense ${name#*:}; done
+    tar --sort=name --mtime=@0 --owner=0 --group=0 -cJf core_0.19.2_dense.tar.xz -C core one two
+
+`--load` has the release load what is in FOLDER, a merge for example, and prints what it found.
 """
 
 import argparse
@@ -34,7 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("model", choices=["dense", "moe"])
     parser.add_argument("step", type=int)
-    parser.add_argument("--async", dest="is_async", action="store_true")
+    parser.add_argument("--load", action="store_true")
     options = parser.parse_args()
     sys.meta_path.insert(0, Absent())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29611", RANK="0", WORLD_SIZE="1")
@@ -50,8 +56,11 @@ def main() -> None:
     torch.manual_seed(options.step)
     model = build(options.model)
     weights = options.folder / f"iter_{options.step:07d}"
+    if options.load:
+        print(__version__, load(model, weights))
+        return
     weights.mkdir(parents=True)
-    save(state(model, options), weights, options.is_async)
+    save(state(model, options), weights)
     (options.folder / "latest_checkpointed_iteration.txt").write_text(str(options.step))
     print(__version__, sorted(path.name for path in weights.iterdir()))
 
@@ -114,16 +123,22 @@ def state(model: torch.nn.Module, options: argparse.Namespace) -> dict[str, obje
     }
 
 
-def save(content: dict[str, object], folder: Path, is_async: bool) -> None:
+def save(content: dict[str, object], folder: Path) -> None:
     """By the release's own save; its default strategy."""
     from megatron.core import dist_checkpointing
 
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
-    if not is_async:
-        dist_checkpointing.save(content, str(folder), content_metadata=metadata)
-        return
-    request = dist_checkpointing.save(content, str(folder), content_metadata=metadata, async_sharded_save=True)
-    request.execute_sync()
+    dist_checkpointing.save(content, str(folder), content_metadata=metadata)
+
+
+def load(model: torch.nn.Module, folder: Path) -> dict[str, object]:
+    """By the release's own load: what it holds for all ranks, and the sum of all weights."""
+    from megatron.core import dist_checkpointing
+
+    found = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(folder))
+    model.load_state_dict(found.pop("model"))
+    total = sum(float(parameter.detach().double().sum()) for parameter in model.parameters())
+    return {"common": sorted(found), "iteration": found.get("iteration"), "sum": total}
 
 
 if __name__ == "__main__":
