@@ -54,22 +54,25 @@ def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def load_with_megatrons(data: bytes, path: Path) -> Any:
-    """As `load_plain`, with the classes that Megatron itself takes for plain where the file needs them."""
-    try:
-        return load_plain(data, path)
-    except pickle.UnpicklingError:
-        from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
-
-        return load_plain(data, path, (argparse.Namespace, *SAFE_GLOBALS))
-
-
-def load_common(common: CommonState, allowed: Sequence[Any] = ()) -> dict[str, Any]:
+def load_common(common: CommonState, allowed: Sequence[Any] = (), megatrons: bool = False) -> dict[str, Any]:
     """The common state of a checkpoint; nothing where it is no mapping.
 
+    Args:
+        megatrons: Allow, where they are needed, the classes that Megatron itself takes for plain.
     Raises: as `load_plain`.
     """
-    return _mapping(load_plain(common.data, Path(common.where), allowed))
+    return _mapping(_load(common, allowed, megatrons))
+
+
+def _load(common: CommonState, allowed: Sequence[Any] = (), megatrons: bool = False) -> Any:
+    try:
+        return load_plain(common.data, Path(common.where), allowed)
+    except pickle.UnpicklingError:
+        if not megatrons:
+            raise
+        from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
+
+        return load_plain(common.data, Path(common.where), (*allowed, argparse.Namespace, *SAFE_GLOBALS))
 
 
 def without_training_state(common: CommonState) -> bytes:
@@ -82,7 +85,7 @@ def without_training_state(common: CommonState) -> bytes:
     if not any(key.encode() in data for key in _TRAINING_STATE):
         return data
     try:
-        state = load_with_megatrons(data, Path(common.where))
+        state = _load(common, megatrons=True)
     except CheckpointError:
         raise
     except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run

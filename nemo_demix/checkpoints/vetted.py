@@ -24,11 +24,12 @@ from typing import Any
 import torch
 
 from nemo_demix.artifacts import write_bytes, write_json
-from nemo_demix.checkpoints.common_state import load_plain, load_with_megatrons
-from nemo_demix.checkpoints.files import open_file, read_file, read_into
+from nemo_demix.checkpoints.common_state import load_common, load_plain
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import locate
-from nemo_demix.checkpoints.metadata import ObjectEntry, read_metadata
+from nemo_demix.checkpoints.metadata import ObjectEntry, is_common_state, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.objects import read_common_state, read_object
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def vetted(checkpoint: Path, folder: Path) -> Path:
         if file == _OBJECTS or not file.endswith(".distcp"):
             raise CheckpointError(f"{source / file}: holds tensors; expected a file *.distcp of torch's own naming")
         (weights / file).symlink_to(os.path.realpath(source / file))
-    objects, data = _objects(source, stored.objects)
+    objects, data = _objects(source, {name: x for name, x in stored.objects.items() if not is_common_state(name)})
     if data:
         write_bytes(weights / _OBJECTS, data)
     write_bytes(weights / "common.pt", _common(source))
@@ -81,18 +82,13 @@ def _objects(weights: Path, found: Mapping[str, ObjectEntry]) -> tuple[dict[str,
     """The byte objects as plain values, saved anew: where each lies, and all of them."""
     entries, parts, position, left_out = {}, [], 0, []
     for name, item in found.items():
-        raw = bytearray(item.num_bytes)
         try:
-            descriptor = open_file(weights, weights / item.file)
+            raw = read_object(weights, item)
         except FileNotFoundError:
             raise CheckpointError(f"{weights / item.file}: missing; it holds {name}: copy it again") from None
-        try:
-            read_into(descriptor, memoryview(raw), item.file_offset)
-        finally:
-            os.close(descriptor)
         is_extra = _EXTRA_STATE in name
         try:
-            value = load_plain(bytes(raw), weights / item.file, (io.BytesIO,) if is_extra else ())
+            value = load_plain(raw, weights / item.file, (io.BytesIO,) if is_extra else ())
             _check_plain(value)
         except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
             if not is_extra:
@@ -149,17 +145,16 @@ def _check_plain(value: Any) -> None:
 
 
 def _common(weights: Path) -> bytes:
-    path = weights / "common.pt"
-    try:
-        data = read_file(weights, path)
-    except FileNotFoundError:  # torch alone writes none
+    """As `common.pt`, in whichever form it is stored."""
+    common = read_common_state(weights)
+    if common is None:  # torch alone writes none
         return _saved({})
     try:
-        return _saved(load_with_megatrons(data, path))
+        return _saved(load_common(common, megatrons=True))
     except CheckpointError:
         raise
     except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
-        raise _refused(path, "what it keeps for all ranks", error) from None
+        raise _refused(Path(common.where), "what it keeps for all ranks", error) from None
 
 
 def _refused(path: Path, what: str, error: Exception) -> CheckpointError:

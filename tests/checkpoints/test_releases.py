@@ -1,6 +1,5 @@
 """Checkpoints as other releases of megatron-core write them: `tests/data/checkpoints/make.py` made them with each."""
 
-import argparse
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from megatron.core.safe_globals import SAFE_GLOBALS
+from megatron.core import dist_checkpointing
 
 from nemo_demix.checkpoints.common_state import load_common
 from nemo_demix.checkpoints.inspect import describe
 from nemo_demix.checkpoints.layouts import detect
+from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.objects import read_common_state
 from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.verify import verify
 from tests.helpers import REPOSITORY, merge_checkpoints
@@ -40,7 +41,7 @@ def common(checkpoint: Path) -> dict[str, Any]:
     """What it keeps once for all ranks."""
     state = read_common_state(detect(checkpoint).weights)
     assert state is not None
-    return load_common(state, [argparse.Namespace, *SAFE_GLOBALS])
+    return load_common(state, megatrons=True)
 
 
 @pytest.mark.parametrize("release", [archive.name[5:-7] for archive in ARCHIVES])
@@ -118,3 +119,13 @@ def test_a_save_of_megatron_bridge_that_was_cut_off_is_not_taken_for_another_lay
     torch.save({"step": torch.tensor(10)}, root / "iter_0000010/train_state.pt")
     with pytest.raises(CheckpointError, match=r"run_config\.yaml: not found, but .*its save was cut off"):
         detect(root)
+
+
+def test_training_can_start_from_a_newer_release_s_checkpoint(newest: dict[str, Path], tmp_path: Path) -> None:
+    """megatron-core 0.15 knows the common state as a file alone."""
+    stand_in = vetted(newest["one"], tmp_path / "stand_in")
+    found = dist_checkpointing.load_common_state_dict(stand_in / "weights")
+    assert (found["iteration"], found["args"].hidden_size) == (10, 16)
+    stored, source = (read_metadata(weights) for weights in (stand_in / "weights", detect(newest["one"]).weights))
+    assert stored.tensors == source.tensors
+    assert set(source.objects) - set(stored.objects) == {"common_state/shard_0_1"}
