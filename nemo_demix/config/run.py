@@ -65,14 +65,18 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="demix_schema", node=DemixConfig)
 
 
+def missing_keys(config: DictConfig) -> list[str]:
+    """Required keys that nothing gives, sorted."""
+    return sorted(OmegaConf.missing_keys(config))
+
+
 def to_dataclasses(config: DictConfig) -> DemixConfig:
     """A composed configuration as plain dataclasses.
 
     Raises:
         ConfigError: if a required value is missing.
     """
-    absent = sorted(OmegaConf.missing_keys(config))
-    if absent:
+    if absent := missing_keys(config):
         raise ConfigError(
             f"required configuration is missing: {', '.join(absent)}; set each in the recipe or as key=value"
         )
