@@ -30,6 +30,7 @@ from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.launch.team import Team, join_team
+from nemo_demix.runtime.ranks import layout_errors
 
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
@@ -339,9 +340,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     try:
         config = _checked(stage, composed)
         if stage == "doctor":
-            from nemo_demix.doctor import doctor
-
-            if code := doctor(config, stage_config(config, "search")):
+            if code := _doctor(config):
                 sys.exit(code)
             return
         if stage == "check":
@@ -391,11 +390,15 @@ def _checked(stage: str, composed: DictConfig) -> DemixConfig:
         return config
     if missing_keys(composed):
         _list(errors, "the other rules are held to it when it is whole")
+        _refuse_all(errors)
     config = to_dataclasses(composed)
     from nemo_demix.check import mistakes, print_understood, warnings_of
 
     if errors := list(dict.fromkeys([*errors, *map(str, mistakes(config))])):
-        _list(errors, "")
+        _list(errors)
+        if stage == "doctor" and not any(limit_errors(config)) and not any(layout_errors(config.parallel)):
+            _doctor(config)  # what is here, and the memory that the model needs, is of use all the same
+        _refuse_all(errors)
     for line in warnings_of(config):
         print(f"warning: {line}", file=sys.stderr)
     if stage in ("check", "run"):
@@ -403,12 +406,22 @@ def _checked(stage: str, composed: DictConfig) -> DemixConfig:
     return config
 
 
-def _list(errors: list[str], note: str) -> NoReturn:
-    """All that is wrong, a line each, and exit code 2."""
+def _doctor(config: DemixConfig) -> int:
+    from nemo_demix.doctor import doctor
+
+    return doctor(config, stage_config(config, "search"))
+
+
+def _list(errors: list[str], note: str = "") -> None:
+    """All that is wrong, a line each."""
     for number, error in enumerate(errors, start=1):
         print(f"{number:3}  {' '.join(error.split())}", file=sys.stderr)
-    count = f"{len(errors)} mistake{'s' if len(errors) > 1 else ''}"
-    fail(f"{count} in the configuration; nothing was started{f' ({note})' if note else ''}")
+    if note:
+        print(f"     ({note})", file=sys.stderr)
+
+
+def _refuse_all(errors: list[str]) -> NoReturn:
+    fail(f"{len(errors)} mistake{'s' if len(errors) > 1 else ''} in the configuration; nothing was started")
 
 
 def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:

@@ -22,10 +22,10 @@ def capability_errors(config: DemixConfig) -> Iterator[DemixError]:
             )
     served = {dataset.capability for dataset in config.datasets.values()}
     for key, capability in scored.items():
-        if capability not in served and near(capability, served):
+        if capability not in served and near(capability, served & measured):
             yield ConfigError(
                 f"{key}.capability={capability}: no dataset has it; expected one of {', '.join(sorted(served))}"
-                f"{near(capability, served)}"
+                f"{near(capability, served & measured)}"
             )
 
 

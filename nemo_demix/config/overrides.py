@@ -1,10 +1,11 @@
 """`key=value` as people write it: on the command line, and in `launch.jobs.<stage>.overrides`."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_demix.config.launch import LaunchJobConfig
@@ -69,15 +70,16 @@ def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
 def override_errors(config: DemixConfig) -> Iterator[DemixError]:
     """Overrides of the stages' jobs that cannot be applied."""
     for stage in STAGES_WITH_JOBS:
-        changed = OmegaConf.structured(config)
-        for text in getattr(config.launch.jobs, stage).overrides:
+        texts = getattr(config.launch.jobs, stage).overrides
+        changed = OmegaConf.structured(config) if texts else None
+        for text in texts:
             try:
                 apply_override(changed, text, f"launch.jobs.{stage}.overrides")
             except ConfigError as error:
                 yield error
 
 
-def apply_override(config: DictConfig, text: str, where: str) -> None:
+def apply_override(config: Any, text: str, where: str) -> None:
     """Set one key of a composed configuration.
 
     Raises:
