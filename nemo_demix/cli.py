@@ -42,7 +42,7 @@ _CHECKED = ("check", "run", "launch", "doctor")
 _WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
 # These can go on from what a run's folder records.
 _OF_A_RUN = ("status", "search", "verify", "final", "report", "score", "cancel", "check")
-_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false")
+_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false")
 _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
@@ -175,7 +175,11 @@ def recipes_folder() -> Path:
 
 def main() -> None:
     """Entry point of `nemo-demix` and `python -m nemo_demix`."""
-    stages = {**{name: text for name, (_, text) in STAGES.items()}, "doctor": "what is installed, used and missing"}
+    stages = {
+        "init": "FOLDER... [--output FILE]: a commented recipe for folders of text",
+        **{name: text for name, (_, text) in STAGES.items()},
+        "doctor": "what is installed, used and missing",
+    }
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
         print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")
@@ -186,6 +190,9 @@ def main() -> None:
         fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
     # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    if stage == "init":
+        _init(sys.argv[2:])
+        return
     if stage == "merge":  # works apart in every process
         _main(stage)
         return
@@ -259,14 +266,24 @@ def _merge_command(arguments: list[str]) -> None:
         fail(str(error))
 
 
+def _init(arguments: list[str]) -> None:
+    from nemo_demix.stages.init import init_command
+
+    try:
+        init_command(arguments)
+    except DemixError as error:
+        fail(str(error))
+
+
 def _hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
     `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
-    configuration that the run has recorded; `--dry-run` a key of merge or launch.
+    configuration that the run has recorded; `--dry-run` and `--yes` are keys.
     """
     dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
+    arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
     overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
     flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
@@ -357,9 +374,9 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
             start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):
+            STAGES[stage][0](config)
             if stage not in _ELSEWHERE and config.index is None:
                 save_resolved(config, config.run_dir / "config.yaml")  # what --run reads
-            STAGES[stage][0](config)
     except DemixError as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from nemo_demix.errors import DemixError
 class Reading:
     """One command's recipes, while Hydra loads them from the last to the first."""
 
+    first: str = ""  # the recipe that was asked for
     errors: list[DemixError] = field(default_factory=list)  # keys and values that the schema does not have
     chosen: set[str] = field(default_factory=set)  # groups that a recipe or the command line names: merged with
     replaced: dict[str, set[str]] = field(default_factory=dict)  # of each recipe: keys that those below it replace
@@ -55,6 +56,9 @@ class RecipeSource(files.FileConfigSource):
 def _recipe(content: dict[Any, Any], name: str) -> dict[Any, Any]:
     """A recipe's content; what it replaces is noted for those that it names."""
     apart = {key: content.pop(key) for key in ("defaults", "hydra") if key in content}
+    READING.first = READING.first or name
+    if name == READING.first:  # also one that was written by an earlier release, or by hand and whole
+        apart.setdefault("defaults", ["demix_schema", "_self_"])
     replaced = READING.replaced.get(name, set())
     for key in replaced:
         _drop(content, key.split("."))

@@ -31,6 +31,7 @@ class DemixConfig:
     runs_dir: str = "runs"
     seed: int = 0
     force: bool = False  # redo the stage even where it is done
+    yes: bool = False  # train again what another configuration has trained here, without asking; --yes sets it
     accept_untrusted: bool = False  # train on a mixture that failed a trust gate
     role: str | None = None  # train: base | component | reference | final
     component: str | None = None  # train role=component: which one; null: all

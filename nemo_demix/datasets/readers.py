@@ -57,6 +57,33 @@ def read_file(path: Path, text_field: str) -> Iterator[str]:
         raise _empty(path)
 
 
+def first_row(path: Path) -> dict[str, Any]:
+    """The first row of a .jsonl, .jsonl.gz or .parquet file, its fields by name.
+
+    Raises:
+        DatasetError: as `read_file`, or if there is no row.
+    """
+    if file_format(path) != ".parquet":
+        row = next(json_lines(path), None)
+        if row is None:
+            raise _empty(path)
+        return row[1]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=1), None)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{path}: expected a parquet file, found: {error}; write it again") from None
+    if batch is None or not batch.num_rows:
+        raise _empty(path)
+    found: dict[str, Any] = batch.to_pylist()[0]
+    return found
+
+
 def check_first_record(path: Path, text_field: str, is_text: bool) -> None:
     """Read the first document of a file, of plain text only its beginning.
 

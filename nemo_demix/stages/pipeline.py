@@ -65,6 +65,16 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     return stages
 
 
+def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
+    """The base and the components that these stages train, where the data are prepared."""
+    found: list[TrainJob] = []
+    for stage in stages:
+        if stage.name in ("base", "components") and (manifest := _manifest(stage.config)) is not None:
+            is_base = stage.name == "base"
+            found += [base_job(stage.config, manifest)] if is_base else component_jobs(stage.config, manifest)
+    return found
+
+
 def _manifest(config: DemixConfig) -> DataManifest | None:
     """What `prepare` made of this configuration; None where it is to do."""
     path = config.run_dir / "datasets" / "manifest.json"

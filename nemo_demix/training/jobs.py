@@ -4,12 +4,14 @@ Jobs are worked out from the configuration and the manifest alone, so that what 
 before any rank is started.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record, read_json
 from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
@@ -38,6 +40,7 @@ class TrainJob:
     load_optimizer: bool
     save_optimizer: bool  # keep the optimizer state in the finished checkpoint: a later role continues with it
     adopt: Path | None
+    inputs: dict[str, Any]  # what the fingerprint is of, as plain values
     fingerprint: str
 
     @property
@@ -360,5 +363,6 @@ def _job(
         load_optimizer=settings.load_optimizer,
         save_optimizer=save_optimizer,
         adopt=Path(adopt) if adopt else None,
+        inputs=json.loads(canonical_json(inputs)),
         fingerprint=fingerprint(**inputs),
     )
