@@ -12,6 +12,7 @@ from nemo_demix.memory import GIB, search_memory, training_memory
 from nemo_demix.merging.methods import DeltaMethod, build_method
 from nemo_demix.model_shape import ModelShape
 from nemo_demix.remembered import recalled, remembered
+from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
 from nemo_demix.search.space import MERGED
 from nemo_demix.stack import REQUIREMENTS, installed_version, locate
@@ -131,6 +132,8 @@ def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None
 
 def known_shape(config: DemixConfig) -> ModelShape | None:
     """The sizes of the model where NeMo was asked before (`nemo-demix doctor` does); else None: nothing is imported."""
+    if any(layout_errors(config.parallel)):
+        return None
     try:
         inputs = _shape_inputs(config, known_vocab_size(config, _tokenizer_size(config)))
     except ConfigError:
