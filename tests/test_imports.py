@@ -49,6 +49,8 @@ def imported(folder: Path, *arguments: str, expect: int = 0) -> set[str]:
         (("--help",), 0),
         (("nosuch",), 2),
         (("run", "--config-name", "smoke", "nosuch.key=1"), 2),
+        (("check", "--config-name", "smoke"), 0),
+        (("check", "--config-name", "smoke", "components.beta=2", "search.strategy=demux"), 2),
         (("train", "--config-name", "smoke", "role=base"), 2),  # nothing is prepared
         (("train", "--config-name", "smoke", "role=nosuch"), 2),
         (("run", "--config-name", "smoke", "prepare.workers=0"), 2),

@@ -1,6 +1,5 @@
 """Brought checkpoints: there, whole, of one architecture and vocabulary with each other and with the run's model."""
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,14 +18,17 @@ _SAME = {"num_layers": "num_layers", "hidden_size": "hidden_size", "num_attentio
 
 def checkpoint_errors(config: DemixConfig) -> Iterator[DemixError]:
     """What is wrong with the checkpoints that the configuration names; their tensors are not read."""
-    of_run = {f"components.checkpoints.{name}": path for name, path in config.components.checkpoints.items()}
+    of_run: dict[str, str | None] = {
+        f"components.checkpoints.{name}": path for name, path in config.components.checkpoints.items()
+    }
     for role in ("base", "final", "reference"):
         if (path := getattr(config, role).checkpoint) is not None:
             of_run[f"{role}.checkpoint"] = path
-    for key, role in (("components", config.components), ("search.trained", config.search.trained)):
-        if role.checkpoint is not None:
+    many = {"components": config.components.checkpoint, "search.trained": config.search.trained.checkpoint}
+    for key, path in many.items():
+        if path is not None:
             yield ConfigError(f"{key}.checkpoint: these are many models; name each, or take the key out")
-    others = {f"merge.components.{name}": path for name, path in config.merge.components.items()}
+    others: dict[str, str | None] = {f"merge.components.{name}": path for name, path in config.merge.components.items()}
     others |= {"merge.base": config.merge.base, "score.checkpoint": config.score.checkpoint}
     shape = known_shape(config)
     yield from _of_one_model({key: path for key, path in of_run.items() if path}, shape)
@@ -66,7 +68,7 @@ def _of_one_model(paths: Mapping[str, str], shape: ModelShape | None) -> Iterato
 def _vocabulary(
     key: str, path: str, tensors: Mapping[str, tuple[int, ...]], shape: ModelShape | None
 ) -> Iterator[DemixError]:
-    rows = next((size[0] for name, size in tensors.items() if name.endswith(_EMBEDDING) and math.prod(size)), None)
+    rows = next((size[0] for name, size in tensors.items() if name.endswith(_EMBEDDING) and size), None)
     if shape is not None and rows is not None and rows != shape.vocab_size:
         yield CheckpointError(
             f"{key}: {path}: its vocabulary has {rows} rows, this run's model {shape.vocab_size}; it was trained with "

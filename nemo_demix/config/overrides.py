@@ -39,7 +39,7 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
             kept.append(text)
             continue
         found: list[DemixError] = []
-        nested = value
+        nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
         content = fitted(nested, found)

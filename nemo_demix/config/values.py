@@ -5,7 +5,7 @@ left out, so that composing goes on and every other rule has its say too.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -82,9 +82,13 @@ def unknown_key(key: str, section: Any) -> ConfigError:
     return ConfigError(f"{key}: no such key{hint}")
 
 
-@cache
 def hints_of(section: Any) -> dict[str, Any]:
     """Types of a section's keys."""
+    return _hints(section)
+
+
+@cache
+def _hints(section: Hashable) -> dict[str, Any]:
     return get_type_hints(section)
 
 

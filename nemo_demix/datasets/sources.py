@@ -109,12 +109,11 @@ def source_errors(source: SourceConfig, key: str) -> Iterator[DemixError]:
             return
         paths = source_files(source, key)
     except DemixError as error:
-        message = str(error)
-        yield error if message.startswith(key) else type(error)(f"{key}.{message}")
+        yield error if str(error).startswith(key) else type(error)(f"{key}.{error}")
         return
     for path in (paths[0], paths[-1])[: len(paths)]:
-        for error in found_by(partial(check_first_record, path, source.text_field, kind == "code")):
-            yield type(error)(f"{key}.{kind}: {error}")
+        for found in found_by(partial(check_first_record, path, source.text_field, kind == "code")):
+            yield type(found)(f"{key}.{kind}: {found}")
 
 
 def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:
