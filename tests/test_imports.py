@@ -67,6 +67,8 @@ def test_what_needs_no_model_imports_nothing_for_one(tmp_path: Path) -> None:
         ("--help",): 0,
         ("nosuch",): 2,
         ("run", "--config-name", "smoke", "nosuch.key=1", runs): 2,
+        ("check", "--config-name", "smoke", runs): 0,
+        ("check", "--config-name", "smoke", "components.beta=2", "search.strategy=demux", runs): 2,
         ("train", "--config-name", "smoke", "role=base", runs): 2,  # nothing is prepared
         ("train", "--config-name", "smoke", "role=nosuch", runs): 2,
         ("run", "--config-name", "smoke", "prepare.workers=0", runs): 2,

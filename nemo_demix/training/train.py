@@ -217,7 +217,8 @@ def _claim_folder(job: TrainJob) -> None:
         folder.mkdir(exist_ok=True)
         job.folder.rename(aside)
         logger.info("%s/%s: its configuration changed; what was there is now %s", job.role, job.name, aside)
-    write_json(job.claim_path, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
+    claim = {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps, "inputs": job.inputs}
+    write_json(job.claim_path, claim)
 
 
 def _write_record(job: TrainJob, kept: dict[str, str], final_loss: float | None, wall_time_s: float) -> None:

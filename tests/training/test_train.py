@@ -126,7 +126,11 @@ def test_a_model_of_another_configuration_is_moved_aside(smoke_run: Path, tmp_pa
     models = runs / "smoke/models"
     old = losses(models / "component/code_1")
     arguments = ["--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1"]
-    run_cli("train", *arguments, "components.max_lr=5e-4")
+    asked = run_cli("train", *arguments, "components.max_lr=5e-4", expect=2).stderr
+    assert "component/code_1: its schedule (max_lr, min_lr_ratio, warmup_share) ([0.001, 0.2, 0.02] -> [0.0005" in asked
+    assert "--yes trains them again" in asked
+    assert losses(models / "component/code_1") == old
+    run_cli("train", *arguments, "components.max_lr=5e-4", "--yes")
     assert losses(models / "superseded/component_code_1_1") == old
     assert losses(models / "component/code_1") != old
     assert (models / "superseded/component_code_1_1/record.json").exists()
