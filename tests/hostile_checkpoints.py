@@ -1,10 +1,12 @@
 """Checkpoints that would run something: each payload touches a file, where anything carries it out."""
 
+import argparse
 import io
 import json
 import os
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,16 +80,16 @@ def in_modelopt(weights: Path, witness: Path) -> None:
 
 def in_context(weights: Path, witness: Path) -> None:
     """A callable in the graph that NeMo builds a checkpoint's tokenizer from."""
-    import subprocess
-
     import fiddle as fdl
     from fiddle._src.experimental import serialization
-    from nemo.lightning.io.pl import TrainerContext
 
     model = fdl.Config(dict, tokenizer=fdl.Config(subprocess.getoutput, f"touch {witness}"))
+    graph = serialization.dump_json(fdl.Config(argparse.Namespace, model=model, trainer=None))
     context = weights.parent / "context"
     context.mkdir(exist_ok=True)
-    (context / "io.json").write_text(serialization.dump_json(fdl.Config(TrainerContext, model=model, trainer=None)))
+    # As NeMo writes it, without importing NeMo.
+    graph = graph.replace('"argparse"', '"nemo.lightning.io.pl"').replace('"Namespace"', '"TrainerContext"')
+    (context / "io.json").write_text(graph)
 
 
 def in_legacy_files(weights: Path, witness: Path) -> None:

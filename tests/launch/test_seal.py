@@ -88,7 +88,7 @@ def test_what_a_rank_replies_is_taken_as_it_was_sent(ends: Ends) -> None:
 def test_a_forged_reply_ends_the_run(ends: Ends, message: bytes) -> None:
     ends.ask()
     ends.stranger.set(ends.key(0), message)
-    with pytest.raises(ClusterError, match="launch/1/group/0/reply/0: a message .* no process of the run has written"):
+    with pytest.raises(ClusterError, match=r"launch/1/group/0/reply/0: a message .* no process of the run has written"):
         ends.taken()
 
 
