@@ -96,7 +96,7 @@ def _objects(weights: Path, found: Mapping[str, ObjectEntry]) -> tuple[dict[str,
             value = _Kept
         if is_extra and not _is_empty(value):
             left_out.append(name)
-            value = [None] if isinstance(value, list) else None
+            value = [None]  # Megatron saves each in a list
         data = _saved(value)
         entries[name] = ObjectEntry(_OBJECTS, position, len(data))
         parts.append(data)
