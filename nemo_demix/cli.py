@@ -27,7 +27,7 @@ from nemo_demix.launch.team import Team, join_team
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
-_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel")
+_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "report")
 # These may start ranks.
 _WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
 _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
@@ -74,6 +74,7 @@ def _final(config: DemixConfig) -> None:
     from nemo_demix.stages.final import final_stage
 
     final_stage(config)
+    _write_page(config)
 
 
 def _merge(config: DemixConfig) -> None:
@@ -98,6 +99,25 @@ def _run(config: DemixConfig) -> None:
     from nemo_demix.stages.run import run_stages
 
     run_stages(config)
+    _write_page(config)
+
+
+def _report(config: DemixConfig) -> None:
+    from nemo_demix.report.page import report_stage
+
+    report_stage(config)
+
+
+def _write_page(config: DemixConfig) -> None:
+    """The page at the end of a run; what kept it from being written does not touch the run's result."""
+    try:
+        _report(config)
+    except Exception as error:
+        logger.warning(
+            "report: no page was written (%s: %s); the run's result stands, and `nemo-demix report` tries again",
+            type(error).__name__,
+            " ".join(str(error).split()),
+        )
 
 
 def _launch(config: DemixConfig) -> None:
@@ -132,6 +152,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "run": (_run, "all of it, skipping what is done"),
+    "report": (_report, "one HTML page, from the run's records alone -> report.html"),
     "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
     "status": (_status, "of the stages: done or not, jobs, progress, ETA"),
     "cancel": (_cancel, "the run's jobs; `launch` goes on from there"),
