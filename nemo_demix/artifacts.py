@@ -126,6 +126,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines that may be growing: a last line that is not whole yet is left out.
+
+    Raises:
+        DemixError: if the file is absent or a whole line is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.split("\n")[:-1]]
+    except FileNotFoundError:
+        raise DemixError(f"{path}: not found; run the stage that writes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DemixError(f"{path}: expected a JSON value a line, found: {error}; move the file away") from None
+
+
 def load_record(path: Path, kind: type[T]) -> T:
     """Read a record back into its frozen dataclass; unknown fields, and missing ones without a default, are refused."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
