@@ -32,6 +32,8 @@ TEST_WORKERS ?= $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) : 4 )))
 quickstart: $(STAMP)
 	$(BIN)/nemo-demix run --config-name quickstart $(RUN_ARGS)
 
+# A worker a core, so none is helped by threads of its own.
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP) slurm
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nemo_demix.constraints import Constraints
 from nemo_demix.constraints.convex_set import LP_OPTIONS
@@ -35,6 +36,7 @@ class Optimum(NamedTuple):
     optimality_gap: float  # bits per byte: no mixture that is allowed is better by more than this
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # matrices this small are only waited for by threads
 def best_prediction_mixture(
     predictions: TokenPredictions,
     objective: Mapping[str, float],

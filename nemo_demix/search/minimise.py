@@ -8,6 +8,7 @@ Axes: C components, S starts.
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array
@@ -19,6 +20,7 @@ SETTLED = 1e-9  # largest change of a weight, at which a descent has nothing to 
 WITHIN = 1e-7  # of its own scale, within which a limit holds
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # matrices this small are only waited for by threads
 def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], starts_SC: Array) -> Array | None:
     """The best mixture found that satisfies everything; None if none does.
 
