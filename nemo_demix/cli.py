@@ -35,7 +35,7 @@ from nemo_demix.runtime.ranks import layout_errors
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
-_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check")
+_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
 _CHECKED = ("check", "run", "launch", "doctor")
 # These may start ranks.
@@ -88,6 +88,7 @@ def _final(config: DemixConfig) -> None:
     from nemo_demix.stages.final import final_stage
 
     final_stage(config)
+    _write_page(config)
 
 
 def _merge(config: DemixConfig) -> None:
@@ -116,6 +117,25 @@ def _run(config: DemixConfig) -> None:
     from nemo_demix.stages.run import run_stages
 
     run_stages(config)
+    _write_page(config)
+
+
+def _report(config: DemixConfig) -> None:
+    from nemo_demix.report.page import report_stage
+
+    report_stage(config)
+
+
+def _write_page(config: DemixConfig) -> None:
+    """The page at the end of a run; what kept it from being written does not touch the run's result."""
+    try:
+        _report(config)
+    except Exception as error:
+        logger.warning(
+            "report: no page was written (%s: %s); the run's result stands, and `nemo-demix report` tries again",
+            type(error).__name__,
+            " ".join(str(error).split()),
+        )
 
 
 def _launch(config: DemixConfig) -> None:
@@ -151,6 +171,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "check": (_check, "every static rule of every stage: all that is wrong in one list, and what was understood"),
     "run": (_run, "all of it, skipping what is done"),
+    "report": (_report, "one HTML page, from the run's records alone -> report.html"),
     "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
     "status": (_status, "of the stages: done or not, jobs, progress, ETA"),
     "cancel": (_cancel, "the run's jobs; `launch` goes on from there"),

@@ -56,7 +56,7 @@ REQUIREMENTS = (
 )
 
 # What a command needs beyond the plain installation; what is not named needs all of it.
-EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": ""}
+EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": "", "report": ""}
 
 
 def locate(module: str) -> ModuleSpec | None:

@@ -1,11 +1,10 @@
 """The cost ledger: what the run cost by stage, and what the same answer would cost with proxies that are trained."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json, read_json_lines
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.runtime.ranks import world_size
@@ -32,14 +31,8 @@ def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[Tra
         "references": _references(config),
         "final": _done(final),
     }
-    stages: Stages = {name: _trained(records, ranks) for name, records in groups.items() if records}
     done = _scored_rows(config)
-    if done:
-        stages["search"] = {
-            "num_proxies": len(done),
-            "num_tokens": sum(row.get("num_tokens", 0) for row in done),
-            "device_s": round(sum(ranks * _seconds(row) + row.get("external_time_s", 0.0) for row in done), 1),
-        }
+    stages = spent(groups, done, ranks)
     merge_s, score_s = (sum(row.get(key, 0.0) for row in done) for key in ("merge_time_s", "score_time_s"))
     total_s = sum(_seconds(row) + row.get("external_time_s", 0.0) for row in done)
     fidelity = load_fidelity(config, components)
@@ -51,6 +44,24 @@ def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[Tra
         "same_answer_by_trained_proxies": _same_answer(config, fidelity),
         "growth": _growth(stages, config, fidelity),
     }
+
+
+def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[Mapping[str, Any]], ranks: int) -> Stages:
+    """Tokens and device-seconds of every stage that has done anything.
+
+    Args:
+        groups: Finished models, by stage.
+        rows: Of the proxies that were scored.
+        ranks: That each of these kept busy.
+    """
+    stages = {name: _trained(records, ranks) for name, records in groups.items() if records}
+    if rows:
+        stages["search"] = {
+            "num_proxies": len(rows),
+            "num_tokens": sum(row.get("num_tokens", 0) for row in rows),
+            "device_s": round(sum(ranks * _seconds(row) + row.get("external_time_s", 0.0) for row in rows), 1),
+        }
+    return stages
 
 
 def _done(jobs: Sequence[TrainJob]) -> list[ModelRecord]:
@@ -75,7 +86,7 @@ def _trained(records: Sequence[ModelRecord], ranks: int) -> dict[str, Any]:
 
 def _scored_rows(config: DemixConfig) -> list[dict[str, Any]]:
     path = search_folder(config) / "scores.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = read_json_lines(path) if path.exists() else []
     return [row for row in rows if row["status"] == "OK"]
 
 

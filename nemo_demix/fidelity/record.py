@@ -9,6 +9,14 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.training.jobs import TrainJob
 
 FORMAT = 2  # raise when a report has figures, or means something by them, that earlier ones lack
+_NAMES = {
+    "merge": "merged",
+    "null": "null: own data share",
+    "null_share": "null: log data shares",
+    "null_entropy": "null: even data shares",
+    "ridge_equal_cost": "ridge on {count} references",
+    "log_linear_equal_cost": "mixing law on {count} references",
+}
 
 
 def fidelity_path(config: DemixConfig) -> Path:
@@ -31,3 +39,14 @@ def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
         return None
     std: float | None = fidelity["benchmarks"]["seed_noise"]["std"]["macro"]
     return std
+
+
+def stand_in_name(key: str, num_fitted: int = 0) -> str:
+    """What people call a stand-in of the references, by its key in the report.
+
+    Args:
+        num_fitted: References that a regression of equal cost was fitted to.
+    """
+    if key.startswith("trained_"):
+        return f"trained, {int(key.removeprefix('trained_')):,} tokens"
+    return _NAMES.get(key, key).format(count=num_fitted)

@@ -122,17 +122,20 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
             one, other = first[group], second[group]
             sign = -1.0 if one.higher_is_better else 1.0
             weight = sign * share / len(suite.shares)
-            gap, stderr = _gap(one, other)
-            difference += weight * gap
+            apart, stderr = gap(one, other)
+            difference += weight * apart
             variance = None if variance is None or stderr is None else variance + (weight * stderr) ** 2
     return _judged(difference, None if variance is None else math.sqrt(variance))
 
 
-def _gap(one: Items, other: Items) -> tuple[float, float | None]:
-    """The difference of two models' scores, and its standard error."""
+def gap(one: Items, other: Items) -> tuple[float, float | None]:
+    """The difference of two models' scores, in their unit, and its standard error: paired where items are known.
+
+    None: the standard error is not known.
+    """
     if one.summary is None and other.summary is None and len(one.values_I) == len(other.values_I):
-        gap = score_of(Items(one.values_I - other.values_I, one.weights_I))
-        return gap.score, gap.stderr
+        difference = score_of(Items(one.values_I - other.values_I, one.weights_I))
+        return difference.score, difference.stderr
     first, second = score_of(one), score_of(other)
     known = first.stderr is not None and second.stderr is not None
     return first.score - second.score, math.hypot(first.stderr or 0.0, second.stderr or 0.0) if known else None

@@ -4,7 +4,7 @@ Neither models nor ranks nor prepared data are needed, and torch is not imported
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,7 @@ def search_imported(config: DemixConfig) -> Path:
 def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataManifest | None) -> SearchSpace:
     """What may be mixed: components of the recipe's datasets, or the files' own datasets.
 
-    The prior is the datasets' token shares where `prepare` has counted them, else equal. A benchmark's capability is
-    that of `search.imported.capabilities`, else that of the suite's benchmark of its name, else its own.
+    The prior is the datasets' token shares where `prepare` has counted them, else equal.
 
     Raises:
         ScoreError: if a capability averages scores of both directions.
@@ -107,11 +106,11 @@ def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataMan
         baselines["heuristic"] = heuristic
     multiple = config.search.sampler.max_prior_multiple
     max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
-    suite, own = config.suite.benchmarks, config.search.imported.capabilities
+    suite = config.suite.benchmarks
     use = {name: suite[name].use if name in suite else "search" for name in found.benchmarks}
     capabilities = {
-        name: own.get(name) or (suite[name].capability if name in suite else name)
-        for name in found.benchmarks
+        name: owner
+        for name, owner in imported_capabilities(config, found.benchmarks).items()
         if use[name] != "report"  # nothing is chosen by it
     }
     return SearchSpace(
@@ -123,6 +122,12 @@ def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataMan
         constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
         baselines=baselines,
     )
+
+
+def imported_capabilities(config: DemixConfig, benchmarks: Iterable[str]) -> dict[str, str]:
+    """Each benchmark's capability: of `search.imported.capabilities`, else of the suite's of its name, else its own."""
+    suite, own = config.suite.benchmarks, config.search.imported.capabilities
+    return {name: own.get(name) or (suite[name].capability if name in suite else name) for name in benchmarks}
 
 
 def imported_row(name: str, weights: Mapping[str, float], scores: Mapping[str, float]) -> Row:

@@ -5,16 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nemo_demix.fidelity.record import stand_in_name
 from nemo_demix.fidelity.resampled import SIZES
 
-_NAMES = {
-    "merge": "merged",
-    "null": "null: own data share",
-    "null_share": "null: log data shares",
-    "null_entropy": "null: even data shares",
-    "ridge_equal_cost": "ridge on {count} references",
-    "log_linear_equal_cost": "mixing law on {count} references",
-}
 _LINE = {"slope": 2, "residual": 4}  # digits; what has an order and no score has neither
 _SETS = {"benchmarks": "the benchmarks", "heldout": "held-out text"}
 _TITLES = {
@@ -53,17 +46,17 @@ def _print_objective(console: Console, report: dict[str, Any], name: str) -> Non
         values = {**objective["differences"], **left_out["differences"]}
         others = {key.removeprefix(f"{kind}_minus_"): value for key, value in values.items() if key.startswith(kind)}
         shown = ", ".join(
-            f"{_name(other, left_out['num_fitted'])} {_interval(value, signed=True)}"
+            f"{stand_in_name(other, left_out['num_fitted'])} {_interval(value, signed=True)}"
             for other, value in others.items()
             if value["value"] is not None
         )
-        console.print(f"  rho of {_name(kind)} minus that of {shown}")
+        console.print(f"  rho of {stand_in_name(kind)} minus that of {shown}")
     laws = {
         key: value["rho"]["reason"] for key, value in left_out["proxies"].items() if key not in objective["proxies"]
     }
     reasons = [
         left_out["reason"],
-        *(why and f"{_name(law, left_out['num_fitted'])}: {why}" for law, why in laws.items()),
+        *(why and f"{stand_in_name(law, left_out['num_fitted'])}: {why}" for law, why in laws.items()),
     ]
     for reason in filter(None, reasons):
         console.print(f"  At equal cost: {reason}")
@@ -86,7 +79,7 @@ def _objective_table(report: dict[str, Any], name: str) -> Table:
         figures, apart = objective["proxies"].get(proxy), left_out["proxies"].get(proxy)
         cells = ["", "", "", "", ""] if figures is None else _decision_cells(figures)
         table.add_row(
-            _name(proxy, left_out["num_fitted"]), *cells, "" if apart is None else _show(apart["rho"]["value"])
+            stand_in_name(proxy, left_out["num_fitted"]), *cells, "" if apart is None else _show(apart["rho"]["value"])
         )
     return table
 
@@ -112,7 +105,7 @@ def _table(report: dict[str, Any], name: str) -> Table:
     for proxy, figures in section["proxies"].items():
         rho = figures["rho"]
         table.add_row(
-            _name(proxy),
+            stand_in_name(proxy),
             _interval(rho["macro"]),
             *(_show(rho[capability]["value"]) for capability in section["capabilities"]),
             _interval(figures["rho_top"]["macro"]),
@@ -126,9 +119,9 @@ def _lines(section: dict[str, Any], confidence: float) -> list[str]:
     for name, value in section["differences"].items():
         first, second = name.split("_minus_")
         macro = value["rho"]["macro"]
-        lines.append(f"  rho of {_name(first)} minus {_name(second)}: {_interval(macro, signed=True)}")
+        lines.append(f"  rho of {stand_in_name(first)} minus {stand_in_name(second)}: {_interval(macro, signed=True)}")
     for kind, match in section["tokens_to_match"].items():
-        lines.append(f"  {_name(kind)}: {_price(match)}")
+        lines.append(f"  {stand_in_name(kind)}: {_price(match)}")
     noise = section["seed_noise"]
     if noise["std"]["macro"] is None:
         lines.append(f"  Noise of training: {noise['reason']}")
@@ -150,12 +143,6 @@ def _price(match: dict[str, Any]) -> str:
     if match["ratio_at_most"] is not None:
         return f"{number} need at most {match['ratio_at_most']:.1f} x the components' tokens: {match['reason']}"
     return f"what {number} need is not known: {match['reason']}"
-
-
-def _name(proxy: str, num_fitted: int = 0) -> str:
-    if proxy.startswith("trained_"):
-        return f"trained, {int(proxy.removeprefix('trained_')):,} tokens"
-    return _NAMES.get(proxy, proxy).format(count=num_fitted)
 
 
 def _show(value: float | None, digits: int = 2, scale: int = 1) -> str:

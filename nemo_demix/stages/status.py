@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_demix.artifacts import read_json
+from nemo_demix.artifacts import read_json, read_json_lines
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.search.space import num_proxies
@@ -132,7 +132,7 @@ def model_progress(folder: Path) -> Progress | None:
 def _of_search(config: DemixConfig) -> Progress:
     """Proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
     path = config.run_dir / "search" / "scores.jsonl"
-    rows = _rows(path) if path.exists() else []
+    rows = read_json_lines(path) if path.exists() else []
     if not rows:
         return Progress("")
     rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
@@ -153,12 +153,6 @@ def _last_step(losses: Path) -> int:
         file.seek(max(0, losses.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]
     return int(json.loads(lines[-1])["step"]) if lines else 0
-
-
-def _rows(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a file that may be growing."""
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _duration(seconds: float | None) -> str:

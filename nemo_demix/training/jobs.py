@@ -54,6 +54,11 @@ class TrainJob:
         return self.folder / "checkpoints"
 
     @property
+    def vetted(self) -> Path:
+        """What stands for the checkpoint that this job starts or resumes from, while it runs."""
+        return self.folder / ".vetted"
+
+    @property
     def checkpoint(self) -> Path:
         """The finished model, whether it exists yet or not."""
         return (self.adopt or step_folder(self.checkpoints, self.num_steps)).resolve()

@@ -1,0 +1,1 @@
+"""One HTML page a run, from the records in its folder alone."""

@@ -1,0 +1,226 @@
+"""What a run's folder holds, read by the readers of those who wrote it.
+
+Nothing is worked out from the configuration that the records do not say: a run of a cluster is reported on a laptop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json, read_json_lines
+from nemo_demix.config import DemixConfig, load_resolved
+from nemo_demix.errors import ConfigError, DemixError
+from nemo_demix.fidelity.cost import Stages, spent
+from nemo_demix.runtime.ranks import world_size
+from nemo_demix.scoring.items import ModelItems
+from nemo_demix.search.score_log import Row
+
+ROLES = {"base": "base", "component": "components", "reference": "references", "final": "final"}  # role -> stage
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of one run; what is not there is None or empty.
+
+    Attributes:
+        config: What the run was last started with, where that was saved; else what the command was given.
+        config_note: Where the configuration is from, where it is not the saved one.
+        rows: Scored proxies of the configuration that scored the last one, in their order, FAILED ones too.
+        rows_reason: Why there are no rows.
+        models: Finished models, by role and name.
+        losses: (step, loss) of each model that was trained here, by role and name.
+        result: `final/result.json`.
+        items: What the final models gave on every item, by name.
+        cost: `cost.json`.
+        timing: What each call took of each stage, in order.
+    """
+
+    folder: Path
+    config: DemixConfig
+    config_note: str = ""
+    manifest: DataManifest | None = None
+    models: Mapping[str, Mapping[str, ModelRecord]] = field(default_factory=dict)
+    losses: Mapping[tuple[str, str], Sequence[tuple[int, float]]] = field(default_factory=dict)
+    mixture: Mapping[str, Any] | None = None
+    pareto: Sequence[Mapping[str, Any]] = ()
+    slices: Mapping[str, Any] | None = None
+    rows: Sequence[Row] = ()
+    rows_reason: str = ""
+    fidelity: Mapping[str, Any] | None = None
+    references: Mapping[str, Row] = field(default_factory=dict)
+    stand_ins: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+    items: Mapping[str, ModelItems] = field(default_factory=dict)
+    cost: Mapping[str, Any] | None = None
+    timing: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.folder.name
+
+    @property
+    def scored(self) -> list[Row]:
+        """The rows that have scores."""
+        return [row for row in self.rows if row["status"] == "OK"]
+
+    @property
+    def stages(self) -> Stages:
+        """What was spent, by stage: the ledger's, or what is finished so far."""
+        if self.cost is not None:
+            stages: Stages = self.cost["stages"]
+            return stages
+        groups = {stage: list(self.models.get(role, {}).values()) for role, stage in ROLES.items()}
+        imported = self.mixture is not None and self.mixture.get("proxy") == "imported"
+        return spent(groups, [] if imported else self.scored, world_size(self.config.parallel))
+
+    @property
+    def capability_of(self) -> dict[str, str]:
+        """The capability of each dataset."""
+        if self.manifest is not None:
+            return {name: record.capability for name, record in self.manifest.datasets.items()}
+        return {name: entry.capability for name, entry in self.config.datasets.items()}
+
+
+def read_run(config: DemixConfig) -> RunRecords:
+    """The records in `runs/<name>`.
+
+    Raises:
+        ConfigError: if the folder holds no run.
+        DemixError: if a record cannot be read.
+    """
+    folder = config.run_dir
+    saved, note = _saved_config(config)
+    mixture = _json(folder / "search" / "mixture.json")
+    manifest_path = folder / "datasets" / "manifest.json"
+    manifest = DataManifest.load(manifest_path) if manifest_path.exists() else None
+    models = {role: _models(folder / "models" / role) for role in ROLES}
+    log = folder / "search" / "scores.jsonl"
+    if manifest is None and mixture is None and not any(models.values()) and not log.exists():
+        raise ConfigError(
+            f"{folder}: holds no run: expected datasets/manifest.json, models/ or search/mixture.json; give its recipe "
+            "with --config-name, or its place with runs_dir= and name="
+        )
+    result = _json(folder / "final" / "result.json")
+    found = RunRecords(
+        folder=folder,
+        config=saved,
+        config_note=note,
+        manifest=manifest,
+        models=models,
+        losses=_losses(folder / "models"),
+        mixture=mixture,
+        pareto=(_json(folder / "search" / "pareto.json") or {}).get("mixtures", ()),
+        slices=_json(folder / "search" / "slices.json"),
+        fidelity=_json(folder / "verify" / "fidelity.json"),
+        result=result,
+        cost=_json(folder / "cost.json"),
+        timing=_lines(folder / "timing.jsonl"),
+    )
+    found = replace(found, **_rows(found, log))
+    if result is not None:
+        found = replace(found, items=_items(saved, result))
+    return replace(found, **_study(found)) if found.fidelity is not None else found
+
+
+def _saved_config(config: DemixConfig) -> tuple[DemixConfig, str]:
+    path = config.run_dir / "config.yaml"
+    if not path.exists():
+        return config, "the command's: the run started no ranks, so it saved none"
+    try:
+        saved = load_resolved(path)
+    except (DemixError, OmegaConfBaseException) as error:
+        return config, f"the command's: {path} is of another release ({' '.join(str(error).split())})"
+    # The folder may have been moved since.
+    return replace(saved, runs_dir=config.runs_dir, name=config.name), ""
+
+
+def _json(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def _lines(path: Path) -> list[Any]:
+    return read_json_lines(path) if path.exists() else []
+
+
+def _models(folder: Path) -> dict[str, ModelRecord]:
+    records = [load_record(path, ModelRecord) for path in sorted(folder.glob("*/record.json"))]
+    return {record.name: record for record in records}
+
+
+def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """Of each model: a step that was done again after an interruption counts as it was done last."""
+    found = {}
+    for role in ROLES:
+        for path in sorted((folder / role).glob("*/losses.jsonl")):
+            steps = {int(row["step"]): float(row["loss"]) for row in read_json_lines(path)}
+            if steps:
+                found[role, path.parent.name] = sorted(steps.items())
+    return found
+
+
+def _rows(found: RunRecords, log: Path) -> dict[str, Any]:
+    if found.mixture is not None and found.mixture.get("proxy") == "imported":
+        return _imported_rows(found)
+    rows = _lines(log)
+    rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
+    return {"rows": rows, "rows_reason": "" if rows else "no proxy was scored"}
+
+
+def _imported_rows(found: RunRecords) -> dict[str, Any]:
+    """The imported files' rows, where these are here and still what was searched."""
+    from nemo_demix.scoring.imported import read_imported
+    from nemo_demix.search.imported import imported_fingerprint, imported_row
+
+    assert found.mixture is not None
+    if found.config.search.imported.scores is None:
+        return {"rows_reason": "the scores were imported; give search.imported.scores as the search had it"}
+    try:
+        if imported_fingerprint(found.config, found.manifest) != found.mixture["fingerprint"]:
+            return {"rows_reason": "the imported files or settings are not those that were searched"}
+        read = read_imported(found.config.search.imported, list(found.config.datasets))
+    except (DemixError, OSError) as error:
+        return {"rows_reason": f"the imported scores are not here: {error}"}
+    rows = [imported_row(row.name, row.weights, row.scores) for row in read.rows]
+    for row in rows:
+        for name, score in row["scores"].items():
+            score["higher_is_better"] = read.higher_is_better[name]
+    return {"rows": rows}
+
+
+def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelItems]:
+    """Of the final models, as far as their items are here and give the scores of the result."""
+    from nemo_demix.scoring.store import load_scores
+
+    found = {}
+    for name, model in result["models"].items():
+        try:
+            record, items = load_scores(config, f"final_{name}")
+        except (DemixError, OSError):
+            continue  # the page says that scores are compared without their items
+        if record["scores"] == model["scores"]:
+            found[name] = items
+    return found
+
+
+def _study(found: RunRecords) -> dict[str, Any]:
+    """Scores of the references and of what stands for them, by mixture; the latest row of a mixture counts."""
+    folder = found.folder
+    drawn = _json(folder / "verify" / "references.json") or []
+    first = [one for one in drawn if one.get("mixture", one["name"]) == one["name"]]
+    paths = {one["name"]: folder / "scores" / f"reference_{one['name']}.json" for one in first}
+    references = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    name_of = {_weights(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
+    stand_ins: dict[str, dict[str, Row]] = {}
+    for row in _lines(folder / "scores" / "proxies.jsonl"):
+        name = name_of.get(_weights(row["merge_weights"]), "")
+        if row["status"] == "OK" and name in references:
+            stand_ins.setdefault(row.get("proxy", "merge"), {})[name] = row
+    return {"references": references, "stand_ins": stand_ins}
+
+
+def _weights(merge_weights: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset((name, weight) for name, weight in merge_weights.items() if weight)
