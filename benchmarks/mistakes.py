@@ -129,7 +129,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"launch": {"jobs": {"search": {"overrides": ["paralel.data=2"]}}}},
         "did you mean parallel",
     ),
-    "a folder that cannot be written": ({"runs_dir": "/proc/runs"}, "cannot be written"),
+    "a file where the runs are to be": ({"runs_dir": "data/math/a.jsonl/runs"}, "is a file"),
     "a run's name that is a path": ({"name": "runs/mine"}, "plain folder name"),
 }
 TOGETHER = ("a constraint on no dataset", "a share above 1", "a batch that does not divide",

@@ -21,6 +21,7 @@ _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
+_WRITES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
 
 
 class RecipeSearchPath(SearchPathPlugin):
@@ -74,7 +75,7 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
     READING.chosen |= groups
-    return [*flags, *_HYDRA_DEFAULTS, *overrides]
+    return [*flags, *(_WRITES_NOTHING if stage == "check" else _HYDRA_DEFAULTS), *overrides]
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
