@@ -8,23 +8,19 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nemo_demix.command_line import DEFAULT_RECIPE, fail, hydra_arguments, register_plugins
 from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
 from nemo_demix.config.limits import limit_errors
-from nemo_demix.config.overrides import read_overrides, stage_config
-from nemo_demix.config.recipes import READING, RecipeSource
-from nemo_demix.config.recorded import recorded_place, recorded_recipe
+from nemo_demix.config.overrides import stage_config
+from nemo_demix.config.recipes import READING
 from nemo_demix.config.run import missing_keys
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.launch import stopping
@@ -33,20 +29,12 @@ from nemo_demix.launch.team import Team, join_team
 from nemo_demix.runtime.ranks import layout_errors
 
 logger = logging.getLogger(__name__)
-DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
 _CHECKED = ("check", "run", "launch", "doctor")
 # These may start ranks.
 _WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
-# These can go on from what a run's folder records.
-_OF_A_RUN = ("status", "search", "verify", "final", "report", "score", "cancel", "check")
-_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false")
-_STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
-_config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
-# Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
-_HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
 
 
 def _prepare(config: DemixConfig) -> None:
@@ -178,22 +166,6 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
 }
 
 
-class RecipeSearchPath(SearchPathPlugin):
-    """Lets `--config-name` and the recipes' defaults find the recipes and the package's groups."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append both folders, after the user's own."""
-        for folder in (*_config_folders, Path(__file__).parent / "conf", recipes_folder()):
-            search_path.append(provider="nemo-demix", path=f"recipe://{Path(folder).resolve()}")
-
-
-def recipes_folder() -> Path:
-    """The shipped recipes: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
-
-
 def main() -> None:
     """Entry point of `nemo-demix` and `python -m nemo_demix`."""
     stages = {
@@ -247,35 +219,20 @@ def _main(stage: str) -> None:
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
         _merge_command(sys.argv[2:])
         return
-    sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(stage, sys.argv[2:])]
+    sys.argv = [f"nemo-demix {stage}", *hydra_arguments(stage, sys.argv[2:])]
     register_schema()
-    plugins = _hydra_plugins()
-    plugins.register(RecipeSearchPath)
-    plugins.register(RecipeSource)
+    register_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
     application = hydra.main(version_base="1.3", config_path=None, config_name=DEFAULT_RECIPE)(
         lambda config: _run_stage(stage, config)
     )
     try:
         application()
+    except OSError as error:  # Hydra's own, which makes the run's folder; a stage's do not come here
+        fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         fail(" ".join(f"{error}{cause}".split()))
-
-
-def _hydra_plugins() -> Plugins:
-    """Hydra's plugins, all imported at its start: launchers and sweepers, but not NVIDIA's for msc:// addresses.
-
-    multi-storage-client comes with NeMo, and reading configurations from an object store costs every command 0.3 s.
-    """
-    asked_for = any("msc:" in argument for argument in sys.argv)
-    if asked_for or _STORAGE_PLUGIN in sys.modules:
-        return Plugins.instance()
-    sys.modules[_STORAGE_PLUGIN] = None  # type: ignore[assignment] # Python's mark of what is not to be imported
-    try:
-        return Plugins.instance()
-    finally:
-        del sys.modules[_STORAGE_PLUGIN]
 
 
 def _merge_command(arguments: list[str]) -> None:
@@ -294,81 +251,6 @@ def _init(arguments: list[str]) -> None:
         init_command(arguments)
     except DemixError as error:
         fail(str(error))
-
-
-def _hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
-    """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
-
-    `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
-    configuration that the run has recorded; `--dry-run` and `--yes` are keys.
-    """
-    dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
-    arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
-    arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
-    overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
-    flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
-    overrides, groups = read_overrides(overrides, READING.errors)
-    READING.chosen |= groups
-    return [*flags, *_HYDRA_DEFAULTS, *overrides]
-
-
-def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
-    """`--run DIR` as the recipe that the folder records, under its own name, from where its command was started."""
-    result, pending = [], list(flags)
-    while pending:
-        flag = pending.pop(0)
-        name, _, value = flag.partition("=")
-        if name != "--run":
-            result.append(flag)
-            continue
-        if stage not in _OF_A_RUN:
-            fail(f"--run: {stage} takes a recipe; expected one of {', '.join(_OF_A_RUN)}")
-        if not value and not pending:
-            fail("--run: expected the folder of a run, as in --run runs/mine")
-        folder = Path(value or pending.pop(0)).absolute()
-        recipe = recorded_recipe(folder)
-        if recipe is None:
-            fail(f"No run here: {folder}")
-        overrides[:0] = [f"runs_dir='{folder.parent}'", f"name='{folder.name}'", *_OF_ONE_COMMAND]
-        if (started_in := recorded_place(folder)) is not None:
-            os.chdir(started_in)
-        result += ["--config-name", str(recipe)]
-    return result
-
-
-def _recipe_as_path(arguments: list[str]) -> list[str]:
-    result: list[str] = []
-    pending = list(arguments)
-    while pending:
-        argument = pending.pop(0)
-        if argument in ("--config-name", "-cn") and pending:
-            value = pending.pop(0)
-        elif argument.startswith(("--config-name=", "-cn=")):
-            value = argument.split("=", 1)[1]
-        elif argument in ("--config-dir", "-cd") and pending:
-            _config_folders.insert(0, _folder(pending.pop(0)))
-            continue
-        elif argument.startswith(("--config-dir=", "-cd=")):
-            _config_folders.insert(0, _folder(argument.split("=", 1)[1]))
-            continue
-        else:
-            result.append(argument)
-            continue
-        path = Path(value)
-        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-            if not path.is_file():
-                fail(f"{path}: no such recipe; expected a YAML file, or a name in {recipes_folder()}")
-            _config_folders.append(path.resolve().parent)
-            result += ["--config-name", path.stem]
-        else:
-            result += ["--config-name", value]
-    return result
-
-
-def _folder(value: str) -> Path:
-    if not Path(value).is_dir():
-        fail(f"--config-dir={value}: no such folder")
-    return Path(value).resolve()
 
 
 def _run_stage(stage: str, composed: DictConfig) -> None:
@@ -477,9 +359,3 @@ def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:
 def _stopped(number: signal.Signals) -> None:
     print(f"stopped by {number.name}; the same command goes on from here", file=sys.stderr)
     sys.exit(128 + number)
-
-
-def fail(message: str) -> NoReturn:
-    """End with one line on stderr and exit code 2."""
-    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
-    sys.exit(2)

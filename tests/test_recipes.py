@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from nemo_demix.cli import recipes_folder
+from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.runtime.ranks import world_size

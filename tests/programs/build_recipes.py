@@ -11,7 +11,7 @@ import fiddle as fdl
 import torch
 
 from nemo_demix.artifacts import DataManifest, DatasetRecord
-from nemo_demix.cli import recipes_folder
+from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import ParallelConfig, register_schema, to_dataclasses
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks

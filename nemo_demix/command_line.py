@@ -1,0 +1,143 @@
+"""The command line as Hydra takes it: where recipes are looked for, `--run`, paths of recipes, counts as words."""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from nemo_demix.config.overrides import read_overrides
+from nemo_demix.config.recipes import READING, RecipeSource
+from nemo_demix.config.recorded import recorded_place, recorded_recipe
+
+DEFAULT_RECIPE = "quickstart"
+# These can go on from what a run's folder records.
+_OF_A_RUN = ("status", "search", "verify", "final", "report", "score", "cancel", "check")
+_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false")
+_STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
+_config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
+# Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
+_HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
+_WRITES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
+
+
+class RecipeSearchPath(SearchPathPlugin):
+    """Lets `--config-name` and the recipes' defaults find the recipes and the package's groups."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append both folders, after the user's own."""
+        for folder in (*_config_folders, Path(__file__).parent / "conf", recipes_folder()):
+            search_path.append(provider="nemo-demix", path=f"recipe://{Path(folder).resolve()}")
+
+
+def recipes_folder() -> Path:
+    """The shipped recipes: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def register_plugins() -> None:
+    """Make our folders known to Hydra, and how they are read."""
+    plugins = _hydra_plugins()
+    plugins.register(RecipeSearchPath)
+    plugins.register(RecipeSource)
+
+
+def _hydra_plugins() -> Plugins:
+    """Hydra's plugins, all imported at its start: launchers and sweepers, but not NVIDIA's for msc:// addresses.
+
+    multi-storage-client comes with NeMo, and reading configurations from an object store costs every command 0.3 s.
+    """
+    asked_for = any("msc:" in argument for argument in sys.argv)
+    if asked_for or _STORAGE_PLUGIN in sys.modules:
+        return Plugins.instance()
+    sys.modules[_STORAGE_PLUGIN] = None  # type: ignore[assignment] # Python's mark of what is not to be imported
+    try:
+        return Plugins.instance()
+    finally:
+        del sys.modules[_STORAGE_PLUGIN]
+
+
+def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
+    """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
+
+    `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
+    configuration that the run has recorded; `--dry-run` and `--yes` are keys.
+    """
+    dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
+    arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
+    arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
+    overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
+    flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
+    overrides, groups = read_overrides(overrides, READING.errors)
+    READING.chosen |= groups
+    return [*flags, *(_WRITES_NOTHING if stage == "check" else _HYDRA_DEFAULTS), *overrides]
+
+
+def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
+    """`--run DIR` as the recipe that the folder records, under its own name, from where its command was started."""
+    result, pending = [], list(flags)
+    while pending:
+        flag = pending.pop(0)
+        name, _, value = flag.partition("=")
+        if name != "--run":
+            result.append(flag)
+            continue
+        if stage not in _OF_A_RUN:
+            fail(f"--run: {stage} takes a recipe; expected one of {', '.join(_OF_A_RUN)}")
+        if not value and not pending:
+            fail("--run: expected the folder of a run, as in --run runs/mine")
+        folder = Path(value or pending.pop(0)).absolute()
+        recipe = recorded_recipe(folder)
+        if recipe is None:
+            fail(f"No run here: {folder}")
+        overrides[:0] = [f"runs_dir='{folder.parent}'", f"name='{folder.name}'", *_OF_ONE_COMMAND]
+        if (started_in := recorded_place(folder)) is not None:
+            os.chdir(started_in)
+        result += ["--config-name", str(recipe)]
+    return result
+
+
+def _recipe_as_path(arguments: list[str]) -> list[str]:
+    result: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if argument in ("--config-name", "-cn") and pending:
+            value = pending.pop(0)
+        elif argument.startswith(("--config-name=", "-cn=")):
+            value = argument.split("=", 1)[1]
+        elif argument in ("--config-dir", "-cd") and pending:
+            _config_folders.insert(0, _folder(pending.pop(0)))
+            continue
+        elif argument.startswith(("--config-dir=", "-cd=")):
+            _config_folders.insert(0, _folder(argument.split("=", 1)[1]))
+            continue
+        else:
+            result.append(argument)
+            continue
+        path = Path(value)
+        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+            if not path.is_file():
+                fail(f"{path}: no such recipe; expected a YAML file, or a name in {recipes_folder()}")
+            _config_folders.append(path.resolve().parent)
+            result += ["--config-name", path.stem]
+        else:
+            result += ["--config-name", value]
+    return result
+
+
+def _folder(value: str) -> Path:
+    if not Path(value).is_dir():
+        fail(f"--config-dir={value}: no such folder")
+    return Path(value).resolve()
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on stderr and exit code 2."""
+    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(2)
