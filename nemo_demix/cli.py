@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -179,17 +180,20 @@ def main() -> None:
     else:
         from nemo_demix.launch.agent import follow
 
-        sys.exit(follow(team))
+        try:
+            sys.exit(follow(team))
+        except DemixError as error:  # a message that the leader did not write, no secret in common
+            fail(str(error))
 
 
 def _lead(team: Team, stage: str) -> None:
     """Run the command, and let the team's other processes go."""
+    if team.cohort.size > 1:
+        try:
+            team.introduce()  # opens the store: the others are looking for it already
+        except DemixError as error:
+            fail(str(error))
     try:
-        if team.cohort.size > 1:
-            try:
-                team.introduce()  # opens the store: the others are looking for it already
-            except DemixError as error:
-                fail(str(error))
         _main(stage)
     finally:
         team.end()
@@ -209,7 +213,7 @@ def _main(stage: str) -> None:
     )
     try:
         application()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:  # the last: of a recipe, a key twice
         cause = f": {error.__cause__}" if error.__cause__ else ""
         fail(" ".join(f"{error}{cause}".split()))
 
