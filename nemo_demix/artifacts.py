@@ -115,7 +115,9 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DemixError(f"{path}: expected JSON, found: {reason}; delete it and run its stage again") from None
+        raise DemixError(
+            f"{path}: expected JSON, found: {reason}; correct it, or delete it and run its stage again"
+        ) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

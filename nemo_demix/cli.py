@@ -198,17 +198,20 @@ def main() -> None:
     else:
         from nemo_demix.launch.agent import follow
 
-        sys.exit(follow(team))
+        try:
+            sys.exit(follow(team))
+        except DemixError as error:  # a message that the leader did not write, no secret in common
+            fail(str(error))
 
 
 def _lead(team: Team, stage: str) -> None:
     """Run the command, and let the team's other processes go."""
+    if team.cohort.size > 1:
+        try:
+            team.introduce()  # opens the store: the others are looking for it already
+        except DemixError as error:
+            fail(str(error))
     try:
-        if team.cohort.size > 1:
-            try:
-                team.introduce()  # opens the store: the others are looking for it already
-            except DemixError as error:
-                fail(str(error))
         _main(stage)
     finally:
         team.end()

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nemo_demix.artifacts import canonical_json, fingerprint, is_done, load_record, write_json
+from nemo_demix.artifacts import canonical_json, fingerprint, is_done, load_record, parse_json, read_json, write_json
 from nemo_demix.errors import DemixError
 
 
@@ -56,3 +58,39 @@ def test_a_bad_record_names_its_file(tmp_path: Path, content: str, expected: str
 def test_json_is_readable_text(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"é": Path("/a")})
     assert json.loads((tmp_path / "x.json").read_text()) == {"é": "/a"}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"m": {"a": 1, "b": 2, "a": 3}}', "the key 'a' twice in one object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"9" * 5_000, "4300"),
+        (b"\xff\xfe{", "codec"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_that_means_nothing_or_two_things(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "mixtures.json"
+    path.write_bytes(content)
+    with pytest.raises(DemixError, match=f"{path}: expected JSON, found: .*{expected}") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": {"b": 1}, "c": {"b": 1}}')
+    assert read_json(tmp_path / "x.json") == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+@settings(max_examples=60)
+@given(st.one_of(st.binary(max_size=60), st.text(alphabet='{}[]",:0e-\\ua', max_size=60).map(str.encode)))
+def test_any_bytes_are_json_or_one_error(data: bytes) -> None:
+    try:
+        parse_json(data, Path("x.json"))
+    except DemixError as error:
+        found = str(error)
+    else:
+        found = "x.json: a value"
+    assert found.startswith("x.json: ")

@@ -32,6 +32,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_key_that_stands_twice_in_a_recipe_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [demix_schema, _self_]\nname: one\nname: two\n")
+    result = run_cli("status", "--config-name", str(tmp_path / "mine.yaml"), expect=2)
+    assert "found duplicate key name" in result.stderr
+    assert "mine.yaml" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_all_missing_values_are_named_at_once(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("defaults: [demix_schema, _self_]\nname: mine\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import parse_json
@@ -95,7 +96,7 @@ def describe(path: Path) -> CheckpointSummary:
 def print_summary(summary: CheckpointSummary) -> None:
     """The summary as tables on standard output."""
     console = Console(width=118)
-    console.print(f"[bold]{summary.kind}[/bold] {summary.root}", highlight=False)
+    console.print(f"[bold]{summary.kind}[/bold] {escape(summary.root)}", highlight=False)
     known = {name: value for name, value in asdict(summary.architecture).items() if value is not None}
     console.print(_pairs("Architecture", known.items()) if known else "Architecture: the checkpoint does not say")
     console.print(_tensor_table(summary))
@@ -145,14 +146,14 @@ def _tensor_table(summary: CheckpointSummary) -> Table:
         table.add_column(heading, justify="left" if heading in ("tensor", "dtype") else "right", overflow="fold")
     for tensor in summary.tensors:
         shape, grid = (" x ".join(map(str, axes)) or "scalar" for axes in (tensor.shape, tensor.grid))
-        table.add_row(tensor.name, shape, tensor.dtype, grid, _size(tensor.num_bytes))
+        table.add_row(escape(tensor.name), shape, tensor.dtype, grid, _size(tensor.num_bytes))
     return table
 
 
 def _pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in pairs:
-        table.add_row(name.replace("_", " ") if title == "Architecture" else name, str(value))
+        table.add_row(escape(name.replace("_", " ") if title == "Architecture" else name), escape(str(value)))
     return table
 
 

@@ -25,6 +25,7 @@ from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
 from nemo_demix.merging.plan import MergePlan, output_weights
 from nemo_demix.merging.sources import Source
+from nemo_demix.merging.stream import OUTPUT
 
 RECORD = "merge.json"
 
@@ -42,7 +43,7 @@ class MergeRecord:
     template: str  # the component whose grid, context and objects the checkpoint has
     dtypes: list[str]
     files: dict[str, dict[str, Any]]  # bytes and crc32 (hexadecimal), by path relative to this record
-    nonfinite: dict[str, int]  # values let through, by component and tensor
+    nonfinite: dict[str, int]  # values let through, by component, or `-> mixture` where they overflowed, and tensor
     reusable: bool  # made with merge.reuse_slots: a later merge into the same folder may overwrite it
     versions: dict[str, str]
     fingerprint: str
@@ -204,6 +205,8 @@ def finish(
     nonfinite: dict[str, int] = {}
     for record in records.values():
         for key, count in record.nonfinite.items():
+            if key.startswith(OUTPUT) and not key.startswith(f"{OUTPUT}{mixture}: "):
+                continue  # of another mixture
             nonfinite[key] = nonfinite.get(key, 0) + count
     for path in sorted({folder, weights, *(folder / relative.parent for relative in late)}):
         sync(path)

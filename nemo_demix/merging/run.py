@@ -31,6 +31,7 @@ from nemo_demix.merging.output import (
 from nemo_demix.merging.passes import journal_path
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.slots import find_slots
+from nemo_demix.merging.sources import Source
 from nemo_demix.merging.workers import Workers, phases
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def merge(
         if cohort.rank == 0:
             _tell_of_others(output, work)
             (work / "outputs").mkdir(parents=True, exist_ok=True)
-            _take_slots(plan, output, folders, find_slots(plan, output, {*done, *todo})[: options.reuse_slots])
+            _take_slots(plan, output, folders, _free_slots(plan, output, {*done, *todo})[: options.reuse_slots])
             for folder in folders.values():
                 prepare(plan, folder)
     except Exception as found:
@@ -138,7 +139,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
     """The mixtures that are there, and those to be made.
 
     Raises:
-        CheckpointError: if something else stands where an output goes.
+        CheckpointError: if something else stands where an output goes, or a source.
     """
     done, todo = [], []
     for name in plan.mixtures:
@@ -146,6 +147,11 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
         if not os.path.lexists(target):
             todo.append(name)
             continue
+        if force and (source := _source_in(plan, target)) is not None:
+            raise CheckpointError(
+                f"{target}: holds {source.name}, a source of this very merge, which is never replaced; set another "
+                "merge.output, or rename the mixture"
+            )
         record = load_output_record(target)
         if record is None:
             raise CheckpointError(
@@ -162,6 +168,16 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
                 "merge.output, rename the mixture, or force=true to replace it"
             )
     return done, todo
+
+
+def _source_in(plan: MergePlan, folder: Path) -> Source | None:
+    """A source of the merge that lies in a folder, or is it, or holds it; None where none does."""
+    place = folder.resolve()
+    for source in plan.sources:
+        for own in (source.layout.root.resolve(), source.layout.weights.resolve()):
+            if own.is_relative_to(place) or place.is_relative_to(own):
+                return source
+    return None
 
 
 def planned_memory_gib(plan: MergePlan, workers: int) -> float:
@@ -212,6 +228,11 @@ def _check_space(plan: MergePlan, output: Path, folders: Iterable[Path]) -> None
             f"{output}: the disk has {free / 2**30:.1f} GiB free, and {len(plan.mixtures)} outputs need "
             f"{needed / 2**30:.1f} GiB more; free space, or merge fewer mixtures"
         )
+
+
+def _free_slots(plan: MergePlan, output: Path, asked: set[str]) -> list[Path]:
+    """Earlier proxies that may be overwritten, none of them a source."""
+    return [slot for slot in find_slots(plan, output, asked) if _source_in(plan, slot) is None]
 
 
 def _take_slots(plan: MergePlan, output: Path, folders: Mapping[str, Path], free: list[Path]) -> None:

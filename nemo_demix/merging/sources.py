@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Small files that are the same in all components of one model: the rest names runs, paths and steps.
 _SHARED_NAMES = ("model.yaml", "metadata.json")
 _SHARED_FOLDER = "tokenizer"
+# LoRA and its relatives, as NeMo, Megatron-Bridge, PEFT and DoRA name their factors.
+_ADAPTER = re.compile(r"(^|[._])(lora_(a|b|embedding_a|embedding_b|magnitude_vector)|adapters?)([._]|$)", re.IGNORECASE)
 AVERAGED = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -59,7 +62,8 @@ class Source:
             path = self.layout.root / file
             if _stat(self.layout.home(Path(file)), path) != before:
                 raise CheckpointError(
-                    f"{path}: changed while it was merged; nothing was published. Merge again when nothing writes to it"
+                    f"{path}: changed while it was merged; this mixture is not published. Merge again when nothing "
+                    "writes to it"
                 )
 
 
@@ -74,6 +78,12 @@ def open_source(name: str, path: Path) -> Source:
     stored = read_metadata(layout.weights)
     tensors = {key: entry for key, entry in stored.tensors.items() if not is_training_state(key)}
     objects = {key: entry for key, entry in stored.objects.items() if not is_training_state(key)}
+    if adapters := [name for name in tensors if _ADAPTER.search(name)]:
+        raise CheckpointError(
+            f"{layout.weights}: holds the factors of adapters ({adapters[0]} and {len(adapters) - 1} more), expected "
+            "whole weights: an average of factors is not the average of the models. Merge each adapter into its base "
+            "first (NeMo: llm.peft.merge_lora; Hugging Face: merge_and_unload), and merge the results"
+        )
     left_out = sorted({*stored.tensors, *stored.objects} - {*tensors, *objects})
     if not tensors:
         raise CheckpointError(f"{layout.weights}: holds no weights, only {', '.join(left_out[:3]) or 'nothing'}")

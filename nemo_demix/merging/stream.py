@@ -24,6 +24,7 @@ from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, St
 from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
 
 _MIXTURES_AT_ONCE = 64
+OUTPUT = "-> "  # before a mixture's name, where it and no source is not finite
 
 
 class SourceBlocks:
@@ -227,7 +228,8 @@ class Worker:
         method, plan = self._plan.method, self._plan
         names = list(self._weights)
         num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
-        found: dict[str, int] = {}
+        found: dict[str, int] = {}  # in sources, whose outputs are then not finite either
+        overflown: dict[str, int] = {}
         statistics = self._statistics.get((part.tensor, part.matrix))
         if isinstance(method, LinearMethod):
             values_TN = self._sources.values(part, span)
@@ -237,9 +239,9 @@ class Worker:
                 if not some.apply(values_TN, out_MN) and first == 0:
                     found = self._sources.nonfinite(part, span, values_TN)
                 for name, out_N in zip(names[first : first + some.num_mixtures], out_MN, strict=False):
-                    self._write(name, part, span, self._as_bytes(part, out_N[:num_elements]), written, paths)
+                    overflown |= self._put(name, part, span, out_N[:num_elements], written, paths)
                 first += some.num_mixtures
-            return found
+            return found or overflown
         assert isinstance(method, DeltaMethod)
         block = self._sources.block(part, span)
         found = self._sources.check_finite(part, span, block.sources_TRC.flatten(1))
@@ -247,8 +249,8 @@ class Worker:
         for index, name in enumerate(names):
             weights_MK = plan.weights_MK[index : index + 1]
             (merged_RC,) = method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
-            self._write(name, part, span, self._as_bytes(part, merged_RC.reshape(-1)), written, paths)
-        return found
+            overflown |= self._put(name, part, span, merged_RC.reshape(-1), written, paths)
+        return found or overflown
 
     def _coefficients_of(self, method: LinearMethod, part: Range) -> list[Coefficients]:
         """Of some mixtures at a time; worked out once a matrix."""
@@ -263,14 +265,39 @@ class Worker:
             ]
         return self._coefficients[key]
 
-    def _as_bytes(self, part: Range, merged_N: torch.Tensor) -> np.ndarray:
-        """Rounded to the output's dtype; overwritten by the next call."""
-        dtype = self._plan.tensors[part.tensor].out_dtype
-        if dtype == merged_N.dtype:
-            return merged_N.view(torch.uint8).numpy()
-        cast_N = self._cast[dtype][: merged_N.numel()]
-        cast_N.copy_(merged_N)
-        return cast_N.view(torch.uint8).numpy()
+    def _put(
+        self,
+        mixture: str,
+        part: Range,
+        span: Span,
+        merged_N: torch.Tensor,
+        written: dict[str, dict[tuple[int, int], list[int]]],
+        paths: set[str],
+    ) -> dict[str, int]:
+        """Round to the output's dtype and write; returns how many values are NaN or infinite now, if they may be.
+
+        Raises:
+            CheckpointError: if some are, where all sources were finite: a sum, or the dtype, has overflown.
+        """
+        tensor = self._plan.tensors[part.tensor]
+        rounded_N = merged_N
+        if tensor.out_dtype != merged_N.dtype:
+            rounded_N = self._cast[tensor.out_dtype][: merged_N.numel()]
+            rounded_N.copy_(merged_N)
+        self._write(mixture, part, span, rounded_N.view(torch.uint8).numpy(), written, paths)
+        # A sum of finite values can overflow, so it only says where to look.
+        if torch.isfinite(rounded_N.sum(dtype=torch.float32)):
+            return {}
+        count = int((~rounded_N.isfinite()).sum())
+        if count and not self._plan.allow_nonfinite:
+            kind = str(tensor.out_dtype).removeprefix("torch.")
+            largest = torch.finfo(tensor.out_dtype).max
+            raise CheckpointError(
+                f"{mixture}: {count} values of {tensor.name} are NaN or infinite once they are summed and rounded "
+                f"to {kind}, though they are finite in the sources: {kind} ends at {largest:g}; set merge.dtype to a "
+                "wider one (bf16, fp32), or merge.allow_nonfinite=true"
+            )
+        return {f"{OUTPUT}{mixture}: {tensor.name}": count} if count else {}
 
     def _write(
         self,

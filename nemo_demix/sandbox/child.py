@@ -13,6 +13,8 @@ from nemo_demix.sandbox import kernel, landlock, seccomp
 from nemo_demix.sandbox.contract import FAILED, OUT_OF_MEMORY, Limits
 
 REPORT = 3  # the descriptor that the end of a program is reported through
+_READY = 4  # and that its process says it is confined through, before there is a program
+READY = b"ready"
 _FEW_FILES = 64
 DETAIL_CHARACTERS = 200
 
@@ -84,26 +86,29 @@ def confine(confinement: Confinement) -> None:
         seccomp.install(confinement.filter_program)
 
 
-def run(program: str, confinement: Confinement, descriptors: tuple[int, int], password: bytes) -> NoReturn:
+def run(program: str, confinement: Confinement, descriptors: tuple[int, int, int], password: bytes) -> NoReturn:
     """Run the program in this process, which ends with it.
 
     Args:
-        descriptors: That of /dev/null, and that to report through.
-        password: What is reported when the program has come to its end, and only then. With a line after it: why
-            it could not be started.
+        descriptors: That of /dev/null, that to report through, and that to say through whether the program could be
+            started: it is closed by then, so nothing that a program writes is taken for it.
+        password: What is reported when the program has come to its end, and only then.
     """
     os.setsid()
-    null, report = descriptors
+    null, report, ready = (os.dup(descriptor) for descriptor in descriptors)  # none of them is 3 or 4 now
     os.dup2(report, REPORT)
+    os.dup2(ready, _READY)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    os.closerange(REPORT + 1, 256)
+    os.closerange(_READY + 1, 256)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         confine(confinement)
     except BaseException as error:
-        os.write(REPORT, password + f"\n{error}".encode())
+        os.write(_READY, f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
         os._exit(1)
+    os.write(_READY, READY)
+    os.close(_READY)
     random.seed(0)  # after a fork it is anew; the same program is to end the same way every time
     _execute(program, password)
 

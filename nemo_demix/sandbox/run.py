@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -93,12 +94,22 @@ def available_isolation() -> Isolation:
     Raises:
         ScoreError: as `run_programs`.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         os.chmod(folder, 0o777)
         python = os.path.realpath(sys.executable)
+        receiver = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        receiver.bind(f"{folder}/socket")
+        os.chmod(f"{folder}/socket", 0o777)
         trials = {
             "this account's files can be read, and with them its processes' memory": f"open({python!r}, 'rb').read(1)",
             "files can be written": f"open({folder + '/file'!r}, 'w').close()",
+            "names and sizes of this machine's files can be seen": f"import os; os.stat({folder!r})",
+            "sockets of other processes can be sent to": (
+                "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0]"
+                f".sendto(b'x', {folder + '/socket'!r})"
+            ),
+            "which processes exist can be seen": f"import os; os.sched_getaffinity({os.getpid()})",
             "the network can be used": "import socket; socket.socket()",
             "other processes can be started": "import os; os.fork() or os._exit(0)",
             "other processes can be sent signals": f"import os; os.kill({os.getpid()}, 0)",

@@ -20,10 +20,10 @@ pause:34:- alarm:37:- getitimer:36:102 setitimer:38:103 timer_create:222:107 tim
 timer_gettime:224:108 timer_getoverrun:225:109 timer_delete:226:111 timerfd_create:283:85 timerfd_settime:286:86
 timerfd_gettime:287:87 nanosleep:35:101 clock_nanosleep:230:115 clock_gettime:228:113 clock_getres:229:114
 gettimeofday:96:169 time:201:- times:100:153 getrusage:98:165 getrlimit:97:163 setrlimit:160:164 sysinfo:99:179
-uname:63:160 getcpu:309:168 getpid:39:172 getppid:110:173 gettid:186:178 getpgrp:111:- getpgid:121:155
-getsid:124:156 getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 getresuid:118:148 getresgid:120:150
-getgroups:115:158 capget:125:90 futex:202:98 sched_yield:24:124 sched_getaffinity:204:123 sched_getparam:143:121
-sched_getscheduler:145:120 sched_get_priority_max:146:125 sched_get_priority_min:147:126 set_robust_list:273:99
+uname:63:160 getcpu:309:168 getpid:39:172 getppid:110:173 gettid:186:178 getpgrp:111:-
+getuid:102:174 geteuid:107:175 getgid:104:176 getegid:108:177 getresuid:118:148 getresgid:120:150
+getgroups:115:158 capget:125:90 futex:202:98 sched_yield:24:124
+sched_get_priority_max:146:125 sched_get_priority_min:147:126 set_robust_list:273:99
 set_tid_address:218:96 rseq:334:293 membarrier:324:283 restart_syscall:219:128 arch_prctl:158:- getrandom:318:278
 wait4:61:260 waitid:247:95 exit:60:93 exit_group:231:94 umask:95:166 recvfrom:45:207 sendto:44:206 recvmsg:47:212
 sendmsg:46:211 shutdown:48:210 getsockopt:55:209 setsockopt:54:208 getsockname:51:204 getpeername:52:205
@@ -41,6 +41,11 @@ SIGNALLING = "kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138 r
 
 # Allowed with some arguments only: seccomp.py says which.
 CONDITIONAL = "open:2:- openat:257:56 clone:56:220 prlimit64:302:261 socketpair:53:199 fcntl:72:25 ioctl:16:29"
+
+# Allowed of the program's own process, which is number 0 to them; of others where it sees none.
+OF_PROCESSES = (
+    "getpgid:121:155 getsid:124:156 sched_getaffinity:204:123 sched_getparam:143:121 sched_getscheduler:145:120"
+)
 
 # Refused with "operation not permitted". What is in no list does not exist for a program, which lets the C library
 # fall back on an older call: io_uring, bpf, keyctl, clone3 and whatever kernels will bring.

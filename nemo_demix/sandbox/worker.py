@@ -63,21 +63,20 @@ class Worker:
         password = secrets.token_hex(16).encode()
         if self._home is not None:
             view.mount_scratch(self._scratch, self._limits.file_mib)
-        reading, writing = os.pipe()
+        (reading, writing), (hearing, saying) = os.pipe(), os.pipe()
         start = time.monotonic()
         pid = os.fork() if self._home is None else namespaces.fork_below(self._home)
         if pid == 0:
-            child.run(program, self._confinement, (self._null, writing), password)
+            child.run(program, self._confinement, (self._null, writing, saying), password)
         os.close(writing)
+        os.close(saying)
         status, cpu_s = _wait(pid, start + self._limits.wall_s)
         wall_s = time.monotonic() - start
-        os.set_blocking(reading, False)
-        report = b""
-        with contextlib.suppress(BlockingIOError):
-            report = os.read(reading, _REPORT_BYTES)
-        os.close(reading)
+        report, ready = _read(reading), _read(hearing)
         if self._home is not None:
             view.unmount_scratch(self._scratch)
+        if status is not None and ready not in (b"", child.READY):
+            raise OSError(f"a program's process could not be confined: {ready.decode(errors='replace')}")
         return Outcome(*self._judge(status, cpu_s, report, password), round(wall_s, 4))
 
     def _judge(self, status: int | None, cpu_s: float, report: bytes, password: bytes) -> tuple[str, str]:
@@ -90,8 +89,6 @@ class Worker:
         if report == password and code == 0:
             return PASSED, ""
         head, _, detail = report.decode(errors="replace").partition("\n")
-        if head == password.decode() and detail:
-            raise OSError(f"a program's process could not be confined: {detail}")
         if head in (FAILED, OUT_OF_MEMORY) and code == 1:
             return head, " ".join(detail.split())[: child.DETAIL_CHARACTERS]
         return FAILED, f"ended with code {code} before its end"
@@ -146,6 +143,17 @@ class Worker:
         kinds = (*namespaces.KINDS, *(("user",) if self._own_user else ())) if inside else ()
         isolation = Isolation(kinds, filter_program is not None, hidden, user is not None, threads)
         return confinement, isolation
+
+
+def _read(descriptor: int) -> bytes:
+    """What has been written into a pipe whose other end may still be open somewhere; it is closed."""
+    os.set_blocking(descriptor, False)
+    try:
+        return os.read(descriptor, _REPORT_BYTES)
+    except BlockingIOError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def _wait(pid: int, deadline: float) -> tuple[int | None, float]:

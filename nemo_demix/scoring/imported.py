@@ -4,6 +4,7 @@ A mixture counts where it is whole: with shares, and with a score of every bench
 reason; nothing is filled in.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from nemo_demix.config import ImportedConfig
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.scoring.imported_mixtures import ImportedMixtures, read_mixtures, read_own_mixtures
 from nemo_demix.scoring.score_files import ScoreTable, read_scores
+
+_STANDARD_ERROR = re.compile(r"[_ .-](stderr|std_err|stderror|std_error|standard_error)(?=$|[,/])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def read_imported(settings: ImportedConfig, datasets: Sequence[str]) -> Imported
     benchmarks = list(dict.fromkeys(name for scores in table.scores.values() for name in scores))
     if not benchmarks:
         raise ScoreError(f"{table.source}: expected a column of scores beside the mixtures, found none; add one")
+    errors = [name for name in benchmarks if (base := _measured_by(name)) is not None and base in benchmarks]
+    benchmarks = [name for name in benchmarks if name not in errors]
     directions = _directions(settings, table, benchmarks)
     excluded = _excluded(table, mixtures, benchmarks)
     rows = [
@@ -87,6 +92,8 @@ def read_imported(settings: ImportedConfig, datasets: Sequence[str]) -> Imported
     if not rows:
         raise ScoreError(f"{table.source}: no mixture can be used: {_summary(excluded)}")
     notes = list(table.notes)
+    if errors:
+        notes.append(f"{table.source}: taken for standard errors, and not for scores: {', '.join(errors)}")
     if mixtures.num_rounded:
         notes.append(
             f"{mixtures.source}: the shares of {mixtures.num_rounded} of {len(mixtures.weights)} mixtures do not sum "
@@ -104,6 +111,12 @@ def read_imported(settings: ImportedConfig, datasets: Sequence[str]) -> Imported
     if excluded:
         notes.append(f"{len(excluded)} mixtures do not count: {_summary(excluded)}")
     return ImportedScores(mixtures.datasets, rows, directions, excluded, notes)
+
+
+def _measured_by(name: str) -> str | None:
+    """The score that a column gives the standard error of, by its name; None where it is none."""
+    base = _STANDARD_ERROR.sub("", name)
+    return None if base == name else base
 
 
 def _directions(settings: ImportedConfig, table: ScoreTable, benchmarks: Sequence[str]) -> dict[str, bool]:

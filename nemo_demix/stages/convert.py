@@ -4,7 +4,6 @@ No data, no manifest and no ranks are needed; both run in this process, on the C
 `logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import sync
+from nemo_demix.artifacts import parse_json, sync
+from nemo_demix.checkpoints.files import check_name
 from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
@@ -170,16 +170,24 @@ def _publish(made: Path, output: Path) -> None:
 
 def _hf_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: not found; expected a Hugging Face model (config.json, *.safetensors, a tokenizer)"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON, found: {error}; copy the model again") from None
+    except DemixError as error:
+        raise CheckpointError(f"{str(error).partition(';')[0]}; copy the model again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names."""
+    places = _hf_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index}: weight_map: expected files by tensor, found {type(places).__name__}")
+    return sorted({check_name(name, f"{index}: weight_map") for name in places.values()})
 
 
 def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
@@ -188,7 +196,7 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
     from safetensors import SafetensorError, safe_open
 
     index = source / "model.safetensors.index.json"
-    files = sorted(set(_hf_json(index).get("weight_map", {}).values())) if index.exists() else ["model.safetensors"]
+    files = _indexed(index) if index.exists() else ["model.safetensors"]
     names: set[str] = set()
     dtypes: set[str] = set()
     for name in files:

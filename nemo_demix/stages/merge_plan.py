@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import sync
@@ -41,7 +42,7 @@ def print_plan(plan: MergePlan, output: Path, options: MergeOptions) -> None:
     }
     table = Table(title="The merge", title_justify="left", show_header=False)
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     console.print(table)
 
 
@@ -52,7 +53,7 @@ def _sources(plan: MergePlan) -> Table:
     for source in plan.sources:
         chunks = sum(len(entry.chunks) for entry in source.stored.tensors.values())
         left = f"{len(source.left_out)} of training state" if source.left_out else ""
-        table.add_row(source.name, source.layout.kind, str(chunks), left, str(source.path))
+        table.add_row(escape(source.name), source.layout.kind, str(chunks), left, escape(str(source.path)))
     return table
 
 

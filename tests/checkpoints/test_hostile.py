@@ -372,6 +372,16 @@ def test_yaml_with_aliases_and_a_mark_is_read() -> None:
     assert parse_yaml("") is None
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a[/b]", "[link=http://x]click", "[red]w"]
+    folder = tmp_path / "a[/c]"
+    print_summary(describe(write_checkpoint(folder, {name: torch.ones(2) for name in names})))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*names, "a[/c]"])
+
+
 def test_the_graph_of_a_stranger_is_read_as_data(good: Path, tmp_path: Path) -> None:
     checkpoint = planted(good, tmp_path / "c", tmp_path / "ran", in_context)
     (checkpoint / "context/model.yaml").unlink()

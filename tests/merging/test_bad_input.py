@@ -211,7 +211,7 @@ def test_a_source_that_changes_is_noticed_before_anything_is_published(
     if moment == "before":
         tamper()
         merge = partial(run_merge, plan, output)
-    with pytest.raises(DemixError, match=r"changed while it was merged; nothing was published|missing"):
+    with pytest.raises(DemixError, match=r"changed while it was merged; this mixture is not published|missing"):
         merge()
     assert not (tmp_path / "output/mix").exists()
 

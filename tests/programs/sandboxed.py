@@ -99,9 +99,17 @@ def attack(limits: Limits, workers: int) -> tuple[list[dict[str, Any]], dict[str
         unix = stack.enter_context(socket.socket(socket.AF_UNIX))
         unix.bind("\0" + abstract)
         unix.listen()
+        datagrams = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        datagrams.bind(f"\0{abstract}_datagrams")
         neighbour = stack.enter_context(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         target = Target(
-            os.getpid(), neighbour.pid, str(folder), tcp.getsockname()[1], abstract, ctypes.addressof(secret)
+            os.getpid(),
+            neighbour.pid,
+            str(folder),
+            tcp.getsockname()[1],
+            abstract,
+            f"{abstract}_datagrams",
+            ctypes.addressof(secret),
         )
         free = os.statvfs("/var/tmp")
         watch = Watch()
@@ -110,11 +118,11 @@ def attack(limits: Limits, workers: int) -> tuple[list[dict[str, Any]], dict[str
             outcomes = run_programs(sources, limits, workers)[1:]
         finally:
             seen: dict[str, Any] = watch.close()
-        for listener in (tcp, unix):
+        for listener in (tcp, unix, datagrams):
             listener.settimeout(0)
         seen |= {
             "folder_intact": [(file.name, file.read_text()) for file in folder.iterdir()] == [("secret.txt", SECRET)],
-            "connections": sum(accepts(listener) for listener in (tcp, unix)),
+            "connections": sum(accepts(listener) for listener in (tcp, unix)) + receives(datagrams),
             "neighbour_alive": neighbour.poll() is None,
             "disk_used_mib": round((free.f_bavail - os.statvfs("/var/tmp").f_bavail) * free.f_frsize / 2**20),
             "processes_left": len(descendants().keys() - {neighbour.pid}),
@@ -127,6 +135,12 @@ def accepts(listener: socket.socket) -> bool:
     with contextlib.suppress(BlockingIOError):
         listener.accept()[0].close()
         return True
+    return False
+
+
+def receives(listener: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return bool(listener.recv(100))
     return False
 
 

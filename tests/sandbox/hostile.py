@@ -19,7 +19,8 @@ class Target:
     Attributes:
         caller, neighbour: Process ids, of the caller and of another one of its user.
         folder: Of the caller, with `secret.txt` in it.
-        port, abstract: Where the caller listens: on TCP, and on a Unix socket without a file.
+        port, abstract, datagrams: Where the caller listens: on TCP, on a Unix socket without a file, on another
+            for datagrams.
         address: Of the secret in the caller's memory.
     """
 
@@ -28,6 +29,7 @@ class Target:
     folder: str
     port: int
     abstract: str
+    datagrams: str
     address: int
 
 
@@ -311,6 +313,20 @@ SAMPLES = [
     ),
     Sample(
         "network",
+        "the caller's Unix socket, by datagrams of a pair",
+        "import socket\nsocket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', '\\0' + target.datagrams)",
+        harmless=True,
+    ),
+    Sample(
+        "network",
+        "a descriptor into the caller's Unix socket",
+        "import array, socket\nfile = array.array('i', [0])\n"
+        "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendmsg(\n"
+        "    [b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, file)], 0, '\\0' + target.datagrams)",
+        harmless=True,
+    ),
+    Sample(
+        "network",
         "a server of the internet",
         "import urllib.request\nurllib.request.urlopen('http://1.1.1.1/', timeout=1)",
     ),
@@ -365,6 +381,13 @@ SAMPLES = [
         "killing it",
         _ANY + "import os, signal\nfor number in (target.caller, target.neighbour, os.getppid()):\n"
         "    attempt(lambda: number and (os.kill(number, signal.SIGKILL) or 1) or absent())\nassert worked, refused",
+        harmless=True,
+    ),
+    Sample(
+        "caller",
+        "whether it exists",
+        _ANY + "import os\nfor ask in (os.getpgid, os.getsid, os.sched_getaffinity, os.sched_getscheduler):\n"
+        "    attempt(lambda: ask(target.caller) is not None)\nassert worked, refused",
         harmless=True,
     ),
     Sample("caller", "a signal to every process", "import os\nos.kill(-1, 0)", harmless=True),
@@ -455,6 +478,14 @@ SAMPLES = [
         "    for text in (b'passed', b'passed\\n', b'{\"status\": \"passed\"}\\n'):\n"
         "        try: os.write(number, text)\n        except OSError: pass\nos._exit(0)",
         ends=LEFT,
+    ),
+    Sample(
+        "tests",
+        "a verdict that nobody could read, with the harness's own password",
+        "import os, sys\nframe = sys._getframe()\nwhile 'password' not in frame.f_locals: frame = frame.f_back\n"
+        "for text in (b'\\nno room', b'\\xff' * 5000): os.write(3, frame.f_locals['password'] + text)\nos._exit(1)",
+        ends="failed: ended with code 1 before its end",
+        steps=3,
     ),
     Sample(
         "tests",

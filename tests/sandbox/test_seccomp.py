@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 import struct
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nemo_demix.sandbox.syscalls import (
     ALLOWED,
     AUDIT_ARCH,
     CONDITIONAL,
+    OF_PROCESSES,
     REFUSED,
     SIGNALLING,
     WRITING,
@@ -53,7 +55,7 @@ def test_decisions(machine: str, open_to: bool) -> None:
     architecture = AUDIT_ARCH[machine]
 
     def of(name: str, *arguments: int) -> str:
-        table = " ".join((ALLOWED, WRITING, SIGNALLING, CONDITIONAL, REFUSED))
+        table = " ".join((ALLOWED, WRITING, SIGNALLING, CONDITIONAL, OF_PROCESSES, REFUSED))
         return decide(code, architecture, numbers(table, machine)[name], *arguments)
 
     assert {of(name) for name in numbers(ALLOWED, machine)} == {ALLOW}
@@ -67,8 +69,14 @@ def test_decisions(machine: str, open_to: bool) -> None:
     assert of("clone", 17) == of("clone", 0x4100 | 17) == of("clone", 0x10000000) == "EPERM"  # fork, vfork, namespace
     assert of("prlimit64", 0) == ALLOW
     assert of("prlimit64", 1) == "EPERM"
-    assert of("socketpair", 1) == ALLOW
-    assert of("socketpair", 2) == "EPERM"
+    flags = (0, socket.SOCK_CLOEXEC, socket.SOCK_NONBLOCK, socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_RAW):
+        expected = ALLOW if kind == socket.SOCK_STREAM else "EPERM"
+        assert {of("socketpair", socket.AF_UNIX, kind | flag) for flag in flags} == {expected}
+        assert {of("socketpair", socket.AF_INET, kind | flag) for flag in flags} == {"EPERM"}
+    for name in numbers(OF_PROCESSES, machine):
+        assert of(name, 0) == ALLOW
+        assert of(name, 4711) == (ALLOW if open_to else "EPERM")
     assert {of("fcntl", 3, command) for command in (8, 10, 15)} == {"EPERM"}
     assert {of("fcntl", 3, command) for command in (0, 1, 2, 3, 4, 1030)} == {ALLOW}
     assert of("ioctl", 0, 0x5401) == ALLOW
@@ -91,6 +99,6 @@ def test_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
             name: known[name] for name in ("fcntl", "statfs", "fstatfs", "truncate", "ftruncate", "lseek", "sendfile")
         }
         known |= {"newfstatat": known["fstatat"], "mmap": known["mmap"]}
-    for table in (ALLOWED, WRITING, SIGNALLING, CONDITIONAL, REFUSED):
+    for table in (ALLOWED, WRITING, SIGNALLING, CONDITIONAL, OF_PROCESSES, REFUSED):
         for name, number in numbers(table, machine).items():
             assert known.get(name) == number, name

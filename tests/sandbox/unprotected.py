@@ -63,12 +63,19 @@ def try_out(sample: Sample, secret: "ctypes.Array[ctypes.c_char]") -> bool:
         Path(scratch, "left").touch()
         os.chdir(scratch)
         abstract = f"demix_unprotected_{os.getpid()}"
-        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as tcp,
+            socket.socket(socket.AF_UNIX) as unix,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+        ):
             unix.bind("\0" + abstract)
+            datagrams.bind(f"\0{abstract}_datagrams")
             unix.listen()
             others = [fork(lambda: wait_there(True)), fork(lambda: wait_there(False))]
             time.sleep(0.02)  # the first has something to allow
-            target = Target(*others, str(folder), tcp.getsockname()[1], abstract, ctypes.addressof(secret))
+            target = Target(
+                *others, str(folder), tcp.getsockname()[1], abstract, f"{abstract}_datagrams", ctypes.addressof(secret)
+            )
             reading, writing = os.pipe()
             runner = fork(lambda: run(sample.source(target), writing))
             os.close(writing)

@@ -218,3 +218,13 @@ def test_results_that_are_none_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ScoreError, match=message):
             read_imported(ImportedConfig(write(tmp_path, "a.json", text), known), RECIPE)
+
+
+def test_standard_errors_are_no_scores(tmp_path: Path) -> None:
+    header = "name,general,code,acc,acc_stderr,loss,loss_std_err,acc/x,acc_stderr/x"
+    rows = [f"m{n},0.{n},0.{10 - n},{n / 10},0.01,{n},0.02,0.{n},0.03" for n in range(1, 6)]
+    path = write(tmp_path, "scores.csv", "\n".join([header, *rows]))
+    directions = {"acc": True, "loss": False, "acc/x": True}
+    found = read_imported(ImportedConfig(scores=path, higher_is_better=directions), ["general", "code"])
+    assert found.benchmarks == ["acc", "loss", "acc/x"]
+    assert "taken for standard errors, and not for scores: acc_stderr, loss_std_err, acc_stderr/x" in found.notes[0]

@@ -1,0 +1,115 @@
+"""What would go wrong without a word: sums that overflow, factors that are averaged, sources that are replaced."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.run import MergeOptions
+from tests.helpers import merge_checkpoints
+from tests.merging.grids import write_checkpoint
+
+NAME = "module.decoder.layers.mlp.linear_fc2.weight"
+HALF = {"mix": {"one": 0.5, "two": 0.5}}
+
+
+def pair(folder: Path, value: float, dtype: torch.dtype, name: str = NAME) -> dict[str, Path]:
+    """Two checkpoints whose weights are this value in three places, 1 elsewhere."""
+    weights = torch.ones(2, 4, 8, dtype=dtype)
+    weights[1, 2, 3:6] = value
+    norm = {"module.decoder.final_layernorm.weight": torch.ones(8, dtype=dtype)}
+    return {one: write_checkpoint(folder / one, {name: weights, **norm}) for one in ("one", "two")}
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
+@pytest.mark.parametrize(
+    ("value", "stored", "out", "weights"),
+    [
+        (70144.0, torch.bfloat16, torch.float16, 0.5),
+        (3.4e38, torch.float32, torch.bfloat16, 0.5),
+        (3e38, torch.float32, torch.float32, 0.9),
+        (60000.0, torch.float16, torch.float16, 0.9),
+    ],
+)
+def test_what_overflows_is_refused_or_counted(
+    tmp_path: Path, value: float, stored: torch.dtype, out: torch.dtype, weights: float, method: str
+) -> None:
+    paths = pair(tmp_path, value, stored)
+    base = None if method == "linear" else write_checkpoint(tmp_path / "base", {
+        NAME: torch.ones(2, 4, 8, dtype=stored), "module.decoder.final_layernorm.weight": torch.ones(8, dtype=stored)
+    })  # fmt: skip
+    parameters = {
+        "linear": {"normalize": False},
+        "task_arithmetic": {"scale": 1.1},
+        "ties": {"density": 1.0, "scale": 1.1, "normalize": False},
+    }[method]
+    mixtures = {"mix": {"one": weights, "two": weights}, "small": {"one": 0.25, "two": 0.125}}
+    arguments = {"method": method, "parameters": parameters, "base": base, "dtype": out}
+    with pytest.raises(CheckpointError, match=r"mix: 3 values of module\.decoder.*finite in the sources.*merge\.dtype"):
+        merge_checkpoints(paths, tmp_path / "out", mixtures, **arguments)
+    assert not (tmp_path / "out/mix").exists()
+    merge_checkpoints(paths, tmp_path / "out", mixtures, **arguments, allow_nonfinite=True)
+    found = {name: json.loads((tmp_path / "out" / name / "merge.json").read_text())["nonfinite"] for name in mixtures}
+    assert found == {"mix": {f"-> mix: {NAME}": 3}, "small": {}}
+    assert int((~CheckpointReader(tmp_path / "out/mix").read_tensor(NAME).isfinite()).sum()) == 3
+
+
+def test_the_largest_finite_values_are_no_overflow(tmp_path: Path) -> None:
+    for number, dtype in enumerate((torch.float16, torch.bfloat16, torch.float32)):
+        folder = tmp_path / str(number)
+        paths = pair(folder, torch.finfo(dtype).max, dtype)
+        merge_checkpoints(paths, folder / "out", HALF)
+        merged = CheckpointReader(folder / "out/mix").read_tensor(NAME)
+        assert float(merged.double().max()) == torch.finfo(dtype).max
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "module.decoder.layers.self_attention.linear_qkv.adapter.linear_in.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.layers.0.q_proj.lora_B.default.weight",
+        "model.layers.0.q_proj.lora_magnitude_vector.weight",
+    ],
+)
+def test_factors_of_adapters_are_not_averaged(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"holds the factors of adapters .*merge_lora"):
+        merge_checkpoints(pair(tmp_path, 1.0, torch.float32, name), tmp_path / "out", HALF)
+
+
+@pytest.mark.parametrize("where", ["itself", "below", "by a link"])
+def test_a_source_is_never_replaced(tmp_path: Path, where: str) -> None:
+    paths = pair(tmp_path, 2.0, torch.float32)
+    merge_checkpoints(paths, tmp_path / "out", HALF)
+    own = tmp_path / "out/mix"
+    if where == "below":
+        (own / "kept").mkdir()
+        own = write_checkpoint(own / "kept/c", {
+            name: CheckpointReader(tmp_path / "out/mix").read_tensor(name)
+            for name in (NAME, "module.decoder.final_layernorm.weight")
+        })  # fmt: skip
+    elif where == "by a link":
+        (tmp_path / "link").symlink_to(own)
+        own = tmp_path / "link"
+    before = (tmp_path / "out/mix/merge.json").read_bytes()
+    with pytest.raises(
+        CheckpointError, match="out/mix: holds two, a source of this very merge, which is never replaced"
+    ):
+        merge_checkpoints(
+            {"one": paths["one"], "two": own}, tmp_path / "out", HALF, options=MergeOptions(1, 2.0, force=True)
+        )
+    assert (tmp_path / "out/mix/merge.json").read_bytes() == before
+
+
+def test_a_source_is_no_slot(tmp_path: Path) -> None:
+    paths = pair(tmp_path, 2.0, torch.float32)
+    slots = MergeOptions(1, 2.0, reuse_slots=2)
+    merge_checkpoints(paths, tmp_path / "out", HALF, options=slots)
+    own = tmp_path / "out/mix"
+    merge_checkpoints({"one": own, "two": paths["two"]}, tmp_path / "out", {"next": HALF["mix"]}, options=slots)
+    assert own.exists()
+    merge_checkpoints(paths, tmp_path / "out", {"last": HALF["mix"]}, options=slots)
+    assert not own.exists(), "without being a source it is one"
