@@ -94,14 +94,36 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DemixError: if the file is absent or is not JSON.
+        DemixError: if the file is absent or is not JSON, or an object of it has a key twice.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise DemixError(f"{path}: not found; run the stage that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DemixError(f"{path}: expected JSON, found: {error}; delete it and run its stage again") from None
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """The value of a JSON text; a byte order mark before it is passed over.
+
+    Args:
+        path: Of the file, for the error.
+    Raises:
+        DemixError: if it is not JSON, or an object of it has a key twice: neither of the two values would be meant.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+        reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DemixError(f"{path}: expected JSON, found: {reason}; delete it and run its stage again") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        raise ValueError(f"the key {twice[:80]!r} twice in one object")
+    return found
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -17,20 +18,33 @@ from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
-from nemo_demix.errors import DemixError
+from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
+from nemo_demix.config.limits import limit_errors
+from nemo_demix.config.overrides import read_overrides, stage_config
+from nemo_demix.config.recipes import READING, RecipeSource
+from nemo_demix.config.recorded import recorded_place, recorded_recipe
+from nemo_demix.config.run import missing_keys
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.launch.team import Team, join_team
+from nemo_demix.runtime.ranks import layout_errors
 
 logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "quickstart"
 # These write elsewhere, and see to it themselves that they are alone there.
-_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "report")
+_ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
+# These begin with every rule of every stage.
+_CHECKED = ("check", "run", "launch", "doctor")
 # These may start ranks.
 _WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
+# These can go on from what a run's folder records.
+_OF_A_RUN = ("status", "search", "verify", "final", "report", "score", "cancel", "check")
+_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false")
 _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
+_config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
 
@@ -95,6 +109,10 @@ def _import(config: DemixConfig) -> None:
     import_stage(config)
 
 
+def _check(config: DemixConfig) -> None:
+    """Done before any stage: see `_checked`."""
+
+
 def _run(config: DemixConfig) -> None:
     from nemo_demix.stages.run import run_stages
 
@@ -151,6 +169,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "final": (_final, "blend files, the final run and its baselines, the comparison"),
     "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
+    "check": (_check, "every static rule of every stage: all that is wrong in one list, and what was understood"),
     "run": (_run, "all of it, skipping what is done"),
     "report": (_report, "one HTML page, from the run's records alone -> report.html"),
     "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
@@ -163,9 +182,9 @@ class RecipeSearchPath(SearchPathPlugin):
     """Lets `--config-name` and the recipes' defaults find the recipes and the package's groups."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append both folders; a user's own `--config-dir` comes before them."""
-        search_path.append(provider="nemo-demix", path="pkg://nemo_demix.conf")
-        search_path.append(provider="nemo-demix", path=f"file://{recipes_folder()}")
+        """Append both folders, after the user's own."""
+        for folder in (*_config_folders, Path(__file__).parent / "conf", recipes_folder()):
+            search_path.append(provider="nemo-demix", path=f"recipe://{Path(folder).resolve()}")
 
 
 def recipes_folder() -> Path:
@@ -177,7 +196,11 @@ def recipes_folder() -> Path:
 
 def main() -> None:
     """Entry point of `nemo-demix` and `python -m nemo_demix`."""
-    stages = {**{name: text for name, (_, text) in STAGES.items()}, "doctor": "what is installed, used and missing"}
+    stages = {
+        "init": "FOLDER... [--output FILE]: a commented recipe for folders of text",
+        **{name: text for name, (_, text) in STAGES.items()},
+        "doctor": "what is installed, used and missing",
+    }
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
         print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")
@@ -188,6 +211,9 @@ def main() -> None:
         fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
     # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+    if stage == "init":
+        _init(sys.argv[2:])
+        return
     if stage == "merge":  # works apart in every process
         _main(stage)
         return
@@ -223,14 +249,16 @@ def _main(stage: str) -> None:
         return
     sys.argv = [f"nemo-demix {stage}", *_hydra_arguments(stage, sys.argv[2:])]
     register_schema()
-    _hydra_plugins().register(RecipeSearchPath)
+    plugins = _hydra_plugins()
+    plugins.register(RecipeSearchPath)
+    plugins.register(RecipeSource)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
     application = hydra.main(version_base="1.3", config_path=None, config_name=DEFAULT_RECIPE)(
         lambda config: _run_stage(stage, config)
     )
     try:
         application()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         fail(" ".join(f"{error}{cause}".split()))
 
@@ -259,17 +287,53 @@ def _merge_command(arguments: list[str]) -> None:
         fail(str(error))
 
 
+def _init(arguments: list[str]) -> None:
+    from nemo_demix.stages.init import init_command
+
+    try:
+        init_command(arguments)
+    except DemixError as error:
+        fail(str(error))
+
+
 def _hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
-    `--config-name some/dir/mine.yaml` becomes `--config-dir some/dir --config-name mine`; `--dry-run` a key of merge or
-    launch.
+    `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
+    configuration that the run has recorded; `--dry-run` and `--yes` are keys.
     """
     dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
+    arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
     overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
-    flags = [item for item in arguments if item not in overrides]
-    return [*_recipe_as_path(flags), *_HYDRA_DEFAULTS, *overrides]
+    flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
+    overrides, groups = read_overrides(overrides, READING.errors)
+    READING.chosen |= groups
+    return [*flags, *_HYDRA_DEFAULTS, *overrides]
+
+
+def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
+    """`--run DIR` as the recipe that the folder records, under its own name, from where its command was started."""
+    result, pending = [], list(flags)
+    while pending:
+        flag = pending.pop(0)
+        name, _, value = flag.partition("=")
+        if name != "--run":
+            result.append(flag)
+            continue
+        if stage not in _OF_A_RUN:
+            fail(f"--run: {stage} takes a recipe; expected one of {', '.join(_OF_A_RUN)}")
+        if not value and not pending:
+            fail("--run: expected the folder of a run, as in --run runs/mine")
+        folder = Path(value or pending.pop(0)).absolute()
+        recipe = recorded_recipe(folder)
+        if recipe is None:
+            fail(f"No run here: {folder}")
+        overrides[:0] = [f"runs_dir='{folder.parent}'", f"name='{folder.name}'", *_OF_ONE_COMMAND]
+        if (started_in := recorded_place(folder)) is not None:
+            os.chdir(started_in)
+        result += ["--config-name", str(recipe)]
+    return result
 
 
 def _recipe_as_path(arguments: list[str]) -> list[str]:
@@ -281,6 +345,12 @@ def _recipe_as_path(arguments: list[str]) -> list[str]:
             value = pending.pop(0)
         elif argument.startswith(("--config-name=", "-cn=")):
             value = argument.split("=", 1)[1]
+        elif argument in ("--config-dir", "-cd") and pending:
+            _config_folders.insert(0, _folder(pending.pop(0)))
+            continue
+        elif argument.startswith(("--config-dir=", "-cd=")):
+            _config_folders.insert(0, _folder(argument.split("=", 1)[1]))
+            continue
         else:
             result.append(argument)
             continue
@@ -288,10 +358,17 @@ def _recipe_as_path(arguments: list[str]) -> list[str]:
         if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
             if not path.is_file():
                 fail(f"{path}: no such recipe; expected a YAML file, or a name in {recipes_folder()}")
-            result += ["--config-dir", str(path.resolve().parent), "--config-name", path.stem]
+            _config_folders.append(path.resolve().parent)
+            result += ["--config-name", path.stem]
         else:
             result += ["--config-name", value]
     return result
+
+
+def _folder(value: str) -> Path:
+    if not Path(value).is_dir():
+        fail(f"--config-dir={value}: no such folder")
+    return Path(value).resolve()
 
 
 def _run_stage(stage: str, composed: DictConfig) -> None:
@@ -299,13 +376,12 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("nemo_demix").setLevel(logging.INFO)
     try:
-        config = to_dataclasses(composed)
+        config = _checked(stage, composed)
         if stage == "doctor":
-            from nemo_demix.doctor import doctor
-            from nemo_demix.stages.pipeline import stage_config
-
-            if code := doctor(config, stage_config(config, "search")):
+            if code := _doctor(config):
                 sys.exit(code)
+            return
+        if stage == "check":
             return
         is_imported = stage == "search" and config.search.imported.scores is not None
         if not is_imported:  # a laptop can search imported scores
@@ -320,6 +396,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):
             STAGES[stage][0](config)
+            if stage not in _ELSEWHERE and config.index is None:
+                save_resolved(config, config.run_dir / "config.yaml")  # what --run reads
     except DemixError as error:
         fail(str(error))
     except KeyboardInterrupt:
@@ -329,6 +407,59 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
+
+
+def _checked(stage: str, composed: DictConfig) -> DemixConfig:
+    """The configuration, held to the schema; for some commands to every rule of every stage.
+
+    Raises:
+        DemixError: the first of what is wrong; where all is asked for, all is listed, and the command ends.
+    """
+    errors = list(dict.fromkeys(map(str, READING.errors)))
+    told = " ".join(errors)
+    if absent := [key for key in missing_keys(composed) if key not in told]:
+        errors.append(f"required configuration is missing: {', '.join(absent)}; set each in the recipe or as key=value")
+    if stage not in _CHECKED:
+        if errors:
+            more = f" (and {len(errors) - 1} more: `nemo-demix check` lists all)" if len(errors) > 1 else ""
+            raise ConfigError(errors[0] + more)
+        config = to_dataclasses(composed)
+        refuse(limit_errors(config))
+        return config
+    if missing_keys(composed):
+        _list(errors, "the other rules are held to it when it is whole")
+        _refuse_all(errors)
+    config = to_dataclasses(composed)
+    from nemo_demix.check import mistakes, print_understood, warnings_of
+
+    if errors := list(dict.fromkeys([*errors, *map(str, mistakes(config))])):
+        _list(errors)
+        if stage == "doctor" and not any(limit_errors(config)) and not any(layout_errors(config.parallel)):
+            _doctor(config)  # what is here, and the memory that the model needs, is of use all the same
+        _refuse_all(errors)
+    for line in warnings_of(config):
+        print(f"warning: {line}", file=sys.stderr)
+    if stage in ("check", "run"):
+        print_understood(config)
+    return config
+
+
+def _doctor(config: DemixConfig) -> int:
+    from nemo_demix.doctor import doctor
+
+    return doctor(config, stage_config(config, "search"))
+
+
+def _list(errors: list[str], note: str = "") -> None:
+    """All that is wrong, a line each."""
+    for number, error in enumerate(errors, start=1):
+        print(f"{number:3}  {' '.join(error.split())}", file=sys.stderr)
+    if note:
+        print(f"     ({note})", file=sys.stderr)
+
+
+def _refuse_all(errors: list[str]) -> NoReturn:
+    fail(f"{len(errors)} mistake{'s' if len(errors) > 1 else ''} in the configuration; nothing was started")
 
 
 def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:
@@ -348,7 +479,7 @@ def _stopped(number: signal.Signals) -> None:
     sys.exit(128 + number)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """End with one line on stderr and exit code 2."""
     print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(2)

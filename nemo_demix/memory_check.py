@@ -11,11 +11,13 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.memory import GIB, search_memory, training_memory
 from nemo_demix.merging.methods import DeltaMethod, build_method
 from nemo_demix.model_shape import ModelShape
-from nemo_demix.remembered import remembered
+from nemo_demix.remembered import recalled, remembered
+from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
 from nemo_demix.search.space import MERGED
 from nemo_demix.stack import REQUIREMENTS, installed_version, locate
 
+_QUESTION = "model-shape"
 ASSUMED_GPU_GIB = 80.0  # where no GPU is seen: a login node
 
 
@@ -66,6 +68,16 @@ def judge_memory(
     return verdict
 
 
+def known_memory(config: DemixConfig, search_config: DemixConfig) -> dict[str, str]:
+    """Memory of a rank by stage, in parts, where the model's sizes are known without asking NeMo; else empty."""
+    shapes = known_shape(config), known_shape(search_config)
+    if shapes[0] is None or shapes[1] is None:
+        return {}
+    on_gpu = config.train.precision != "32"
+    found = _estimates_of((config, shapes[0]), (search_config, shapes[1]), on_gpu)
+    return {stage: parts for stage, _, _, parts, _ in found}
+
+
 def _estimates(
     config: DemixConfig, search_config: DemixConfig, on_gpu: bool
 ) -> Iterator[tuple[str, DemixConfig, float, str, str]]:
@@ -74,6 +86,16 @@ def _estimates(
     shape = _shape(config, size)
     if shape is None:
         return
+    is_merged = config.search.strategy in MERGED
+    search_shape = _shape(search_config, size) if is_merged else shape
+    assert search_shape is not None
+    yield from _estimates_of((config, shape), (search_config, search_shape), on_gpu)
+
+
+def _estimates_of(
+    training_of: tuple[DemixConfig, ModelShape], search_of: tuple[DemixConfig, ModelShape], on_gpu: bool
+) -> Iterator[tuple[str, DemixConfig, float, str, str]]:
+    config, shape = training_of
     training = training_memory(config, shape, on_gpu)
     yield (
         "training", config, training.total, str(training),
@@ -81,8 +103,7 @@ def _estimates(
     )  # fmt: skip
     if config.search.strategy not in MERGED:
         return
-    shape = _shape(search_config, size)
-    assert shape is not None
+    search_config, shape = search_of
     merge, count = config.merge, len(config.datasets)
     # A run with one dataset is not the doctor's to refuse.
     method = build_method(merge.method, merge.parameters, merge.seed, max(2, count), has_base=True)
@@ -100,21 +121,40 @@ def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None
     A recipe of the user's own is asked every time: nobody knows which files it is made of.
     """
     vocab_size = known_vocab_size(config, tokenizer_size)
+    inputs = _shape_inputs(config, vocab_size)
+    if inputs is None:
+        shape = recipe_shape(config, vocab_size)
+    else:
+        found = remembered(_QUESTION, inputs, lambda: _plain(recipe_shape(config, vocab_size)))
+        shape = None if found is None else ModelShape(**found)
+    return None if shape is None else check_shape(shape, config)
+
+
+def known_shape(config: DemixConfig) -> ModelShape | None:
+    """The sizes of the model where NeMo was asked before (`nemo-demix doctor` does); else None: nothing is imported."""
+    if any(layout_errors(config.parallel)):
+        return None
+    try:
+        inputs = _shape_inputs(config, known_vocab_size(config, _tokenizer_size(config)))
+    except ConfigError:
+        return None
+    kept = recalled(_QUESTION, inputs) if inputs is not None else ()
+    return ModelShape(**kept[0]) if kept and kept[0] is not None else None
+
+
+def _shape_inputs(config: DemixConfig, vocab_size: int | None) -> dict[str, Any] | None:
+    """All that the sizes of a recipe of NeMo's own depend on; None for a recipe of the user's."""
     module = config.model.recipe.rpartition(".")[0]
     spec = locate(module) if module.startswith("nemo.") else None
     if spec is None or spec.origin is None:
-        shape = recipe_shape(config, vocab_size)
-    else:
-        inputs = {
-            "model": config.model,
-            "seq_length": config.train.seq_length,
-            "vocab_size": vocab_size,
-            "recipe": _file_facts(Path(spec.origin)),
-            "packages": {one.name: installed_version(one.name, one.module) for one in REQUIREMENTS},
-        }
-        found = remembered("model-shape", inputs, lambda: _plain(recipe_shape(config, vocab_size)))
-        shape = None if found is None else ModelShape(**found)
-    return None if shape is None else check_shape(shape, config)
+        return None
+    return {
+        "model": config.model,
+        "seq_length": config.train.seq_length,
+        "vocab_size": vocab_size,
+        "recipe": _file_facts(Path(spec.origin)),
+        "packages": {one.name: installed_version(one.name, one.module) for one in REQUIREMENTS},
+    }
 
 
 def _plain(shape: ModelShape | None) -> dict[str, Any] | None:

@@ -29,16 +29,27 @@ def remembered(question: str, inputs: Mapping[str, Any], find: Callable[[], Any]
         inputs: All that the answer depends on, as plain values: versions of packages too.
         find: Gives plain values; what it raises is passed on, and not kept.
     """
-    path = cache_folder() / f"{question}-{fingerprint(inputs=inputs)}.json"
-    try:
-        kept = read_json(path) if path.exists() else None
-    except DemixError:  # damaged: it is written anew
-        kept = None
-    if isinstance(kept, dict) and canonical_json(kept.get("inputs")) == canonical_json(inputs) and "answer" in kept:
-        return kept["answer"]
-    answer = find()
+    if kept := recalled(question, inputs):
+        return kept[0]
+    path, answer = _place(question, inputs), find()
     try:
         write_json(path, {"inputs": inputs, "answer": answer})
     except OSError as error:
         logger.debug("%s: not kept (%s)", path, error)
     return answer
+
+
+def recalled(question: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The one answer that was kept for these inputs; empty where none was."""
+    path = _place(question, inputs)
+    try:
+        kept = read_json(path) if path.exists() else None
+    except DemixError:  # damaged: it is written anew
+        return ()
+    if isinstance(kept, dict) and canonical_json(kept.get("inputs")) == canonical_json(inputs) and "answer" in kept:
+        return (kept["answer"],)
+    return ()
+
+
+def _place(question: str, inputs: Mapping[str, Any]) -> Path:
+    return cache_folder() / f"{question}-{fingerprint(inputs=inputs)}.json"

@@ -27,6 +27,9 @@ demix() {
             --container-workdir="$PWD"
         )
     fi
+    # By this the tasks know each other's messages; it is in their environment, never on a command line.
+    NEMO_DEMIX_SECRET=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+    export NEMO_DEMIX_SECRET
     # Slurm signals the tasks, and this script too where it ends the job: it has to outlive them to see how they ended.
     trap : TERM USR1
     srun --kill-on-bad-exit=1 --cpu-bind=none "${srun_arguments[@]}" bash -c "$task" nemo-demix "${arguments[@]}" ||

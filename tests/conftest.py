@@ -4,6 +4,7 @@ With `-n`, modules are spread over workers, long ones first. What is made once s
 """
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 
 # Longest first. The first two go to different workers, and only one of them needs the smoke run.
 LONGEST = """
-tests/cluster
+tests/cluster/test_end_to_end.py
 tests/merging/test_interrupt.py
+tests/cluster
 tests/prediction/test_contract.py
 tests/datasets/test_tasks.py
 tests/stages/test_pipeline.py
@@ -29,13 +31,23 @@ tests/launch/test_stopping.py
 tests/launch/test_fork_server.py
 """.split()
 
+# One Slurm serves the first, one import of NeMo in the test's own process the second.
+TOGETHER = {
+    "tests/cluster": [f"tests/cluster/test_{name}.py" for name in ("launch", "nemo_run", "sbatch", "status")],
+    "tests/nemo": ["tests/test_memory_check.py", "tests/test_recipes.py"],
+}
+
+# A shell that starts pytest in the background lets it ignore SIGINT, and all that it starts; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No test here is about time, and the machines that run them may be busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
 class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
-    """A module's tests stay in one worker, for its fixtures; so do those of the cluster, for its Slurm."""
+    """A module's tests stay in one worker, for its fixtures; so do modules that share what takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _scope(nodeid)
@@ -43,7 +55,7 @@ class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
 
 def _scope(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
-    return "tests/cluster" if module.startswith("tests/cluster/") else module
+    return next((scope for scope, modules in TOGETHER.items() if module in modules), module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesApart:

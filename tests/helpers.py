@@ -28,9 +28,11 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def run_cli(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *arguments: str, timeout: float = 500, expect: int = 0, cwd: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
     """Run `nemo-demix ARGUMENTS` and check its exit code."""
-    process = start_cli(*arguments)
+    process = forked.start_cli(arguments, _environment(), cwd)
     try:
         output, errors = process.communicate(timeout)
     finally:

@@ -15,10 +15,10 @@ from tests.helpers import REPOSITORY, run_cli
     [
         (
             ["paint"],
-            "paint: no such stage; expected one of prepare, train, merge, score, search, verify, final, ",
+            "paint: no such stage; expected one of init, prepare, train, merge, score, search, verify, final, ",
         ),
-        (["train", "role=base", "sed=1"], "Could not override 'sed'"),
-        (["train", "seed=one"], "could not be converted to Integer"),
+        (["train", "role=base", "sed=1"], "sed: no such key; did you mean seed?"),
+        (["train", "seed=one"], "seed: found 'one', expected a whole number"),
         (["train", "--config-name", "nothing"], "Cannot find primary config 'nothing'"),
         (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
         (["search", "name=never_prepared"], "manifest.json: does not exist yet; run `nemo-demix prepare`"),

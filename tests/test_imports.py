@@ -1,8 +1,10 @@
 """Commands that need no model import nothing of what models need: which heavy packages each may import is held here."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,49 +24,64 @@ HEAVY = (
     "torch megatron nemo nemo_run lightning sklearn lightgbm pandas transformers datasets lm_eval pyarrow scipy "
     "matplotlib multistorageclient"
 ).split()
+# Each command is a fork of a process that has imported the command line alone: the very state of one just started.
 PROGRAM = f"""
-import sys
+import json, os, sys
 from nemo_demix.cli import main
-try:
-    main()
-finally:
-    print("imported:", *(name for name in {HEAVY} if name in sys.modules))
+for arguments in json.loads(sys.argv[1]):
+    if not os.fork():
+        sys.argv = ["nemo-demix", *arguments]
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        print("imported:", code, *(name for name in {HEAVY} if name in sys.modules), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
-def imported(folder: Path, *arguments: str, expect: int = 0) -> set[str]:
-    """The heavy packages that a command has imported by its end."""
+def all_imported(folder: Path, *commands: Sequence[str]) -> list[tuple[int, set[str]]]:
+    """Exit code and the heavy packages that each command has imported by its end."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
         cwd=REPOSITORY, env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}, capture_output=True, text=True,
-        timeout=300, check=False,
+        timeout=300, check=True,
     )  # fmt: skip
-    assert done.returncode == expect, done.stdout + done.stderr
-    return set(done.stdout.strip().splitlines()[-1].split()[1:])
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("imported: ")]
+    assert len(found) == len(commands), done.stdout + done.stderr
+    return [(int(code), set(names)) for code, *names in found]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expect"),
-    [
-        (("--help",), 0),
-        (("nosuch",), 2),
-        (("run", "--config-name", "smoke", "nosuch.key=1"), 2),
-        (("train", "--config-name", "smoke", "role=base"), 2),  # nothing is prepared
-        (("train", "--config-name", "smoke", "role=nosuch"), 2),
-        (("run", "--config-name", "smoke", "prepare.workers=0"), 2),
-        (("launch", "--config-name", "smoke", "--dry-run"), 0),
-        (("launch", "--config-name", "smoke", "--dry-run", "parallel.nodes=7"), 2),
-        (("launch", "--config-name", "smoke", "force=true"), 2),
-        (("status", "--config-name", "smoke"), 0),
-        (("cancel", "--config-name", "smoke"), 0),
-        (("merge", "merge.mixtures=null"), 2),
-        (("merge", "inspect", "nowhere"), 2),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_what_needs_no_model_imports_nothing_for_one(tmp_path: Path, arguments: tuple[str, ...], expect: int) -> None:
-    more = () if arguments[0] in ("--help", "nosuch") or "inspect" in arguments else (f"runs_dir={tmp_path}",)
-    assert imported(tmp_path, *arguments, *more, expect=expect) == set()
+def imported(folder: Path, *arguments: str) -> set[str]:
+    """The heavy packages that a command has imported by its end, which is a good one."""
+    ((code, found),) = all_imported(folder, arguments)
+    assert code == 0
+    return found
+
+
+def test_what_needs_no_model_imports_nothing_for_one(tmp_path: Path) -> None:
+    runs = f"runs_dir={tmp_path}"
+    ends = {
+        ("--help",): 0,
+        ("nosuch",): 2,
+        ("run", "--config-name", "smoke", "nosuch.key=1", runs): 2,
+        ("check", "--config-name", "smoke", runs): 0,
+        ("check", "--config-name", "smoke", "components.beta=2", "search.strategy=demux", runs): 2,
+        ("train", "--config-name", "smoke", "role=base", runs): 2,  # nothing is prepared
+        ("train", "--config-name", "smoke", "role=nosuch", runs): 2,
+        ("run", "--config-name", "smoke", "prepare.workers=0", runs): 2,
+        ("launch", "--config-name", "smoke", "--dry-run", runs): 0,
+        ("launch", "--config-name", "smoke", "--dry-run", "parallel.nodes=7", runs): 2,
+        ("launch", "--config-name", "smoke", "force=true", runs): 2,
+        ("status", "--config-name", "smoke", runs): 0,
+        ("cancel", "--config-name", "smoke", runs): 0,
+        ("merge", "merge.mixtures=null", runs): 2,
+        ("merge", "inspect", "nowhere"): 2,
+    }
+    found = dict(zip(ends, all_imported(tmp_path, *ends), strict=True))
+    assert found == {command: (code, set()) for command, code in ends.items()}
 
 
 def test_a_checkpoint_is_looked_at_without_torch(tmp_path: Path) -> None:
@@ -74,13 +91,14 @@ def test_a_checkpoint_is_looked_at_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_and_its_checkpoints_are_looked_at_without_torch(smoke_run: Path, tmp_path: Path) -> None:
-    runs = f"runs_dir={smoke_run.parent}"
-    assert imported(tmp_path, "status", "--config-name", "smoke", runs) == set()
-    assert imported(tmp_path, "launch", "--config-name", "smoke", "--dry-run", runs) == set()
     under_way = fork_run(smoke_run, tmp_path, "search/mixture.json", "final")
-    assert imported(tmp_path, "status", "--config-name", "smoke", f"runs_dir={under_way}") == set()
-    base = smoke_run / "models/base/base/checkpoints/step_00000040"
-    assert imported(tmp_path, "merge", "inspect", str(base)) == set()
+    commands = (
+        ("status", "--config-name", "smoke", f"runs_dir={smoke_run.parent}"),
+        ("launch", "--config-name", "smoke", "--dry-run", f"runs_dir={smoke_run.parent}"),
+        ("status", "--config-name", "smoke", f"runs_dir={under_way}"),
+        ("merge", "inspect", str(smoke_run / "models/base/base/checkpoints/step_00000040")),
+    )
+    assert all_imported(tmp_path, *commands) == [(0, set())] * len(commands)
 
 
 def test_the_doctor_imports_nothing_heavy_once_the_model_is_known(

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 
 from nemo_demix.cli import recipes_folder
 from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
+from nemo_demix.config.overrides import stage_config
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.stages.pipeline import stage_config
 from nemo_demix.training.jobs import reference_settings
 from tests.helpers import run_program
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nemo_demix.artifacts import read_json
-from nemo_demix.errors import DemixError
+from nemo_demix.artifacts import parse_json
+from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.objects import read_common_state
+from nemo_demix.checkpoints.plain_yaml import parse_yaml
+from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.stack import locate as locate_module
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ _CONFIG_NAMES = {
 def nemo_architecture(context: Path) -> Architecture:
     """From NeMo 2's `context/model.yaml`, or `context/io.json` of versions that did not write it yet."""
     if (context / "model.yaml").is_file():
-        model = _read_yaml(context / "model.yaml")
+        model = _read_yaml(context.parent, context / "model.yaml")
         return _from_config(_section(model, "config"), model.get("_target_"))
     if (context / "io.json").is_file():
         return _from_io_json(context / "io.json")
@@ -64,31 +65,32 @@ def nemo_architecture(context: Path) -> Architecture:
 
 def bridge_architecture(run_config: Path) -> Architecture:
     """From the model section of Megatron-Bridge's `run_config.yaml`."""
-    model = _section(_read_yaml(run_config), "model")
+    model = _section(_read_yaml(run_config.parent, run_config), "model")
     # Newer versions keep the TransformerConfig in a section of its own.
     return _from_config({**_section(model, "transformer"), **model}, model.get("_target_"))
 
 
-def megatron_lm_architecture(common: Path) -> Architecture:
-    """From the command line that Megatron-LM keeps in `common.pt`, where it can be read safely."""
-    if not common.is_file():
+def megatron_lm_architecture(weights: Path) -> Architecture:
+    """From the command line that Megatron-LM keeps in the common state, where it can be read safely."""
+    common = read_common_state(weights)
+    if common is None:
         return Architecture()
     if locate_module("torch") is None:
-        logger.warning("%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common)
+        logger.warning(
+            "%s: read with torch (pip install 'nemo-demix[merge]'); the architecture is unknown", common.where
+        )
         return Architecture()
-    import torch
+    from nemo_demix.checkpoints.common_state import load_common
 
-    allowed: list[Any] = [(_Inert, name) for name in _INERT]
-    if argparse.Namespace not in torch.serialization.get_safe_globals():  # torch would forget Megatron's registration
-        allowed.append(argparse.Namespace)
     try:
-        with torch.serialization.safe_globals(allowed):
-            found = torch.load(common, map_location="cpu", weights_only=True)
+        found = load_common(common, [(_Inert, name) for name in _INERT] + [argparse.Namespace])
+    except CheckpointError:
+        raise
     except Exception as error:  # the restricted unpickler raises many kinds; none of them has run anything
         reason = str(error).partition("GLOBAL ")[2].partition(" was not")[0] or str(error).partition("\n")[0]
-        logger.warning("%s: not read safely (%s); the architecture is unknown", common, reason)
+        logger.warning("%s: not read safely (%s); the architecture is unknown", common.where, reason)
         return Architecture()
-    arguments = found.get("args") if isinstance(found, dict) else None
+    arguments = found.get("args")
     if not isinstance(arguments, argparse.Namespace):
         return Architecture()
     values = vars(arguments)
@@ -137,17 +139,10 @@ _INERT = (
 )
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Plain values; whatever carries another tag is read as nothing."""
-
-
-_PlainLoader.add_constructor(None, lambda loader, node: None)  # type: ignore[arg-type]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(root: Path, path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(), Loader=_PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = parse_yaml(read_file(root, path), unknown_tags=True)
+    except ValueError as error:
         logger.warning("%s: not YAML (%s); the architecture is unknown", path, str(error).partition("\n")[0])
         return {}
     return found if isinstance(found, dict) else {}
@@ -173,13 +168,14 @@ def _from_config(config: Mapping[str, Any], model_class: Any, complete: bool = T
 
 def _from_io_json(path: Path) -> Architecture:
     """From fiddle's graph of the model's configuration: only what was set, without the defaults of its classes."""
+    data = read_file(path.parents[1], path)
     try:
-        graph = read_json(path)
+        graph = parse_json(data, path)
         objects = graph["objects"]
         model = _attributes(objects, _attributes(objects, graph["root"])["model"])
         config = _attributes(objects, model["config"])
         target = model["__fn_or_cls__"]
-    except (DemixError, KeyError, TypeError) as error:
+    except (DemixError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         logger.warning("%s: not the graph NeMo writes (%r); the architecture is unknown", path, error)
         return Architecture()
     values = {name: value.get("value") for name, value in config.items() if value.get("type") == "leaf"}

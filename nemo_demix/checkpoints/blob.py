@@ -167,6 +167,13 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
         CheckpointError: if the file is too short, the archive is damaged, or it holds anything but a contiguous
             tensor of the chunk's shape and dtype.
     """
+    where = f"{path}: the chunk of {name} at {chunk.offsets}"
+    size = os.fstat(descriptor).st_size
+    if size < chunk.file_offset + chunk.num_bytes:
+        raise CheckpointError(
+            f"{path}: truncated: {name} needs {chunk.num_bytes} bytes at {chunk.file_offset}, the file ends at {size}; "
+            "copy the checkpoint again"
+        )
     expected = frame(chunk.sizes, dtype)
     if expected.length == chunk.num_bytes:
         end = len(expected.head) + expected.num_bytes
@@ -176,13 +183,6 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
             head = os.pread(descriptor, len(expected.head), chunk.file_offset)
             if head == expected.head and found == expected.tail(crc):
                 return Payload(chunk.file_offset + len(head), expected.num_bytes, crc)
-    where = f"{path}: the chunk of {name} at {chunk.offsets}"
-    size = os.fstat(descriptor).st_size
-    if size < chunk.file_offset + chunk.num_bytes:
-        raise CheckpointError(
-            f"{path}: truncated: {name} needs {chunk.num_bytes} bytes at {chunk.file_offset}, the file ends at {size}; "
-            "copy the checkpoint again"
-        )
     try:
         start, crc = _parse(_Window(descriptor, chunk.file_offset, chunk.num_bytes), chunk, dtype)
     except Exception as error:  # zipfile and the unpickler raise many kinds on damaged bytes

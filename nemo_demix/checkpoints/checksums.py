@@ -5,17 +5,17 @@ none, and the archive of a byte object, which a merge copies as it is, none of i
 `checksums.json` beside them when a checkpoint is complete; a merge lists all files in its `merge.json`.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from isal.isal_zlib import crc32
 
-from nemo_demix.artifacts import read_json, write_json
-from nemo_demix.checkpoints.files import read_into
+from nemo_demix.artifacts import parse_json, write_json
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import Layout, locate
 from nemo_demix.checkpoints.metadata import ObjectEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.objects import read_object
 from nemo_demix.errors import CheckpointError, DemixError
 
 CHECKSUMS = "checksums.json"
@@ -38,11 +38,11 @@ def write_checksums(root: Path) -> None:
     for path in sorted(root.rglob("*")):
         ours = path.parent == root and CHECKSUMS in path.name  # a temporary name of a run that was killed, too
         if path.is_file() and path.suffix != _SHARD and not ours:
-            data = path.read_bytes()
+            data = read_file(root, path)
             files[str(path.relative_to(root))] = file_entry(len(data), crc32(data))
     weights = locate(root).weights
     objects = {name: item for name, item in read_metadata(weights).objects.items() if not is_training_state(name)}
-    entries = {name: file_entry(item.num_bytes, crc32(_read(weights, item))) for name, item in objects.items()}
+    entries = {name: file_entry(item.num_bytes, crc32(read_object(weights, item))) for name, item in objects.items()}
     write_json(root / CHECKSUMS, {"files": files, "objects": entries})
 
 
@@ -59,7 +59,7 @@ def check_small_files(layout: Layout) -> None:
         for file, expected in _entries(record, "files").items():
             path = layout.root / file
             if path.suffix != _SHARD:
-                _compare(str(path), _small_file(path, record), expected, record)
+                _compare(str(path), _small_file(layout.root, path, record), expected, record)
 
 
 def check_objects(layout: Layout, objects: Mapping[str, ObjectEntry]) -> None:
@@ -73,33 +73,28 @@ def check_objects(layout: Layout, objects: Mapping[str, ObjectEntry]) -> None:
         expected = _entries(record, "objects")
         for name, item in objects.items():
             if name in expected:
-                _compare(f"{layout.weights / item.file}: {name}", _read(layout.weights, item), expected[name], record)
+                _compare(
+                    f"{layout.weights / item.file}: {name}", read_object(layout.weights, item), expected[name], record
+                )
 
 
 def _entries(record: Path, key: str) -> dict[str, tuple[int, str]]:
     try:
-        return {name: (int(item["bytes"]), str(item["crc32"])) for name, item in read_json(record)[key].items()}
+        found = parse_json(read_file(record.parent, record), record)[key]
+        return {name: (int(item["bytes"]), str(item["crc32"])) for name, item in found.items()}
     except (DemixError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{record}: damaged ({type(error).__name__}), expected a list of {key}; copy the checkpoint again"
         ) from None
 
 
-def _small_file(path: Path, record: Path) -> bytes:
+def _small_file(root: Path, path: Path, record: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}, but {record} lists it; copy the checkpoint again") from None
-
-
-def _read(weights: Path, item: ObjectEntry) -> bytes:
-    data = bytearray(item.num_bytes)
-    descriptor = os.open(weights / item.file, os.O_RDONLY)
-    try:
-        read_into(descriptor, memoryview(data), item.file_offset)
-    finally:
-        os.close(descriptor)
-    return bytes(data)
+        return read_file(root, path)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: No such file or directory, but {record} lists it; copy the checkpoint again"
+        ) from None
 
 
 def _compare(what: str, data: bytes, expected: tuple[int, str], record: Path) -> None:

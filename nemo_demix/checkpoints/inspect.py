@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nemo_demix.artifacts import read_json
+from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.architecture import Architecture
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import Layout, detect
-from nemo_demix.checkpoints.metadata import TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.metadata import TensorEntry, is_common_state, is_training_state, read_metadata
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def describe(path: Path) -> CheckpointSummary:
         weights=str(layout.weights),
         architecture=layout.architecture,
         tensors=tuple(tensor for tensor in tensors if not is_training_state(tensor.name)),
-        num_objects=len(stored.objects) - len(training_objects),
+        num_objects=len([name for name in stored.objects if not is_training_state(name) and not is_common_state(name)]),
         num_training_tensors=len(training),
         num_training_objects=len(training_objects),
         training_bytes=sum(tensor.num_bytes for tensor in training),
@@ -133,7 +134,7 @@ def _files(layout: Layout) -> dict[str, int]:
 def _merge_record(layout: Layout) -> dict[str, Any] | None:
     for folder in (layout.root, layout.weights):
         if (folder / "merge.json").is_file():
-            found = read_json(folder / "merge.json")
+            found = parse_json(read_file(folder, folder / "merge.json"), folder / "merge.json")
             return found if isinstance(found, dict) else {"found": found}
     return None
 

@@ -23,6 +23,7 @@ from nemo_demix.checkpoints.architecture import (
     megatron_lm_architecture,
     nemo_architecture,
 )
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.refusals import check_folder, check_metadata
 from nemo_demix.errors import CheckpointError
 from nemo_demix.stack import locate as locate_module
@@ -59,6 +60,19 @@ class Layout(Place):
     companions: tuple[Path, ...]  # relative to the root: the files a merged checkpoint has to carry beside the shards
     architecture: Architecture
 
+    def read(self, relative: Path) -> bytes:
+        """A small file of the checkpoint, by its path below the root.
+
+        Raises:
+            CheckpointError: as `files.read_file`.
+            FileNotFoundError: if there is none.
+        """
+        return read_file(self.home(relative), self.root / relative)
+
+    def home(self, relative: Path) -> Path:
+        """The folder that a file must not lead out of: the torch_dist folder may itself have been named by a link."""
+        return self.weights if relative.is_relative_to(self.weights_relative) else self.root
+
     @property
     def tracker(self) -> str | None:
         """What the tracker file has to say for this checkpoint to be the one that is loaded; None: it has none."""
@@ -80,7 +94,7 @@ def detect(path: Path) -> Layout:
         case "megatron_bridge":
             architecture = bridge_architecture(place.weights / RUN_CONFIG)
         case "megatron_lm":
-            architecture = megatron_lm_architecture(place.weights / "common.pt")
+            architecture = megatron_lm_architecture(place.weights)
         case _:
             architecture = Architecture()
     return Layout(place.kind, place.root, place.weights, _companions(place), architecture)
@@ -104,6 +118,7 @@ def locate(path: Path) -> Place:
     if (path / TRACKER).is_file() or (path / BRIDGE_TRACKER).is_file():
         return _training_folder(path, _tracked(path))
     if (path / "weights").is_dir():
+        _check_within(path, path / "weights")
         check_folder(path / "weights")
         check_metadata(path / "weights", by_megatron=True)
         return Place("nemo2", path, path / "weights")
@@ -117,17 +132,35 @@ def locate(path: Path) -> Place:
     return Place("megatron_lm" if (path / "metadata.json").is_file() else "torch_dcp", path, path)
 
 
+def _check_within(root: Path, folder: Path) -> None:
+    """Refuse a folder of a checkpoint that is a link out of it; the checkpoint's own folder may be a link."""
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise CheckpointError(
+            f"{folder}: is a link to {folder.resolve()}, outside of the checkpoint; it is not followed. Copy the "
+            "folder there, or name the checkpoint it belongs to"
+        )
+
+
 def _training_folder(root: Path, weights: Path) -> Place:
     check_folder(weights)
     check_metadata(weights, by_megatron=True)
-    return Place("megatron_bridge" if (weights / RUN_CONFIG).is_file() else "megatron_lm", root, weights)
+    if (weights / RUN_CONFIG).is_file():
+        return Place("megatron_bridge", root, weights)
+    signs = [weights / "train_state.pt", root / BRIDGE_TRACKER, *root.glob(f"iter_*/{RUN_CONFIG}")]
+    if signs := [sign for sign in signs if sign.is_file()]:
+        # It writes this file when the shards are finished; without it they would be taken for Megatron-LM's.
+        raise CheckpointError(
+            f"{weights / RUN_CONFIG}: not found, but {signs[0]} is there, which Megatron-Bridge writes: its save was "
+            "cut off, or the file was not copied; use an earlier one, or copy it from the run"
+        )
+    return Place("megatron_lm", root, weights)
 
 
 def _tracked(root: Path) -> Path:
     """The folder that the tracker of a training run names."""
     tracker = root / TRACKER
     if tracker.is_file():
-        found = tracker.read_text(errors="replace").strip()
+        found = read_file(root, tracker).decode(errors="replace").strip()
         if not (found.isdecimal() or found == "release"):
             raise CheckpointError(f"{tracker}: expected an iteration number or `release`, found {found[:40]!r}")
     else:  # early versions of Megatron-Bridge
@@ -136,13 +169,16 @@ def _tracked(root: Path) -> Path:
             raise CheckpointError(
                 f"{tracker}: read with torch; name one of its iter_* folders, or pip install 'nemo-demix[merge]'"
             )
-        import torch
+        from nemo_demix.checkpoints.common_state import load_plain
 
         try:
-            found = str(int(torch.load(tracker, map_location="cpu", weights_only=True)["step"]))
+            found = str(int(load_plain(read_file(root, tracker), tracker)["step"]))
         except Exception as error:  # many kinds, on damaged or hostile files; nothing of it was run
             raise CheckpointError(f"{tracker}: expected Megatron-Bridge's train state ({error})") from None
+    if len(found) > 20:
+        raise CheckpointError(f"{tracker}: names an iteration of {len(found)} digits; expected a number")
     weights = root / (found if found == "release" else f"iter_{int(found):07d}")
+    _check_within(root, weights)
     if not weights.is_dir():
         others = sorted(child.name for child in root.iterdir() if _ITERATION.fullmatch(child.name))
         raise CheckpointError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_demix.checkpoints import pickled
+from nemo_demix.checkpoints.files import check_name, read_file
 from nemo_demix.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,11 +25,20 @@ _TRAINING_STATE = (
     "rng_state",
     "rerun_state_machine",
 )
+WHOLE_SHAPE = "nd_reformulated_orig_global_shape"  # Megatron's word for it
+_LARGEST = 1 << 62
+_LONGEST_NAME = 4096
+_MOST_DIVIDED = 8  # axes of a tensor that is stored in chunks
 
 
 def is_training_state(name: str) -> bool:
     """Whether a stored name is optimizer, scheduler or random state: not a part of the model."""
     return name.startswith(_TRAINING_STATE)
+
+
+def is_common_state(name: str) -> bool:
+    """Whether a byte object is what checkpoints before megatron-core 0.19 keep in `common.pt`."""
+    return name.startswith("common_state/")
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ class Stored:
 
     tensors: dict[str, TensorEntry]
     objects: dict[str, ObjectEntry]
-    planner_data: Any  # torch's own record of how names came from a nested state; None in Megatron's checkpoints
+    planner_data: dict[str, tuple[str | int, ...]] | None  # torch's own, of how names came from a nested state
+    whole_shapes: dict[str, tuple[int, ...]]  # of the tensors that Megatron stores in pieces of a flattened one
 
 
 def read_metadata(folder: Path) -> Stored:
@@ -91,7 +102,7 @@ def read_metadata(folder: Path) -> Stored:
     """
     path = folder / ".metadata"
     try:
-        data = path.read_bytes()
+        data = read_file(folder, path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; expected a finished torch_dist checkpoint in {folder}") from None
     try:
@@ -111,15 +122,16 @@ def _stored(path: Path, found: Any) -> Stored:
     storage = {}
     for index, info in found.storage_data.items():
         offset = getattr(index, "offset", None)
-        if Path(info.relative_path).name != info.relative_path:
-            raise CheckpointError(f"{path}: {index.fqn} points outside its folder ({info.relative_path}); refused")
-        if not (type(info.offset) is type(info.length) is int and info.offset >= 0 and info.length > 0):
-            raise CheckpointError(f"{path}: {index.fqn} has an impossible place ({info.offset}, {info.length})")
+        _check_tensor_name(path, index.fqn)
+        check_name(info.relative_path, f"{path}: {index.fqn}")
+        if not (_is_count(info.offset) and _is_count(info.length) and info.length > 0):
+            raise CheckpointError(f"{path}: {index.fqn} has an impossible place ({info.offset!r}, {info.length!r})")
         if info.transform_descriptors:
             raise CheckpointError(f"{path}: {index.fqn} is compressed ({info.transform_descriptors}); save it plain")
-        storage[index.fqn, None if offset is None else tuple(offset)] = info
+        storage[index.fqn, None if offset is None else _counts(path, index.fqn, offset)] = info
     tensors, objects = {}, {}
     for name, entry in found.state_dict_metadata.items():
+        _check_tensor_name(path, name)
         if isinstance(entry, pickled.TensorStorage):
             tensors[name] = _tensor_entry(path, name, entry, storage)
         elif isinstance(entry, pickled.Inert):
@@ -132,42 +144,105 @@ def _stored(path: Path, found: Any) -> Stored:
     num_places = len(objects) + sum(len(entry.chunks) for entry in tensors.values())
     if num_places != len(storage):
         raise CheckpointError(f"{path}: damaged: {len(storage)} places are given for {num_places} chunks and objects")
-    return Stored(tensors, objects, found.planner_data)
+    return Stored(tensors, objects, _planner_data(found.planner_data), _whole_shapes(path, found))
+
+
+def _check_tensor_name(path: Path, name: Any) -> None:
+    """Refuse what is no name: it would be printed, compared and written again."""
+    if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+        shown = ascii(name)[:80]
+        raise CheckpointError(f"{path}: a tensor is called {shown}, expected a name of printable text; refused")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _counts(path: Path, name: str, values: Any) -> tuple[int, ...]:
+    """A shape, an offset or a size, if it is one."""
+    if not isinstance(values, tuple) or not all(map(_is_count, values)):
+        raise CheckpointError(f"{path}: {name} has {ascii(values)[:80]} for a shape or a place; expected whole numbers")
+    return tuple(values)
+
+
+def _planner_data(found: Any) -> dict[str, tuple[str | int, ...]] | None:
+    """torch's paths of names in a nested state, and nothing else that a planner may have left there."""
+    if not isinstance(found, dict):
+        return None
+    paths = {name: tuple(way) for name, way in found.items() if isinstance(way, list | tuple)}
+    plain = all(isinstance(name, str) and all(type(step) in (str, int) for step in way) for name, way in paths.items())
+    return paths if plain and len(paths) == len(found) else None
+
+
+def _whole_shapes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    data = getattr(found, "mcore_data", None)
+    for name, facts in data.items() if isinstance(data, dict) else ():
+        if isinstance(facts, dict) and facts.get(WHOLE_SHAPE) is not None:
+            _check_tensor_name(path, name)
+            shapes[name] = _counts(path, name, facts[WHOLE_SHAPE])
+    return shapes
 
 
 def _tensor_entry(path: Path, name: str, entry: Any, storage: dict[tuple[str, Any], Any]) -> TensorEntry:
-    shape = tuple(entry.size)
+    shape = _counts(path, name, entry.size)
+    dtype = entry.properties.state[0]  # then layout, requires_grad, memory format, pinned: all outdated
+    if not isinstance(dtype, pickled.Dtype):
+        raise CheckpointError(f"{path}: {name} has no dtype")
     chunks = []
     for chunk in entry.chunks:
-        offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+        offsets, sizes = _counts(path, name, chunk.offsets), _counts(path, name, chunk.sizes)
         info = storage.get((name, offsets))
         if info is None:
             raise CheckpointError(
                 f"{path}: no file holds the chunk of {name} at {offsets}; the checkpoint is incomplete"
             )
+        if math.prod(sizes) * dtype.itemsize > info.length:
+            raise CheckpointError(
+                f"{path}: the chunk of {name} at {offsets} has {math.prod(sizes)} elements in {info.length} bytes; the "
+                "checkpoint is damaged"
+            )
         chunks.append(Chunk(offsets, sizes, info.relative_path, info.offset, info.length))
     _check_tiling(path, name, shape, chunks)
-    dtype = entry.properties.state[0]  # then layout, requires_grad, memory format, pinned: all outdated
-    if not isinstance(dtype, pickled.Dtype):
-        raise CheckpointError(f"{path}: {name} has no dtype")
     return TensorEntry(shape, dtype, tuple(chunks))
 
 
 def _check_tiling(path: Path, name: str, shape: tuple[int, ...], chunks: list[Chunk]) -> None:
     """Refuse chunks that leave a part of the tensor out, cover one twice, or lie outside of it."""
+    if any(len(chunk.offsets) != len(shape) or len(chunk.sizes) != len(shape) for chunk in chunks):
+        raise CheckpointError(f"{path}: {name} has {len(shape)} axes, and chunks with others; it is damaged")
     lows = np.array([chunk.offsets for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
     sizes = np.array([chunk.sizes for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
-    highs = lows + sizes
-    inside = (lows >= 0).all() and (sizes > 0).all() and (highs <= np.array(shape, dtype=np.int64)).all()
-    volume = sum(math.prod(chunk.sizes) for chunk in chunks)
-    disjoint = all(
-        not ((lows[i] < highs[i + 1 :]) & (lows[i + 1 :] < highs[i])).all(axis=1).any() for i in range(len(chunks) - 1)
-    )
-    if not (inside and disjoint and volume == math.prod(shape)):
+    whole = np.array(shape, dtype=np.int64)
+    inside = bool((sizes > 0).all() and (lows <= whole - sizes).all())
+    if not (inside and _tiles(lows, lows + sizes, whole)):
+        volume = sum(math.prod(chunk.sizes) for chunk in chunks)
         raise CheckpointError(
-            f"{path}: the chunks of {name} do not tile its shape {shape} ({volume} of {math.prod(shape)} elements, "
-            f"{'disjoint' if disjoint else 'overlapping'}); the checkpoint is damaged or incomplete"
+            f"{path}: the chunks of {name} do not tile its shape {shape} ({volume} of {math.prod(shape)} elements"
+            f"{', overlapping' if inside and volume >= math.prod(shape) else ''}); the checkpoint is damaged or "
+            "incomplete"
         )
+
+
+def _tiles(lows: np.ndarray, highs: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether boxes, (boxes, axes), cover every place of the whole once: O(n log n) for n boxes of few axes.
+
+    How often a place is covered is a sum of step functions at the boxes' corners, with signs. It is 1 everywhere just
+    if these are the steps of the whole: corners of several boxes cancel, save for those of the whole.
+    """
+    divided = ((lows > 0) | (highs < whole)).any(axis=0)  # along the others every box is as long as the whole
+    lows, highs, whole = lows[:, divided], highs[:, divided], whole[divided]
+    if not divided.any():
+        return len(lows) == 1
+    if lows.shape[1] > _MOST_DIVIDED:
+        return False
+    corners, signs = [], []
+    for sides in itertools.product((False, True), repeat=lows.shape[1]):
+        corners += [np.where(sides, highs, lows), np.where(sides, whole, 0)[None]]
+        sign = 1 if sum(sides) % 2 == 0 else -1
+        signs += [np.full(len(lows), sign), np.array([-sign])]
+    _, places = np.unique(np.concatenate(corners), axis=0, return_inverse=True)
+    return not np.bincount(places.ravel(), weights=np.concatenate(signs)).any()
 
 
 def _check_overlap(path: Path, stored: Stored) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry
+from nemo_demix.checkpoints.metadata import WHOLE_SHAPE, ObjectEntry, TensorEntry
 from nemo_demix.checkpoints.pickled import Dtype
 
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -37,13 +37,18 @@ class _Record:
 
 
 def metadata_bytes(
-    tensors: Mapping[str, TensorEntry], objects: Mapping[str, ObjectEntry], planner_data: Any, save_id: str
+    tensors: Mapping[str, TensorEntry],
+    objects: Mapping[str, ObjectEntry],
+    planner_data: Any,
+    save_id: str,
+    whole_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> bytes:
     """The content of `.metadata` for what a torch_dist folder holds.
 
     Args:
         planner_data: As `read_metadata` gave it: None, or plain values.
         save_id: Names this save; loaders do not compare it.
+        whole_shapes: As `Stored` has them: Megatron's loaders ask for them where it stores flattened tensors.
     """
     state: dict[str, Any] = {}
     storage = []
@@ -66,6 +71,9 @@ def metadata_bytes(
         storage_data=_Pairs(storage),
         storage_meta=meta,
         version=None,
+        **(
+            {"mcore_data": {name: {WHOLE_SHAPE: shape} for name, shape in whole_shapes.items()}} if whole_shapes else {}
+        ),
     )
     out = bytearray(b"\x80\x02")  # protocol 2
     _emit(root, out)

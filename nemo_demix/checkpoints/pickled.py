@@ -1,37 +1,38 @@
-"""The pickle that `.metadata` is, read without trusting it and without importing torch.
+"""The names that `.metadata` may use, and what stands for each of them here; `opcodes` reads the file.
 
-Checkpoints come from other people, so only the names in `_ALLOWED` may occur. None of them is imported: torch's records
+Checkpoints come from other people, so only the names in `ALLOWED` may occur. None of them is imported: torch's records
 become plain fields, its sizes tuples of integers, its dtypes their names, and what carries nothing a reader needs
 (classes of the save planner, present when Megatron caches its plans) inert placeholders.
 
 Source: torch.distributed.checkpoint.metadata; megatron.core.dist_checkpointing.strategies.torch (MCoreMetadata).
 """
 
-import io
-import pickle
-from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.checkpoints.opcodes import Instance, Named, decode
 from nemo_demix.errors import CheckpointError
 
 
-class Inert:
-    """Stands for a class whose content is not read; building it runs nothing."""
+class Inert(Instance):
+    """Stands for a class whose content is not read."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+    @classmethod
+    def made_with(cls, arguments: tuple[Any, ...]) -> "Inert":
+        """Whatever the arguments are."""
+        return cls()
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+    def take(self, state: Any) -> None:
+        """Nothing of it is kept."""
 
 
-class Fields:
+class Fields(Instance):
     """Stands for one of torch's records; importing torch's own would cost seconds, and reading needs only fields."""
 
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
+    def take(self, state: Any) -> None:
+        """A record's fields, or its state where it has one of another kind."""
+        if isinstance(state, dict) and all(type(name) is str for name in state):
             self.__dict__.update(state)
         else:
             self.state = state
@@ -53,16 +54,10 @@ class StorageInfo(Fields):
     transform_descriptors = None
 
 
-def _refuse_state(self: Any, state: Any) -> None:
-    """For classes that other reads share: pickle's BUILD, on one of them or on the class itself, ends here."""
-    raise TypeError(f"{type(self).__name__} has no state to set")
-
-
 class Dtype(str):
     """A dtype, by torch's name for it."""
 
     __slots__ = ()
-    __setstate__ = _refuse_state
 
     @property
     def itemsize(self) -> int:
@@ -74,27 +69,52 @@ class Size(tuple[int, ...]):
     """Stands for `torch.Size`: integers and nothing else."""
 
     __slots__ = ()
-    __setstate__ = _refuse_state
 
     def __new__(cls, sizes: Iterable[int] = ()) -> "Size":
         """As torch's own, refuses what is no integer."""
         values = tuple(sizes)
         if any(type(value) is not int for value in values):
-            raise TypeError(f"a size of {values!r}, expected integers")
+            raise TypeError("a size of other things than integers")
         return super().__new__(cls, values)
+
+    @classmethod
+    def made_with(cls, arguments: tuple[Any, ...]) -> "Size":
+        """From one tuple."""
+        (sizes,) = arguments
+        if not isinstance(sizes, tuple | list):
+            raise TypeError("a size of no tuple")
+        return cls(sizes)
 
 
 class Layout(str):
     """Stands for torch's look-up of a memory layout, which is of use to nobody here."""
 
     __slots__ = ()
-    __setstate__ = _refuse_state
 
     def __new__(cls, name: str) -> "Layout":
         """As torch's own, refuses a name that is none."""
         if name not in _LAYOUTS:
-            raise ValueError(f"unknown layout {name!r}")
+            raise ValueError(f"unknown layout {name[:80]!r}")
         return super().__new__(cls, name)
+
+    @classmethod
+    def made_with(cls, arguments: tuple[Any, ...]) -> "Layout":
+        """From its name."""
+        (name,) = arguments
+        if type(name) is not str:
+            raise TypeError("a layout that is no name")
+        return cls(name)
+
+
+class OrderedDict:
+    """Stands for the one of `collections`, as torch pickles it: empty, to be filled by the items that follow."""
+
+    @classmethod
+    def made_with(cls, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+        """An empty one."""
+        if arguments:
+            raise TypeError("an OrderedDict with arguments")
+        return {}
 
 
 _LAYOUTS = frozenset(
@@ -107,7 +127,7 @@ _ITEM_BYTES = {
     **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool"), 1),
     "complex128": 16,
 }
-_ALLOWED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Named] = {
     ("torch.distributed.checkpoint.metadata", "Metadata"): Metadata,
     ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"): TensorStorage,
     **{
@@ -142,20 +162,17 @@ def load(path: Path, data: bytes) -> Any:
     Raises:
         CheckpointError: if it names anything but checkpoint metadata.
         Exception: of any kind, if it is damaged; nothing of it was run.
+    Memory: a bounded multiple of `data`.
     """
-    return _Unpickler(path, data).load()
 
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, path: Path, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
+    def find(module: str, name: str) -> Named:
         try:
-            return _ALLOWED[module, name]
+            return ALLOWED[module, name]
         except KeyError:
+            shown = ascii(f"{module}.{name}")[1:-1]
             raise CheckpointError(
-                f"{self._path}: names {module}.{name}, which no checkpoint metadata needs; nothing of it was run. "
-                "Do not use this checkpoint unless you know who wrote it"
+                f"{path}: names {shown if len(shown) <= 120 else shown[:117] + '...'}, which no checkpoint metadata "
+                "needs; nothing of it was run. Do not use this checkpoint unless you know who wrote it"
             ) from None
+
+    return decode(data, find)

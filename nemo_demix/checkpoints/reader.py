@@ -8,7 +8,7 @@ import torch
 from isal.isal_zlib import crc32
 
 from nemo_demix.checkpoints.blob import damaged, find_payload
-from nemo_demix.checkpoints.files import read_into
+from nemo_demix.checkpoints.files import open_file, read_into
 from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
 from nemo_demix.errors import CheckpointError
@@ -39,7 +39,7 @@ class CheckpointReader:
         """Fill a contiguous tensor of the chunk's shape and dtype."""
         path = self.folder / chunk.file
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = open_file(self.folder, path)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; it holds a part of {name}") from None
         try:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from nemo_demix.artifacts import read_json
+from nemo_demix.artifacts import parse_json
+from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.metadata import Stored, read_metadata
 from nemo_demix.errors import CheckpointError, DemixError
 
@@ -98,7 +99,9 @@ def _is_torch_bin(name: str) -> bool:
 
 def _backend(folder: Path) -> object:
     try:
-        found = read_json(folder / "metadata.json")
+        found = parse_json(read_file(folder, folder / "metadata.json"), folder / "metadata.json")
+    except CheckpointError:
+        raise
     except DemixError as error:
         raise CheckpointError(str(error).partition(";")[0] + "; copy the checkpoint again") from None
     return found.get("sharded_backend") if isinstance(found, dict) else None

@@ -2,15 +2,16 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nemo_demix.cluster import slurm
 from nemo_demix.cluster.job_log import JobLog, SubmittedJob, task_name
 from nemo_demix.cluster.site import Site
-from nemo_demix.errors import ClusterError
+from nemo_demix.config import LaunchConfig
+from nemo_demix.errors import ClusterError, DemixError, refuse
 
 logger = logging.getLogger(__name__)
 # What `launch` itself says to sbatch.
@@ -71,16 +72,29 @@ def check_plan(plan: Sequence[PlannedJob], array_limit: int | None) -> None:
                 "(MaxArraySize in slurm.conf); ask for more there, or take fewer"
             )
         for name, option in job.options.items():
-            if name in _RESERVED:
-                raise ClusterError(
-                    f"{option.key}: `launch` sets --{name} itself; nodes come from parallel.nodes, "
-                    "tasks at a time from launch.max_parallel"
-                )
-            if name == "time" and isinstance(option.value, int) and option.value >= 3600:
-                raise ClusterError(
-                    f'{option.key}={option.value}: expected a time in quotes, as in "8:00:00": YAML reads 8:00:00 as '
-                    "a number of seconds, which sbatch would take for minutes"
-                )
+            refuse(_option_errors(name, option))
+
+
+def option_errors(config: LaunchConfig) -> Iterator[DemixError]:
+    """Options of sbatch that are not free to set, or whose value YAML has changed; of all jobs and of one stage's."""
+    for name, value in config.options.items():
+        yield from _option_errors(name, Option(value, f"launch.options.{name}"))
+    for stage in fields(config.jobs):
+        for name, value in getattr(config.jobs, stage.name).options.items():
+            yield from _option_errors(name, Option(value, f"launch.jobs.{stage.name}.options.{name}"))
+
+
+def _option_errors(name: str, option: Option) -> Iterator[DemixError]:
+    if name in _RESERVED:
+        yield ClusterError(
+            f"{option.key}: `launch` sets --{name} itself; nodes come from parallel.nodes, "
+            "tasks at a time from launch.max_parallel"
+        )
+    if name == "time" and isinstance(option.value, int) and option.value >= 3600:
+        yield ClusterError(
+            f'{option.key}={option.value}: expected a time in quotes, as in "8:00:00": YAML reads 8:00:00 as '
+            "a number of seconds, which sbatch would take for minutes"
+        )
 
 
 def submit_missing(plan: Sequence[PlannedJob], log: JobLog, site: Site, recipe: str, dry_run: bool) -> list[Outcome]:

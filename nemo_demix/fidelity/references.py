@@ -1,5 +1,6 @@
 """Which models `verify` trains: mixtures drawn as the search draws them, so that merged proxies can stand for them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import token_proportional
 from nemo_demix.search.sample import sample_mixtures
 from nemo_demix.training.jobs import blend_matrix
@@ -26,6 +27,25 @@ class Reference:
     seed: int
 
 
+def verify_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Settings of `verify` that cannot be measured, and a reference of the user's own, of which it has no use."""
+    settings = config.verify
+    if config.reference.name:
+        yield ConfigError(f"reference.name={config.reference.name}: `verify` draws its own references; leave it empty")
+    if settings.references < 3:
+        yield ConfigError(f"verify.references={settings.references}: expected at least 3, and 24 for a useful interval")
+    for share in settings.trained_shares:
+        if not 0 < share < 1:
+            yield ConfigError(
+                f"verify.trained_shares: expected shares above 0 and below 1, found {share}; a proxy with all of a "
+                "reference's tokens is the reference"
+            )
+    if not 0 < settings.confidence < 1:
+        yield ConfigError(f"verify.confidence={settings.confidence}: expected a share above 0 and below 1, as 0.95")
+    if settings.num_bootstrap < 100:
+        yield ConfigError(f"verify.num_bootstrap={settings.num_bootstrap}: expected at least 100 resamples")
+
+
 def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Reference]:
     """The references of a run; a larger number keeps the first ones.
 
@@ -33,8 +53,7 @@ def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Referen
         ConfigError: if fewer than 3 are asked for: no correlation is defined below.
     """
     settings = config.verify
-    if settings.references < 3:
-        raise ConfigError(f"verify.references={settings.references}: expected at least 3, and 24 for a useful interval")
+    refuse(verify_errors(config))
     # Merges of the components are what is verified, whatever strategy and constraints the search has.
     blend = blend_matrix(config)
     prior = token_proportional({name: record.num_train_tokens for name, record in manifest.datasets.items()})

@@ -1,7 +1,6 @@
 """An agent other than the leader: starts its part of the ranks whenever the leader says so."""
 
 import itertools
-import json
 import logging
 import signal
 import time
@@ -31,7 +30,7 @@ def follow(team: Team) -> int:
             while (message := team.read(f"launch/{number}")) is None:
                 time.sleep(POLL_S)
             if "end" in message:
-                team.store.add("left", 1)
+                team.write(f"left/{team.cohort.rank}", True)
                 return 0
             _take_part(team, number, message)
     except RuntimeError as error:  # of the store: its host is gone
@@ -42,7 +41,7 @@ def follow(team: Team) -> int:
 def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
     logs = Path(message["logs"])
     if not wait_for_file(logs / "sentinel.txt", message["sentinel"]):
-        _tell(team, number, {"agent": team.cohort.rank, "not_shared": str(logs)})
+        _tell(team, number, 0, {"agent": team.cohort.rank, "not_shared": str(logs)})
         return
     members = team.read(f"agent/{team.cohort.rank}")
     assignment = Assignment(
@@ -54,13 +53,15 @@ def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
         host_place=members["place"],
         address=team.address,
         port=team.store.port,
+        seal=team.seal.derived(f"launch/{number}"),
     )
     ranks = LocalRanks(assignment)
-    orders = 0
+    orders = events = 0
     try:
         while ranks.any_running:
             for ended in ranks.poll():
-                _tell(team, number, asdict(ended))
+                _tell(team, number, events, asdict(ended))
+                events += 1
             while (order := team.read(f"launch/{number}/order/{orders}")) is not None:
                 ranks.signal(order["signal"], order["group"])
                 orders += 1
@@ -69,6 +70,5 @@ def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
         ranks.close()
 
 
-def _tell(team: Team, number: int, event: dict[str, Any]) -> None:
-    place = team.store.add(f"launch/{number}/events", 1) - 1
-    team.store.set(f"launch/{number}/event/{place}", json.dumps(event))
+def _tell(team: Team, number: int, place: int, event: dict[str, Any]) -> None:
+    team.write(f"launch/{number}/event/{team.cohort.rank}/{place}", event)

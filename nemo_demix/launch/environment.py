@@ -2,6 +2,7 @@
 
 import gc
 import os
+from typing import Any
 
 OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
@@ -25,6 +26,13 @@ def load_torch() -> None:
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron's overlap of communication needs the order
     else:
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # megatron-core's fused helpers would each be compiled
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        torch.compile = _uncompiled  # type: ignore[assignment]
+
+
+def _uncompiled(model: Any = None, **options: object) -> Any:
+    """What torch.compile does where it is turned off, without loading the compiler: a sixth of all imports' time."""
+    return (lambda function: function) if model is None else model
 
 
 def why_not_forkable() -> str | None:

@@ -3,8 +3,8 @@
 Each group is a world of its own: one that dies takes no other with it, and what it was at goes back on the list. What a
 request gives does not depend on the group, so neither does a search's result.
 
-Keys of the store, under the launch's: `group/<g>/request/<i>` and `group/<g>/reply/<i>` (JSON), `group/<g>/array/<i>`
-(.npy).
+Keys of the store, under the launch's: `group/<g>/request/<i>` (JSON) and `group/<g>/reply/<i>` (a line of JSON, then
+the array as .npy). All are sealed (`seal.py`); a reply is taken once, and only where its request was made.
 """
 
 import io
@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ClusterError
 from nemo_demix.launch.leader import Running, start_ranks_of
+from nemo_demix.launch.seal import Seal
 from nemo_demix.launch.team import this_team
 from nemo_demix.search.proxies.groups import Reply, Request
 
@@ -140,22 +142,26 @@ class RankGroups:
         return [{**request, "announce": chunk.requests[0].get("announce", [])} for request in chunk.requests]
 
     def _send(self, running: Running, number: int, request: Request | None) -> None:
-        group = self._groups[number]
-        key = f"{running.prefix}/group/{number}/request/{group.sent}"
-        this_team().store.set(key, json.dumps(request))
+        group, store = self._groups[number], this_team().store
+        prefix = f"{running.prefix}/group/{number}"
+        for index, what in ((group.sent, "was not asked for"), (group.sent - 1, "came twice")):
+            if store.check([f"{prefix}/reply/{index}"]):
+                raise ClusterError(
+                    f"{prefix}/reply/{index}: a reply that {what}; another process writes into this run's store. The "
+                    "run ends here, what it has scored is kept: look at who else is on this machine, and run again"
+                )
+        key = f"{prefix}/request/{group.sent}"
+        store.set(key, running.seal.close(key, json.dumps(request).encode()))  # type: ignore[arg-type]  # bytes do
         group.sent += 1
 
     def _reply(self, running: Running, number: int) -> Reply | None:
-        store, index = this_team().store, self._groups[number].sent - 1
-        prefix = f"{running.prefix}/group/{number}"
-        if not store.check([f"{prefix}/reply/{index}"]):
+        store = this_team().store
+        key = f"{running.prefix}/group/{number}/reply/{self._groups[number].sent - 1}"
+        if not store.check([key]):
             return None
-        told = json.loads(store.get(f"{prefix}/reply/{index}"))
-        if not told.pop("has_array"):
-            return told, None
-        data = store.get(f"{prefix}/array/{index}")
-        store.delete_key(f"{prefix}/array/{index}")
-        return told, np.load(io.BytesIO(data), allow_pickle=False)
+        line, _, array = running.seal.open(key, store.get(key)).partition(b"\n")
+        store.delete_key(key)
+        return json.loads(line), np.load(io.BytesIO(array), allow_pickle=False) if array else None
 
 
 class StoreChannel:
@@ -165,17 +171,22 @@ class StoreChannel:
         from torch.distributed import TCPStore
 
         self._store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        self._seal = Seal.from_environment()
         launch = os.environ["NEMO_DEMIX_WORLD"].split("/")[1]
         self._prefix = f"launch/{launch}/group/{group}"
         self._index = -1
 
     def next(self) -> Request | None:
-        """See `nemo_demix.search.proxies.groups.Channel`."""
+        """See `nemo_demix.search.proxies.groups.Channel`.
+
+        Raises:
+            ClusterError: if the command did not write it.
+        """
         self._index += 1
         key = f"{self._prefix}/request/{self._index}"
         for waited in itertools.count():
             if self._store.check([key]):
-                request: Request | None = json.loads(self._store.get(key))
+                request: Request | None = json.loads(self._seal.open(key, self._store.get(key)))
                 return request
             time.sleep(_POLL_S if waited < 100 else _IDLE_POLL_S)
         raise AssertionError("unreachable")
@@ -183,10 +194,9 @@ class StoreChannel:
     def reply(self, reply: Reply) -> None:
         """See `nemo_demix.search.proxies.groups.Channel`."""
         told, array = reply
+        buffer = io.BytesIO()
         if array is not None:
-            buffer = io.BytesIO()
             np.save(buffer, array, allow_pickle=False)
-            key = f"{self._prefix}/array/{self._index}"
-            self._store.set(key, buffer.getvalue())  # type: ignore[arg-type]  # bytes are taken as they are
-        told = {**told, "has_array": array is not None}
-        self._store.set(f"{self._prefix}/reply/{self._index}", json.dumps(told))
+        key = f"{self._prefix}/reply/{self._index}"
+        message = json.dumps(told).encode() + b"\n" + buffer.getvalue()
+        self._store.set(key, self._seal.close(key, message))  # type: ignore[arg-type]  # bytes are taken as they are

@@ -69,7 +69,17 @@ def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_gr
     write_text(logs / "sentinel.txt", sentinel)
 
     number = team.next_launch()
-    assignment = Assignment(number, ranks_config, logs, placement, 0, members[0].place, team.address, team.store.port)
+    assignment = Assignment(
+        number=number,
+        config=ranks_config,
+        logs=logs,
+        placement=placement,
+        agent=0,
+        host_place=members[0].place,
+        address=team.address,
+        port=team.store.port,
+        seal=team.seal.derived(f"launch/{number}"),
+    )
     running = Running(assignment)
     try:
         if placement.num_agents > 1:
@@ -85,6 +95,7 @@ class Running:
 
     Attributes:
         dead: The first failure of each group that failed, by group.
+        seal: Of the messages between the command and these ranks.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -93,7 +104,9 @@ class Running:
         self._number, self._logs = assignment.number, assignment.logs
         self._team = this_team()
         self._ended: dict[int, Ended] = {}
-        self._events = self._orders = 0
+        self.seal = assignment.seal
+        self._events = dict.fromkeys(range(1, assignment.placement.num_agents), 0)
+        self._orders = 0
         self._stopping_since: float | None = None
         self._local = LocalRanks(assignment)
 
@@ -176,22 +189,17 @@ class Running:
             self.signal(signal.SIGKILL, group)  # the others would wait for it in a collective
 
     def _remote(self) -> list[Ended]:
-        if self.placement.num_agents == 1:
-            return []
         found = []
-        total = self._team.store.add(f"{self.prefix}/events", 0)
-        while self._events < total:
-            event = self._team.read(f"{self.prefix}/event/{self._events}")
-            if event is None:  # counted, and not written yet
-                break
-            self._events += 1
-            if "not_shared" in event:
-                host = self._team.members()[event["agent"]].host
-                raise ConfigError(
-                    f"{event['not_shared']}: written here, but not seen by {host} within 30 s; runs_dir must be on a "
-                    "file system that all nodes share"
-                )
-            found.append(Ended(**event))
+        for agent in self._events:
+            while (event := self._team.read(f"{self.prefix}/event/{agent}/{self._events[agent]}")) is not None:
+                self._events[agent] += 1
+                if "not_shared" in event:
+                    host = self._team.members()[agent].host
+                    raise ConfigError(
+                        f"{event['not_shared']}: written here, but not seen by {host} within 30 s; runs_dir must be on "
+                        "a file system that all nodes share"
+                    )
+                found.append(Ended(**event))
         return found
 
 

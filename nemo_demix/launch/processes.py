@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,11 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from nemo_demix.launch import seal
 from nemo_demix.launch.environment import STEP_VARIABLES
 from nemo_demix.launch.placement import Placement
+from nemo_demix.launch.seal import Seal
+from nemo_demix.launch.team import LOOPBACK
 from nemo_demix.launch.worker import become_rank
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, STOP
 
@@ -63,6 +67,7 @@ class Assignment:
     Attributes:
         address, port: Of the store that the ranks meet in.
         host_place: The agent's place among those of its host.
+        seal: Of the messages between the command and the ranks.
     """
 
     number: int
@@ -73,6 +78,7 @@ class Assignment:
     host_place: int
     address: str
     port: int
+    seal: Seal
 
 
 class LocalRanks:
@@ -132,8 +138,11 @@ class LocalRanks:
             "MASTER_ADDR": given.address,
             "MASTER_PORT": given.port,
             "NEMO_DEMIX_WORLD": f"world/{given.number}/{group}",
+            seal.VARIABLE: given.seal.hexadecimal,
         }
         environment = {name: value for name, value in os.environ.items() if name not in STEP_VARIABLES}
+        if given.address == LOOPBACK and "lo" in (name for _, name in socket.if_nameindex()):
+            environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are here: gloo need not listen elsewhere
         environment |= {name: str(value) for name, value in variables.items()}
         arguments = [str(given.config), str(given.logs), str(rank), str(group)]
         context = multiprocessing.get_context("forkserver")

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from queue import SimpleQueue
 
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.errors import CheckpointError
 
 _MAX_OPEN = 384  # of the sources, and as many of the outputs: a process may often have 1024
@@ -28,10 +29,15 @@ def as_mistake(error: Exception, output: Path) -> Exception:
 
 
 class OpenFiles:
-    """Descriptors by path; the one used longest ago is closed when there are too many."""
+    """Descriptors by path; the one used longest ago is closed when there are too many.
 
-    def __init__(self, flags: int) -> None:
-        self._flags = flags
+    Args:
+        write: Whether files of our own are opened, to be written; others are read, and no link out of their folder is
+            followed.
+    """
+
+    def __init__(self, write: bool = False) -> None:
+        self._write = write
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def __getitem__(self, path: str) -> int:
@@ -46,7 +52,7 @@ class OpenFiles:
         if len(self._open) >= _MAX_OPEN:
             os.close(self._open.popitem(last=False)[1])
         try:
-            self._open[path] = os.open(path, self._flags)
+            self._open[path] = os.open(path, os.O_RDWR) if self._write else open_file(Path(path).parent, Path(path))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing") from None
         return self._open[path]

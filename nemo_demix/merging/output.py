@@ -1,9 +1,7 @@
 """The folders a merge writes: prepared under a temporary name, finished, published by a rename, the record last."""
 
-import io
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from nemo_demix.checkpoints.files import read_into
 from nemo_demix.checkpoints.layouts import TRACKER
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry, dtype_name
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.objects import COMMON, CommonState, check_archive
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
@@ -109,7 +108,7 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
             for t, tensor in enumerate(plan.tensors)
             for c in range(len(tensor.chunks[index]))
         }
-        files = OpenFiles(os.O_RDONLY)
+        files = OpenFiles()
         seen = {}
         for (t, c), count, crc in whole_chunks(runs, itemsizes):
             tensor = plan.tensors[t]
@@ -130,7 +129,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
 
 
 def read_objects(plan: MergePlan) -> dict[str, bytes]:
-    """The byte objects of the outputs. They must agree in all components, unless one was named to take them from.
+    """The byte objects of the outputs. Those of the model must agree in all components, unless one was named to take
+    them from.
 
     Raises:
         CheckpointError: if they differ, or an archive among them is damaged.
@@ -145,13 +145,15 @@ def read_objects(plan: MergePlan) -> dict[str, bytes]:
                     f"{name} differs between {template.name} and {source.name}; it is not averaged: name the component "
                     "to take such state from: merge.objects_from="
                 )
-    return by_source[template.name]
+    return {**by_source[template.name], **template.common}
 
 
 def _objects_of(source: Source) -> dict[str, bytes]:
     found = {}
-    files = OpenFiles(os.O_RDONLY)
+    files = OpenFiles()
     for name, entry in source.stored.objects.items():
+        if name in source.common:
+            continue
         path = source.layout.weights / entry.file
         data = bytearray(entry.num_bytes)
         read_into(files[str(path)], memoryview(data), entry.file_offset)
@@ -159,21 +161,6 @@ def _objects_of(source: Source) -> dict[str, bytes]:
         found[name] = bytes(data)
     files.close()
     return found
-
-
-def check_archive(data: bytes, what: str) -> None:
-    """Refuse a torch.save archive whose CRCs do not hold; nothing of it is unpickled.
-
-    Raises:
-        CheckpointError: naming what is damaged.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            bad = archive.testzip()
-    except Exception as error:  # zipfile raises many kinds on damaged bytes
-        raise CheckpointError(f"{what} is damaged: {error}; copy the checkpoint again") from None
-    if bad is not None:
-        raise CheckpointError(f"{what} is damaged: the CRC of {bad} does not hold; copy the checkpoint again")
 
 
 def finish(
@@ -229,10 +216,10 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
     layout = template.layout
     found = {}
     for relative in layout.companions:
-        data = (layout.root / relative).read_bytes()
-        if relative.name == "common.pt":
+        data = layout.read(relative)
+        if relative.name == COMMON:
             check_archive(data, str(layout.root / relative))
-            data = without_training_state(data, layout.root / relative)
+            data = without_training_state(CommonState(str(layout.root / relative), data))
         elif relative.suffix == ".pt":
             check_archive(data, str(layout.root / relative))
         found[relative] = data
@@ -251,7 +238,7 @@ def _metadata(plan: MergePlan) -> bytes:
         for name, entry in stored.tensors.items()
     }
     objects = {
-        name: ObjectEntry(file, offset, stored.objects[name].num_bytes)
+        name: ObjectEntry(file, offset, plan.template.object_bytes(name))
         for name, (file, offset) in plan.object_offsets.items()
     }
     planner_data = stored.planner_data

@@ -64,7 +64,7 @@ def check_payloads(plan: MergePlan, worker: int, num_workers: int) -> None:
     Raises:
         CheckpointError: naming the first that differs.
     """
-    files = OpenFiles(os.O_RDONLY)
+    files = OpenFiles()
     chunks = [
         (source, tensor, chunk)
         for index, source in enumerate(plan.sources)

@@ -232,7 +232,7 @@ def _place(
         for name, index in items:
             if index is None:
                 object_offsets[name] = (file, offset)
-                offset += template.stored.objects[name].num_bytes
+                offset += template.object_bytes(name)
             else:
                 chunk = by_name[name].chunks[-1][index]
                 length = frame(chunk.sizes, by_name[name].out_dtype).length

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,11 @@ import torch
 
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
+from nemo_demix.checkpoints.common_state import without_training_state
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
-from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_common_state, is_training_state, read_metadata
+from nemo_demix.checkpoints.objects import CommonState, check_archive, read_object
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,7 @@ class Source:
     path: Path
     layout: Layout
     stored: Stored  # without training state
+    common: Mapping[str, bytes]  # the common state without training state, where it is a byte object: by its name
     left_out: tuple[str, ...]  # names of training state
     files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
 
@@ -40,6 +45,10 @@ class Source:
         metadata = file_sha256(self.layout.weights / ".metadata")
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
+    def object_bytes(self, name: str) -> int:
+        """The length of a byte object as an output has it."""
+        return len(self.common[name]) if name in self.common else self.stored.objects[name].num_bytes
+
     def check_unchanged(self) -> None:
         """Refuse a source that was written to since it was opened.
 
@@ -48,7 +57,7 @@ class Source:
         """
         for file, before in self.files.items():
             path = self.layout.root / file
-            if _stat(path) != before:
+            if _stat(self.layout.home(Path(file)), path) != before:
                 raise CheckpointError(
                     f"{path}: changed while it was merged; nothing was published. Merge again when nothing writes to it"
                 )
@@ -79,14 +88,21 @@ def open_source(name: str, path: Path) -> Source:
     files = {}
     for relative, num_bytes in sorted(needed.items()):
         where = layout.root / relative
-        files[str(relative)] = _stat(where)
+        files[str(relative)] = _stat(layout.home(relative), where)
         if files[str(relative)][0] < num_bytes:
             raise CheckpointError(
                 f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[str(relative)][0]}; "
                 "copy the checkpoint again"
             )
     check_objects(layout, objects)
-    return Source(name, path, layout, Stored(tensors, objects, stored.planner_data), tuple(left_out), files)
+    common = {}
+    for key, entry in objects.items():
+        if is_common_state(key):
+            found = CommonState(f"{layout.weights / entry.file}: {key}", read_object(layout.weights, entry))
+            check_archive(found.data, found.where)
+            common[key] = without_training_state(found)
+    kept = Stored(tensors, objects, stored.planner_data, {})
+    return Source(name, path, layout, kept, common, tuple(left_out), files)
 
 
 def recorded_base(source: Source) -> tuple[str, str] | None:
@@ -106,11 +122,15 @@ def recorded_base(source: Source) -> tuple[str, str] | None:
         return None
 
 
-def _stat(path: Path) -> tuple[int, int, int]:
+def _stat(root: Path, path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        descriptor = open_file(root, path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; it is a part of the checkpoint: copy that again") from None
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
@@ -167,7 +187,9 @@ def compare(components: Sequence[Source], base: Source | None, objects_from: str
         for name, entry in first.stored.tensors.items():
             _compare_tensor(where, name, entry, other.stored.tensors[name])
         if objects_from is None:
-            odd = sorted(set(first.stored.objects) ^ set(other.stored.objects))
+            # The common state is the template's, as a `common.pt` is: what matters of it is the architecture.
+            ours, theirs = (set(source.stored.objects) - set(source.common) for source in (first, other))
+            odd = sorted(ours ^ theirs)
             if odd:
                 raise CheckpointError(
                     f"{where} differ in {len(odd)} byte objects, first {odd[0]}; name the component to take them from: "
@@ -181,9 +203,9 @@ def compare(components: Sequence[Source], base: Source | None, objects_from: str
 def _compare_small_files(template: Source, other: Source) -> None:
     """Say where the files that outputs take over are not those of another component."""
     for path in template.layout.companions:
-        mine, theirs = template.layout.root / path, other.layout.root / path
+        theirs = other.layout.root / path
         shared = path.name in _SHARED_NAMES or path.parent.name == _SHARED_FOLDER
-        if shared and theirs.is_file() and mine.read_bytes() != theirs.read_bytes():
+        if shared and theirs.is_file() and template.layout.read(path) != other.layout.read(path):
             logger.warning(
                 "%s differs between %s and %s; the outputs take over that of %s",
                 path, template.name, other.name, template.name,

@@ -32,7 +32,7 @@ class SourceBlocks:
     def __init__(self, plan: MergePlan, keep_crcs: bool = True) -> None:
         self._plan = plan
         self._keep_crcs = keep_crcs
-        self._files = OpenFiles(os.O_RDONLY)
+        self._files = OpenFiles()
         self._places: dict[tuple[int, int, int], tuple[str, int]] = {}
         widest = max(tensor.rows.width for tensor in plan.tensors)
         self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
@@ -146,7 +146,7 @@ class Worker:
         self._weights = {name: output_weights(plan, folder) for name, folder in folders.items()}
         self._journal = journal
         self._sources = SourceBlocks(plan)
-        self._outputs = OpenFiles(os.O_RDWR)
+        self._outputs = OpenFiles(write=True)
         self._writeback = EarlyWriteback(plan.output_bytes * len(folders))
         self._touched: set[str] = set()
         num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)

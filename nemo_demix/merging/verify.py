@@ -62,7 +62,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: naming the first that differs.
     """
-    files = OpenFiles(os.O_RDONLY)
+    files = OpenFiles()
     for name, entry in record["files"].items():
         path = folder / name
         descriptor = files[str(path)]

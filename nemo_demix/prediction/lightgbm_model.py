@@ -3,6 +3,7 @@
 Axes: M mixtures it is fitted on, X mixtures it predicts, C components.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nemo_demix.config import PredictorConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Bootstrapped, Kind, Model, Settled
 from nemo_demix.prediction.folds import INNER_FOLDS, draw_folds, out_of_fold
@@ -50,6 +51,15 @@ class Regressor:
         return np.asarray(self.booster.predict(weights_XC, num_threads=1))
 
 
+def lightgbm_errors(config: PredictorConfig) -> Iterator[DemixError]:
+    """Settings that LightGBM takes no model from."""
+    if config.num_leaves < 2 or config.num_rounds < 1 or config.min_data_in_leaf < 1 or config.learning_rate <= 0:
+        yield ConfigError(
+            "search.predictor: expected num_leaves >= 2, num_rounds >= 1, min_data_in_leaf >= 1 and learning_rate > 0, "
+            f"found {config.num_leaves}, {config.num_rounds}, {config.min_data_in_leaf} and {config.learning_rate}"
+        )
+
+
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
     """The given settings, or with `tune` those with the least squared error out of fold.
 
@@ -57,11 +67,7 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
         ConfigError: if a setting is out of range.
     Source: DeMix §2.4 (one regressor a benchmark, learning rate 0.02, 300 rounds). Departs from it with `tune`.
     """
-    if config.num_leaves < 2 or config.num_rounds < 1 or config.min_data_in_leaf < 1 or config.learning_rate <= 0:
-        raise ConfigError(
-            "search.predictor: expected num_leaves >= 2, num_rounds >= 1, min_data_in_leaf >= 1 and learning_rate > 0, "
-            f"found {config}"
-        )
+    refuse(lightgbm_errors(config))
     if not config.tune:
         return _settled(config)
     fold_M = draw_folds(weights_MC, INNER_FOLDS, np.random.default_rng(seed))

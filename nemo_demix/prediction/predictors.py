@@ -15,11 +15,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from nemo_demix.config import PredictorConfig
-from nemo_demix.errors import ConfigError, ScoreError
+from nemo_demix.errors import ConfigError, DemixError, ScoreError, near, refuse
 from nemo_demix.mixture import Array, check_rows
 from nemo_demix.prediction.base import Kind, Model, Predictor, Settled, resampled_rows
 from nemo_demix.prediction.ensembles import AUTO, MEMBERS, STACKED
 from nemo_demix.prediction.inputs import check_enough, check_scored
+from nemo_demix.prediction.lightgbm_model import lightgbm_errors
 
 PREDICTORS: dict[str, Kind] = {**MEMBERS, "auto": AUTO, "stacked": STACKED}
 
@@ -49,6 +50,21 @@ class FittedPredictor:
         """See `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
         return _by_benchmark(self.models, lambda name: self.models[name].predict_std(weights_XC))
+
+
+def predictor_errors(config: PredictorConfig) -> Iterator[DemixError]:
+    """A kind that does not exist, and settings that nothing can be fitted by."""
+    if config.kind not in PREDICTORS:
+        yield ConfigError(
+            f"search.predictor.kind: expected one of {', '.join(PREDICTORS)}, found {config.kind!r}"
+            f"{near(config.kind, PREDICTORS)}"
+        )
+    if config.num_bootstrap < 2:
+        yield ConfigError(
+            f"search.predictor.num_bootstrap: expected 2 refits or more, for a standard deviation, "
+            f"found {config.num_bootstrap}"
+        )
+    yield from lightgbm_errors(config)
 
 
 def fit_predictor(config: PredictorConfig, weights_MC: Array, scores: Mapping[str, Array], seed: int) -> Predictor:
@@ -106,13 +122,7 @@ def checked_inputs(
     Raises:
         ConfigError, MixtureError, ScoreError: as `fit_predictor`.
     """
-    if config.kind not in PREDICTORS:
-        raise ConfigError(f"search.predictor.kind: expected one of {', '.join(PREDICTORS)}, found {config.kind!r}")
-    if config.num_bootstrap < 2:
-        raise ConfigError(
-            f"search.predictor.num_bootstrap: expected 2 refits or more, for a standard deviation, "
-            f"found {config.num_bootstrap}"
-        )
+    refuse(predictor_errors(config))
     weights_MC, columns = check_scored(weights_MC, scores)
     min_rows = PREDICTORS[config.kind].min_rows(weights_MC.shape[1])
     return weights_MC, columns, check_enough(config.kind, weights_MC, min_rows)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError
 
 _PACKAGE = "nemo.collections.llm."
@@ -56,15 +56,14 @@ def read_context(checkpoint: Path) -> ModelContext:
             "(weights/ and context/). Copy context/ from another checkpoint of the same model beside weights/"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_file(checkpoint, path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: not found; context/io.json alone is not read, because it can name code to run. Save the "
             "checkpoint with NeMo 2.7, or copy model.yaml from another checkpoint of the same model"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: expected plain YAML, found: {reason}; nothing of it was run") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected plain YAML, found: {error}; nothing of it was run") from None
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a model with its config, found neither; copy the checkpoint again")
@@ -81,7 +80,7 @@ def read_context(checkpoint: Path) -> ModelContext:
 def _class(path: Path, target: Any, kind: type) -> type:
     """A class of NeMo's by its dotted name; only modules of NeMo's own collection are imported."""
     refused = CheckpointError(
-        f"{path}: names {target}; expected a {kind.__name__} of {_PACKAGE}*; nothing of it was run. "
+        f"{path}: names {str(target)[:120]!r}; expected a {kind.__name__} of {_PACKAGE}*; nothing of it was run. "
         "Models defined elsewhere cannot be exported"
     )
     if not isinstance(target, str) or not target.startswith(_PACKAGE):
@@ -101,7 +100,7 @@ def _carried(path: Path, config: Mapping[str, Any], config_class: type) -> dict[
     values = {name: config[name] for name in _CARRIED if name in known and name in config}
     for name, value in values.items():
         if value is not None and not isinstance(value, (bool, int, float)):
-            raise CheckpointError(f"{path}: config.{name}: expected a number, found {value!r}")
+            raise CheckpointError(f"{path}: config.{name}: expected a number, found {str(value)[:80]!r}")
     return values
 
 
@@ -115,8 +114,8 @@ def _check_assumed(path: Path, config: Mapping[str, Any], config_class: type) ->
             expected = getattr(expected, "__name__", None)
         if found != expected:
             raise CheckpointError(
-                f"{path}: config.{field.name} is {found}, where {config_class.__name__} has {expected}; Hugging Face's "
-                "model of this family has no place for it, so it cannot be exported"
+                f"{path}: config.{field.name} is {str(found)[:80]}, where {config_class.__name__} has {expected}; "
+                "Hugging Face's model of this family has no place for it, so it cannot be exported"
             )
 
 

@@ -8,11 +8,12 @@ Importing this does not import torch: how many ranks there are is known before a
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nemo_demix.config import ParallelConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError, refuse
 
 if TYPE_CHECKING:
     import torch
@@ -40,27 +41,33 @@ def world_size(parallel: ParallelConfig) -> int:
     Raises:
         ConfigError: if a size is below 1, or sizes do not divide.
     """
-    for name in ("tensor", "pipeline", "data", "expert", "nodes"):
-        size = getattr(parallel, name)
-        if size < 1:
-            raise ConfigError(f"parallel.{name}={size}: expected at least 1")
+    refuse(layout_errors(parallel))
+    return parallel.tensor * parallel.pipeline * parallel.data
+
+
+def layout_errors(parallel: ParallelConfig) -> Iterator[DemixError]:
+    """Sizes below 1, or that do not divide."""
+    small = [name for name in ("tensor", "pipeline", "data", "expert", "nodes") if getattr(parallel, name) < 1]
+    for name in small:
+        yield ConfigError(f"parallel.{name}={getattr(parallel, name)}: expected at least 1")
+    if small:
+        return
     # Experts are spread over the ranks of a pipeline stage in order, so that an expert group is either inside a
     # tensor group or made of whole ones.
     if parallel.tensor % parallel.expert and (
         parallel.expert % parallel.tensor or parallel.data % (parallel.expert // parallel.tensor)
     ):
-        raise ConfigError(
+        yield ConfigError(
             f"parallel.expert={parallel.expert}: expected a divisor of tensor {parallel.tensor}, or tensor "
             f"{parallel.tensor} x a divisor of data {parallel.data}; a pipeline stage has tensor x data = "
             f"{parallel.tensor * parallel.data} ranks to divide the experts between"
         )
     total = parallel.tensor * parallel.pipeline * parallel.data
     if total % parallel.nodes:
-        raise ConfigError(
+        yield ConfigError(
             f"parallel: tensor {parallel.tensor} x pipeline {parallel.pipeline} x data {parallel.data} = {total} ranks "
             f"do not divide over nodes={parallel.nodes}"
         )
-    return total
 
 
 def start_ranks(parallel: ParallelConfig) -> Ranks:

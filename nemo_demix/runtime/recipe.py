@@ -4,22 +4,25 @@ The factory is called with what it accepts; everything a run must control is the
 factories with short signatures work too. The caller applies `model.overrides` last, so that they win.
 """
 
+import ast
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 
-from nemo_demix.config import DemixConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.config import DemixConfig, ModelConfig
+from nemo_demix.errors import ConfigError, DemixError, near
 from nemo_demix.model_shape import ATTRIBUTES, UNEVEN, ModelShape, check_layout, shape_of
 from nemo_demix.runtime.ranks import world_size
+from nemo_demix.stack import locate
 
 logger = logging.getLogger(__name__)
 
+_EXAMPLE = "nemo.collections.llm.recipes.qwen3_1p7b.pretrain_recipe"
 DTYPES = {"bf16-mixed": "bfloat16", "16-mixed": "float16", "32": "float32"}  # torch's names, by train.precision
 
 
@@ -32,13 +35,43 @@ def load_factory(path: str) -> Callable[..., Any]:
     try:
         factory = get_object(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"model.recipe={path}: not found ({error}); expected a factory such as "
-            "nemo.collections.llm.recipes.qwen3_1p7b.pretrain_recipe"
-        ) from None
+        raise ConfigError(f"model.recipe={path}: not found ({error}); expected a factory such as {_EXAMPLE}") from None
     if not callable(factory):
         raise ConfigError(f"model.recipe={path}: expected a function, found {type(factory).__name__}")
     return factory  # type: ignore[no-any-return]
+
+
+def factory_errors(model: ModelConfig) -> Iterator[DemixError]:
+    """A factory that is not there, or does not take an argument, by its source: it is not imported."""
+    module, _, name = model.recipe.rpartition(".")
+    try:
+        spec = locate(module) if module else None
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        yield ConfigError(
+            f"model.recipe={model.recipe}: no module {module or model.recipe}; expected a factory such as {_EXAMPLE}"
+        )
+        return
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    functions = {one.name: one for one in tree.body if isinstance(one, ast.FunctionDef)}
+    if name not in functions:
+        named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        named |= {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        if name not in named:
+            hint = near(name, functions) or f"; expected one of {', '.join(functions)}"
+            yield ConfigError(f"model.recipe={model.recipe}: {module} has no {name}{hint}")
+        return  # made in another way than by `def`: known when it is imported
+    arguments = functions[name].args
+    known = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    for key in model.recipe_args:
+        if key not in known and arguments.kwarg is None:
+            yield ConfigError(f"model.recipe_args.{key}: {model.recipe} takes {', '.join(known)}{near(key, known)}")
 
 
 def apply_overrides(target: Any, overrides: Mapping[str, Any], path: str = "model.overrides") -> None:

@@ -4,17 +4,19 @@ Names of scores: `benchmark/<name>`, `benchmark/<name>:judged` (of items that no
 `external/<command>/<name>`, `heldout/<name>`; all but the last kind belong to a capability.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import SuiteConfig
+from nemo_demix.errors import DemixError, ScoreError
 from nemo_demix.scoring.external.settings import external_fingerprints, external_scores
 from nemo_demix.scoring.harness.identity import task_fingerprints
 
 FORMAT = 2  # raise when requests are built or scored in a way that earlier scores do not share
 JUDGED = ":judged"  # after a benchmark's name: the items of suite.judged_items
 PROXY_USES = ("search", "fit")  # of the benchmarks that a search may see
+EMPTY = "the suite is empty: set suite.tasks, suite.benchmarks or suite.external, or suite.heldout_tokens above 0"
 _JUDGES = ("report", "search", "fit")  # a capability's average is over its benchmarks of the first use that it has
 
 
@@ -51,6 +53,36 @@ def judged_scores(
     for name, external in external_scores(config).items():
         found[name] = JudgedScore(external.capability, external.use, external.weight)
     return {name: score for name, score in found.items() if uses is None or score.use in uses}
+
+
+def suite_errors(config: SuiteConfig) -> Iterator[DemixError]:
+    """A suite that scores nothing, or whose texts have no room, by the configuration alone."""
+    yield from length_errors(config)
+    if not (config.benchmarks or config.tasks or config.external or config.heldout_tokens):
+        yield ScoreError(EMPTY)
+
+
+def length_errors(config: SuiteConfig) -> Iterator[DemixError]:
+    """Texts without room for a question and its answer."""
+    if config.max_length < 16:
+        yield ScoreError(f"suite.max_length={config.max_length}: expected at least 16 tokens")
+
+
+def declared_capabilities(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:
+    """The capability of every benchmark, task and external score, by its key: known before anything is prepared.
+
+    Args:
+        uses: Of those to include: PROXY_USES for a search; None: all.
+    """
+    found: dict[str, tuple[str, str]] = {
+        f"suite.benchmarks.{name}": (one.capability, one.use) for name, one in config.benchmarks.items()
+    }
+    found |= {f"suite.tasks.{name}": (one.capability, one.use) for name, one in config.tasks.items()}
+    for key, external in config.external.items():
+        found |= {
+            f"suite.external.{key}.scores.{name}": (one.capability, one.use) for name, one in external.scores.items()
+        }
+    return {key: capability for key, (capability, use) in found.items() if uses is None or use in uses}
 
 
 def averaged_scores(judged: Mapping[str, JudgedScore]) -> dict[str, JudgedScore]:

@@ -16,7 +16,7 @@ Importing this does not import torch: what a suite's identity is has to be known
 import json
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import SuiteConfig
-from nemo_demix.errors import ScoreError
+from nemo_demix.config import DemixConfig, SuiteConfig
+from nemo_demix.errors import DemixError, ScoreError, refuse
 from nemo_demix.scoring.identity import (
+    EMPTY,
     JUDGED,
     JudgedScore,
     averaged_scores,
     judged_scores,
+    length_errors,
     shares_of,
     suite_fingerprint,
 )
@@ -103,8 +105,7 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
     Raises:
         ScoreError: if the suite is empty, or a benchmark or held-out set yields nothing to score.
     """
-    if config.max_length < 16:
-        raise ScoreError(f"suite.max_length={config.max_length}: expected at least 16 tokens")
+    refuse(length_errors(config))
     tokenizer = load_tokenizer(manifest.tokenizer)
     judged = judged_scores(config, manifest, uses)
     requests: list[Request] = []
@@ -115,21 +116,52 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
     heldout = [f"heldout/{name}" for name in manifest.datasets] if config.heldout_tokens else []
     for group, (name, dataset) in zip(heldout, manifest.datasets.items(), strict=False):
         if dataset.heldout_prefix is None:
-            raise ScoreError(
-                f"datasets.{name} has no held-out documents; give its source a `heldout` prefix, "
-                "or set suite.heldout_tokens=0"
-            )
+            raise _no_heldout(name)
         requests += _heldout_requests(group, dataset.heldout_prefix, tokenizer, config)
     suite = Suite(requests, judged, heldout, suite_fingerprint(config, manifest, uses))
     if not suite.groups:
-        raise ScoreError(
-            "the suite is empty: set suite.tasks, suite.benchmarks or suite.external, or suite.heldout_tokens above 0"
-        )
+        raise ScoreError(EMPTY)
     counts = Counter(request.group for request in requests)
     for group in suite.on_ranks:
         if group not in suite.tasks and counts[group] < 2:
             raise ScoreError(f"{group}: {counts[group]} items to score; a standard error needs at least 2")
     return suite
+
+
+def heldout_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Held-out text that is asked for and that a brought dataset does not have."""
+    for name, dataset in config.datasets.items():
+        lacks = any(source.megatron is not None and source.heldout is None for source in dataset.sources)
+        if config.suite.heldout_tokens and lacks:
+            yield _no_heldout(name)
+
+
+def judged_errors(config: SuiteConfig, sizes: Mapping[str, int]) -> Iterator[DemixError]:
+    """Items that are to judge where all, or all but one, are searched on.
+
+    Args:
+        sizes: Items of benchmarks of the registry, by their names there.
+    """
+    for name, benchmark in config.benchmarks.items():
+        known = sizes.get(benchmark.registry or "")
+        if not config.judged_items or known is None or benchmark.use != "search":
+            continue
+        searched = min(known, config.items_per_benchmark or known)
+        if known - searched < 2:
+            yield _too_few(f"benchmark/{name}", searched, known, config.items_per_benchmark)
+
+
+def _no_heldout(name: str) -> ScoreError:
+    return ScoreError(
+        f"datasets.{name} has no held-out documents; give its source a `heldout` prefix, or set suite.heldout_tokens=0"
+    )
+
+
+def _too_few(name: str, searched: int, num_items: int, limit: int | None) -> ScoreError:
+    return ScoreError(
+        f"{name}: {searched} of its {num_items} items are searched on, {num_items - searched} are left to judge by; "
+        f"lower suite.items_per_benchmark={limit}, or set suite.judged_items=0"
+    )
 
 
 def _generator(seed: int, group: str) -> np.random.Generator:
@@ -164,10 +196,7 @@ def _sampled(group: str, num_items: int, config: SuiteConfig) -> npt.NDArray[np.
         return searched
     others = np.setdiff1d(np.arange(num_items), searched)
     if len(others) < 2:
-        raise ScoreError(
-            f"{name}: {len(searched)} of its {num_items} items are searched on, {len(others)} are left to judge by; "
-            f"lower suite.items_per_benchmark={limit}, or set suite.judged_items=0"
-        )
+        raise _too_few(name, len(searched), num_items, limit)
     count = min(config.judged_items, len(others))
     return np.sort(_generator(config.seed, group).choice(others, count, replace=False))
 

@@ -1,15 +1,18 @@
 """The plain alternatives to a search, as data shares: what a chosen mixture has to beat."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.errors import ConfigError, DemixError, MixtureError, found_by, near, refuse
 from nemo_demix.mixture import check_simplex, token_proportional
 
 CHOSEN = "mixture"  # the final run's name among its baselines
+PUBLISHED = "demix"  # beside the baselines: what DeMix's published search ends with on the same proxies
+HEURISTIC = "heuristic"  # where the configuration gives it
+PLAIN_BASELINES = ("proportional", "equal", "unimax")
 
 
 def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
@@ -26,8 +29,38 @@ def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, di
         "unimax": unimax_shares(tokens, config.final.num_tokens, config.search.unimax_epochs),
     }
     if heuristic := heuristic_shares(config, list(tokens)):
-        shares["heuristic"] = heuristic
+        shares[HEURISTIC] = heuristic
     return shares
+
+
+def baseline_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Baselines that do not exist or cannot be worked out: of the final run, of the floors, and the user's own."""
+    own = (HEURISTIC,) if config.search.heuristic or config.search.heuristic_from is not None else ()
+    known = (*PLAIN_BASELINES, *own)
+    published = (PUBLISHED,) if config.search.strategy == "recommended" else ()
+    for name in config.final.baselines:
+        if name not in (*known, *published):
+            yield unknown_baseline(name, (*known, *published))
+    if config.search.floor_baseline not in known:
+        yield unknown_floor_baseline(config.search.floor_baseline, known)
+    yield from found_by(lambda: heuristic_shares(config, list(config.datasets)))
+    yield from epoch_errors(config.search.unimax_epochs)
+
+
+def unknown_baseline(name: str, known: Collection[str]) -> ConfigError:
+    """Of a name under `final.baselines`."""
+    return ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(known)}{near(name, known)}")
+
+
+def unknown_floor_baseline(name: str, known: Collection[str]) -> ConfigError:
+    """Of a name under `search.floor_baseline`."""
+    return ConfigError(f"search.floor_baseline={name}: expected one of {', '.join(known)}{near(name, known)}")
+
+
+def epoch_errors(max_epochs: float) -> Iterator[DemixError]:
+    """A bound on repetitions that leaves no data."""
+    if not (math.isfinite(max_epochs) and max_epochs > 0):
+        yield ConfigError(f"search.unimax_epochs={max_epochs}: expected a number of epochs above 0")
 
 
 def heuristic_shares(config: DemixConfig, datasets: Sequence[str]) -> dict[str, float]:
@@ -85,8 +118,7 @@ def unimax_shares(tokens_by_dataset: Mapping[str, int], num_tokens: int, max_epo
 
     Source: UniMax, Chung et al. 2023 (arXiv:2304.09151), algorithm 1.
     """
-    if not (math.isfinite(max_epochs) and max_epochs > 0):
-        raise ConfigError(f"search.unimax_epochs={max_epochs}: expected a number of epochs above 0")
+    refuse(epoch_errors(max_epochs))
     if min(tokens_by_dataset.values(), default=0) < 0 or not any(tokens_by_dataset.values()):
         raise MixtureError(f"token counts: expected counts >= 0, not all 0; found {dict(tokens_by_dataset)}")
     left = float(num_tokens)

@@ -26,7 +26,6 @@ from nemo_demix.search.space import SearchSpace
 
 FIRST_STREAM, POOL_STREAM, DRAW_STREAM = 0, 1, 2  # of random numbers, beside (seed, step)
 REFIT_POOL = 20_000  # mixtures that each bootstrap refit ranks
-PUBLISHED = "demix"  # beside the baselines: what DeMix's published search ends with on the same proxies
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, group_fingerprints, judged_scores
 from nemo_demix.search.score_log import ProxyIdentity
+from nemo_demix.search.space import NOTHING_TO_SEE
 from nemo_demix.training.jobs import TrainJob, base_job, proxy_settings
 
 KINDS = ("merge", "predictions", "trained")
@@ -36,7 +37,7 @@ def proxy_identity(
     uses = None if with_report else PROXY_USES
     judged = judged_scores(config.suite, manifest, uses)
     if not judged:
-        raise ScoreError("the search may see no benchmark; add one to suite.benchmarks or suite.tasks with use=search")
+        raise ScoreError(NOTHING_TO_SEE)
     if kind == "trained":
         fingerprints = {name: record.fingerprint for name, record in manifest.datasets.items()}
     else:

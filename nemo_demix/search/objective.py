@@ -7,13 +7,13 @@ puts each capability on the scale from the worst to the best proxy that was scor
 Axes: M mixtures of the pool.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.errors import ConfigError, MixtureError, ScoreError
+from nemo_demix.errors import ConfigError, DemixError, MixtureError, ScoreError, found_by, near, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import average_ranks
 
@@ -176,6 +176,13 @@ def capability_weights(given: Mapping[str, float], capabilities: Mapping[str, bo
     return weights
 
 
+def floor_errors(floors: Mapping[str, float], known: Collection[str]) -> Iterator[DemixError]:
+    """Floors of capabilities that are not in the objective, or that are no numbers from 0."""
+    yield from found_by(lambda: _check_capabilities("search.floors", floors, known))
+    if bad := {name: value for name, value in floors.items() if not (np.isfinite(value) and value >= 0)}:
+        yield ConfigError(f"search.floors: expected numbers >= 0 in the scores' unit, found {bad}")
+
+
 def above_floors(
     averages: Mapping[str, Array],
     baseline: Mapping[str, float],
@@ -196,9 +203,7 @@ def above_floors(
     Raises:
         ConfigError: if a capability is unknown or a floor is not a number >= 0.
     """
-    _check_capabilities("search.floors", floors, averages)
-    if bad := {name: value for name, value in floors.items() if not (np.isfinite(value) and value >= 0)}:
-        raise ConfigError(f"search.floors: expected numbers >= 0 in the scores' unit, found {bad}")
+    refuse(floor_errors(floors, averages))
     above_M = np.ones(len(next(iter(averages.values()))), dtype=bool)
     for name, floor in floors.items():
         above_M &= worse_by(averages[name], baseline[name], scales[name]) <= floor
@@ -233,9 +238,12 @@ def _weighted_mean(columns: list[Array], averages: Mapping[str, Array], scales: 
     return mean_M
 
 
-def _check_capabilities(key: str, given: Mapping[str, float], known: Mapping[str, object]) -> None:
+def _check_capabilities(key: str, given: Mapping[str, float], known: Collection[str]) -> None:
     if unknown := [name for name in given if name not in known]:
-        raise ConfigError(f"{key}: no capability {', '.join(unknown)} in the objective; expected some of {list(known)}")
+        raise ConfigError(
+            f"{key}: no capability {', '.join(unknown)} in the objective; expected some of {list(known)}"
+            f"{near(unknown[0], known)}"
+        )
 
 
 def _check(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> None:

@@ -3,7 +3,7 @@
 Axes: M scored mixtures, X predicted ones, C components.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nemo_demix.config import SearchConfig
-from nemo_demix.errors import ConfigError, MixtureError, ScoreError
+from nemo_demix.errors import ConfigError, DemixError, MixtureError, ScoreError, near, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.predictors import fit_predictor
+from nemo_demix.search.baselines import unknown_floor_baseline
 from nemo_demix.search.objective import OBJECTIVES, Scale, above_floors, capability_weights, nearest_miss
 from nemo_demix.search.space import SearchSpace
 
@@ -147,15 +148,13 @@ def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:
         ConfigError: if there is no such baseline.
     """
     if settings.floor_baseline not in space.baselines:
-        raise ConfigError(
-            f"search.floor_baseline={settings.floor_baseline}: expected one of {', '.join(space.baselines)}"
-        )
+        raise unknown_floor_baseline(settings.floor_baseline, space.baselines)
     return space.as_array(space.blend.merge_weights_for(space.baselines[settings.floor_baseline])[0])
 
 
 def objective_scales(settings: SearchConfig, space: SearchSpace, averages: Mapping[str, Array]) -> dict[str, Scale]:
     """What each capability's scores mean to the objective, given the measured averages of the scored mixtures."""
-    check_objective(settings)
+    refuse(objective_errors(settings))
     directions = space.capability_directions()
     weights = capability_weights(settings.capability_weights, directions)
     scales = {}
@@ -165,14 +164,13 @@ def objective_scales(settings: SearchConfig, space: SearchSpace, averages: Mappi
     return scales
 
 
-def check_objective(settings: SearchConfig) -> None:
-    """Refuse an objective that does not exist.
-
-    Raises:
-        ConfigError: if it does not.
-    """
+def objective_errors(settings: SearchConfig) -> Iterator[DemixError]:
+    """An objective that does not exist."""
     if settings.objective not in OBJECTIVES:
-        raise ConfigError(f"search.objective={settings.objective}: expected one of {', '.join(OBJECTIVES)}")
+        yield ConfigError(
+            f"search.objective={settings.objective}: expected one of {', '.join(OBJECTIVES)}"
+            f"{near(settings.objective, OBJECTIVES)}"
+        )
 
 
 def _column(rows: Sequence[Row], name: str) -> Array:

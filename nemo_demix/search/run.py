@@ -14,7 +14,8 @@ from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
 from nemo_demix.scoring.items import ModelItems, Score, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
-from nemo_demix.search.choose import PUBLISHED, Choice
+from nemo_demix.search.baselines import PUBLISHED
+from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
 from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nemo_demix.config import SamplerConfig
 from nemo_demix.constraints import Constraints
-from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
 from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.search.hit_and_run import feasible_rows, num_batches
 
@@ -57,7 +57,7 @@ def sample_mixtures(
     Memory: up to 6 arrays of shape (count, C), float64.
     Source: DeMix §2.4 (uniform on the simplex) and the released script (Dirichlet, caps, grid); method notes §5.
     """
-    _check_config(config)
+    refuse(sampler_errors(config))
     prior_C = np.array(list(check_simplex(prior, constraints.blend.components, "prior").values()))
     constraints = constraints.with_max_weights(max_prior_weights(config, prior))
     num_units = round(1 / config.grid)
@@ -97,20 +97,21 @@ def max_prior_weights(config: SamplerConfig, prior: Mapping[str, float]) -> dict
     return {} if multiple is None else {name: multiple * share for name, share in prior.items()}
 
 
-def _check_config(config: SamplerConfig) -> None:
+def sampler_errors(config: SamplerConfig) -> Iterator[DemixError]:
+    """Settings of the sampler that nothing can be drawn by."""
     if config.kind not in ("uniform", "dirichlet"):
-        raise ConfigError(f"search.sampler.kind: expected uniform or dirichlet, found {config.kind!r}")
+        yield ConfigError(f"search.sampler.kind: expected uniform or dirichlet, found {config.kind!r}")
     if not MIN_GRID <= config.grid <= 0.5 or abs(round(1 / config.grid) * config.grid - 1) > 1e-9:
-        raise ConfigError(
+        yield ConfigError(
             f"search.sampler.grid: expected 1 / a whole number, from {MIN_GRID} to 0.5; found {config.grid}"
         )
     if not 0 < config.min_strength <= config.max_strength or config.num_strengths < 1:
-        raise ConfigError(
+        yield ConfigError(
             "search.sampler: expected 0 < min_strength <= max_strength and num_strengths >= 1, found "
             f"{config.min_strength}, {config.max_strength} and {config.num_strengths}"
         )
     if config.temperature <= 0:
-        raise ConfigError(f"search.sampler.temperature: expected a number above 0, found {config.temperature}")
+        yield ConfigError(f"search.sampler.temperature: expected a number above 0, found {config.temperature}")
 
 
 def _draw(config: SamplerConfig, prior_C: Array, count: int, rng: np.random.Generator) -> Array:

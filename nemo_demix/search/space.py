@@ -7,7 +7,7 @@ the blend matrix is the identity, and the weights are data shares.
 Importing this does not import torch: imported scores are searched where there is none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ import numpy as np
 
 from nemo_demix.artifacts import DataManifest, fingerprint
 from nemo_demix.config import DemixConfig, SearchConfig
-from nemo_demix.constraints import Budget, Constraints
-from nemo_demix.errors import ScoreError
+from nemo_demix.constraints import Budget, Constraints, constraint_errors
+from nemo_demix.errors import ConfigError, DemixError, ScoreError, found_by
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
-from nemo_demix.scoring.identity import PROXY_USES, group_fingerprints, judged_scores
-from nemo_demix.search.baselines import baseline_shares, given_heuristic
+from nemo_demix.scoring.identity import PROXY_USES, declared_capabilities, group_fingerprints, judged_scores
+from nemo_demix.search.baselines import baseline_errors, baseline_shares, given_heuristic
+from nemo_demix.search.objective import capability_weights, floor_errors
 
 if TYPE_CHECKING:
     from nemo_demix.training.jobs import TrainJob
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MERGED = ("recommended", "demix", "mergemix", "bayes", "mixmin")  # strategies over merge weights of components
 TRAINED = ("regmix", "climb")  # over data shares, each proxy trained
 PLAIN = ("proportional", "equal", "unimax", "heuristic")  # given data shares, no proxies
+NOTHING_TO_SEE = "the search may see no benchmark; add one to suite.benchmarks or suite.tasks with use=search"
 STRATEGIES = MERGED + TRAINED + PLAIN
 
 
@@ -131,6 +133,32 @@ def can_mix_predictions(config: DemixConfig) -> bool:
     others = [one.use for one in config.suite.tasks.values()]
     others += [score.use for command in config.suite.external.values() for score in command.scores.values()]
     return config.merge.method == "linear" and "search" not in others
+
+
+def space_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Names, shares and kinds of scores under `search` that the datasets and the suite do not have."""
+    settings, datasets = config.search, list(config.datasets)
+    yield from constraint_errors(settings.constraints, datasets)
+    capabilities = dict.fromkeys(declared_capabilities(config.suite, ("search",)).values(), True)
+    if capabilities:
+        yield from floor_errors(settings.floors, capabilities)
+        yield from found_by(lambda: capability_weights(settings.capability_weights, capabilities))
+    yield from baseline_errors(config)
+    if settings.strategy in PLAIN:
+        return
+    if not declared_capabilities(config.suite, PROXY_USES):
+        yield ScoreError(NOTHING_TO_SEE)
+    if settings.proxy in ("predictions", "both") or settings.strategy == "mixmin":
+        yield from linear_errors(config)
+
+
+def linear_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Mixtures of predictions that would stand for nothing: merges of this run are not linear."""
+    if config.merge.method != "linear":
+        yield ConfigError(
+            f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
+            "stands for a linear merge only; set merge.method=linear or search.proxy=merge"
+        )
 
 
 def search_folder(config: DemixConfig) -> Path:

@@ -15,6 +15,7 @@ from nemo_demix.search.space import search_fingerprint, search_folder
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.identity import final_fingerprint, final_shares, load_manifest
 from nemo_demix.stages.models import forget_jobs
+from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
 from nemo_demix.stages.trust import judge
@@ -46,6 +47,7 @@ def final_stage(config: DemixConfig) -> None:
         targets = [score_target(job) for job in jobs]
         names = [job.name for job in jobs if not job.is_done]
         to_score = targets_to_score(config, manifest, targets)
+        confirm_retraining(config, jobs)
         if names or to_score:
             launch(config, "final", {"task": "train_and_score", "jobs": [("final", names)], "targets": to_score})
         add_external_scores(config, manifest, targets)

@@ -10,8 +10,7 @@ from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.record import FORMAT, macro_seeds_std
 from nemo_demix.scoring.identity import suite_fingerprint
-from nemo_demix.search.baselines import CHOSEN, baseline_shares
-from nemo_demix.search.choose import PUBLISHED
+from nemo_demix.search.baselines import CHOSEN, PUBLISHED, baseline_shares, unknown_baseline
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
 
@@ -65,7 +64,7 @@ def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str,
         available[PUBLISHED] = mixture["baselines"][PUBLISHED]["data_shares"]
     for name in config.final.baselines:
         if name not in available:
-            raise ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(available)}")
+            raise unknown_baseline(name, available)
     return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
 
 

@@ -23,7 +23,8 @@ from nemo_demix.config import DemixConfig, LaunchJobConfig
 from nemo_demix.errors import ClusterError, ConfigError
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.stages.pipeline import PipelineStage, pipeline
+from nemo_demix.stages.pipeline import PipelineStage, pipeline, trained_jobs
+from nemo_demix.stages.retraining import confirm_retraining
 
 logger = logging.getLogger(__name__)
 THROUGH = ("slurm", "nemo_run", "local")
@@ -59,6 +60,7 @@ def launch_stage(config: DemixConfig) -> None:
         if log.jobs and log.silence:
             print(f"# not known: which of the {len(log.jobs)} jobs submitted before are queued ({log.silence})")
         return
+    confirm_retraining(config, trained_jobs(stages))
     with folder_lock(launch_folder(config), "name="):
         log = job_log(config, settle=True)
         if log.silence and settings.through != "local":
@@ -181,7 +183,8 @@ def check_same_configuration(config: DemixConfig, log: JobLog, recipe: str) -> N
 
 def _content(config: DemixConfig) -> dict[str, Any]:
     """The configuration as plain values, without what belongs to one command."""
-    whole = replace(config, role=None, component=None, index=None, launch=replace(config.launch, dry_run=False))
+    launch = replace(config.launch, dry_run=False)
+    whole = replace(config, role=None, component=None, index=None, yes=False, launch=launch)
     return OmegaConf.to_container(OmegaConf.structured(whole), resolve=True)  # type: ignore[return-value]
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nemo_demix.artifacts import write_json
 from nemo_demix.config import DemixConfig, MergeConfig
-from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.errors import ConfigError, MixtureError, refuse
 from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.settings import DTYPES, setting_errors
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.stages.progress import Meter
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from nemo_demix.merging.run import MergeReport
 
 logger = logging.getLogger(__name__)
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names, by merge.dtype
 _MAX_WORKERS = 8
 _REPORT = "last_merge.json"  # in the output: what the last merge cost
 
@@ -75,13 +75,8 @@ def plan_merge(config: DemixConfig) -> "MergePlan":
     settings = config.merge
     if settings.mixtures is None:
         raise ConfigError('merge.mixtures: not set; expected a JSON file {"mix_0": {"component": weight, ...}, ...}')
-    if settings.dtype is not None and settings.dtype not in DTYPES:
-        raise ConfigError(
-            f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'"
-        )
+    refuse(setting_errors(settings, settings.components or config.datasets))
     components, base = _checkpoints(config)
-    if settings.objects_from is not None and settings.objects_from not in components:
-        raise ConfigError(f"merge.objects_from={settings.objects_from}: expected one of {', '.join(components)}")
     mixtures = load_mixtures(Path(settings.mixtures), list(components), any_weights=settings.any_weights)
     for name in mixtures:
         if not _is_folder_name(name):
@@ -108,8 +103,6 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
     """The components by name, and the base: those given, or this run's own."""
     settings = config.merge
     if settings.components:
-        if "base" in settings.components:
-            raise ConfigError("merge.components.base: the base is not a component; set merge.base=")
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
     # Only a run's own components need what the other stages are made of.
     from nemo_demix.stages.identity import load_manifest

@@ -8,6 +8,7 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.launch.leader import launch
 from nemo_demix.stages.identity import load_manifest
+from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJo
     if not todo:
         logger.info("train: done already")
         return
+    confirm_retraining(config, [job for _, group in jobs for job in group])
     part = part_of(config)
     launch(config, f"train_{part}" if part else "train", {"task": "train", "jobs": todo})
 

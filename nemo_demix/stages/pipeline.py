@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from nemo_demix.artifacts import DataManifest, is_done, read_json
-from nemo_demix.config import DemixConfig, LaunchJobConfig, to_dataclasses
+from nemo_demix.config import DemixConfig
+from nemo_demix.config.overrides import stage_config
 from nemo_demix.datasets.identity import expected_fingerprint
-from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.record import fidelity_path, load_fidelity
 from nemo_demix.search.space import MERGED, search_fingerprint, search_folder
 from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
@@ -70,26 +65,14 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     return stages
 
 
-def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
-    """The configuration that a stage's jobs run with.
-
-    Raises:
-        ConfigError: if an override of launch.jobs.<stage> cannot be applied.
-    """
-    settings: LaunchJobConfig = getattr(config.launch.jobs, stage)
-    if not settings.overrides:
-        return config
-    changed = OmegaConf.structured(config)
-    where = f"launch.jobs.{stage}.overrides"
-    for text in settings.overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-            if override.is_delete() or override.is_sweep_override():
-                raise ConfigError(f"{where}: {text}: expected key=value")
-            OmegaConf.update(changed, override.key_or_group, override.value(), force_add=override.is_add())
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(f"{where}: {text}: {' '.join(str(error).split())}") from None
-    return to_dataclasses(changed)
+def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
+    """The base and the components that these stages train, where the data are prepared."""
+    found: list[TrainJob] = []
+    for stage in stages:
+        if stage.name in ("base", "components") and (manifest := _manifest(stage.config)) is not None:
+            is_base = stage.name == "base"
+            found += [base_job(stage.config, manifest)] if is_base else component_jobs(stage.config, manifest)
+    return found
 
 
 def _manifest(config: DemixConfig) -> DataManifest | None:

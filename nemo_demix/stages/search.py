@@ -4,13 +4,14 @@ import logging
 
 from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.placement import search_groups
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.run import Noise, run_search
 from nemo_demix.search.space import MERGED, PLAIN, TRAINED, search_fingerprint, search_folder, strategy_space
-from nemo_demix.search.strategies import Problem, build_strategy, check_settings
+from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
 from nemo_demix.stages.identity import load_manifest
 from nemo_demix.stages.trust import judge
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
@@ -23,7 +24,7 @@ def search_stage(config: DemixConfig) -> None:
 
     Proxies scored before are reused, by their merge weights; `force=true` scores them again.
     """
-    check_settings(config.search)
+    refuse(settings_errors(config.search))
     manifest = load_manifest(config)
     strategy = config.search.strategy
     components = component_jobs(config, manifest)

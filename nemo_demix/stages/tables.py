@@ -8,7 +8,7 @@ from rich.table import Table
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
 from nemo_demix.scoring.identity import JUDGED
-from nemo_demix.search.choose import PUBLISHED
+from nemo_demix.search.baselines import PUBLISHED
 
 _BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
 _MEANING = {

@@ -13,10 +13,10 @@ from nemo_demix.artifacts import (
     write_json,
 )
 from nemo_demix.config import DemixConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, refuse
 from nemo_demix.fidelity.columns import Row
 from nemo_demix.fidelity.record import fidelity_path
-from nemo_demix.fidelity.references import Reference
+from nemo_demix.fidelity.references import Reference, verify_errors
 from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
@@ -48,7 +48,7 @@ def verify_stage(config: DemixConfig) -> None:
     References trained before are reused, whatever was drawn with them. `force=true` trains and scores the references
     again; proxies scored before stay, as they depend on the components alone.
     """
-    check_settings(config)
+    refuse(verify_errors(config))
     manifest = load_manifest(config)
     components = component_jobs(config, manifest)
     records = [load_model(job) for job in components]
@@ -69,28 +69,6 @@ def verify_stage(config: DemixConfig) -> None:
         report["fingerprint"] = expected
         write_json(fidelity_path(config), report)
     print_fidelity(read_json(fidelity_path(config)))
-
-
-def check_settings(config: DemixConfig) -> None:
-    """Refuse settings of `verify` that cannot be measured.
-
-    Raises:
-        ConfigError: if a share of a reference's tokens, the confidence or the number of resamples is out of range, or
-            a single reference is named.
-    """
-    settings = config.verify
-    if config.reference.name:
-        raise ConfigError(f"reference.name={config.reference.name}: `verify` draws its own references; leave it empty")
-    for share in settings.trained_shares:
-        if not 0 < share < 1:
-            raise ConfigError(
-                f"verify.trained_shares: expected shares above 0 and below 1, found {share}; a proxy with all of a "
-                "reference's tokens is the reference"
-            )
-    if not 0 < settings.confidence < 1:
-        raise ConfigError(f"verify.confidence={settings.confidence}: expected a share above 0 and below 1, as 0.95")
-    if settings.num_bootstrap < 100:
-        raise ConfigError(f"verify.num_bootstrap={settings.num_bootstrap}: expected at least 100 resamples")
 
 
 def check_reference(job: TrainJob) -> None:

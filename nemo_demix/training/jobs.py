@@ -4,14 +4,17 @@ Jobs are worked out from the configuration and the manifest alone, so that what 
 before any rank is started.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, fingerprint, is_done, load_record, read_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record, read_json
 from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
 
 FORMAT = 1  # raise when training changes in a way that earlier checkpoints do not share
@@ -37,6 +40,7 @@ class TrainJob:
     load_optimizer: bool
     save_optimizer: bool  # keep the optimizer state in the finished checkpoint: a later role continues with it
     adopt: Path | None
+    inputs: dict[str, Any]  # what the fingerprint is of, as plain values
     fingerprint: str
 
     @property
@@ -48,6 +52,11 @@ class TrainJob:
     def checkpoints(self) -> Path:
         """The folder of this job's checkpoints."""
         return self.folder / "checkpoints"
+
+    @property
+    def vetted(self) -> Path:
+        """What stands for the checkpoint that this job starts or resumes from, while it runs."""
+        return self.folder / ".vetted"
 
     @property
     def checkpoint(self) -> Path:
@@ -93,15 +102,22 @@ def component_blend(config: DemixConfig, name: str) -> dict[str, float]:
     settings = config.components
     if name in settings.blends:
         return check_simplex(settings.blends[name], list(config.datasets), f"components.blends.{name}")
-    if settings.general not in config.datasets:
-        raise ConfigError(
-            f"components.general={settings.general}: no such dataset; expected one of {', '.join(config.datasets)}"
-        )
-    if not 0 <= settings.beta < 1:
-        raise ConfigError(f"components.beta={settings.beta}: expected a share in [0, 1)")
+    refuse(beta_errors(config))
     if name == settings.general:
         return {name: 1.0}
     return {settings.general: settings.beta, name: 1.0 - settings.beta} if settings.beta else {name: 1.0}
+
+
+def beta_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """What is wrong with what all components share: which dataset is the general one, and its share."""
+    settings = config.components
+    if settings.general not in config.datasets:
+        yield ConfigError(
+            f"components.general={settings.general}: no such dataset; expected one of {', '.join(config.datasets)}"
+            f"{near(settings.general, config.datasets)}"
+        )
+    if not 0 <= settings.beta < 1:
+        yield ConfigError(f"components.beta={settings.beta}: expected a share in [0, 1)")
 
 
 def blend_matrix(config: DemixConfig) -> BlendMatrix:
@@ -137,9 +153,7 @@ def base_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
 def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
     """One component model a candidate dataset, each continued from the base."""
     settings, base = config.components, base_job(config, manifest)
-    for name in (*settings.checkpoints, *settings.blends):
-        if name not in config.datasets:
-            raise ConfigError(f"components: no dataset {name}; expected one of {', '.join(config.datasets)}")
+    refuse(component_name_errors(config))
     return [
         _job(
             config, manifest, "component", name, settings, component_blend(config, name), base,
@@ -147,6 +161,30 @@ def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob
         )
         for name in config.datasets
     ]  # fmt: skip
+
+
+def component_name_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Brought components, and blends of such, that are of no dataset."""
+    for section in ("checkpoints", "blends"):
+        for name in getattr(config.components, section):
+            if name not in config.datasets:
+                yield ConfigError(
+                    f"components.{section}.{name}: no dataset {name}; expected one of {', '.join(config.datasets)}"
+                    f"{near(name, config.datasets)}"
+                )
+
+
+def blend_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """What is wrong with the shares that models are trained on, as far as the configuration gives them."""
+    datasets = list(config.datasets)
+    yield from beta_errors(config)
+    yield from component_name_errors(config)
+    for name, blend in config.components.blends.items():
+        yield from found_by(partial(check_simplex, blend, datasets, f"components.blends.{name}"))
+    if config.base.blend:
+        yield from found_by(partial(check_simplex, config.base.blend, datasets, "base.blend"))
+    if config.reference.shares:
+        yield from found_by(partial(check_simplex, config.reference.shares, datasets, "reference.shares"))
 
 
 def reference_settings(config: DemixConfig) -> ReferenceConfig:
@@ -240,6 +278,34 @@ def _references(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
     return reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in rows})
 
 
+def batch_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """A batch that does not divide over micro-batches and data-parallel ranks."""
+    train, data = config.train, config.parallel.data
+    per_step = train.micro_batch_size * data
+    if per_step > 0 and train.global_batch_size % per_step:
+        yield ConfigError(
+            f"train.global_batch_size={train.global_batch_size}: expected a multiple of "
+            f"train.micro_batch_size={train.micro_batch_size} x parallel.data={data} = {per_step}"
+        )
+
+
+def budget_errors(config: DemixConfig, role: str, settings: RoleConfig) -> Iterator[DemixError]:
+    """A budget of less than a step, or checkpoints kept beyond its end.
+
+    Args:
+        role: For the message.
+    """
+    tokens_per_step = config.train.global_batch_size * config.train.seq_length
+    num_steps = settings.num_tokens // max(1, tokens_per_step)
+    if num_steps < 1:
+        yield ConfigError(
+            f"{role}: num_tokens={settings.num_tokens} is less than one step of {tokens_per_step} "
+            "(train.global_batch_size x train.seq_length)"
+        )
+    elif settings.keep_tokens and max(1, round(max(settings.keep_tokens) / tokens_per_step)) > num_steps:
+        yield ConfigError(f"{role}: keep_tokens={max(settings.keep_tokens)} is beyond num_tokens={settings.num_tokens}")
+
+
 def _job(
     config: DemixConfig,
     manifest: DataManifest,
@@ -257,24 +323,13 @@ def _job(
         MixtureError: if the blend is not on the simplex of the datasets.
         CheckpointError: if a checkpoint to adopt is not there.
     """
-    per_step = config.train.micro_batch_size * config.parallel.data
-    if config.train.global_batch_size % per_step:
-        raise ConfigError(
-            f"train.global_batch_size={config.train.global_batch_size}: expected a multiple of "
-            f"train.micro_batch_size={config.train.micro_batch_size} x parallel.data={config.parallel.data}"
-        )
+    refuse(batch_errors(config))
+    refuse(budget_errors(config, role, settings))
     shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")
     shares = {dataset: share for dataset, share in shares.items() if share > 0}
     tokens_per_step = config.train.global_batch_size * config.train.seq_length
     num_steps = settings.num_tokens // tokens_per_step
-    if num_steps < 1:
-        raise ConfigError(
-            f"{role}: num_tokens={settings.num_tokens} is less than one step of {tokens_per_step} "
-            "(train.global_batch_size x train.seq_length)"
-        )
     keep = tuple(sorted({max(1, round(tokens / tokens_per_step)) for tokens in settings.keep_tokens}))
-    if keep and keep[-1] > num_steps:
-        raise ConfigError(f"{role}: keep_tokens={max(settings.keep_tokens)} is beyond num_tokens={settings.num_tokens}")
     every = config.train.checkpoint_every_tokens
     continued = (config.components, config.reference, config.search.trained, config.final)
     save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
@@ -313,5 +368,6 @@ def _job(
         load_optimizer=settings.load_optimizer,
         save_optimizer=save_optimizer,
         adopt=Path(adopt) if adopt else None,
+        inputs=json.loads(canonical_json(inputs)),
         fingerprint=fingerprint(**inputs),
     )

@@ -8,6 +8,7 @@ import gc
 import itertools
 import logging
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
 from nemo_demix.checkpoints.identity import find_weights, is_complete
 from nemo_demix.checkpoints.reader import relative_distance
+from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks
@@ -54,6 +56,8 @@ def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[Train
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) -> Any:
     """The whole NeMo recipe of a job: its data blend, schedule, checkpoints and start.
+
+    What it starts or resumes from it finds in `job.vetted`: see `checkpoints/vetted.py`.
 
     Raises:
         ConfigError: if the configuration names something the recipe does not have.
@@ -118,18 +122,30 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         # that `Progress` looks at is reduced: all ranks see a diverged proxy together, and go on with the next.
         recipe.trainer.strategy.ddp.check_for_nan_in_grad = False
 
-    step, resume = latest_checkpoint(job.checkpoints)
+    step, source = _source(job)
     start = None
-    if resume is None and job.start is not None:
-        start = run.Config(RestoreConfig, path=str(job.start), load_optim_state=job.load_optimizer)
+    if source is not None and not step:
+        # Artifacts are what `context/` names, which is run; the tokenizer is that of the data.
+        start = run.Config(
+            RestoreConfig, path=str(job.vetted), load_optim_state=job.load_optimizer, load_artifacts=False
+        )
     recipe.resume = run.Config(
-        nl.AutoResume, resume_from_path=str(resume) if resume else None, resume_if_exists=False, restore_config=start
+        nl.AutoResume,
+        resume_from_path=str(job.vetted) if step else None,
+        resume_if_exists=False,
+        restore_config=start,
     )
-    if resume:
+    if step:
         logger.info("%s/%s: resuming after step %d", job.role, job.name, step)
     apply_overrides(recipe, config.model.overrides)
     checked_shape(recipe, config)
     return recipe
+
+
+def _source(job: TrainJob) -> tuple[int, Path | None]:
+    """The steps that are done, and the checkpoint to go on from: the run's own newest, or the job's start, or none."""
+    step, resume = latest_checkpoint(job.checkpoints)
+    return (step, resume) if resume is not None else (0, job.start)
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, Path | None]:
@@ -159,6 +175,9 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
     started = time.monotonic()
     if ranks.is_main:
         _claim_folder(job)
+        source = _source(job)[1]
+        if source is not None:
+            vetted(source, job.vetted)
     torch.distributed.barrier()
     task = fdl.build(training_recipe(config, manifest, job))
     arguments = task.keywords
@@ -167,6 +186,9 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
     saver: StepCheckpoint = arguments["log"].ckpt
     saver.stop_request = stop_request
     task()
+    torch.distributed.barrier()  # every rank has read what it started from
+    if ranks.is_main:
+        shutil.rmtree(job.vetted, ignore_errors=True)
     destroy_num_microbatches_calculator()
     if saver.stopped_at is not None:
         raise StoppedEarly(f"{job.role}/{job.name}: stopped after step {saver.stopped_at}, with a checkpoint")
@@ -195,7 +217,8 @@ def _claim_folder(job: TrainJob) -> None:
         folder.mkdir(exist_ok=True)
         job.folder.rename(aside)
         logger.info("%s/%s: its configuration changed; what was there is now %s", job.role, job.name, aside)
-    write_json(job.claim_path, {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps})
+    claim = {"fingerprint": job.fingerprint, "blend": job.blend, "num_steps": job.num_steps, "inputs": job.inputs}
+    write_json(job.claim_path, claim)
 
 
 def _write_record(job: TrainJob, kept: dict[str, str], final_loss: float | None, wall_time_s: float) -> None:

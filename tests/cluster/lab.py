@@ -128,8 +128,9 @@ class Lab:
 
 
 def _free_ports(count: int) -> list[int]:
-    """So many ports in a row, below those that the kernel gives to outgoing connections."""
-    for first in range(20_000, 32_000, 50):
+    """So many ports in a row, below those that the kernel gives to outgoing connections; workers look in their own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for first in range(20_000 + worker % 6 * 2000, 32_000, 50):
         ports = list(range(first, first + count))
         if all(_is_free(port) for port in ports):
             return ports

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nemo_demix.config import load_resolved
+from nemo_demix.config.overrides import stage_config
 from nemo_demix.errors import DemixError
-from nemo_demix.stages.pipeline import stage_config
 from nemo_demix.stages.prepare import prepare_stage
 from tests.helpers import fork_run, run_cli, run_program
 

@@ -10,13 +10,13 @@ import pytest
 
 from nemo_demix.config import ConstraintsConfig, PredictorConfig, SearchConfig
 from nemo_demix.constraints import Constraints
-from nemo_demix.errors import ConfigError, MixtureError
+from nemo_demix.errors import ConfigError, MixtureError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.minimise import minimise
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
-from nemo_demix.search.strategies import Problem, build_strategy, check_settings
+from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
 from nemo_demix.search.token_predictions import TokenPredictions
 from tests.search.bowls import BEST, FAST, NAMES, Bowl, space_of
 
@@ -163,9 +163,9 @@ def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(changed: dict[str, str], message: str) -> None:
-    check_settings(SETTINGS)
+    refuse(settings_errors(SETTINGS))
     with pytest.raises(ConfigError, match=message):
-        check_settings(replace(SETTINGS, **changed))
+        refuse(settings_errors(replace(SETTINGS, **changed)))
 
 
 def test_floors_that_nothing_keeps_are_refused() -> None:

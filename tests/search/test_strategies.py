@@ -10,12 +10,12 @@ import pytest
 from nemo_demix.artifacts import canonical_json
 from nemo_demix.config import BayesConfig, ConstraintsConfig, GroupConfig, MergeMixConfig, SearchConfig
 from nemo_demix.constraints import Constraints
-from nemo_demix.errors import ConfigError, MixtureError, ScoreError
+from nemo_demix.errors import ConfigError, MixtureError, ScoreError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.space import PLAIN, SearchSpace, num_proxies
-from nemo_demix.search.strategies import Problem, build_strategy, check_settings
+from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
 from nemo_demix.search.strategies.mergemix import seed_mixtures
 from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, distance, search, space_of
 from tests.search.bowls import row as scored_row
@@ -316,7 +316,7 @@ def test_missing_and_too_few_scores_are_refused() -> None:
 )
 def test_impossible_settings_are_refused_before_anything_starts(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_settings(replace(_BASE, **change))
+        refuse(settings_errors(replace(_BASE, **change)))
 
 
 def test_impossible_budgets_of_bayes_are_refused() -> None:

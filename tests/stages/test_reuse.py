@@ -45,7 +45,8 @@ def test_an_added_dataset_trains_one_component_and_the_search_goes_on_from_the_o
     recipe = ["--config-name", "smoke", f"runs_dir={runs}", KEEP_TOKENIZER]
     more = tmp_path / "more.yaml"
     more.write_text(
-        f"defaults: [smoke, _self_]\ndatasets: {{extra: {{capability: math, sources: [{{path: {text}}}]}}}}\n"
+        "defaults: [smoke, override datasets: quickstart, _self_]\n"
+        f"datasets: {{extra: {{capability: math, sources: [{{path: {text}}}]}}}}\n"
     )
     extra = ["--config-name", str(more), *recipe[2:]]
     models, manifest = trained(run), DataManifest.load(run / "datasets/manifest.json")

@@ -8,6 +8,7 @@ import pytest
 from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.checkpoints.metadata import read_metadata
 from tests.helpers import fork_run, losses, run_cli
+from tests.hostile_checkpoints import PASSED_OVER, planted
 
 
 def test_tensor_parallelism_does_not_change_the_loss(smoke_run: Path, tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Pat
     run_cli(
         "train", "--config-name", "smoke", f"runs_dir={runs}", "role=reference", "reference.name=half",
         "+reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
-        "reference.keep_tokens=[4096]",
+        "reference.keep_tokens=[4096]", "train.checkpoint_every_tokens=2048",
     )  # fmt: skip
     folder = runs / "smoke/models/reference/half"
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000004", "step_00000008"]
@@ -65,6 +66,21 @@ def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
     record = load_record(runs / "smoke/models/component/code_2/record.json", ModelRecord)
     assert (record.checkpoint, record.num_tokens) == (str(brought), 0)
     assert not (runs / "smoke/models/component/code_2/checkpoints").exists()
+
+
+def test_a_base_of_a_stranger_is_trained_from_and_nothing_of_it_runs(smoke_run: Path, tmp_path: Path) -> None:
+    """Every payload that a reader passes over, at once; those that it meets: tests/checkpoints/test_hostile.py."""
+    witness = tmp_path / "ran"
+    base = smoke_run / "models/base/base/checkpoints/step_00000040"
+    stranger = planted(base, tmp_path / "stranger", witness, *PASSED_OVER.values())
+    runs = fork_run(smoke_run, tmp_path, "models/component", "models/base")
+    settings = ("--config-name", "smoke", f"runs_dir={runs}", f"base.checkpoint={stranger}")
+    run_cli("train", *settings, "role=base")
+    run_cli("train", *settings, "role=component", "component=code_1", "components.num_tokens=2048")
+    assert not witness.exists()
+    trained = runs / "smoke/models/component/code_1"
+    assert losses(trained)[1] == losses(smoke_run / "models/component/code_1")[1], "it started from these weights"
+    assert not (trained / ".vetted").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +142,11 @@ def test_a_model_of_another_configuration_is_moved_aside(smoke_run: Path, tmp_pa
     models = runs / "smoke/models"
     old = losses(models / "component/code_1")
     arguments = ["--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1"]
-    run_cli("train", *arguments, "components.max_lr=5e-4")
+    asked = run_cli("train", *arguments, "components.max_lr=5e-4", expect=2).stderr
+    assert "component/code_1: its schedule (max_lr, min_lr_ratio, warmup_share) ([0.001, 0.2, 0.02] -> [0.0005" in asked
+    assert "--yes trains them again" in asked
+    assert losses(models / "component/code_1") == old
+    run_cli("train", *arguments, "components.max_lr=5e-4", "--yes")
     assert losses(models / "superseded/component_code_1_1") == old
     assert losses(models / "component/code_1") != old
     assert (models / "superseded/component_code_1_1/record.json").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nemo_demix.config import DemixConfig, ExternalConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, refuse
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external.answers import read_answer
 from nemo_demix.scoring.external.command import Command, Commands
@@ -15,8 +15,8 @@ from nemo_demix.scoring.external.settings import (
     CHECKPOINT,
     NAME,
     OUTPUT,
-    check_external,
     command_fingerprint,
+    external_errors,
     external_scores,
     filled,
 )
@@ -55,7 +55,7 @@ class ExternalScorer:
         self._store = AnswerStore.of(config)
         self._asked: dict[str, ExternalConfig] = {}
         for key, external in config.suite.external.items():
-            check_external(key, external)
+            refuse(external_errors(key, external))
             if any(f"external/{key}/{name}" in self.names for name in external.scores):
                 _find_program(key, external)
                 self._asked[key] = external

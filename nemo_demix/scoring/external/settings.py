@@ -1,13 +1,13 @@
 """What `suite.external` asks for, checked, and what its scores depend on besides the model."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.config import ExternalConfig, ExternalScoreConfig, SuiteConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError, refuse
 
 REVISION = 1  # raised whenever the same answer of a command comes to other scores
 FORMATS = ("megatron", "huggingface")
@@ -26,38 +26,34 @@ def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) ->
     """
     found: dict[str, ExternalScoreConfig] = {}
     for key, external in config.external.items():
-        check_external(key, external)
+        refuse(external_errors(key, external))
         found |= {f"external/{key}/{name}": score for name, score in external.scores.items()}
     return {name: score for name, score in found.items() if uses is None or score.use in uses}
 
 
-def check_external(key: str, config: ExternalConfig) -> None:
-    """Refuse what could not be run.
-
-    Raises:
-        ConfigError: naming the key, what it is and what is expected.
-    """
+def external_errors(key: str, config: ExternalConfig) -> Iterator[DemixError]:
+    """What of an external command could not be run."""
     where = f"suite.external.{key}"
     if not _PLAIN.fullmatch(key):
-        raise ConfigError(f"{where}: expected a name of letters, digits, '.', '_' and '-': it names files")
+        yield ConfigError(f"{where}: expected a name of letters, digits, '.', '_' and '-': it names files")
     if not config.command or not any(CHECKPOINT in part for part in config.command):
-        raise ConfigError(
+        yield ConfigError(
             f"{where}.command={config.command}: expected a program and its arguments, one of which holds {CHECKPOINT}"
         )
     if config.format not in FORMATS:
-        raise ConfigError(f"{where}.format={config.format}: expected one of {', '.join(FORMATS)}")
+        yield ConfigError(f"{where}.format={config.format}: expected one of {', '.join(FORMATS)}")
     if not config.scores:
-        raise ConfigError(f"{where}.scores: expected at least one name in the command's JSON; it is empty")
+        yield ConfigError(f"{where}.scores: expected at least one name in the command's JSON; it is empty")
     if config.timeout_s <= 0 or config.retries < 0:
-        raise ConfigError(
+        yield ConfigError(
             f"{where}: timeout_s={config.timeout_s:g}, retries={config.retries}: expected above 0 s, and at least 0 "
             "more tries"
         )
     for name, score in config.scores.items():
         if score.use not in USES:
-            raise ConfigError(f"{where}.scores.{name}.use: expected one of {', '.join(USES)}, found {score.use!r}")
+            yield ConfigError(f"{where}.scores.{name}.use: expected one of {', '.join(USES)}, found {score.use!r}")
         if score.weight <= 0:
-            raise ConfigError(f"{where}.scores.{name}.weight={score.weight:g}: expected a number above 0")
+            yield ConfigError(f"{where}.scores.{name}.weight={score.weight:g}: expected a number above 0")
 
 
 def external_fingerprints(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
-from nemo_demix.errors import ScoreError
+from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.scoring.external import ExternalScorer
 from nemo_demix.scoring.identity import judged_scores
 from nemo_demix.scoring.suite import build_suite
@@ -22,7 +22,8 @@ from nemo_demix.search.proxies.external import (
     trained_models,
 )
 from nemo_demix.search.proxies.groups import GroupProxies, Groups, score_components_by
-from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored, check_linear
+from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored
+from nemo_demix.search.space import linear_errors
 from nemo_demix.training.jobs import TrainJob
 
 __all__ = [
@@ -57,7 +58,7 @@ def open_proxies(
     suite = build_suite(config.suite, manifest, uses)
     found: dict[str, Proxies] = {}
     if "predictions" in kinds:
-        check_linear(config)
+        refuse(linear_errors(config))
         if "merge" not in kinds:
             _check_likelihoods(config, manifest)
         if not are_scored(config, manifest, components, uses):

@@ -21,7 +21,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done, load_record, write_bytes, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
-from nemo_demix.errors import ConfigError, ScoreError
+from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import group_fingerprints
@@ -30,6 +30,7 @@ from nemo_demix.scoring.scores import likelihood_items
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
+from nemo_demix.search.space import linear_errors
 from nemo_demix.search.token_predictions import Float32Array, TokenPredictions
 from nemo_demix.training.jobs import TrainJob, load_model
 
@@ -76,7 +77,7 @@ class PredictionProxies:
         suite: Suite,
         uses: Collection[str] | None,
     ) -> None:
-        check_linear(config)
+        refuse(linear_errors(config))
         self.suite = suite
         self.names = [job.name for job in components]
         offsets_R = gold_offsets(suite.requests)
@@ -111,19 +112,6 @@ class PredictionProxies:
         found = copy(self)
         found._predictions = self._predictions.resampled(rng)
         return found
-
-
-def check_linear(config: DemixConfig) -> None:
-    """Refuse mixtures of predictions where they would stand for nothing.
-
-    Raises:
-        ConfigError: if merges of this run are not linear.
-    """
-    if config.merge.method != "linear":
-        raise ConfigError(
-            f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
-            "stands for a linear merge only; set merge.method=linear or search.proxy=merge"
-        )
 
 
 def are_scored(

@@ -1,8 +1,9 @@
 """Bayesian search: fewer proxies, each batch where the predictor's lower bound on the objective is lowest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from nemo_demix.errors import ConfigError
+from nemo_demix.config import BayesConfig
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, choose_from_rows, draw
 from nemo_demix.search.objective import LINEAR
@@ -15,6 +16,16 @@ BOUND = 1.0  # standard deviations below the prediction: what a mixture could be
 _SPACING = 0.1  # least L1 distance between proxies of a batch and from scored ones: nearer ones tell little more
 
 
+def bayes_errors(settings: BayesConfig) -> Iterator[DemixError]:
+    """Numbers of proxies that do not go together."""
+    if not 1 <= settings.initial <= settings.budget or settings.batch < 1 or settings.candidates < settings.batch:
+        yield ConfigError(
+            "search.bayes: expected 1 <= initial <= budget, batch >= 1 and candidates >= batch, found "
+            f"initial={settings.initial}, budget={settings.budget}, batch={settings.batch}, "
+            f"candidates={settings.candidates}"
+        )
+
+
 class Bayes:
     """Asks for random mixtures, then for batches by their acquisition: the objective of optimistic predictions.
 
@@ -24,12 +35,7 @@ class Bayes:
 
     def __init__(self, problem: Problem) -> None:
         settings = problem.settings.bayes
-        if not 1 <= settings.initial <= settings.budget or settings.batch < 1 or settings.candidates < settings.batch:
-            raise ConfigError(
-                "search.bayes: expected 1 <= initial <= budget, batch >= 1 and candidates >= batch, found "
-                f"initial={settings.initial}, budget={settings.budget}, batch={settings.batch}, "
-                f"candidates={settings.candidates}"
-            )
+        refuse(bayes_errors(settings))
         self._problem, self._settings = problem, settings
         self._rows: list[Row] = list(problem.prior_rows)
         self._asked = self._step = 0

@@ -1,11 +1,12 @@
 """Mixtures that need no search: a plain baseline, and the exact optimum of prediction proxies."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from nemo_demix.errors import ConfigError
+from nemo_demix.config import SearchConfig
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.search.choose import Choice
@@ -17,6 +18,27 @@ logger = logging.getLogger(__name__)
 OPTIMUM = "optimum over mixed predictions: %.6f bits/byte, at most %.2g from the best"
 
 
+def no_shares(name: str) -> ConfigError:
+    """Of a strategy whose data shares are given by nothing."""
+    return ConfigError(
+        f"search.strategy={name}: expected its data shares in search.{name}, or another run's mixture.json in "
+        f"search.{name}_from; found neither"
+    )
+
+
+def mixmin_errors(settings: SearchConfig) -> Iterator[DemixError]:
+    """What `mixmin` does not take."""
+    if settings.objective != "mean":
+        yield ConfigError(
+            f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
+            "set search.objective=mean"
+        )
+    if settings.floors or settings.default_floor is not None:
+        yield ConfigError(
+            "search.floors: mixmin takes none; set search.strategy=recommended, which keeps them at its optimum"
+        )
+
+
 class Plain:
     """One of the space's baselines, moved to the nearest mixture that satisfies the constraints."""
 
@@ -24,10 +46,7 @@ class Plain:
 
     def __init__(self, problem: Problem, name: str) -> None:
         if name not in problem.space.baselines:
-            raise ConfigError(
-                f"search.strategy={name}: expected its data shares in search.{name}, or another run's mixture.json in "
-                f"search.{name}_from; found neither"
-            )
+            raise no_shares(name)
         self._problem, self._name = problem, name
 
     def ask(self) -> list[Array]:
@@ -57,16 +76,7 @@ class MixMin:
     num_proxies = 0
 
     def __init__(self, problem: Problem, screen: Screen) -> None:
-        settings = problem.settings
-        if settings.objective != "mean":
-            raise ConfigError(
-                f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
-                "set search.objective=mean"
-            )
-        if settings.floors or settings.default_floor is not None:
-            raise ConfigError(
-                "search.floors: mixmin takes none; set search.strategy=recommended, which keeps them at its optimum"
-            )
+        refuse(mixmin_errors(problem.settings))
         self._problem, self._screen = problem, screen
 
     def ask(self) -> list[Array]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
-from nemo_demix.search.choose import POOL_STREAM, PUBLISHED, Choice, draw, front, share_intervals
+from nemo_demix.search.baselines import PUBLISHED
+from nemo_demix.search.choose import POOL_STREAM, Choice, draw, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.objective import OBJECTIVES, above_floors, linear_objective
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales

@@ -1,0 +1,73 @@
+"""The byte objects of a torch_dist folder: what is no tensor, in archives of `torch.save` among the shards.
+
+One of them is no part of the model: `common_state`, in which megatron-core keeps from 0.19 on what `common.pt` held
+before, once for all ranks.
+
+Source: megatron.core.dist_checkpointing.serialization (load_common_state_dict).
+"""
+
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_demix.checkpoints.files import open_file, read_file, read_into
+from nemo_demix.checkpoints.metadata import ObjectEntry, is_common_state, read_metadata
+from nemo_demix.errors import CheckpointError
+
+COMMON = "common.pt"
+
+
+@dataclass(frozen=True)
+class CommonState:
+    """What a checkpoint keeps once for all ranks, as it is stored."""
+
+    where: str  # for messages
+    data: bytes
+
+
+def read_object(weights: Path, entry: ObjectEntry) -> bytes:
+    """The archive of a byte object.
+
+    Raises:
+        CheckpointError: if its file leads out of the folder, is no file, or ends before it.
+        FileNotFoundError: if there is none.
+    """
+    data = bytearray(entry.num_bytes)
+    descriptor = open_file(weights, weights / entry.file)
+    try:
+        read_into(descriptor, memoryview(data), entry.file_offset)
+    finally:
+        os.close(descriptor)
+    return bytes(data)
+
+
+def read_common_state(weights: Path) -> CommonState | None:
+    """The common state of a torch_dist folder, in either form; None where there is none.
+
+    Raises:
+        CheckpointError: as `read_object`, and as `read_metadata`.
+    """
+    path = weights / COMMON
+    if path.is_file():
+        return CommonState(str(path), read_file(weights, path))
+    for name, entry in read_metadata(weights).objects.items():
+        if is_common_state(name):
+            return CommonState(f"{weights / entry.file}: {name}", read_object(weights, entry))
+    return None
+
+
+def check_archive(data: bytes, what: str) -> None:
+    """Refuse a torch.save archive whose CRCs do not hold; nothing of it is unpickled.
+
+    Raises:
+        CheckpointError: naming what is damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            bad = archive.testzip()
+    except Exception as error:  # zipfile raises many kinds on damaged bytes
+        raise CheckpointError(f"{what} is damaged: {error}; copy the checkpoint again") from None
+    if bad is not None:
+        raise CheckpointError(f"{what} is damaged: the CRC of {bad} does not hold; copy the checkpoint again")

@@ -1,0 +1,172 @@
+"""A checkpoint made safe for loaders that unpickle: Megatron's and NeMo's, which train from it.
+
+These loaders run what a checkpoint names: `.metadata` and byte objects go through Python's own unpickler, `context/`
+through fiddle's, `modelopt_state/` through torch's without restriction. So they are never shown a checkpoint itself,
+whoever made it, but a folder beside it in the run:
+
+    weights/.metadata        written anew from what the restricted reader found
+    weights/objects.distcp   byte objects, read as plain values and saved anew
+    weights/common.pt        the same
+    weights/metadata.json    what Megatron writes
+    weights/*                links to the shards, of which loaders read tensors alone, with torch's restricted unpickler
+
+What was checked is what is loaded: no byte that is unpickled freely is read from the checkpoint again.
+"""
+
+import io
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_demix.artifacts import write_bytes, write_json
+from nemo_demix.checkpoints.common_state import load_common, load_plain
+from nemo_demix.checkpoints.files import open_file
+from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.metadata import ObjectEntry, is_common_state, read_metadata
+from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.objects import read_common_state, read_object
+from nemo_demix.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_OBJECTS = "objects.distcp"
+_EXTRA_STATE = "._extra_state"
+_PLAIN = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
+
+
+def vetted(checkpoint: Path, folder: Path) -> Path:
+    """Make the folder that stands for a checkpoint; what was there is removed.
+
+    Args:
+        checkpoint: In any layout that is read.
+        folder: On a file system that all ranks share.
+    Returns:
+        The folder: a NeMo 2 checkpoint without `context/`.
+    Raises:
+        CheckpointError: if the checkpoint is damaged, or names something that would be run.
+    Collective: none; one process calls.
+    Memory: the checkpoint's byte objects, a few MiB; no tensor is read.
+    """
+    source = locate(checkpoint).weights
+    stored = read_metadata(source)
+    if folder.exists():
+        shutil.rmtree(folder)
+    weights = folder / "weights"
+    weights.mkdir(parents=True)
+    for file in {chunk.file for entry in stored.tensors.values() for chunk in entry.chunks}:
+        try:
+            os.close(open_file(source, source / file))
+        except FileNotFoundError:
+            raise CheckpointError(f"{source / file}: missing; it holds weights: copy the checkpoint again") from None
+        if file == _OBJECTS or not file.endswith(".distcp"):
+            raise CheckpointError(f"{source / file}: holds tensors; expected a file *.distcp of torch's own naming")
+        (weights / file).symlink_to(os.path.realpath(source / file))
+    objects, data = _objects(source, {name: x for name, x in stored.objects.items() if not is_common_state(name)})
+    if data:
+        write_bytes(weights / _OBJECTS, data)
+    write_bytes(weights / "common.pt", _common(source))
+    save_id = "vetted"
+    content = metadata_bytes(stored.tensors, objects, stored.planner_data, save_id, stored.whole_shapes)
+    write_bytes(weights / ".metadata", content)
+    kind = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    write_json(weights / "metadata.json", {**kind, "common_backend": "torch", "common_backend_version": 1})
+    return folder
+
+
+def _objects(weights: Path, found: Mapping[str, ObjectEntry]) -> tuple[dict[str, ObjectEntry], bytes]:
+    """The byte objects as plain values, saved anew: where each lies, and all of them."""
+    entries, parts, position, left_out = {}, [], 0, []
+    for name, item in found.items():
+        try:
+            raw = read_object(weights, item)
+        except FileNotFoundError:
+            raise CheckpointError(f"{weights / item.file}: missing; it holds {name}: copy it again") from None
+        is_extra = _EXTRA_STATE in name
+        try:
+            value = load_plain(raw, weights / item.file, (io.BytesIO,) if is_extra else ())
+            _check_plain(value)
+        except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
+            if not is_extra:
+                raise _refused(weights / item.file, name, error) from None
+            value = _Kept
+        if is_extra and not _is_empty(value):
+            left_out.append(name)
+            value = [None]  # Megatron saves each in a list
+        data = _saved(value)
+        entries[name] = ObjectEntry(_OBJECTS, position, len(data))
+        parts.append(data)
+        position += len(data)
+    if left_out:
+        logger.warning(
+            "%s: the extra state of %d layers (%s, ...) is left out: Transformer Engine would unpickle it freely. It "
+            "scales FP8, and is found anew",
+            weights,
+            len(left_out),
+            left_out[0],
+        )
+    return entries, b"".join(parts)
+
+
+class _Kept:
+    """An extra state that cannot be read."""
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether an extra state says nothing: there is none, or a stream or a tensor of bytes without any."""
+    if isinstance(value, list):
+        return all(map(_is_empty, value))
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 0
+    if isinstance(value, io.BytesIO):
+        return not value.getvalue()
+    return value is None
+
+
+def _check_plain(value: Any) -> None:
+    """Refuse what is more than values: a loader would call it, or ask it for its state."""
+    waiting = [value]
+    seen = 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        if seen > 10_000_000:
+            raise ValueError("values that hold themselves")
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set) and not isinstance(item, torch.Size):
+            waiting += item
+        elif not isinstance(item, _PLAIN) and type(item) is not io.BytesIO:
+            raise ValueError(f"a {type(item).__name__}")
+
+
+def _common(weights: Path) -> bytes:
+    """As `common.pt`, in whichever form it is stored."""
+    common = read_common_state(weights)
+    if common is None:  # torch alone writes none
+        return _saved({})
+    try:
+        return _saved(load_common(common, megatrons=True))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the restricted unpickler raises many kinds; nothing has been run
+        raise _refused(Path(common.where), "what it keeps for all ranks", error) from None
+
+
+def _refused(path: Path, what: str, error: Exception) -> CheckpointError:
+    named = str(error).partition("GLOBAL ")[2].split()
+    reason = f"names {named[0][:120]}" if named else " ".join(str(error).split())[:200] or type(error).__name__
+    return CheckpointError(
+        f"{path}: {what} {reason}, expected plain values; nothing of it was run. Do not train from this checkpoint "
+        "unless you know who wrote it; `nemo-demix merge` of it alone takes over the weights without training state"
+    )
+
+
+def _saved(value: Any) -> bytes:
+    target = io.BytesIO()
+    torch.save(value, target)
+    return target.getvalue()

@@ -1,0 +1,23 @@
+"""What a run's folder says of itself: the configuration of its last command, and where that was started."""
+
+from pathlib import Path
+
+import yaml
+
+
+def recorded_recipe(folder: Path) -> Path | None:
+    """The run's configuration, whole: of its jobs where there are such, else of the last command; None: no run."""
+    for name in ("launch/recipe.yaml", "config.yaml"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def recorded_place(folder: Path) -> Path | None:
+    """The folder that the run's last command was started in, to which relative paths belong; None where it is gone."""
+    record = folder / "logs" / "hydra" / ".hydra" / "hydra.yaml"
+    if not record.is_file():
+        return None
+    content = yaml.safe_load(record.read_text(encoding="utf-8")) or {}
+    place = Path(str(((content.get("hydra") or {}).get("runtime") or {}).get("cwd", "")))
+    return place if place.is_absolute() and place.is_dir() else None
