@@ -5,6 +5,7 @@ Colours are drawn with stand-ins and then named after the page's CSS variables. 
 
 import io
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def forest(
             tick.set_fontweight("bold" if mark.is_heading else "normal")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", linewidth=0.7)
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(textwrap.fill(x_label, 46))
         if len(series) > 1:
             _legend(axes, len(series))
         tips = [[_tip(name, mark) for mark in marks] for name, marks in series.items()]
@@ -186,8 +187,8 @@ def scatter(
             axes.set_xlim(low, high)
             axes.set_ylim(low, high)
         axes.grid(linewidth=0.7)
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
+        axes.set_xlabel(textwrap.fill(labels[0], 46))
+        axes.set_ylabel(textwrap.fill(labels[1], 34))
         axes.locator_params(nbins=5)
         if len(series) > 1:
             _legend(axes, len(series))
@@ -223,8 +224,8 @@ def lines(
             axes.plot(line.xs, line.ys, color=colour, linewidth=1.7, label=shortened(name),
                       linestyle=dashes[place // len(SERIES) % len(dashes)], gid=f"line-{place}")  # fmt: skip
         axes.grid(linewidth=0.7)
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
+        axes.set_xlabel(textwrap.fill(labels[0], 46))
+        axes.set_ylabel(textwrap.fill(labels[1], 34))
         axes.locator_params(nbins=5)
         if len(series) > 1:
             _legend(axes, len(series))

@@ -25,6 +25,8 @@ from nemo_demix.report.sections.verdict import tone, verdict
 logger = logging.getLogger(__name__)
 NAME = "report.html"
 _TEMPLATES = "report/template"
+# Characters that turn the direction of what follows, end lines, or are no text: shown by their numbers.
+_UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\u2028\u2029\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def report_stage(config: DemixConfig) -> Path:
@@ -70,7 +72,7 @@ def page(title: str, kind: str, sections: Sequence[Section], tone: str = QUIET) 
     )  # fmt: skip
     environment.filters["prose"] = _prose
     template = files("nemo_demix").joinpath(_TEMPLATES)
-    return environment.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         title=title,
         kind=kind,
         tone=tone,
@@ -80,6 +82,7 @@ def page(title: str, kind: str, sections: Sequence[Section], tone: str = QUIET) 
         style=Markup(template.joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(template.joinpath("page.js").read_text(encoding="utf-8")),
     )
+    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def _with_drawings(section: Section) -> dict[str, object]:

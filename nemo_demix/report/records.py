@@ -33,6 +33,7 @@ class RunRecords:
         models: Finished models, by role and name.
         losses: (step, loss) of each model that was trained here, by role and name.
         result: `final/result.json`.
+        slices: The predicted objective along lines through the mixture.
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
@@ -114,7 +115,7 @@ def read_run(config: DemixConfig) -> RunRecords:
         losses=_losses(folder / "models"),
         mixture=mixture,
         pareto=(_json(folder / "search" / "pareto.json") or {}).get("mixtures", ()),
-        slices=_json(folder / "search" / "slices.json"),
+        slices=(_json(folder / "search" / "slices.json") or {}).get("slices"),
         fidelity=_json(folder / "verify" / "fidelity.json"),
         result=result,
         cost=_json(folder / "cost.json"),

@@ -5,7 +5,7 @@ Importing this does not import torch.
 Axes: M mixtures of the pool, N top ones, X predicted ones, C components, D datasets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +16,16 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.cross_validation import CrossValidation, cross_validate
 from nemo_demix.prediction.predictors import refits
+from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.pareto import FRONT_SIZE, pareto_front, thinned
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.sample import sample_mixtures
 from nemo_demix.search.select import mean_of_top, top_rows
+from nemo_demix.search.slices import INTERVAL, Averages, slices
 from nemo_demix.search.space import SearchSpace
 
 FIRST_STREAM, POOL_STREAM, DRAW_STREAM = 0, 1, 2  # of random numbers, beside (seed, step)
 REFIT_POOL = 20_000  # mixtures that each bootstrap refit ranks
-INTERVAL = (5, 95)  # percentiles
-
-Averages = Callable[[Array], Mapping[str, Array]]  # weights_XC -> capability averages, each of shape (X,)
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Choice:
         reach: The edges of what the components can stand for that the mixture lies on, see `reach.edges`.
         published: Merge weights that DeMix's published search ends with on the same proxies, where another rule chose.
         notes: What else the strategy has to say.
+        slices: The predicted objective along lines through the mixture, see `Slices.record`; None: it has no slopes.
     """
 
     merge_weights: dict[str, float]
@@ -57,6 +57,7 @@ class Choice:
     reach: list[dict[str, Any]] = field(default_factory=list)
     published: dict[str, float] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,19 @@ def describe(
         name: prediction(float(means[name][0]), float(stds[name][0]), checks.capability_rmse[name]) for name in means
     }
     top_ND = space.blend.data_shares_MD(pool.weights_MC[top_rows(pool.objective_M, settings.select_top)])
+    refitted = list(_refitted(ranking))
     return Choice(
         merge_weights=space.as_weights(weights_C),
         predicted=predicted,
         fit_scores=_fit_scores(ranking, weights_C),
         cross_validation=checks,
         baselines=_baselines(ranking),
-        intervals=share_intervals(space, top_ND, _refit_shares(ranking, pool, refit_choice)),
+        intervals=share_intervals(space, top_ND, _refit_shares(ranking, pool, refit_choice, refitted)),
         pareto=front(space, pool.weights_MC, pool.averages),
         notes=dict(notes or {}),
+        slices=slices(space, weights_C).record(ranking.averages, ranking.objective, refitted)
+        if settings.objective in LINEAR
+        else None,
     )
 
 
@@ -219,19 +224,30 @@ def _fit_scores(ranking: Ranking, weights_C: Array) -> dict[str, dict[str, float
     }
 
 
-def _refit_shares(ranking: Ranking, pool: RankedPool, refit_choice: Callable[[Averages], Array] | None) -> Array | None:
-    """Data shares that predictors fitted on resampled mixtures would choose."""
+def _refitted(ranking: Ranking) -> Iterator[Averages]:
+    """Averages of predictors that were fitted on resampled mixtures."""
     settings, scored = ranking.settings, ranking.scored
     if settings.num_refits < 1:
-        return None
-    pool_MC = pool.weights_MC[:REFIT_POOL]
-    count = max(1, round(settings.select_top * len(pool_MC) / len(pool.weights_MC)))
-    chosen = []
+        return
     for predictor in refits(settings.predictor, scored.weights_MC, scored.columns, ranking.seed, settings.num_refits):
 
         def averages(weights_XC: Array, predictor: Predictor = predictor) -> Mapping[str, Array]:
             return ranking.over_capabilities(predictor.predict(weights_XC))
 
+        yield averages
+
+
+def _refit_shares(
+    ranking: Ranking, pool: RankedPool, refit_choice: Callable[[Averages], Array] | None, refitted: Sequence[Averages]
+) -> Array | None:
+    """Data shares that predictors fitted on resampled mixtures would choose; None: there are none."""
+    settings = ranking.settings
+    if not refitted:
+        return None
+    pool_MC = pool.weights_MC[:REFIT_POOL]
+    count = max(1, round(settings.select_top * len(pool_MC) / len(pool.weights_MC)))
+    chosen = []
+    for averages in refitted:
         if refit_choice is not None:
             chosen.append(refit_choice(averages))
         else:

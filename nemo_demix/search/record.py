@@ -80,8 +80,9 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
 
 
 def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> None:
-    """Write `pareto.json`, then `mixture.json`, which says that the search is done."""
+    """Write `pareto.json` and `slices.json`, then `mixture.json`, which says that the search is done."""
     write_json(folder / "pareto.json", {"mixtures": choice.pareto, "fingerprint": record["fingerprint"]})
+    write_json(folder / "slices.json", {"slices": choice.slices, "fingerprint": record["fingerprint"]})
     write_json(folder / "mixture.json", record)
 
 

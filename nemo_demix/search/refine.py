@@ -10,11 +10,12 @@ import numpy as np
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
-from nemo_demix.search.choose import POOL_STREAM, Averages, Choice, RankedPool, describe, draw, rank_pool
+from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, describe, draw, rank_pool
 from nemo_demix.search.minimise import Smooth, minimise
 from nemo_demix.search.objective import linear_objective
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.select import spread_rows
+from nemo_demix.search.slices import Averages
 from nemo_demix.search.space import SearchSpace
 
 STARTS = 5  # of the pool's best; the best scored mixture is one more

@@ -51,7 +51,7 @@ def _trained(run: RunRecords, name: str) -> Section:
             marks.append(Mark(_plain(label), sign * value, low, high, is_heading))
             rows.append(_row(label, is_heading, marks[-1], chosen, other))
     unit = only([score["unit"] for score in models[CHOSEN]["capabilities"].values()], "each score's own unit")
-    paired = bool(run.items)
+    paired = CHOSEN in run.items and name in run.items
     title = f"Chosen minus {name}, {unit}; negative is better"
     figure = Figure(
         title,

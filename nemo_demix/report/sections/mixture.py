@@ -5,10 +5,10 @@ from itertools import combinations
 from typing import Any
 
 from nemo_demix.mixture import epochs
-from nemo_demix.report.blocks import QUIET, Cell, Figure, Section, Table, number, percent, sentence
-from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter
+from nemo_demix.report.blocks import Cell, Figure, Section, Table, number, percent, sentence
+from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter, shortened
 from nemo_demix.report.records import RunRecords
-from nemo_demix.report.units import UNKNOWN, directions, units
+from nemo_demix.report.units import UNKNOWN, directions, spread_of_mean, units
 
 _NO_MIXTURE = "No mixture has been chosen yet: `nemo-demix search` does."
 _SHOWN_BASELINES = 3  # in the figure; the table has all
@@ -208,54 +208,58 @@ def slices_section(run: RunRecords) -> Section:
     if run.mixture is None:
         return Section(key, title, question, missing=_NO_MIXTURE)
     if run.slices is None:
-        why = (
-            "search/slices.json is not there: this strategy predicts nothing around its mixture, or the "
-            "search was made by "
-        )
-        return Section(
-            key, title, question, missing=f"{why}an earlier release; `nemo-demix search force=true` writes it."
-        )
-    return Section(key, title, question, **_slices(run.slices))
+        why = "This strategy or objective predicts nothing around its mixture, or an earlier release searched"
+        return Section(key, title, question, missing=f"{why}; `nemo-demix search force=true` searches again.")
+    return Section(key, title, question, **_slices(run, run.slices))
 
 
-def _slices(slices: Mapping[str, Any]) -> dict[str, Any]:
-    unit, figures, rows = slices["unit"] or UNKNOWN, [], []
-    label = f"objective minus the chosen mixture's, {unit} (lower is better)"
-    line = slices["line"]
-    if line:
-        svg = lines(
-            "line", f"Objective from the {line['baseline']} mixture (0) to the chosen one (1) and beyond",
-            {"objective": _line(line, [point["at"] for point in line["points"]])},
-            (f"0: {line['baseline']}, 1: chosen", label), 1.0,
-        )  # fmt: skip
-        figures.append(Figure(f"From the {line['baseline']} to the chosen mixture", svg, slices["band"]))
+def _slices(run: RunRecords, slices: Mapping[str, Any]) -> dict[str, Any]:
+    assert run.mixture is not None
+    unit = "share of the proxies' span" if run.mixture["objective"] == "utility" else spread_of_mean(run).unit
+    label = f"objective less the chosen mixture's, {unit} (lower is better)"
+    note = "Band: 5th to 95th percentile over refits on resampled proxies or items. Dashed: the chosen mixture."
+    figures, rows, line = [], [], slices["line"]
+    if line is not None and _has_band(line["points"]):
+        title = f"From the {line['baseline']} mixture to the chosen one and beyond"
+        drawn = _line(line["points"], 1.0)
+        axes = (f"0: {shortened(line['baseline'])}, 1: chosen (no unit)", label)
+        figures.append(Figure(title, lines("line", title, {"objective": drawn}, axes, 1.0), note))
     for place, (name, one) in enumerate(slices["datasets"].items()):
         points = one["points"]
-        svg = lines(
-            f"slice{place}", f"Objective along the share of {name}",
-            {"objective": _line(one, [100 * point["at"] for point in points])},
-            (f"share of {name}, %", label), 100 * one["chosen"],
-        )  # fmt: skip
-        figures.append(Figure(f"Along the share of {name}, the others in proportion", svg))
-        rows.append([name, *_flat(points, one["chosen"], slices["noise"])])
-    columns = ["dataset", "chosen share", f"shares within {number(slices['noise'])} of it", "objective at the ends"]
-    widest = Table("How far each share can move before the objective is worse by more than its noise", columns, rows)
+        if _has_band(points):
+            title = f"Along the share of {name}, the other components in proportion"
+            axes = (f"share of {shortened(name)}, %", label)
+            drawn = _line(points, 100.0)
+            figures.append(
+                Figure(title, lines(f"slice{place}", title, {"objective": drawn}, axes, 100 * one["chosen"]))
+            )
+        rows.append([name, *_flat(points, one["chosen"])])
+    columns = ["dataset", "chosen share", "not told apart from it", f"objective at both ends, {unit}"]
+    caption = "How far each share can move before most refits call it worse"
+    widths = [f"{name} ({cells[1]})" for name, *cells in rows if cells[1] != "—"]
     return {
-        "answer": "Where a curve is flat, the share may be chosen by other reasons; where it is sharp, it matters.",
+        "answer": f"Shares that are not told apart from the chosen one's objective: {sentence(widths)}."
+        if widths
+        else "Without refits (`search.num_refits`) nothing says how far the curves are to be trusted.",
         "figures": figures,
-        "tables": [widest],
+        "tables": [Table(caption, columns, rows)],
+        "notes": [] if figures else ["No refits were made, so the curves have no intervals and are not drawn."],
     }
 
 
-def _line(one: Mapping[str, Any], xs: Sequence[float]) -> Line:
-    points = one["points"]
-    known = all(point["low"] is not None for point in points)
-    ends = [[point[end] for point in points] for end in ("low", "high")] if known else [None, None]
-    return Line(xs, [point["difference"] for point in points], ends[0], ends[1])
+def _has_band(points: Sequence[Mapping[str, Any]]) -> bool:
+    return all(point["low"] is not None for point in points)
 
 
-def _flat(points: Sequence[Mapping[str, Any]], chosen: float, noise: float) -> list[str | Cell]:
-    """The stretch around the chosen share that is as good as it, within the noise."""
-    below = [point["at"] for point in points if point["difference"] <= noise]
-    ends = f"{number(points[0]['difference'], signed=True)}, {number(points[-1]['difference'], signed=True)}"
-    return [percent(chosen), f"{percent(min([*below, chosen]))} to {percent(max([*below, chosen]))}", Cell(ends, QUIET)]
+def _line(points: Sequence[Mapping[str, Any]], scale: float) -> Line:
+    xs = [scale * point["at"] for point in points]
+    return Line(xs, *([point[key] for point in points] for key in ("difference", "low", "high")))
+
+
+def _flat(points: Sequence[Mapping[str, Any]], chosen: float) -> list[str]:
+    """The chosen share, the stretch around it that refits do not call worse, and what the ends would cost."""
+    ends = ", ".join(number(points[place]["difference"], signed=True) for place in (0, -1))
+    if not _has_band(points):
+        return [percent(chosen), "—", ends]
+    even = [chosen, *(point["at"] for point in points if point["low"] <= 0)]
+    return [percent(chosen), f"{percent(min(even))} to {percent(max(even))}", ends]

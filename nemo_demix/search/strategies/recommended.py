@@ -10,6 +10,7 @@ Axes: M mixtures of the pool, N resamples, C components, D datasets.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, obj
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import top_rows
+from nemo_demix.search.slices import slices
 from nemo_demix.search.strategies.base import Problem, Screen
 from nemo_demix.search.strategies.demix import demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
@@ -85,7 +87,8 @@ class Recommended:
         logger.info(OPTIMUM, found.value, found.optimality_gap)
         at_optimum = screened(self._problem, screen, found.weights_C)
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
-        refits_NC = [self._optimum(screen.resampled(rng), by_capability).weights_C for _ in range(settings.num_refits)]
+        resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
+        refits_NC = [self._optimum(one, by_capability).weights_C for one in resampled]
         kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
         averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
@@ -105,6 +108,11 @@ class Recommended:
                 "optimality_gap": found.optimality_gap,
                 "merges": self._agreement(screen),
             },
+            slices=slices(space, found.weights_C).record(
+                partial(screened_averages, self._problem, screen),
+                lambda averages: OBJECTIVES[settings.objective](averages, scales),
+                [partial(screened_averages, self._problem, one) for one in resampled],
+            ),
         )
 
     def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:

@@ -1,0 +1,281 @@
+"""The page of a run: whatever the run has is on it, true to the records, in one file, whatever its names."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_demix.artifacts import canonical_json, write_json
+from nemo_demix.cli import _write_page
+from nemo_demix.config import DemixConfig, PredictorConfig
+from nemo_demix.errors import ConfigError, DemixError
+from nemo_demix.fidelity.report import fidelity_report
+from nemo_demix.report.page import report_stage
+from nemo_demix.report.sections.verdict import DETECTABLE
+from nemo_demix.search.imported import search_imported
+from tests.fidelity import test_report as study
+from tests.helpers import run_cli
+from tests.report.html import KEYS, Page, shown
+from tests.report.runs import DATASETS, HOSTILE, Run, whole_run
+from tests.search.test_imported_search import BEST, settings, write_csv
+
+LARGEST = 3 * 2**20
+
+
+def finished(folder: Path) -> DemixConfig:
+    return whole_run(folder).config
+
+
+def half_done(folder: Path) -> DemixConfig:
+    return Run(folder).prepared().trained(2).scored(12).config
+
+
+def searched(folder: Path) -> DemixConfig:
+    return Run(folder).prepared().trained().scored().searched().config
+
+
+def only_data(folder: Path) -> DemixConfig:
+    return Run(folder).prepared().config
+
+
+def imported(folder: Path) -> DemixConfig:
+    config = settings(folder, write_csv(folder / "scores.csv", [f"train_{one}" for one in BEST]), [])
+    config.search.predictor = PredictorConfig(kind="gaussian_process", folds=2, repeats=1)
+    config.search.objective = "mean"
+    search_imported(config)
+    return config
+
+
+def verified(folder: Path) -> DemixConfig:
+    """A study of references, and no search yet."""
+    config = replace(study.make_config(), runs_dir=str(folder))
+    measured = study.make_measured(12, noise=0.05)
+    write_json(config.run_dir / "datasets/manifest.json", study.make_manifest())
+    write_json(config.run_dir / "verify/references.json", list(measured.references))
+    for name, row in measured.rows.items():
+        write_json(config.run_dir / f"scores/reference_{name}.json", row)
+    lines = [
+        canonical_json({**row, "name": "another", "proxy": kind, "merge_weights": reference.merge_weights}) + "\n"
+        for kind, rows in measured.proxies.items()
+        for reference in measured.references
+        if (row := rows.get(reference.name))
+    ]
+    (config.run_dir / "scores/proxies.jsonl").write_text("".join(lines))
+    report = fidelity_report(config, study.make_manifest(), measured, study.COMPONENTS)
+    write_json(config.run_dir / "verify/fidelity.json", report)
+    return config
+
+
+KINDS: dict[str, tuple[Callable[[Path], DemixConfig], set[str]]] = {  # and the questions that it leaves open
+    "finished": (finished, set()),
+    "searched": (searched, {"proxies"}),
+    "half done": (half_done, {"mixture", "losers", "proxies", "predictor", "trades", "shape"}),
+    "only data": (
+        only_data,
+        {"mixture", "losers", "proxies", "predictor", "trades", "shape", "effects", "noise", "progress", "cost"},
+    ),
+    "imported": (imported, {"proxies", "progress", "cost", "inputs"}),
+    "verified": (
+        verified,
+        {"mixture", "losers", "predictor", "trades", "shape", "effects", "noise", "progress", "cost"},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
+    folder = tmp_path_factory.mktemp("runs")
+    return request.param, Page(report_stage(KINDS[request.param][0](folder)))
+
+
+def test_every_question_is_answered_or_says_what_would(kind: tuple[str, Page]) -> None:
+    name, page = kind
+    assert list(page.sections) == KEYS
+    assert set(page.missing) == KINDS[name][1]
+    for key, why in page.missing.items():
+        assert len(why) > 20
+        assert page.sections[key].find(".//table") is None
+    for key in set(KEYS) - set(page.missing) - {"verdict", "repeat"}:
+        assert page.sections[key].find(".//table") is not None, key
+    links = [one.get("href") for one in page.root.iterfind(".//nav//a")]
+    assert links == [f"#{key}" for key in KEYS]
+
+
+def test_it_is_one_file_that_asks_for_nothing(kind: tuple[str, Page]) -> None:
+    page = kind[1]
+    assert len(page.source.encode()) < LARGEST
+    for element in page.root.iter():
+        for name, value in element.attrib.items():
+            if name in ("src", "href", "srcset", "action", "data", "poster") or name.endswith("}href"):
+                assert value.startswith("#") or value == "data:,", (element.tag, name, value)
+    assert not re.search(r"url\((?!#)|@import|https?:", re.sub(r"<pre.*?</pre>", "", page.source, flags=re.DOTALL))
+    ids = [element.get("id") for element in page.root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for reference in re.findall(r'(?:href="#|url\(#|aria-labelledby=")([\w-]+)', page.source):
+        assert reference in ids
+
+
+def test_every_drawing_has_marks_a_name_and_its_numbers_in_a_table(kind: tuple[str, Page]) -> None:
+    for key, section in kind[1].sections.items():
+        for figure in section.iterfind(".//figure"):
+            drawing = figure.find("./svg")
+            assert drawing.get("role") == "img"
+            assert drawing.find("./title").text
+            marks = [one for one in drawing.iter("g") if re.search(r"-(mark|line)-\d", one.get("id") or "")]
+            assert marks, key
+            assert not re.search(r"#0[ab]0\d0\d|#010101|#020202|#030303", kind[1].source)
+            labels = " ".join("".join(one.itertext()) for one in drawing.iter("text"))
+            assert re.search(r"better|share, %|minus", labels), labels
+            assert section.find(".//table") is not None
+
+
+def test_its_numbers_are_the_records(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    page = Page(report_stage(run.config))
+    result = json.loads((run.folder / "final/result.json").read_text())
+    gap = result["chosen_minus"]["proportional"]
+    answer = page.sections["verdict"].find(".//p[@class='answer']").text_content()
+    assert f"is {gap['verdict']} than the one trained on the proportional mixture" in answer
+    assert [shown(part) for part in re.findall(r"[+−]\d\.\d+", answer)] == pytest.approx(
+        [gap["difference"], gap["low"], gap["high"]], abs=5e-5
+    )
+    facts = page.text("verdict")
+    assert f"{DETECTABLE * gap['stderr']:.4f} bits/byte" in facts
+    assert f"items were drawn ({gap['standard_errors']['items']:.4f})" in facts
+    assert "Not measured, so the interval is too narrow by training seeds" in facts
+    tokens = sum(stage["num_tokens"] for stage in json.loads((run.folder / "cost.json").read_text())["stages"].values())
+    assert f"{tokens:,} tokens trained" in facts
+    shares = page.table("mixture")
+    for name, share in run.mixture["data_shares"].items():
+        assert shown(shares[name]["chosen share"]) == pytest.approx(100 * share, abs=0.051)
+        low, high = run.mixture["intervals"][name]["refits"]
+        bounds = shares[name]["5 to 95 % of refits"].split(" to ")
+        assert [shown(bound) for bound in bounds] == pytest.approx([100 * low, 100 * high], abs=0.051)
+    assert shown(page.table("predictor")["math (capability)"]["rho (higher is better)"]) == pytest.approx(
+        run.mixture["cross_validation"]["capability_rho"]["math"], abs=0.0051
+    )
+    trades = json.loads((run.folder / "search/pareto.json").read_text())["mixtures"]
+    table = page.table("trades")
+    assert len(table) == len(trades)
+    assert shown(table["trade 1"]["math, bits/byte (lower is better)"]) == pytest.approx(
+        trades[1]["predicted"]["math"], abs=5e-5
+    )
+
+
+def test_differences_of_benchmarks_are_paired_by_item(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    items = [np.load(run.folder / f"scores/final_{name}.npy")[0] for name in ("mixture", "proportional")]
+    facts = json.loads((run.folder / "scores/final_mixture.json").read_text())["items"]
+    start = sum(facts[name]["num_items"] for name in list(facts)[: list(facts).index("benchmark/gsm8k:judged")])
+    gaps = (items[0] - items[1])[start : start + facts["benchmark/gsm8k:judged"]["num_items"]]
+    page = Page(report_stage(run.config))
+    row = page.table("losers")["gsm8k"]
+    assert shown(row["difference, bits/byte"]) == pytest.approx(gaps.mean(), abs=5e-5)
+    reach = 1.96 * gaps.std(ddof=1) / len(gaps) ** 0.5
+    low, high = row["95 % interval"].split(" to ")
+    assert [shown(low), shown(high)] == pytest.approx([gaps.mean() - reach, gaps.mean() + reach], abs=6e-5)
+    assert "paired by item" in page.text("losers")
+    (run.folder / "scores/final_mixture.npy").unlink()
+    unpaired = Page(report_stage(run.config))
+    assert "not paired: the items of the models are not here" in unpaired.text("losers")
+    low, high = unpaired.table("losers")["gsm8k"]["95 % interval"].split(" to ")
+    assert shown(high) - shown(low) > 4 * reach
+
+
+def test_names_stay_text(tmp_path: Path) -> None:
+    run = whole_run(tmp_path, HOSTILE, name="<img src=x onerror=alert(1)> {{ 1 + 1 }}")
+    page = Page(report_stage(run.config))
+    seen = {re.sub("[\u202e\u2028]", lambda found: f"⟨U+{ord(found[0]):04X}⟩", name) for name in HOSTILE}
+    assert set(page.table("mixture")) == set(page.table("effects")) == seen
+    assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069]", page.source)  # nothing turns round
+    assert page.root.find(".//h1").text_content() == run.config.name
+    assert len(page.root.findall(".//script")) == 1
+    assert page.root.find(".//img") is None
+    assert not [element for element in page.root.iter() if any(name.startswith("on") for name in element.attrib)]
+    assert not page.missing.keys() - {"shape"}
+    drawn = [one.text for one in page.sections["mixture"].find(".//svg").iter("text")]
+    assert "a[/b] & \"q\" 'r' $x^2$…" not in drawn  # a shortened name keeps its end
+    assert any(text.startswith('a[/b] & "q"') and text.endswith("`tick`") for text in drawn)
+
+
+def test_the_same_records_give_the_same_bytes_and_others_another_page(tmp_path: Path) -> None:
+    run = Run(tmp_path).prepared().trained(1).scored(12)
+    first = report_stage(run.config).read_bytes()
+    assert report_stage(run.config).read_bytes() == first
+    run.trained()
+    assert report_stage(run.config).read_bytes() != first
+    assert [path.name for path in run.folder.iterdir() if "report" in path.name] == ["report.html"]
+
+
+def test_a_run_that_has_moved_is_reported_by_its_saved_configuration(tmp_path: Path) -> None:
+    run = Run(tmp_path / "cluster").prepared().trained().scored()
+    (tmp_path / "laptop").mkdir()
+    run.folder.rename(tmp_path / "laptop/copied")
+    other = DemixConfig(name="copied", runs_dir=str(tmp_path / "laptop"))
+    page = Page(report_stage(other))
+    assert "seed: 0" in page.text("repeat")
+    assert "merge.method" not in page.missing
+    assert page.table("inputs", 0).keys() == {"base", *DATASETS}
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing: holds no run: expected datasets/manifest\.json"):
+        report_stage(DemixConfig(name="nothing", runs_dir=str(tmp_path)))
+    run = Run(tmp_path).prepared().trained(1)
+    (run.folder / "search").mkdir()
+    (run.folder / "search/mixture.json").write_text("{")
+    with pytest.raises(DemixError, match=r"search/mixture.json: expected JSON"):
+        report_stage(run.config)
+    assert not (run.folder / "report.html").exists()
+
+
+def test_a_run_outlives_its_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path).prepared().trained(1)
+    with caplog.at_level(logging.INFO, "nemo_demix"):
+        _write_page(run.config)
+        assert caplog.messages[-1] == f"report: {run.folder / 'report.html'}"
+        (run.folder / "report.html").unlink()
+        (run.folder / "cost.json").write_text("{")
+        _write_page(run.config)
+    assert "report: no page was written (DemixError: " in caplog.messages[-1]
+    assert "cost.json" in caplog.messages[-1]
+    assert "`nemo-demix report` tries again" in caplog.messages[-1]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run = Run(tmp_path, name="smoke").prepared().trained(1)
+    said = run_cli("report", "--config-name", "smoke", f"runs_dir={tmp_path}").stderr
+    assert said.strip().endswith(f"report: {run.folder / 'report.html'}")
+    refused = run_cli("report", "--config-name", "smoke", f"runs_dir={tmp_path}", "name=other", expect=2).stderr
+    assert len(refused.strip().splitlines()) == 1
+    assert "other: holds no run" in refused
+
+
+def test_the_study_is_judged_beside_nulls_and_a_ridge(tmp_path: Path) -> None:
+    config = verified(tmp_path)
+    page = Page(report_stage(config))
+    report = json.loads((config.run_dir / "verify/fidelity.json").read_text())
+    objective = report["benchmarks"]["objective"]
+    row = page.table("proxies")["merged"]
+    assert shown(row["rho (higher is better)"]) == pytest.approx(
+        objective["proxies"]["merge"]["rho"]["value"], abs=0.0051
+    )
+    assert shown(row["regret, bits/byte"]) == pytest.approx(objective["proxies"]["merge"]["regret"]["value"], abs=5e-5)
+    assert {"null: log data shares", "ridge on 3 references"} <= set(page.table("proxies"))
+    titles = [one.text_content() for one in page.sections["proxies"].iterfind(".//figcaption")]
+    assert titles[0] == "Trained references against merged proxies of the same mixtures"
+    marks = page.sections["proxies"].find(".//svg").findall(".//g[@data-mark]")
+    assert len(marks) == report["num_references"]
+
+
+def test_a_whole_run_ends_with_its_page(smoke_run: Path) -> None:
+    page = Page(smoke_run / "report.html")
+    assert list(page.sections) == KEYS
+    assert set(page.missing) <= {"shape"}
+    assert set(page.table("mixture")) == set(json.loads((smoke_run / "final/shares.json").read_text())["mixture"])
+    assert asdict(DemixConfig(name="smoke"))["name"] == page.root.find(".//h1").text_content()
