@@ -87,14 +87,7 @@ def test_all_mistakes_of_a_recipe_and_a_command_line_are_in_one_list(folder: Pat
     for command in ("check", "run", "launch", "doctor"):
         told = run_cli(command, "--config-name", str(recipe), f"runs_dir={folder}/runs", "bas.seed=1", expect=2).stderr
         lines = [line.split(maxsplit=1)[1] for line in told.splitlines() if line[:3].strip().isdigit()]
-        starts = (
-            "bas.seed",
-            "sed",
-            "train.seq_length",
-            "train.global_batch_size",
-            "model.vocab_size",
-            "components.beta",
-        )
+        starts = "bas sed train.seq_length train.global_batch_size model.vocab_size components.beta".split()
         assert all(any(line.startswith(start) for line in lines) for start in starts), lines
         assert any("math_9" in line and "did you mean math_" in line for line in lines)
         assert "did you mean seed" in told
