@@ -231,11 +231,11 @@ def _main(stage: str) -> None:
     )
     try:
         application()
-    except OSError as error:  # Hydra's own, which makes the run's folder; a stage's do not come here
-        fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         fail(" ".join(f"{error}{cause}".split()))
+    except OSError as error:  # Hydra's own, which makes the run's folder; a stage's do not come here
+        fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
 
 
 def _merge_command(arguments: list[str]) -> None:
