@@ -84,7 +84,11 @@ def test_what_a_rank_replies_is_taken_as_it_was_sent(ends: Ends) -> None:
     assert ends.taken() == ({"error": "no"}, None)
 
 
-@pytest.mark.parametrize("message", [b"", b"{}\n", b"0" * 32 + b"{}\n", Seal.random().close("launch/1", b"{}\n")])
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"{}\n", b"0" * 32 + b"{}\n", Seal.random().close("launch/1", b"{}\n")],
+    ids=["empty", "bare", "zeros", "of another secret"],
+)
 def test_a_forged_reply_ends_the_run(ends: Ends, message: bytes) -> None:
     ends.ask()
     ends.stranger.set(ends.key(0), message)
