@@ -86,7 +86,7 @@ def test_a_base_of_a_stranger_is_trained_from_and_nothing_of_it_runs(smoke_run: 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["role=teacher"], "expected role= one of base, component, reference, final"),
+        (["role=teacher"], "role=teacher: expected one of base, component, reference, final"),
         (["role=component", "component=poetry"], "component=poetry"),
         (["role=reference", "reference.name=mine"], "set reference.name, reference.shares"),
         (["role=component", "index=7"], "index=7: role=component has 7 models, counted from 0"),
