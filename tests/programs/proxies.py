@@ -45,6 +45,7 @@ def main() -> None:
     scorer = live.scorer(None)
     suite = scorer.suite
     score_components(config, manifest, components, live, None)
+    torch.distributed.barrier()  # rank 0 has written what all read now
     predictions = PredictionProxies(config, manifest, components, suite, None)
     merged = MergedProxies(config, manifest, components, live)
     load_checkpoint(live.model, components[-1].checkpoint)

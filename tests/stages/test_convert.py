@@ -271,15 +271,15 @@ HOSTILE = {
     "yaml_tag": ("!!python/object/apply:os.system ['touch TRACE']", "expected plain YAML"),
     "foreign_class": (
         {"_target_": "subprocess.Popen", "config": {"_target_": "nemo.collections.llm.GPTConfig"}},
-        "names subprocess.Popen",
+        "names 'subprocess.Popen'",
     ),
     "function": (
         {"_target_": "nemo.collections.llm.api.os.system", "config": {"_target_": "nemo.collections.llm.GPTConfig"}},
-        "names nemo.collections.llm.api.os.system",
+        "names 'nemo.collections.llm.api.os.system'",
     ),
     "not_a_model": (
         {"_target_": "nemo.collections.llm.GPTModel", "config": {"_target_": "nemo.collections.llm.api.train"}},
-        "names nemo.collections.llm.api.train",
+        "names 'nemo.collections.llm.api.train'",
     ),
     "outside": (
         {
