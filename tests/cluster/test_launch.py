@@ -106,7 +106,7 @@ def test_without_slurm_launch_says_what_to_do_instead(tmp_path: Path, monkeypatc
     [
         (["force=true"], "a job that is requeued would start over"),
         (["launch.through=ssh"], "launch.through=ssh: expected one of slurm, nemo_run, local"),
-        (['launch.jobs.search.overrides=["paralel.nodes=1"]'], "launch.jobs.search.overrides: paralel: no such key; did you mean parallel?"),
+        (['launch.jobs.search.overrides=["paralel.nodes=1"]'], "launch.jobs.search.overrides: paralel: no such key"),
         (['launch.jobs.final.overrides=["parallel.nodes=3"]'], "final: parallel: tensor 2 x pipeline 1 x data 1 = 2"),
         (["launch.site=nowhere.env"], "launch.site=nowhere.env: no such file; copy slurm/site.example.env"),
     ],
