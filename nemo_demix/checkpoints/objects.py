@@ -9,6 +9,7 @@ Source: megatron.core.dist_checkpointing.serialization (load_common_state_dict).
 import io
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +53,16 @@ def read_common_state(weights: Path) -> CommonState | None:
     path = weights / COMMON
     if path.is_file():
         return CommonState(str(path), read_file(weights, path))
-    for name, entry in read_metadata(weights).objects.items():
-        if is_common_state(name):
-            return CommonState(f"{weights / entry.file}: {name}", read_object(weights, entry))
-    return None
+    return next(iter(common_objects(weights, read_metadata(weights).objects).values()), None)
+
+
+def common_objects(weights: Path, objects: Mapping[str, ObjectEntry]) -> dict[str, CommonState]:
+    """The common state among byte objects, by its name there; empty where there is none. Raises as `read_object`."""
+    return {
+        name: CommonState(f"{weights / entry.file}: {name}", read_object(weights, entry))
+        for name, entry in objects.items()
+        if is_common_state(name)
+    }
 
 
 def check_archive(data: bytes, what: str) -> None:

@@ -31,7 +31,7 @@ def load_torch() -> None:
 
 
 def _uncompiled(model: Any = None, **options: object) -> Any:
-    """What torch.compile does where it is turned off, without loading the compiler: a sixth of all imports' time."""
+    """What torch.compile does where it is turned off, without loading the compiler, which takes seconds."""
     return (lambda function: function) if model is None else model
 
 

@@ -16,8 +16,8 @@ from nemo_demix.checkpoints.checksums import check_objects, check_small_files
 from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
-from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_common_state, is_training_state, read_metadata
-from nemo_demix.checkpoints.objects import CommonState, check_archive, read_object
+from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.objects import check_archive, common_objects
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,9 @@ def open_source(name: str, path: Path) -> Source:
             )
     check_objects(layout, objects)
     common = {}
-    for key, entry in objects.items():
-        if is_common_state(key):
-            found = CommonState(f"{layout.weights / entry.file}: {key}", read_object(layout.weights, entry))
-            check_archive(found.data, found.where)
-            common[key] = without_training_state(found)
+    for key, found in common_objects(layout.weights, objects).items():
+        check_archive(found.data, found.where)
+        common[key] = without_training_state(found)
     kept = Stored(tensors, objects, stored.planner_data, {})
     return Source(name, path, layout, kept, common, tuple(left_out), files)
 

@@ -186,12 +186,7 @@ def scatter(
             axes.plot([low, high], [low, high], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
             axes.set_xlim(low, high)
             axes.set_ylim(low, high)
-        axes.grid(linewidth=0.7)
-        axes.set_xlabel(textwrap.fill(labels[0], 46))
-        axes.set_ylabel(textwrap.fill(labels[1], 34))
-        axes.locator_params(nbins=5)
-        if len(series) > 1:
-            _legend(axes, len(series))
+        _finish(axes, labels, len(series))
         return _svg(drawing, figure_id, title, [[point.name for point in points] for points in series.values()])
 
 
@@ -223,13 +218,18 @@ def lines(
                 axes.fill_between(line.xs, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
             axes.plot(line.xs, line.ys, color=colour, linewidth=1.7, label=shortened(name),
                       linestyle=dashes[place // len(SERIES) % len(dashes)], gid=f"line-{place}")  # fmt: skip
-        axes.grid(linewidth=0.7)
-        axes.set_xlabel(textwrap.fill(labels[0], 46))
-        axes.set_ylabel(textwrap.fill(labels[1], 34))
-        axes.locator_params(nbins=5)
-        if len(series) > 1:
-            _legend(axes, len(series))
+        _finish(axes, labels, len(series))
         return _svg(drawing, figure_id, title, [])
+
+
+def _finish(axes: Axes, labels: tuple[str, str], num_series: int) -> None:
+    """Grid, labels of both axes, and a legend where there is more than one series."""
+    axes.grid(linewidth=0.7)
+    axes.set_xlabel(textwrap.fill(labels[0], 46))
+    axes.set_ylabel(textwrap.fill(labels[1], 34))
+    axes.locator_params(nbins=5)
+    if num_series > 1:
+        _legend(axes, num_series)
 
 
 def shortened(name: str) -> str:
