@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from nemo_demix.checkpoints.identity import is_complete
 from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import make_plan
@@ -104,6 +105,11 @@ def stop_when(
     output = "".join(process.communicate(timeout=60))
     wait_for_the_end(ranks)
     return process.wait(), output
+
+
+def is_half_trained(model: Path) -> bool:
+    """Whether a model of the smoke run, of 16 steps, has a checkpoint on the way that training can go on from."""
+    return any(is_complete(path) for path in (model / "checkpoints").glob("step_0000000[4-9]"))
 
 
 def wait_for_the_end(pids: Iterable[int]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.artifacts import DataManifest
-from tests.helpers import fork_run, losses, run_cli, stop_when
+from tests.helpers import fork_run, is_half_trained, losses, run_cli, stop_when
 
 
 def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
@@ -98,7 +98,7 @@ def test_killed_in_training_in_the_search_and_in_the_final_run_the_mixture_is_th
     run = runs / "smoke"
     command = ["run", "--config-name", "smoke", f"runs_dir={runs}"]
     component = run / "models/component/code_3"
-    stop_when(command, lambda: any((component / "checkpoints").glob("step_0000000[4-9]/weights/metadata.json")))
+    stop_when(command, lambda: is_half_trained(component))
     stop_when(command, lambda: _lines(run / "search/scores.jsonl") >= 10)
     with open(run / "search/scores.jsonl", "a") as file:
         file.write('{"iteration": 0, "name": "mix_')  # a row that a kill cut off
