@@ -19,6 +19,7 @@ import torch
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.runtime.context import ModelContext, write_context
+from nemo_demix.runtime.saving import hand_over_in_process
 
 _STACKED = "decoder.layers."  # these tensors hold all layers, on their first axis
 _VOCABULARY = "embedding.word_embeddings.weight"
@@ -212,6 +213,7 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
 
     instance = model(model_config)
     instance.importer = lambda path: Importer(str(source))  # where NeMo asks which importer to use
+    hand_over_in_process()
     return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint", trust_remote_code=False)
 
 
