@@ -6,7 +6,7 @@ size, time and inode, and reads a file again only where its time is another and 
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,21 @@ class Inputs:
             self._changed = True
         return list(known["identity"])
 
-    def keep(self, paths: Iterable[Path], before: dict[str, Identity]) -> None:
+    def keep(self, before: Mapping[Path, Identity]) -> None:
         """Write down the checksums of the files that `prepare` has read.
 
         Args:
-            before: Their identities when it began; one that was written to since is left out.
+            before: What stood for each when it began; one that was written to since is left out.
         """
-        for path in paths:
+        for path, identity in before.items():
             name = str(path.absolute())
             known = self._known.get(name)
-            if known is not None and known["identity"] == before.get(name):
+            if known is not None and known["identity"] == identity:
                 continue
             seen = _seen(_stat(path))
-            if stat_identity(path) != before.get(name):
+            if stat_identity(path) != identity:
                 continue
-            entry = {"identity": before[name], "seen": seen, "sha256": file_sha256(path)}
+            entry = {"identity": identity, "seen": seen, "sha256": file_sha256(path)}
             if _seen(_stat(path)) == seen:
                 self._known[name] = entry
                 self._changed = True

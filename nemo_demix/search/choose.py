@@ -89,20 +89,8 @@ def rank_pool(ranking: Ranking, pool_MC: Array) -> RankedPool:
     return RankedPool(pool_MC[kept_M], averages, ranking.objective(averages))
 
 
-def published_pool(ranking: Ranking, step: int = 0) -> RankedPool:
-    """A pool of a search's step as DeMix draws it, ranked."""
-    settings = ranking.settings
-    stream = [ranking.seed, step, POOL_STREAM]
-    return rank_pool(ranking, draw(settings, ranking.space, settings.pool_size, stream))
-
-
 def choose_from_rows(
-    settings: SearchConfig,
-    space: SearchSpace,
-    rows: Sequence[Row],
-    seed: int,
-    step: int = 0,
-    pool_of: Callable[[Ranking, int], RankedPool] = published_pool,
+    settings: SearchConfig, space: SearchSpace, rows: Sequence[Row], seed: int, step: int = 0
 ) -> Choice:
     """The mixture that scored rows point to; what the last step of most strategies does.
 
@@ -110,14 +98,13 @@ def choose_from_rows(
         rows: Scored mixtures, each {name, merge_weights, scores: {benchmark: {score}}}; their order does not matter.
         seed: Of the pool, the predictor and the folds.
         step: Of the search, so that its pools differ.
-        pool_of: What is predicted and ranked, by the ranking and the step.
 
     Raises:
         ConfigError, MixtureError, ScoreError: as `Ranking`, `sample_mixtures`, `cross_validate` and `mean_of_top`.
     Memory: a few arrays of `search.pool_size` x (C + benchmarks) float64.
     """
     ranking = Ranking(settings, space, rows, seed)
-    pool = pool_of(ranking, step)
+    pool = rank_pool(ranking, draw(settings, space, settings.pool_size, [seed, step, POOL_STREAM]))
     return describe(ranking, pool, best_mean(ranking, pool, settings.select_top))
 
 

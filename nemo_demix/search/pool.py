@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from nemo_demix.config import SamplerConfig
 from nemo_demix.constraints import Constraints
@@ -32,7 +33,7 @@ class Judge(NamedTuple):
     """How the rows of a pool are ranked: capability averages, which rows are above the floors, and the objective."""
 
     averages: Callable[[Array], Mapping[str, Array]]
-    kept: Callable[[Mapping[str, Array]], Array]
+    kept: Callable[[Mapping[str, Array]], npt.NDArray[np.bool_]]
     objective: Callable[[Mapping[str, Array]], Array]
 
 

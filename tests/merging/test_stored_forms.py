@@ -118,7 +118,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path
     return found
 
 
-# One of each way in which a method looks at matrices: not, by inner products, by magnitudes, at random, by rows, by sums.
+# One of each way to look at matrices: not at all, by inner products, magnitudes, at random, by rows, by sums.
 CASES = [(name, PARAMETERS[name][0]) for name in ("linear", "slerp", "ties", "dare_linear", "della", "sce")]
 
 

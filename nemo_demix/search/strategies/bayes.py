@@ -7,7 +7,7 @@ import numpy as np
 from nemo_demix.config import BayesConfig
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
-from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, choose_from_rows, draw
+from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw
 from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.pool import capped, wide_mixtures, wide_pool
 from nemo_demix.search.ranking import Ranking, Row
@@ -76,8 +76,12 @@ class Bayes:
     def result(self) -> Choice:
         """What the last fit's predictions are least at, without any bound; of ranks, the mean of a pool's top."""
         settings, space = self._problem.settings, self._problem.space
-        arguments = (settings, space, self._rows, self._problem.seed, self._step)
-        return choose_refined(*arguments) if settings.objective in LINEAR else choose_from_rows(*arguments, wide_pool)
+        seed, step = self._problem.seed, self._step
+        if settings.objective in LINEAR:
+            return choose_refined(settings, space, self._rows, seed, step)
+        ranking = Ranking(settings, space, self._rows, seed)
+        pool = wide_pool(ranking, step)
+        return describe(ranking, pool, best_mean(ranking, pool, settings.select_top))
 
     def _acquisition(self, ranking: Ranking, candidates_MC: Array) -> tuple[Array, Array]:
         """Candidates that could be above the floors, and the objective of what they could be."""
