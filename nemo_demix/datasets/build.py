@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nemo_demix.artifacts import DatasetRecord, fingerprint, is_done, load_record, write_json
 from nemo_demix.config import DemixConfig, SourceConfig
 from nemo_demix.datasets.benchmarks import benchmark_identity
+from nemo_demix.datasets.inputs import Inputs
 from nemo_demix.datasets.megatron import PrefixCounts, read_prefix, token_type, write_prefix
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.registry import corpus
@@ -58,6 +59,7 @@ class DatasetBuilder:
         self._pool = pool
         self._overlap = overlap
         self._seconds: dict[str, float] = {}
+        self._inputs = Inputs(config.run_dir)
 
     def scan(self, name: str, sample: LowestDocuments | None = None) -> Scan:
         """Read a text dataset once.
@@ -96,7 +98,7 @@ class DatasetBuilder:
         key, record_path = f"datasets.{name}", self._folder / name / "record.json"
         expected = fingerprint(
             revision=_REVISION,
-            sources=dataset_identity(self._config.datasets[name], key),
+            sources=dataset_identity(self._config.datasets[name], key, self._inputs),
             max_bytes=self._config.datasets[name].max_bytes,
             heldout_share=self._config.prepare.heldout_share,
             tokenizer=tokenizer["fingerprint"],
@@ -220,11 +222,11 @@ class DatasetBuilder:
         """By benchmark and by task, what the overlap with it depends on beside the dataset."""
         suite, ngram = self._config.suite, self._config.prepare.overlap_ngram
         prints = {
-            name: fingerprint(benchmark=benchmark_identity(name, benchmark), ngram=ngram)
+            name: fingerprint(benchmark=benchmark_identity(name, benchmark, self._inputs), ngram=ngram)
             for name, benchmark in suite.benchmarks.items()
         }
         prints |= {
-            f"task/{name}": fingerprint(task=task_identity(name, task), ngram=ngram)
+            f"task/{name}": fingerprint(task=task_identity(name, task, self._inputs), ngram=ngram)
             for name, task in suite.tasks.items()
         }
         return prints

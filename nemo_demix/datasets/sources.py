@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.config import DatasetConfig, SourceConfig
+from nemo_demix.datasets.inputs import Identity, Inputs, stat_identity
 from nemo_demix.datasets.megatron import check_prefix
 from nemo_demix.datasets.readers import check_first_record, file_format, read_file, read_text
 from nemo_demix.datasets.registry import corpus, corpus_identity
@@ -172,36 +173,46 @@ def source_files(source: SourceConfig, key: str) -> list[Path]:
     return paths
 
 
-def dataset_identity(dataset: DatasetConfig, key: str) -> list[dict[str, Any]]:
-    """What a dataset's documents depend on, for fingerprints: package versions, or sizes and times of files, by source.
+def dataset_identity(dataset: DatasetConfig, key: str, inputs: Inputs | None = None) -> list[dict[str, Any]]:
+    """What a dataset's documents depend on, for fingerprints: package versions, or files, by source.
+
+    Args:
+        inputs: What the run knows of its files, so that one that was only touched is the same; None: nothing.
 
     Raises:
         ConfigError, DatasetError: if a source is not valid.
     """
-    return [_source_identity(source, f"{key}.sources[{i}]") for i, source in enumerate(dataset.sources)]
+    return [_source_identity(source, f"{key}.sources[{i}]", inputs) for i, source in enumerate(dataset.sources)]
 
 
-def _source_identity(source: SourceConfig, key: str) -> dict[str, Any]:
+def _source_identity(source: SourceConfig, key: str, inputs: Inputs | None) -> dict[str, Any]:
     kind = source_kind(source, key)
     if kind == "registry":
         assert source.registry is not None
         return corpus_identity(source.registry)
+    files = [file_identity(path, inputs) for path in input_files(source, key)]
+    return {"kind": kind, "field": source.text_field, "files": files}
+
+
+def input_files(source: SourceConfig, key: str) -> list[Path]:
+    """The absolute files that a source's documents are in; none of a registry's.
+
+    Raises:
+        ConfigError, DatasetError: if the source is not valid.
+    """
+    kind = source_kind(source, key)
+    if kind == "registry":
+        return []
     if kind == "megatron":
         prefixes = [prefix for prefix in (source.megatron, source.heldout) if prefix is not None]
-        paths = [Path(prefix + suffix).absolute() for prefix in prefixes for suffix in (".bin", ".idx")]
-    else:
-        paths = source_files(source, key)
-    return {"kind": kind, "field": source.text_field, "files": [file_identity(path) for path in paths]}
+        return [Path(prefix + suffix).absolute() for prefix in prefixes for suffix in (".bin", ".idx")]
+    return source_files(source, key)
 
 
-def file_identity(path: Path) -> list[Any]:
-    """A file's absolute path, size in bytes and modification time in nanoseconds.
+def file_identity(path: Path, inputs: Inputs | None = None) -> Identity:
+    """What stands for a file in fingerprints: as the run knows it, else as it lies there.
 
     Raises:
         DatasetError: if it is missing.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a file, found: {error.strerror}; correct the path") from None
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+    return stat_identity(path) if inputs is None else inputs.identity(path)

@@ -85,6 +85,11 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer: Any, f
 
     state = read_state(checkpoint)
     embedding = state[_VOCABULARY]
+    if len(tokenizer) > len(embedding):
+        raise CheckpointError(
+            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {len(tokenizer)} tokens; give the "
+            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
+        )
     settings = fdl.Config(
         context.config_class, **context.values, vocab_size=embedding.shape[0], **dtype_settings(embedding.dtype)
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from nemo_demix.artifacts import read_json, read_json_lines
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
 from nemo_demix.search.space import num_proxies
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
@@ -32,9 +33,15 @@ class Progress:
 
 
 def status_stage(config: DemixConfig) -> None:
-    """Print a row a stage. Where there is no Slurm, files alone say what they know."""
+    """Print a row a stage. Where there is no Slurm, files alone say what they know. Nothing is written.
+
+    Raises:
+        ConfigError: if there is no such run.
+    """
+    if not config.run_dir.is_dir():
+        raise ConfigError(f"no run here: {config.run_dir.absolute()}; name its folder with --run, or start it")
     log = job_log(config)
-    table = Table(title=f"{config.run_dir}", title_justify="left")
+    table = Table(title=escape(f"{config.run_dir}"), title_justify="left")
     for heading in ("stage", "state", "jobs", "progress", "ETA"):
         table.add_column(heading)
     stages = pipeline(config)
@@ -46,7 +53,7 @@ def status_stage(config: DemixConfig) -> None:
             stage.name,
             escape("done" if stage.is_done else states or "to do"),
             jobs,
-            progress.text,
+            escape(progress.text),
             _duration(progress.remaining_s) if running or not states else "",
         )
     console = Console(width=118)

@@ -153,6 +153,10 @@ def test_only_a_changed_dataset_is_made_again(
     first = prepare(config)
     times = times_of(config)
     os.utime(tmp_path / "shared.jsonl", (1, 1))
+    assert prepare(config) == first, "a file that was only touched is the same"
+    assert times_of(config) == times
+    with open(tmp_path / "shared.jsonl", "a") as file:
+        file.write("\n")
     second = prepare(config)
     assert times_of(config)["prose"] == times["prose"]
     assert times_of(config)["mixed"] > times["mixed"]

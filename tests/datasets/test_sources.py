@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.config import DatasetConfig, SourceConfig
+from nemo_demix.datasets.inputs import Inputs, stat_identity
 from nemo_demix.datasets.sources import dataset_identity, dataset_units, is_megatron
 from nemo_demix.errors import ConfigError, DatasetError
 from tests.datasets.helpers import write_texts
@@ -86,10 +87,30 @@ def test_a_source_that_names_nothing_is_refused(
         documents(SourceConfig(**{key: value}))
 
 
-def test_identity_follows_size_and_time_of_the_files(tmp_path: Path) -> None:
+def test_a_file_that_was_touched_or_copied_back_is_the_same_and_another_is_not(tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.jsonl", ["a"])
     dataset = DatasetConfig(capability="general", sources=[SourceConfig(path=str(path))])
-    first = dataset_identity(dataset, "d")
+    first = dataset_identity(dataset, "d", Inputs(tmp_path))
     assert dataset_identity(dataset, "d") == first
+    Inputs(tmp_path).keep({path: stat_identity(path)})
     os.utime(path, (1, 1))
-    assert dataset_identity(dataset, "d") != first
+    assert dataset_identity(dataset, "d", Inputs(tmp_path)) == first
+    assert dataset_identity(dataset, "d") != first, "which a run that knows nothing of it has to take for another"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    assert dataset_identity(dataset, "d", Inputs(tmp_path)) == first
+    path.write_bytes(content.replace(b"a", b"b"))  # as long as before
+    other = dataset_identity(dataset, "d", Inputs(tmp_path))
+    assert other != first
+    Inputs(tmp_path).keep({path: stat_identity(path)})
+    os.utime(path, (2, 2))
+    assert dataset_identity(dataset, "d", Inputs(tmp_path)) == other
+
+
+def test_what_was_written_to_while_it_was_read_is_not_taken_down(tmp_path: Path) -> None:
+    path = write_texts(tmp_path / "a.jsonl", ["a"])
+    before = stat_identity(path)
+    os.utime(path, (1, 1))
+    Inputs(tmp_path).keep({path: before})
+    assert Inputs(tmp_path).identity(path) == stat_identity(path)
