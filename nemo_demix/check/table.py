@@ -13,6 +13,8 @@ from nemo_demix.config.overrides import stage_config
 from nemo_demix.datasets.sources import source_files, source_kind
 from nemo_demix.memory import GIB
 from nemo_demix.memory_check import known_memory, known_shape
+from nemo_demix.search.imported import read_problem
+from nemo_demix.search.imported_table import print_imported
 from nemo_demix.search.space import MERGED, num_proxies
 from nemo_demix.training.jobs import component_blend
 
@@ -29,6 +31,8 @@ def print_understood(config: DemixConfig, console: Console | None = None) -> Non
     console.print(_datasets(config))
     console.print(_run(config))
     console.print(_stages(config))
+    if config.search.imported.scores is not None:
+        print_imported(read_problem(config), console)
 
 
 def _datasets(config: DemixConfig) -> Table:
