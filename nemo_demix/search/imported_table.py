@@ -25,8 +25,8 @@ def print_imported(problem: ImportedProblem, console: Console) -> None:
 def _datasets(problem: ImportedProblem) -> Table:
     found = problem.found
     table = Table(title="What was mixed", title_justify="left")
-    for heading in ("dataset", "least", "mean", "most", ""):
-        table.add_column(heading, justify="right" if heading in ("least", "mean", "most") else "left")
+    for heading in ("dataset", "least", "mean", "most", *(["note"] if problem.fixed else [])):
+        table.add_column(heading, justify="left" if heading in ("dataset", "note") else "right")
     names = problem.space.names
     for name in names[:MOST_ROWS]:
         shares = [row.weights.get(name, 0.0) for row in found.rows]
@@ -34,7 +34,7 @@ def _datasets(problem: ImportedProblem) -> Table:
         table.add_row(
             escape(name),
             *(f"{100 * value:.1f} %" for value in values),
-            "never varied: kept as it is" if name in problem.fixed else "",
+            *(["never varied: kept as it is"] if name in problem.fixed else []),
         )
     return _shortened(table, len(names))
 

@@ -14,6 +14,10 @@ from nemo_demix.search.imported import ImportedProblem, read_problem, search_imp
 from nemo_demix.search.imported_table import print_imported
 from nemo_demix.search.space import search_folder
 
+INTERVALS = (
+    "From the 5th to the 95th percentile, top: of the best mixtures of the pool; refits: of what other draws of these "
+    "scores would choose."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -34,17 +38,14 @@ def imported_stage(config: DemixConfig) -> None:
         logger.info("search: wrote %s", path)
     record = read_json(path)
     console.print(_mixture(record))
+    console.print(INTERVALS)
     console.print(_predicted(problem, record))
     for rule in record["constraints"]["binding"]:
         console.print(f"Binding: {escape(rule)}", highlight=False)
 
 
 def _mixture(record: Mapping[str, Any]) -> Table:
-    table = Table(
-        title="The mixture (top: 5th to 95th percentile of its rivals in the pool; refits: of what other draws of the\n"
-        "scores would choose)",
-        title_justify="left",
-    )
+    table = Table(title="The mixture", title_justify="left")
     weights = record["merge_weights"]
     baselines = {name: one["data_shares"] for name, one in record["baselines"].items()}
     columns = ("dataset", *(["merge weight"] if weights else []), "data share", "top", "refits", *baselines)
