@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.config import DatasetConfig, SourceConfig
+from nemo_demix.datasets import sources
 from nemo_demix.datasets.sources import dataset_identity, dataset_units, is_megatron
 from nemo_demix.errors import ConfigError, DatasetError
 from tests.datasets.helpers import write_texts
 
 
-def documents(*sources: SourceConfig) -> list[str]:
-    dataset = DatasetConfig(capability="code", sources=list(sources))
+def documents(*given: SourceConfig) -> list[str]:
+    dataset = DatasetConfig(capability="code", sources=list(given))
     return [text for unit in dataset_units(dataset, "datasets.d") for text in unit.documents()]
 
 
@@ -40,6 +41,35 @@ def test_many_small_files_become_several_units_and_lose_nothing(tmp_path: Path) 
     units = dataset_units(dataset, "d")
     assert len(units) == 3
     assert [text for unit in units for text in unit.documents()] == [str(number) for number in range(600)]
+
+
+def test_a_large_file_is_shared_between_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_texts(tmp_path / "a.jsonl", [f"{number}" * 10 for number in range(100)])
+    monkeypatch.setattr(sources, "_PART_BYTES", 500)
+    units = dataset_units(DatasetConfig(capability="general", sources=[SourceConfig(path=str(path))]), "d")
+    assert len(units) == -(-path.stat().st_size // 500)
+    assert sum(unit.num_files for unit in units) == 1
+    assert documents(SourceConfig(path=str(path))) == [f"{number}" * 10 for number in range(100)]
+
+
+def test_an_address_is_read_by_fsspec(tmp_path: Path) -> None:
+    """Globs, packed files, identity; one that no package here serves is named."""
+    for name in ("b", "a"):
+        write_texts(tmp_path / f"{name}.jsonl", [name])
+    source = SourceConfig(path=f"file://{tmp_path}/*.jsonl")
+    assert documents(source) == ["a", "b"]
+    dataset = DatasetConfig(capability="general", sources=[source])
+    first = dataset_identity(dataset, "d")
+    assert first[0]["files"][0][:2] == [f"file://{tmp_path}/a.jsonl", 14]
+    write_texts(tmp_path / "a.jsonl", ["changed"])
+    assert dataset_identity(dataset, "d") != first
+    for address, message in (
+        (f"file://{tmp_path}/none*.jsonl", "no file matches"),
+        (f"file://{tmp_path}/none.jsonl", "expected a file, found none"),
+        ("nosuch://bucket/a.jsonl", "nosuch://bucket/a.jsonl: expected an address that fsspec knows"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            documents(SourceConfig(path=address))
 
 
 @pytest.mark.parametrize(
