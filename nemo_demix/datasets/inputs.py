@@ -1,7 +1,8 @@
 """A run's input files, by what is in them: one that was only touched or copied back is the file it was.
 
 `prepare` reads its inputs anyway, so it keeps their checksums in `<run>/datasets/inputs.json`. Everyone else looks at
-size, time and inode, and reads a file again only where its time is another and its size is not.
+size, time and inode, and reads a file again only where its time is another and its size is not. What is behind an
+address is known by what its store says of it.
 """
 
 import logging
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import file_sha256, read_json, write_json
+from nemo_demix.datasets.files import identity as identity_now
+from nemo_demix.datasets.files import is_address
 from nemo_demix.errors import DatasetError, DemixError
 
 logger = logging.getLogger(__name__)
-Identity = list[Any]  # absolute path, size in bytes, modification time in nanoseconds when it was first read
+Identity = list[Any]  # place, size in bytes, modification time in nanoseconds when it was first read
 
 
 class Inputs:
@@ -36,65 +39,60 @@ class Inputs:
         if isinstance(found, dict):
             self._known = {path: entry for path, entry in found.items() if _is_entry(entry)}
 
-    def identity(self, path: Path) -> Identity:
+    def identity(self, place: str) -> Identity:
         """What stands for a file in fingerprints; the same as long as its bytes are.
 
         Raises:
             DatasetError: if it is missing.
         """
-        status = _stat(path)
-        now: Identity = [str(path.absolute()), status.st_size, status.st_mtime_ns]
-        known = self._known.get(now[0])
+        now = identity_now(place)
+        known = self._known.get(place)
         if known is None:
             return now
-        if known["seen"] != _seen(status):
-            if known["identity"][1] != status.st_size or file_sha256(path) != known["sha256"]:
+        seen = _seen(place)
+        if known["seen"] != seen:
+            if known["identity"][1] != now[1] or file_sha256(Path(place)) != known["sha256"]:
                 return now
-            known["seen"] = _seen(status)
+            known["seen"] = seen
             self._changed = True
         return list(known["identity"])
 
-    def keep(self, before: Mapping[Path, Identity]) -> None:
+    def keep(self, before: Mapping[str, Identity]) -> None:
         """Write down the checksums of the files that `prepare` has read.
 
         Args:
             before: What stood for each when it began; one that was written to since is left out.
         """
-        for path, identity in before.items():
-            name = str(path.absolute())
-            known = self._known.get(name)
-            if known is not None and known["identity"] == identity:
+        for place, identity in before.items():
+            known = self._known.get(place)
+            if is_address(place) or (known is not None and known["identity"] == identity):
                 continue
-            seen = _seen(_stat(path))
-            if stat_identity(path) != identity:
+            seen = _seen(place)
+            if identity_now(place) != identity:
                 continue
-            entry = {"identity": identity, "seen": seen, "sha256": file_sha256(path)}
-            if _seen(_stat(path)) == seen:
-                self._known[name] = entry
+            entry = {"identity": identity, "seen": seen, "sha256": file_sha256(Path(place))}
+            if _seen(place) == seen:
+                self._known[place] = entry
                 self._changed = True
         if self._changed:
             write_json(self._path, self._known)
             self._changed = False
 
 
-def stat_identity(path: Path) -> Identity:
-    """A file's absolute path, size in bytes and modification time in nanoseconds.
+def file_identity(place: str, inputs: Inputs | None = None) -> Identity:
+    """What stands for a file in fingerprints: as the run knows it, else as it lies there.
 
     Raises:
         DatasetError: if it is missing.
     """
-    status = _stat(path)
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+    return identity_now(place) if inputs is None else inputs.identity(place)
 
 
-def _stat(path: Path) -> os.stat_result:
+def _seen(place: str) -> list[int]:
     try:
-        return path.stat()
+        status = os.stat(place)
     except OSError as error:
-        raise DatasetError(f"{path}: expected a file, found: {error.strerror}; correct the path") from None
-
-
-def _seen(status: os.stat_result) -> list[int]:
+        raise DatasetError(f"{place}: expected a file, found: {error.strerror}; correct the path") from None
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
