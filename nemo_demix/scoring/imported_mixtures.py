@@ -44,7 +44,7 @@ def read_mixtures(path: Path, index: str | None, known: Sequence[str]) -> Import
         MixtureError: if a name is unknown, or a row is not on the simplex within the rounding of its numbers.
     """
     if path.suffix == ".json":
-        value = read_json(path)
+        value = read_json(path, is_ours=False)
         if not isinstance(value, dict) or not value or not all(isinstance(row, dict) for row in value.values()):
             raise MixtureError(f'{path}: expected {{"mix_0": {{"web": 0.5, ...}}, ...}}, found {str(value)[:80]}')
         return _checked(path, list(dict.fromkeys(name for row in value.values() for name in row)), value, known)

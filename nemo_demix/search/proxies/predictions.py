@@ -23,6 +23,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
+from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import group_fingerprints
 from nemo_demix.scoring.result import ModelResult
@@ -137,8 +138,10 @@ def score_components(
         ScoreError: if a component's scores are not finite.
     Collective: every rank.
     """
-    for job in components:
+    for place, job in enumerate(components):
         path, expected = _stored(config, manifest, job, uses)
+        if live.ranks.is_main:
+            tell(logger, Progress("search: scoring components", place, len(components), "component", is_line=False))
         _score_component(live, live.scorer(uses), job, path, expected)
 
 
