@@ -4,6 +4,7 @@ Axes: M mixtures it is fitted on, X mixtures it predicts, C components, F featur
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -30,6 +31,19 @@ def quadratic(weights_XC: Array) -> Array:
 def square_roots(weights_XC: Array) -> Array:
     """Weights and their roots, (X, 2 C): a trained model gains most from the first tokens of a dataset."""
     return np.hstack([weights_XC, np.sqrt(weights_XC)])
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear function of features, in the unit of the scores."""
+
+    features: Callable[[Array], Array]
+    level: float
+    slopes_F: Array
+
+    def __call__(self, weights_XC: Array) -> Array:
+        """Predictions, float64, shape (X,)."""
+        return self.level + self.features(weights_XC) @ self.slopes_F
 
 
 FEATURES: tuple[Callable[[Array], Array], ...] = (linear, quadratic, square_roots)
@@ -62,8 +76,7 @@ def fit(features: Callable[[Array], Array], penalty: float, weights_MC: Array, s
     scaler = StandardScaler().fit(features(weights_MC))
     regression = Ridge(penalty).fit(scaler.transform(features(weights_MC)), scores_M)
     slopes_F = regression.coef_ / scaler.scale_
-    level = regression.intercept_ - slopes_F @ scaler.mean_
-    return lambda weights_XC: level + features(weights_XC) @ slopes_F
+    return Linear(features, regression.intercept_ - slopes_F @ scaler.mean_, slopes_F)
 
 
 RIDGE = Kind(lambda num_components: MIN_ROWS, settle)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,6 +113,10 @@ class PredictionProxies:
         found = copy(self)
         found._predictions = self._predictions.resampled(rng)
         return found
+
+    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+        """What the named scores are worked out from, see `TokenPredictions.portable`."""
+        return self._predictions.portable(groups, [one._predictions for one in resampled])
 
 
 def are_scored(
