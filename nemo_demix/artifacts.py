@@ -91,25 +91,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, is_ours: bool = True) -> Any:
     """Read a JSON file.
 
+    Args:
+        is_ours: A stage wrote it, and would write it again.
     Raises:
         DemixError: if the file is absent or is not JSON, or an object of it has a key twice.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DemixError(f"{path}: not found; run the stage that writes it first") from None
-    return parse_json(data, path)
+        remedy = "run the stage that writes it first" if is_ours else "expected a file of JSON"
+        raise DemixError(f"{path}: not found; {remedy}") from None
+    return parse_json(data, path, is_ours)
 
 
-def parse_json(data: bytes, path: Path, remedy: str = "correct it, or delete it and run its stage again") -> Any:
+def parse_json(data: bytes, path: Path, is_ours: bool = False) -> Any:
     """The value of a JSON text; a byte order mark before it is passed over.
 
     Args:
         path: Of the file, for the error.
-        remedy: What to do about it, for the error.
+        is_ours: As of `read_json`.
     Raises:
         DemixError: if it is not JSON, or an object of it has a key twice: neither of the two values would be meant.
     """
@@ -117,6 +120,7 @@ def parse_json(data: bytes, path: Path, remedy: str = "correct it, or delete it 
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
+        remedy = "delete it and run its stage again" if is_ours else "correct it"
         raise DemixError(f"{path}: expected JSON, found: {reason}; {remedy}") from None
 
 
@@ -151,7 +155,9 @@ def load_record(path: Path, kind: type[T]) -> T:
     value = read_json(path)
     if not isinstance(value, dict) or not required <= set(value) <= names:
         found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise DemixError(f"{path}: expected the fields {sorted(names)}, found {found}; run its stage again")
+        raise DemixError(
+            f"{path}: expected the fields {sorted(names)}, found {found}; delete it and run its stage again"
+        )
     return kind(**value)
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -20,19 +19,21 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_demix.command_line import DEFAULT_RECIPE, fail, hydra_arguments, register_plugins
+from nemo_demix.command_line import DEFAULT_RECIPE, READ_ONLY, fail, hydra_arguments, register_plugins, retold
 from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
 from nemo_demix.config.limits import limit_errors
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.config.recipes import READING
 from nemo_demix.config.run import missing_keys, name_errors
-from nemo_demix.errors import ConfigError, DemixError, refuse
+from nemo_demix.errors import ConfigError, DemixError, near, refuse
 from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.launch.team import Team, join_team
 from nemo_demix.runtime.ranks import layout_errors
+from nemo_demix.terminal import VERBOSE, set_up
 
 logger = logging.getLogger(__name__)
+_VERBOSE = ("-v", "--verbose")
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
@@ -179,16 +180,19 @@ def main() -> None:
         **{name: text for name, (_, text) in STAGES.items()},
         "doctor": "what is installed, used and missing",
     }
+    if any(flag in sys.argv for flag in _VERBOSE):
+        os.environ[VERBOSE] = "1"  # ranks see it too
+        sys.argv = [argument for argument in sys.argv if argument not in _VERBOSE]
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
         print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")
         print("`nemo-demix STAGE --help` shows a stage's configuration; RECIPE may be a path to your own YAML file.")
+        print("-v shows what libraries say too; else it is in the run's logs/.")
         sys.exit(0 if len(sys.argv) > 1 else 2)
     stage = sys.argv[1]
     if stage not in stages:
-        fail(f"{stage}: no such stage; expected one of {', '.join(stages)}")
-    # torch says this of a package that NeMo's telemetry brings; the user can do nothing about it.
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+        fail(f"{stage}: no such stage{near(stage, stages)}; expected one of {', '.join(stages)}")
+    set_up(None)
     if stage == "init":
         _init(sys.argv[2:])
         return
@@ -238,8 +242,7 @@ def _main(stage: str) -> None:
     try:
         application()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        cause = f": {error.__cause__}" if error.__cause__ else ""
-        fail(" ".join(f"{error}{cause}".split()))
+        fail(" ".join(retold(error).split()))
     except OSError as error:  # Hydra's own, which makes the run's folder; a stage's do not come here
         fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
 
@@ -264,10 +267,11 @@ def _init(arguments: list[str]) -> None:
 
 def _run_stage(stage: str, composed: DictConfig) -> None:
     """Run one stage; the user's mistakes end in one line and exit code 2, failures in their trace and 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("nemo_demix").setLevel(logging.INFO)
+    terminal = set_up(None)
     try:
         config = _checked(stage, composed)
+        if stage not in READ_ONLY:
+            terminal = set_up(config.run_dir / "logs" / "libraries.log")
         if stage == "doctor":
             if code := _doctor(config):
                 sys.exit(code)
@@ -298,8 +302,11 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     except stopping.Stopped as stopped:
         _stopped(stopped.number)
     except Exception:
+        terminal.close()
         traceback.print_exc()
         sys.exit(1)
+    finally:
+        terminal.close()
 
 
 def _checked(stage: str, composed: DictConfig) -> DemixConfig:

@@ -1,28 +1,33 @@
 """The command line as Hydra takes it: where recipes are looked for, `--run`, paths of recipes, counts as words."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
+from hydra.errors import MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.recipes import READING, RecipeSource
 from nemo_demix.config.recorded import recorded_place, recorded_recipe
+from nemo_demix.errors import near
 
 DEFAULT_RECIPE = "quickstart"
 # These can go on from what a run's folder records.
 _OF_A_RUN = ("status", "search", "verify", "final", "report", "score", "cancel", "check")
-_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false")
+_OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "yes=false", "watch=false")
+_TAKE_A_WORD = (
+    "--config-name -cn --config-dir -cd --config-path -cp --run --cfg -c --package -p --info -i --experimental-rerun"
+).split()
 _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
-_VALUED = ("--config-name", "-cn", "--config-dir", "-cd", "--run")
-_READ_ONLY = ("check", "status", "doctor")
+READ_ONLY = ("check", "status", "doctor")  # stages that leave nothing behind
 _WRITES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
 
 
@@ -68,23 +73,26 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
     `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
-    configuration that the run has recorded; `--dry-run` and `--yes` are keys.
+    configuration that the run has recorded; `--dry-run`, `--yes` and `--watch` are keys.
     """
     dry_run = f"{'launch' if stage == 'launch' else 'merge'}.dry_run=true"
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
-    arguments = ["yes=true" if argument == "--yes" else argument for argument in arguments]
+    flags_as_keys = {"--yes": "yes=true", "--watch": "watch=true"}
+    arguments = [flags_as_keys.get(argument, argument) for argument in arguments]
     # What follows one of these flags is its value, whatever it looks like: a path may have a "=" in it.
-    valued = {place + 1 for place, item in enumerate(arguments) if item in _VALUED}
-    is_override = [
-        place not in valued and not item.startswith("-") and ("=" in item or item[:1] in ("+", "~"))
-        for place, item in enumerate(arguments)
-    ]
-    overrides = [item for item, own in zip(arguments, is_override, strict=True) if own]
-    flags = [item for item, own in zip(arguments, is_override, strict=True) if not own]
+    valued = {place + 1 for place, item in enumerate(arguments) if item in _TAKE_A_WORD}
+    flags, overrides = [], []
+    for place, item in enumerate(arguments):
+        if place in valued or item.startswith("-"):
+            flags.append(item)
+        elif "=" in item or item[:1] in ("+", "~"):
+            overrides.append(item)
+        else:
+            fail(f"{item}: expected key=value, or a flag such as --config-name")
     flags = _recipe_as_path(_run_as_recipe(stage, flags, overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
     READING.chosen |= groups
-    return [*flags, *(_WRITES_NOTHING if stage in _READ_ONLY else _HYDRA_DEFAULTS), *overrides]
+    return [*flags, *(_WRITES_NOTHING if stage in READ_ONLY else _HYDRA_DEFAULTS), *overrides]
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
@@ -149,6 +157,29 @@ def _folder(value: str) -> Path:
     if not Path(value).is_dir():
         fail(f"--config-dir={value}: no such folder")
     return Path(value).resolve()
+
+
+def retold(error: Exception) -> str:
+    """What Hydra refuses, with the names that are near to the one at fault, and what to do."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if group:
+            known = sorted(error.options or ())
+            return f"{group}={name}: no such choice{near(name, known)}; expected one of {', '.join(known)}"
+        known = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+        return (
+            f"--config-name {name}: no such recipe{near(name, known)}; expected one of {', '.join(known)}, or the path "
+            "of a YAML file"
+        )
+    refused = re.match(r"Could not override '([^']+)'", str(error))
+    for mapping, names in READING.names.items() if refused else ():
+        if refused is not None and refused[1].startswith(f"{mapping}."):
+            name = refused[1].removeprefix(f"{mapping}.").partition(".")[0]
+            return (
+                f"{refused[1]}: there is no {name} in {mapping}{near(name, names)}; it has {', '.join(sorted(names))}; "
+                f"a new one is added with +{refused[1]}=VALUE"
+            )
+    return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
 def fail(message: str) -> NoReturn:

@@ -1,5 +1,6 @@
 """Whether training and the search fit the memory that is there, for `nemo-demix doctor`."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,12 +12,15 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.memory import GIB, search_memory, training_memory
 from nemo_demix.merging.methods import DeltaMethod, build_method
 from nemo_demix.model_shape import ModelShape
+from nemo_demix.progress import doing
 from nemo_demix.remembered import recalled, remembered
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
 from nemo_demix.search.space import MERGED
 from nemo_demix.stack import REQUIREMENTS, installed_version, locate
+from nemo_demix.terminal import set_aside
 
+logger = logging.getLogger(__name__)
 _QUESTION = "model-shape"
 ASSUMED_GPU_GIB = 80.0  # where no GPU is seen: a login node
 
@@ -123,11 +127,17 @@ def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None
     vocab_size = known_vocab_size(config, tokenizer_size)
     inputs = _shape_inputs(config, vocab_size)
     if inputs is None:
-        shape = recipe_shape(config, vocab_size)
+        shape = _asked(config, vocab_size)
     else:
-        found = remembered(_QUESTION, inputs, lambda: _plain(recipe_shape(config, vocab_size)))
+        found = remembered(_QUESTION, inputs, lambda: _plain(_asked(config, vocab_size)))
         shape = None if found is None else ModelShape(**found)
     return None if shape is None else check_shape(shape, config)
+
+
+def _asked(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
+    doing(logger, "asking NeMo for the sizes of the model")
+    with set_aside():
+        return recipe_shape(config, vocab_size)
 
 
 def known_shape(config: DemixConfig) -> ModelShape | None:

@@ -146,7 +146,7 @@ def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -
         DemixError: if the file is absent or is not JSON.
         MixtureError: if it has another shape, or a mixture is not on the simplex over `names`.
     """
-    value = read_json(path)
+    value = read_json(path, is_ours=False)
     if not isinstance(value, dict) or not value or not all(isinstance(item, dict) for item in value.values()):
         raise MixtureError(f'{path}: expected {{"mix_0": {{"{names[0]}": 0.5, ...}}, ...}}, found {str(value)[:80]}')
     check = check_finite if any_weights else check_simplex

@@ -20,12 +20,20 @@ from tests.helpers import REPOSITORY, run_cli
     ("arguments", "expected"),
     [
         (
-            ["paint"],
-            "paint: no such stage; expected one of init, prepare, train, merge, score, search, verify, final, ",
+            ["zoom"],
+            "zoom: no such stage; expected one of init, prepare, train, merge, score, search, verify, final, ",
         ),
+        (["prepar"], "prepar: no such stage; did you mean prepare or report?; expected"),
+        (["train", "search=demx"], "search=demx: no such choice; did you mean demix"),
+        (["train", "datasets.mat_1.capability=x"], "there is no mat_1 in datasets; did you mean math_1"),
+        (["train", "base.checkpoint=a--b=1"], "the character '=' (number 21) is not taken in a value without quotes"),
+        (["train", "role"], "role: expected key=value"),
         (["train", "role=base", "sed=1"], "sed: no such key; did you mean seed?"),
         (["train", "seed=one"], "seed: found 'one', expected a whole number"),
-        (["train", "--config-name", "nothing"], "Cannot find primary config 'nothing'"),
+        (
+            ["train", "--config-name", "nothing"],
+            "--config-name nothing: no such recipe; expected one of decision, ",
+        ),
         (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
         (["search", "name=never_prepared"], "manifest.json: does not exist yet; run `nemo-demix prepare`"),
     ],

@@ -42,7 +42,7 @@ def check_folder(folder: Path) -> None:
     if "config.json" in names and any(name.endswith(".safetensors") or _is_torch_bin(name) for name in names):
         raise CheckpointError(
             f"{folder}: a Hugging Face model, expected a NeMo or Megatron checkpoint; convert it with "
-            f"`nemo-demix import {folder} FOLDER`"
+            f"`nemo-demix import convert.source={folder} convert.output=FOLDER`"
         )
     if any(name.endswith(".distcp") for name in names):
         raise CheckpointError(f"{folder}: its save was cut off (.distcp files without .metadata); use an earlier one")

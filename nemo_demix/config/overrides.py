@@ -1,16 +1,17 @@
 """`key=value` as people write it: on the command line, and in `launch.jobs.<stage>.overrides`."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_origin
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_demix.config.grammar import parsed
 from nemo_demix.config.launch import LaunchJobConfig
 from nemo_demix.config.run import DemixConfig, to_dataclasses
-from nemo_demix.config.values import fitted, is_count, is_section
+from nemo_demix.config.values import fitted, is_count, is_section, kind_at
 from nemo_demix.errors import ConfigError, DemixError
 
 STAGES_WITH_JOBS = ("prepare", "base", "components", "references", "verify", "search", "final")
@@ -25,9 +26,9 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
     kept, groups = [], set()
     for text in texts:
         try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            kept.append(text)  # Hydra's to refuse
+            override = parsed(text)
+        except ConfigError as error:
+            errors.append(error)
             continue
         key = override.key_or_group
         if key.startswith("hydra") or "/" in key or override.is_sweep_override() or override.is_delete():
@@ -48,8 +49,31 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
             continue
         for part in key.split("."):
             content = content[part]
-        kept.append(f"{text.partition('=')[0]}={content}" if is_count(key) and content != value else text)
+        if is_count(key) and content != value:
+            text = f"{text.partition('=')[0]}={content}"
+        kept.append(_added(text, key))
     return kept, groups
+
+
+def _added(text: str, key: str) -> str:
+    """An argument that adds one of the user's own names to a mapping, in the form in which OmegaConf takes it.
+
+    It gives a new entry no type below the mapping itself; and limits by dataset need no `+`, as there are none yet.
+    """
+    parts = key.split(".")
+    for count in range(1, len(parts) + 1):
+        kind = kind_at(".".join(parts[:count]))
+        if get_origin(kind) is not dict or get_args(kind)[1] is Any:
+            continue
+        if count == len(parts) or not is_dataclass(get_args(kind)[1]):
+            return f"++{text.lstrip('+')}"
+        if not text.startswith("+"):
+            return text
+        value = text.partition("=")[2]
+        for part in reversed(parts[count:]):
+            value = f"{{{part}:{value}}}"
+        return f"++{'.'.join(parts[:count])}={value}"
+    return text
 
 
 def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
@@ -90,9 +114,10 @@ def apply_override(config: Any, text: str, where: str) -> None:
     if errors:
         raise ConfigError(f"{where}: {errors[0]}")
     try:
-        override = OverridesParser.create().parse_override(read[0])
+        override = parsed(read[0])
         if override.is_delete() or override.is_sweep_override():
             raise ConfigError(f"{where}: {text}: expected key=value")
-        OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
+        is_new = override.is_add() or override.is_force_add()
+        OmegaConf.update(config, override.key_or_group, override.value(), force_add=is_new)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: {text}: {' '.join(str(error).split())}") from None

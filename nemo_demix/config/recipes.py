@@ -29,6 +29,7 @@ class Reading:
     chosen: set[str] = field(default_factory=set)  # groups that a recipe or the command line names: merged with
     replaced: dict[str, set[str]] = field(default_factory=dict)  # of each recipe: keys that those below it replace
     in_groups: set[str] = field(default_factory=set)  # keys that are replaced in groups
+    names: dict[str, set[str]] = field(default_factory=dict)  # the user's own, by the mapping that they stand in
 
 
 READING = Reading()
@@ -69,6 +70,7 @@ def _recipe(content: dict[Any, Any], name: str) -> dict[Any, Any]:
         READING.replaced.setdefault(other, set()).update(own | replaced)
     READING.in_groups |= {key for key in own if key.partition(".")[0] not in READING.chosen}
     READING.chosen |= groups
+    _note_names(content)
     return {**apart, **fitted(content, READING.errors)}
 
 
@@ -84,6 +86,10 @@ def _group(content: dict[Any, Any], group: str) -> dict[Any, Any]:
             content.clear()
         elif one.startswith(f"{key}."):
             _drop(content, one.removeprefix(f"{key}.").split("."))
+    nested: Any = content
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    _note_names(nested)
     return {**apart, **fitted(content, READING.errors, kind, key)}
 
 
@@ -106,6 +112,15 @@ def named_mappings(section: Any = DemixConfig, key: str = "") -> Iterator[str]:
             yield from named_mappings(kind, here)
         elif get_origin(kind) is dict and get_args(kind)[1] is not Any:
             yield here
+
+
+def _note_names(content: Any) -> None:
+    for key in named_mappings():
+        found = content
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, Mapping):
+            READING.names.setdefault(key, set()).update(map(str, found))
 
 
 def _has(content: Any, path: list[str]) -> bool:

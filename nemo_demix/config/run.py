@@ -35,6 +35,7 @@ class DemixConfig:
     force: bool = False  # redo the stage even where it is done
     yes: bool = False  # train again what another configuration has trained here, without asking; --yes sets it
     accept_untrusted: bool = False  # train on a mixture that failed a trust gate
+    watch: bool = False  # status: again and again until the run is done; --watch sets it
     role: str | None = None  # train: base | component | reference | final
     component: str | None = None  # train role=component: which one; null: all
     index: int | None = None  # train role=component | reference: which one, counted from 0, for arrays of jobs

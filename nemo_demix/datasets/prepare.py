@@ -22,6 +22,7 @@ from nemo_demix.datasets.tasks import task_texts, write_task
 from nemo_demix.datasets.tokenizer_build import build_tokenizer
 from nemo_demix.datasets.workers import Workers, workers
 from nemo_demix.errors import ConfigError
+from nemo_demix.progress import Progress, doing, tell
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class _Preparation:
     def run(self, expected: str) -> DataManifest:
         """Make whatever is not done."""
         config = self._config
+        doing(log, "prepare: reading the benchmarks")
         benchmarks = {
             name: write_benchmark(name, benchmark, self._folder / "benchmarks", config.force, self._inputs)
             for name, benchmark in config.suite.benchmarks.items()
@@ -87,9 +89,11 @@ class _Preparation:
         overlap = BenchmarkIndex.build(texts, config.prepare.overlap_ngram)
         overlap.save(self._work)
         builder = DatasetBuilder(config, self._folder, self._work, self._pool, overlap)
+        doing(log, "prepare: the tokenizer")
         tokenizer = self._tokenizer(builder)
         datasets: dict[str, DatasetRecord] = {}
         for number, name in enumerate(config.datasets, start=1):
+            tell(log, Progress(f"prepare: {name}", number - 1, len(config.datasets), "dataset", is_line=False))
             datasets[name] = builder.dataset(name, tokenizer, self._scans.pop(name, None))
             log.info("prepare: [%d/%d] %s", number, len(config.datasets), builder.progress(datasets[name]))
         return DataManifest(tokenizer, datasets, benchmarks, expected, tasks)

@@ -15,7 +15,9 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.launch import stopping
 from nemo_demix.launch.placement import Placement, group_layout, place
 from nemo_demix.launch.processes import Assignment, Ended, LocalRanks
+from nemo_demix.launch.said import Relay
 from nemo_demix.launch.team import POLL_S, this_team
+from nemo_demix.progress import doing
 from nemo_demix.runtime.lifetime import STOP
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def launch(config: DemixConfig, label: str, task: dict[str, Any]) -> None:
 def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_groups: int) -> Iterator["Running"]:
     """Start a task on groups of ranks; when this is left, none of them runs any more.
 
-    The resolved configuration is saved once; the ranks read that file. Rank 0 speaks to the terminal; everything else
+    The resolved configuration is saved once; the ranks read that file. What rank 0 says is shown here; everything else
     that the ranks print goes to `logs/<label>/rank_<n>.log`.
 
     Raises:
@@ -68,6 +70,7 @@ def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_gr
     sentinel = uuid.uuid4().hex
     write_text(logs / "sentinel.txt", sentinel)
 
+    doing(logger, f"{label}: starting {placement.num_ranks} ranks")
     number = team.next_launch()
     assignment = Assignment(
         number=number,
@@ -108,6 +111,7 @@ class Running:
         self._events = dict.fromkeys(range(1, assignment.placement.num_agents), 0)
         self._orders = 0
         self._stopping_since: float | None = None
+        self._said = Relay(assignment.logs)
         self._local = LocalRanks(assignment)
 
     @property
@@ -142,7 +146,9 @@ class Running:
             DemixError: the user's mistake that a rank found.
             Stopped: if this process was told to stop, and the ranks have.
         """
-        for ended in [*self._local.poll(), *self._remote()]:
+        found = [*self._local.poll(), *self._remote()]
+        self._said.relay()  # what ranks said before they ended is there
+        for ended in found:
             self._take(ended)
         number = stopping.requested()
         if number is None:
@@ -172,6 +178,7 @@ class Running:
         if not self.all_ended and self.placement.num_agents > 1:
             self.signal(signal.SIGKILL)
         self._local.close()
+        self._said.close()
 
     def _take(self, ended: Ended) -> None:
         self._ended[ended.rank] = ended

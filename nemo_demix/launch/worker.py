@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nemo_demix.launch.environment import OFF, load_torch, renew_after_fork, why_not_a_fork
+from nemo_demix.launch.said import Said
+from nemo_demix.progress import is_line
 from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent, name_process
 
 logger = logging.getLogger("nemo_demix.launch")  # this module may run as __main__
@@ -118,8 +120,7 @@ def _say_ready(logs: Path, wanted: float) -> None:
 
 
 def _redirect_output(path: Path, speak: bool) -> None:
-    """Send everything this process and its libraries print to a log; rank 0's own progress also to the terminal."""
-    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    """Send everything this process and its libraries print to a log; what rank 0 says also to the command."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -127,11 +128,10 @@ def _redirect_output(path: Path, speak: bool) -> None:
     package_logger = logging.getLogger("nemo_demix")
     package_logger.setLevel(logging.INFO)
     package_logger.propagate = False
-    formatter = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    for stream in (terminal, sys.stderr) if speak else (sys.stderr,):
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(formatter)
-        package_logger.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(is_line)
+    package_logger.handlers = [handler, Said(path.parent)] if speak else [handler]
 
 
 if __name__ == "__main__":

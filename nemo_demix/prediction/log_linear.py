@@ -7,6 +7,7 @@ Source: Ye et al., Data Mixing Laws (ICLR 2025), Eq. 2; one target at a time, wi
 for outliers in place of their Huber loss.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,22 @@ GAPS = (0.2, 1.0, 5.0)  # starts: how far c lies beyond the scores, in their sta
 START_STEPS, MAX_STEPS = 30, 200  # evaluations, to compare the starts and to finish the best one
 MAX_EXPONENT = 50.0  # of a score in standard deviations; only steps that are then refused come near
 SHRINKAGE = 1e-3  # pull of t's entries to their mean: a component that no mixture uses gets a finite one
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """The fitted law of standardised scores, within bounds; `mean` and `scale` give them their unit back."""
+
+    sign: float
+    parameters_P: Array
+    mean: float
+    scale: float
+    bounds: tuple[float, float]
+
+    def __call__(self, weights_XC: Array) -> Array:
+        """Predictions, float64, shape (X,)."""
+        standard_X = self.parameters_P[0] + self.sign * _exponential(self.parameters_P, weights_XC)
+        return self.mean + self.scale * np.clip(standard_X, *self.bounds)
 
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
@@ -59,13 +76,8 @@ def fit(sign: float, start_P: Array, weights_MC: Array, scores_M: Array, seed: i
     parameters_P, _ = _minimised(sign, start_P, weights_MC, standard_M, MAX_STEPS)
     # An exponential that a few noisy rows bent can run off: nothing is predicted beyond the scores' range times three.
     reach = np.ptp(standard_M)
-    bounds = standard_M.min() - reach, standard_M.max() + reach
-
-    def predict(weights_XC: Array) -> Array:
-        standard_X = parameters_P[0] + sign * _exponential(parameters_P, weights_XC)
-        return mean + scale * np.clip(standard_X, *bounds)
-
-    return predict
+    bounds = float(standard_M.min() - reach), float(standard_M.max() + reach)
+    return Law(sign, parameters_P, mean, scale, bounds)
 
 
 def _minimised(

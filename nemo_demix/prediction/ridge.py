@@ -4,6 +4,7 @@ Axes: M mixtures it is fitted on, X mixtures it predicts, C components, F featur
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -31,6 +32,19 @@ def quadratic(weights_XC: Array) -> Array:
 def square_roots(weights_XC: Array) -> Array:
     """Weights and their roots, (X, 2 C): a trained model gains most from the first tokens of a dataset."""
     return np.hstack([weights_XC, np.sqrt(weights_XC)])
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear function of features, in the unit of the scores."""
+
+    features: Callable[[Array], Array]
+    level: float
+    slopes_F: Array
+
+    def __call__(self, weights_XC: Array) -> Array:
+        """Predictions, float64, shape (X,)."""
+        return self.level + self.features(weights_XC) @ self.slopes_F
 
 
 FEATURES: tuple[Callable[[Array], Array], ...] = (linear, quadratic, square_roots)
@@ -74,7 +88,7 @@ def fit(features: Callable[[Array], Array], penalty: float, weights_MC: Array, s
     targets_M = scores_M - scores_M.mean()
     slopes_F = (singular_R / (singular_R**2 + penalty) * (left_MR.T @ targets_M)) @ right_RF / standard.scale_F
     level = scores_M.mean() - slopes_F @ standard.mean_F
-    return lambda weights_XC: level + features(weights_XC) @ slopes_F
+    return Linear(features, float(level), slopes_F)
 
 
 class _Standard:

@@ -59,6 +59,7 @@ class Section:
         answer: In a sentence or two; empty where `missing` says why there is none.
         missing: Why nothing can be shown, and which command would change that.
         verbatim: Text shown as it is, by heading.
+        live: What the page's script works with; None: the section has no moving part.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Section:
     notes: Sequence[str] = ()
     missing: str = ""
     verbatim: Mapping[str, str] = field(default_factory=dict)
+    live: Mapping[str, Any] | None = None
 
 
 def number(value: float | None, digits: int = 4, signed: bool = False) -> str:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import nemo_demix
-from nemo_demix.artifacts import write_text
+from nemo_demix.artifacts import canonical_json, write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.report.blocks import QUIET, Cell, Section
 from nemo_demix.report.records import RunRecords, read_run
@@ -21,10 +21,12 @@ from nemo_demix.report.sections.losers import losers_section
 from nemo_demix.report.sections.mixture import mixture_section, pareto_section, slices_section
 from nemo_demix.report.sections.spending import ledger_section, progress_section
 from nemo_demix.report.sections.verdict import tone, verdict
+from nemo_demix.report.sections.what_if import what_if_section
 
 logger = logging.getLogger(__name__)
 NAME = "report.html"
 _TEMPLATES = "report/template"
+_SCRIPTS = ("page.js", "what_if.js")
 # Characters that turn the direction of what follows, end lines, or are no text: shown by their numbers.
 _UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\u2028\u2029\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -55,6 +57,7 @@ def sections(run: RunRecords) -> list[Section]:
         predictor_section(run),
         slices_section(run),
         pareto_section(run),
+        what_if_section(run),
         effects_section(run),
         noise_section(run),
         progress_section(run),
@@ -80,14 +83,25 @@ def page(title: str, kind: str, sections: Sequence[Section], tone: str = QUIET) 
         the_cell=_cell,
         version=nemo_demix.__version__,
         style=Markup(template.joinpath("page.css").read_text(encoding="utf-8")),
-        script=Markup(template.joinpath("page.js").read_text(encoding="utf-8")),
+        script=Markup("".join(template.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)),
     )
     return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def _with_drawings(section: Section) -> dict[str, object]:
     figures = [{"title": one.title, "note": one.note, "svg": Markup(one.svg)} for one in section.figures]
-    return {**vars(section), "figures": figures, "facts": {what: _as_cell(one) for what, one in section.facts.items()}}
+    live = None if section.live is None else _inert(section.live)
+    return {
+        **vars(section),
+        "figures": figures,
+        "live": live,
+        "facts": {what: _as_cell(one) for what, one in section.facts.items()},
+    }
+
+
+def _inert(value: object) -> Markup:
+    """JSON that no name in it can end or turn into markup."""
+    return Markup(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value)))
 
 
 def _prose(text: str) -> Markup:

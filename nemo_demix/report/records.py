@@ -34,6 +34,7 @@ class RunRecords:
         losses: (step, loss) of each model that was trained here, by role and name.
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
+        what_if: The predictor that chose, as plain values.
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
@@ -48,6 +49,7 @@ class RunRecords:
     mixture: Mapping[str, Any] | None = None
     pareto: Sequence[Mapping[str, Any]] = ()
     slices: Mapping[str, Any] | None = None
+    what_if: Mapping[str, Any] | None = None
     rows: Sequence[Row] = ()
     rows_reason: str = ""
     fidelity: Mapping[str, Any] | None = None
@@ -115,6 +117,7 @@ def read_run(config: DemixConfig) -> RunRecords:
         losses=_losses(folder / "models"),
         mixture=mixture,
         pareto=(_json(folder / "search" / "pareto.json") or {}).get("mixtures", ()),
+        what_if=(_json(folder / "search" / "what_if.json") or {}).get("what_if"),
         slices=(_json(folder / "search" / "slices.json") or {}).get("slices"),
         fidelity=_json(folder / "verify" / "fidelity.json"),
         result=result,

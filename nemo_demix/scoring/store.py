@@ -18,6 +18,7 @@ import numpy as np
 
 from nemo_demix.artifacts import DataManifest, fingerprint, is_done, read_json, write_bytes, write_json, write_text
 from nemo_demix.config import DemixConfig
+from nemo_demix.progress import Progress, tell
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
@@ -87,8 +88,10 @@ def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence
     if not todo:
         return
     model, scorer = build_model(config, manifest), Scorer(config.suite, manifest, None, AnswerStore.of(config))
-    for target in todo:
+    for place, target in enumerate(todo):
         started = time.monotonic()
+        if ranks.is_main:
+            tell(logger, Progress("scoring trained models", place, len(todo), "model", target.name, is_line=False))
         fill = partial(load_checkpoint, model, target.checkpoint)
         result = scorer.score(model, ranks.is_main, target.weights(config), fill)
         if not ranks.is_main:

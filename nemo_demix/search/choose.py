@@ -5,8 +5,9 @@ Importing this does not import torch.
 Axes: M mixtures of the pool, N top ones, X predicted ones, C components, D datasets.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nemo_demix.search.sample import sample_mixtures
 from nemo_demix.search.select import mean_of_top, top_rows
 from nemo_demix.search.slices import INTERVAL, Averages, slices
 from nemo_demix.search.space import SearchSpace
+from nemo_demix.search.what_if import of_fitted
 
 FIRST_STREAM, POOL_STREAM, DRAW_STREAM = 0, 1, 2  # of random numbers, beside (seed, step)
 REFIT_POOL = 20_000  # mixtures that each bootstrap refit ranks
@@ -45,6 +47,7 @@ class Choice:
         published: Merge weights that DeMix's published search ends with on the same proxies, where another rule chose.
         notes: What else the strategy has to say.
         slices: The predicted objective along lines through the mixture, see `Slices.record`; None: it has no slopes.
+        what_if: The predictor as plain values, see `what_if`; None: there is none.
     """
 
     merge_weights: dict[str, float]
@@ -58,6 +61,7 @@ class Choice:
     published: dict[str, float] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, Any] | None = None
+    what_if: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def describe(
         name: prediction(float(means[name][0]), float(stds[name][0]), checks.capability_rmse[name]) for name in means
     }
     top_ND = space.blend.data_shares_MD(pool.weights_MC[top_rows(pool.objective_M, settings.select_top)])
-    refitted = list(_refitted(ranking))
+    predictors = _refits(ranking)
+    refitted: list[Averages] = [partial(_averages_of, ranking, predictor) for predictor in predictors]
     return Choice(
         merge_weights=space.as_weights(weights_C),
         predicted=predicted,
@@ -157,6 +162,7 @@ def describe(
         slices=slices(space, weights_C).record(ranking.averages, ranking.objective, refitted)
         if settings.objective in LINEAR
         else None,
+        what_if=of_fitted(ranking, predictors),
     )
 
 
@@ -224,17 +230,16 @@ def _fit_scores(ranking: Ranking, weights_C: Array) -> dict[str, dict[str, float
     }
 
 
-def _refitted(ranking: Ranking) -> Iterator[Averages]:
-    """Averages of predictors that were fitted on resampled mixtures."""
+def _refits(ranking: Ranking) -> list[Predictor]:
+    """Predictors that were fitted on resampled mixtures."""
     settings, scored = ranking.settings, ranking.scored
     if settings.num_refits < 1:
-        return
-    for predictor in refits(settings.predictor, scored.weights_MC, scored.columns, ranking.seed, settings.num_refits):
+        return []
+    return list(refits(settings.predictor, scored.weights_MC, scored.columns, ranking.seed, settings.num_refits))
 
-        def averages(weights_XC: Array, predictor: Predictor = predictor) -> Mapping[str, Array]:
-            return ranking.over_capabilities(predictor.predict(weights_XC))
 
-        yield averages
+def _averages_of(ranking: Ranking, predictor: Predictor, weights_XC: Array) -> Mapping[str, Array]:
+    return ranking.over_capabilities(predictor.predict(weights_XC))
 
 
 def _refit_shares(

@@ -16,6 +16,7 @@ import numpy as np
 
 from nemo_demix.artifacts import write_json
 from nemo_demix.errors import ScoreError
+from nemo_demix.progress import LINE_EVERY_S, Progress, doing, tell
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.score_log import Row, ScoreLog
 from nemo_demix.search.strategies.base import Problem, Strategy
@@ -64,8 +65,10 @@ def run_loop(
                 f"iteration {step}: {len(failed)} of {len(batch)} proxies failed, more than search.max_failed_share="
                 f"{limit:g}; the first with: {failed[0]['reason']}"
             )
+        doing(logger, f"search: fitting the predictor on {len(rows)} proxies")
         strategy.tell(told)
         step += 1
+    doing(logger, "search: choosing the mixture, and how sure it is")
     return SearchResult(strategy.result(), rows, num_failed)
 
 
@@ -131,19 +134,19 @@ class _Progress:
         if self._first is None:
             self._first = self._spoke = now
             return
-        if now - self._spoke < 15 and self._done < self._total:
-            return
+        speaks = now - self._spoke >= LINE_EVERY_S or self._done >= self._total
+        if speaks:
+            self._spoke = now
         rate = (self._done - 1) / max(now - self._first, 1e-9)
-        self._spoke = now
-        logger.info(
-            "search: iteration %d, proxy %d/%d%s, %.0f proxies/min, ETA %.0f s",
-            iteration,
-            self._done,
-            self._total,
-            "" if self._best is None else f", best macro {self._best:.4f} {self._unit}",
-            60 * rate,
-            (self._total - self._done) / rate,
-        )
+        best = "" if self._best is None else f", best macro {self._best:.4f} {self._unit}"
+        left = (self._total - self._done) / rate
+        tell(
+            logger,
+            Progress(
+                "search", self._done, self._total, "proxy", f"iteration {iteration}{best}",
+                f"{60 * rate:.0f} proxies/min", left, is_line=speaks,
+            ),
+        )  # fmt: skip
 
     def _note(self, capabilities: Mapping[str, Any]) -> None:
         """The best macro score so far, where the capabilities are of one unit: others have no mean."""

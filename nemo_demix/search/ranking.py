@@ -89,23 +89,23 @@ class Ranking:
                 "search.objective=utility, and the same command goes on from the proxies that are scored"
             )
         columns = self.scored.columns | self.scored.fit_columns
-        self._predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
+        self.predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
         self.scales = objective_scales(settings, space, self.scored.averages())
         self.floors = floors_of(settings, space)
 
     def averages(self, weights_XC: Array) -> dict[str, Array]:
         """Predicted capability averages, each of shape (X,)."""
-        return self.over_capabilities(self._predictor.predict(weights_XC))
+        return self.over_capabilities(self.predictor.predict(weights_XC))
 
     def averages_std(self, weights_XC: Array) -> dict[str, Array]:
         """Standard deviation of `averages`: the mean of its benchmarks', as if these erred together."""
-        return self.over_capabilities(self._predictor.predict_std(weights_XC))
+        return self.over_capabilities(self.predictor.predict_std(weights_XC))
 
     def fit_scores(self, weights_C: Array) -> dict[str, tuple[float, float]]:
         """Predicted score and standard deviation of one mixture, by benchmark of use=fit."""
         if not self.scored.fit_columns:
             return {}
-        mean, std = self._predictor.predict(weights_C[None]), self._predictor.predict_std(weights_C[None])
+        mean, std = self.predictor.predict(weights_C[None]), self.predictor.predict_std(weights_C[None])
         return {name: (float(mean[name][0]), float(std[name][0])) for name in self.scored.fit_columns}
 
     def objective(self, averages: Mapping[str, Array]) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import write_json
+from nemo_demix.artifacts import canonical_json, write_json, write_text
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import epochs
 from nemo_demix.search.choose import Choice
@@ -82,9 +82,11 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
 
 
 def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> None:
-    """Write `pareto.json` and `slices.json`, then `mixture.json`, which says that the search is done."""
+    """Write what belongs to the page alone, and then `mixture.json`, which says that the search is done."""
     write_json(folder / "pareto.json", {"mixtures": choice.pareto, "fingerprint": record["fingerprint"]})
     write_json(folder / "slices.json", {"slices": choice.slices, "fingerprint": record["fingerprint"]})
+    what_if = {"what_if": choice.what_if, "fingerprint": record["fingerprint"]}
+    write_text(folder / "what_if.json", canonical_json(what_if) + "\n")
     write_json(folder / "mixture.json", record)
 
 

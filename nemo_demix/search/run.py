@@ -11,6 +11,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.progress import doing
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
 from nemo_demix.scoring.items import ModelItems, Score, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
@@ -214,7 +215,7 @@ def _measured(space: SearchSpace, choice: Choice, own: Proxies, judge: Proxies, 
     Raises:
         ScoreError: if one of these cannot be scored.
     """
-    logger.info("search: scoring the mixture's own proxy and the baselines")
+    doing(logger, "search: scoring the mixture's own proxy and the baselines")
     mixtures = {name: space.blend.merge_weights_for(shares)[0] for name, shares in space.baselines.items()}
     chosen, *others = _items(judge, [choice.merge_weights, *mixtures.values()])
     predictor_std = _predictor_std(choice, judge.kind, noise)

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array
+from nemo_demix.prediction.portable import packed
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -110,6 +111,30 @@ class TokenPredictions:
             counts = np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members))
             drawn[group] = (tokens, weights_T * counts[places_T])
         return replace(self, token_weights=drawn)
+
+    def portable(self, groups: Sequence[str], resampled: Sequence["TokenPredictions"]) -> dict[str, Any]:
+        """What the named scores are worked out from, as plain values; arrays are base64 of their bytes.
+
+        Returns:
+            By score: `logprobs` (float32, a component after the other), `lengths` of its requests in tokens (int32),
+            `weights` of a bit of each request (float64), and `draws`: how often each resample has drawn each request
+            (uint8, a resample after the other).
+        """
+        request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
+        scores = {}
+        for group in groups:
+            tokens, weights_T = self.token_weights[group]
+            order = np.argsort(tokens)
+            tokens, weights_T = tokens[order], weights_T[order]
+            _, first, lengths = np.unique(request_T[tokens], return_index=True, return_counts=True)
+            draws = [np.rint(one.token_weights[group][1][order][first] / weights_T[first]) for one in resampled]
+            scores[group] = {
+                "logprobs": packed(self.logprobs_CT[:, tokens], "<f4"),
+                "lengths": packed(lengths, "<i4"),
+                "weights": packed(weights_T[first]),
+                "draws": [packed(one, "|u1") for one in draws],
+            }
+        return {"scores": scores}
 
     def check_groups(self, groups: Sequence[str]) -> None:
         """Refuse scores that predictions cannot serve.

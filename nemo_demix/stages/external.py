@@ -9,6 +9,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.merging.folders import ModelFolder
+from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.external import ExternalScorer, external_scores
 from nemo_demix.scoring.items import Items
 from nemo_demix.scoring.store import ScoreTarget, complete
@@ -48,7 +49,7 @@ def add_external_scores(config: DemixConfig, manifest: DataManifest, targets: Se
                 raise found
             else:
                 complete(config, manifest, target, suite, *found)
-            logger.info("score: external scores of %d/%d models", count + 1, len(todo))
+            tell(logger, Progress("score: external scores", count + 1, len(todo), "model"))
     if failures:
         more = f" ({len(failures)} of {len(todo)} models failed)" if len(failures) > 1 else ""
         raise ScoreError(

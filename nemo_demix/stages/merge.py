@@ -16,7 +16,7 @@ from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import DTYPES, setting_errors
 from nemo_demix.mixture import load_mixtures
-from nemo_demix.stages.progress import Meter
+from nemo_demix.progress import Meter
 
 if TYPE_CHECKING:
     from nemo_demix.merging.plan import MergePlan
@@ -53,7 +53,8 @@ def merge_stage(config: DemixConfig) -> None:
     signal.signal(signal.SIGTERM, _stop)
     cohort.join()
     lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
-    with lock, Meter("merge", plan.num_elements, ("billion parameters", 1e9)) as meter:
+    with lock:
+        meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
         report = merge(plan, output, options, cohort, meter)
     cohort.leave()
     if cohort.rank == 0:

@@ -54,7 +54,7 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     before_search = [name for name in ("components", "verify") if name in after]
     after |= {"search": tuple(before_search) or ("base",), "final": ("search",)}
 
-    manifest = _manifest(config)
+    manifest = prepared(config)
     stages = []
     for name, parents in after.items():
         own = stage_config(config, name)
@@ -69,13 +69,13 @@ def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
     """The base and the components that these stages train, where the data are prepared."""
     found: list[TrainJob] = []
     for stage in stages:
-        if stage.name in ("base", "components") and (manifest := _manifest(stage.config)) is not None:
+        if stage.name in ("base", "components") and (manifest := prepared(stage.config)) is not None:
             is_base = stage.name == "base"
             found += [base_job(stage.config, manifest)] if is_base else component_jobs(stage.config, manifest)
     return found
 
 
-def _manifest(config: DemixConfig) -> DataManifest | None:
+def prepared(config: DemixConfig) -> DataManifest | None:
     """What `prepare` made of this configuration; None where it is to do."""
     path = config.run_dir / "datasets" / "manifest.json"
     return DataManifest.load(path) if path.exists() and is_done(path, expected_fingerprint(config)) else None

@@ -7,7 +7,9 @@ from typing import Any
 
 from nemo_demix.artifacts import canonical_json, read_json_lines
 from nemo_demix.config import DemixConfig
+from nemo_demix.stages.outlook import Outlook
 from nemo_demix.stages.watch import MemoryWatch
+from nemo_demix.terminal import expect
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +23,13 @@ def run_stages(config: DemixConfig) -> None:
         "search": _search,
         "final": _final,
     }
+    outlook = Outlook(config)
+    expect(outlook)
     for name, stage in stages.items():
         started = time.monotonic()
-        logger.info("== %s", name)
+        outlook.stage = name
+        follows = outlook()
+        logger.info("== %s%s", name, f" ({follows})" if follows else "")
         with MemoryWatch() as memory:
             stage(config)
         row = {

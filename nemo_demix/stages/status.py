@@ -4,10 +4,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +23,7 @@ from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
 _ROLES = {"base": "base", "components": "component", "references": "reference", "final": "final"}
 _RECENT_PROXIES = 16  # whose pace is taken for that of the rest
+_WATCH_S, _WATCH_LINES_S = 2.0, 60.0  # between two looks, on a terminal and elsewhere
 _STALE_S = 900.0  # files that have not grown for so long are of nothing that runs
 
 
@@ -35,11 +38,28 @@ class Progress:
 def status_stage(config: DemixConfig) -> None:
     """Print a row a stage. Where there is no Slurm, files alone say what they know. Nothing is written.
 
+    With `config.watch` again and again, until the run is done: in place on a terminal.
+
     Raises:
         ConfigError: if there is no such run.
     """
     if not config.run_dir.is_dir():
         raise ConfigError(f"no run here: {config.run_dir.absolute()}; name its folder with --run, or start it")
+    console = Console(width=118)
+    if not config.watch:
+        console.print(_overview(config)[0])
+        return
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as living:
+        while True:
+            shown, is_done = _overview(config)
+            console.print(shown) if living is None else living.update(shown, refresh=True)
+            if is_done:
+                return
+            time.sleep(_WATCH_S if living is not None else _WATCH_LINES_S)
+
+
+def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
+    """All stages as a table, and whether they are done."""
     log = job_log(config)
     table = Table(title=escape(f"{config.run_dir}"), title_justify="left")
     for heading in ("stage", "state", "jobs", "progress", "ETA"):
@@ -56,10 +76,10 @@ def status_stage(config: DemixConfig) -> None:
             escape(progress.text),
             _duration(progress.remaining_s) if running or not states else "",
         )
-    console = Console(width=118)
-    console.print(table)
-    if log.silence:
-        console.print(escape(f"By files alone; what is queued is not known ({log.silence})."))
+    is_done = all(stage.is_done for stage in stages)
+    if not log.silence:
+        return table, is_done
+    return Group(table, escape(f"By files alone; what is queued is not known ({log.silence}).")), is_done
 
 
 def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:

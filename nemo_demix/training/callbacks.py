@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 
+from nemo_demix.progress import BETWEEN_S, tell
+from nemo_demix.progress import Progress as Told
 from nemo_demix.runtime.lifetime import StopRequest
 from nemo_demix.training.jobs import step_folder
 
@@ -78,7 +80,7 @@ class Diverged(RuntimeError):
 
 
 class Progress(Callback):
-    """One log line every few steps on rank 0: loss, tokens/s, ETA; and every step's loss in `losses.jsonl`.
+    """Says on rank 0 how far it is, as a line every few steps; and writes every step's loss to `losses.jsonl`.
 
     After a resume the steps since the checkpoint stand in that file twice, with the same values.
     """
@@ -92,6 +94,7 @@ class Progress(Callback):
         self.final_loss: float | None = None
         self.diverged: str | None = None  # why the run was ended early
         self._started: tuple[float, int] | None = None
+        self._showed = 0.0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log; the first step of a run pays warm-up and is left out of the rate."""
@@ -109,17 +112,24 @@ class Progress(Callback):
         if self._started is None:
             self._started = (now, step)
             return
-        if trainer.is_global_zero and (step % self.every_steps == 0 or step == self.num_steps):
-            seconds = (now - self._started[0]) / (step - self._started[1])
-            logger.info(
-                "%s: step %d/%d, loss %.4f nats/token, %.0f tokens/s, ETA %.0f s",
-                self.label,
-                step,
-                self.num_steps,
-                loss,
-                self.tokens_per_step / seconds,
-                (self.num_steps - step) * seconds,
-            )
+        speaks = step % self.every_steps == 0 or step == self.num_steps
+        if not trainer.is_global_zero or not (speaks or now - self._showed > BETWEEN_S):
+            return
+        self._showed = now
+        seconds = (now - self._started[0]) / (step - self._started[1])
+        pace = self.tokens_per_step / seconds
+        shown = Told(
+            self.label,
+            step,
+            self.num_steps,
+            "step",
+            f"loss {loss:.4f} nats/token",
+            f"{pace:,.0f} tokens/s",
+            (self.num_steps - step) * seconds,
+            pace,
+            is_line=speaks,
+        )
+        tell(logger, shown)
 
 
 def from_rank_0(flag: bool) -> bool:

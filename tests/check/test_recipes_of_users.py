@@ -116,7 +116,7 @@ def test_overrides_are_held_to_the_schema_before_hydra_sees_them() -> None:
     ]
     kept, groups = read_overrides([*texts, "base.keep_tokens=[1M,2B]"], errors)
     assert kept == [
-        "base.num_tokens=1000000000", "search=demix", "seed=1,2", "+datasets.a.max_bytes=2000",
+        "base.num_tokens=1000000000", "search=demix", "seed=1,2", "++datasets={a:{max_bytes:2000}}",
         "base.keep_tokens=[1000000, 2000000000]",
     ]  # fmt: skip
     assert groups == {"search"}

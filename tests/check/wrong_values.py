@@ -11,6 +11,7 @@ WRONG: dict[str, Any] = {
     "seed": -1,
     "force": "maybe",
     "yes": "maybe",
+    "watch": "maybe",
     "accept_untrusted": "maybe",
     "role": "refrence",
     "component": "math_9",

@@ -7,7 +7,7 @@ from lxml import html
 from lxml.html import HtmlElement
 
 KEYS = (
-    "verdict mixture losers proxies predictor shape trades effects noise progress cost inputs repeat"
+    "verdict mixture losers proxies predictor shape trades whatif effects noise progress cost inputs repeat"
 ).split()  # in the page's order
 
 

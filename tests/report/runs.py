@@ -145,7 +145,7 @@ class Run:
         prior = token_proportional(tokens)
         judged = judged_scores(self.config.suite, self.manifest, ("search",))
         budget = Budget(self.config.final.num_tokens, tokens)
-        space = SearchSpace(
+        self.space = SearchSpace(
             blend=self.blend,
             prior=prior,
             capabilities={name: one.capability for name, one in judged.items()},
@@ -155,7 +155,7 @@ class Run:
             baselines={"proportional": prior, "equal": dict.fromkeys(self.names, 1 / len(self.names))},
         )
         rows = [row for row in self.rows if row["status"] == "OK"]
-        choice = choose_refined(self.config.search, space, rows, 0)
+        choice = choose_refined(self.config.search, self.space, rows, 0)
         measured = json.loads(canonical_json(score_report(self.suite(("search",)), self.items(prior))))["capabilities"]
         gap = combined(Comparison(-0.02, 0.004, None, None, "better"), 0.003, 0.01)
         facts = Facts(
@@ -171,7 +171,7 @@ class Run:
                 "proportional": {"proxy": "merge", "measured": measured, "macro": 3.0, "chosen_minus_this": gap}
             },
         )
-        record = mixture_record(self.config.search, space, choice, facts)
+        record = mixture_record(self.config.search, self.space, choice, facts)
         trust = trust_report(self.config, {name: 0.05 for name in self.names}, choice.cross_validation, None)
         write_mixture(self.folder / "search", record | {"trust": trust}, choice)
         self.mixture = json.loads((self.folder / "search/mixture.json").read_text())

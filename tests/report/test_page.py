@@ -75,15 +75,27 @@ def verified(folder: Path) -> DemixConfig:
 KINDS: dict[str, tuple[Callable[[Path], DemixConfig], set[str]]] = {  # and the questions that it leaves open
     "finished": (finished, set()),
     "searched": (searched, {"proxies"}),
-    "half done": (half_done, {"mixture", "losers", "proxies", "predictor", "trades", "shape"}),
+    "half done": (half_done, {"mixture", "losers", "proxies", "predictor", "trades", "shape", "whatif"}),
     "only data": (
         only_data,
-        {"mixture", "losers", "proxies", "predictor", "trades", "shape", "effects", "noise", "progress", "cost"},
+        {
+            "mixture",
+            "losers",
+            "proxies",
+            "predictor",
+            "trades",
+            "shape",
+            "whatif",
+            "effects",
+            "noise",
+            "progress",
+            "cost",
+        },
     ),
     "imported": (imported, {"proxies", "progress", "cost", "inputs"}),
     "verified": (
         verified,
-        {"mixture", "losers", "predictor", "trades", "shape", "effects", "noise", "progress", "cost"},
+        {"mixture", "losers", "predictor", "trades", "shape", "whatif", "effects", "noise", "progress", "cost"},
     ),
 }
 
@@ -109,7 +121,7 @@ def test_every_question_is_answered_or_says_what_would(kind: tuple[str, Page]) -
     for key, why in page.missing.items():
         assert len(why) > 20
         assert page.sections[key].find(".//table") is None
-    for key in set(KEYS) - set(page.missing) - {"verdict", "repeat"}:
+    for key in set(KEYS) - set(page.missing) - {"verdict", "whatif", "repeat"}:
         assert page.sections[key].find(".//table") is not None, key
     links = [one.get("href") for one in page.root.iterfind(".//nav//a")]
     assert links == [f"#{key}" for key in KEYS]
@@ -203,7 +215,7 @@ def test_names_stay_text(tmp_path: Path) -> None:
     assert set(page.table("mixture")) == set(page.table("effects")) == seen
     assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069]", page.source)  # nothing turns round
     assert page.root.find(".//h1").text_content() == run.config.name
-    assert len(page.root.findall(".//script")) == 1
+    assert [one.get("type") for one in page.root.iterfind(".//script")] == ["application/json", None]
     assert page.root.find(".//img") is None
     assert not [element for element in page.root.iter() if any(name.startswith("on") for name in element.attrib)]
     assert not page.missing.keys() - {"shape"}

@@ -57,6 +57,9 @@ class TokenScreen:
     def resampled(self, rng: np.random.Generator) -> "TokenScreen":
         return TokenScreen(self.predictions.resampled(rng))
 
+    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+        return self.predictions.portable(groups, [one.predictions for one in resampled])
+
 
 def scored(weights_C: Array) -> dict[str, Any]:
     """A row of the bowl."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,6 +209,9 @@ class BowlScreen:
 
     def resampled(self, rng: np.random.Generator) -> "BowlScreen":
         return self
+
+    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 def test_both_kinds_of_proxy_screen_a_pool_and_confirm_its_best() -> None:

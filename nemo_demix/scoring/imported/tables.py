@@ -113,7 +113,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ScoreError: if it does not, or has a key twice.
     """
     try:
-        value = parse_json(read_bytes(path), path, "correct the file")
+        value = parse_json(read_bytes(path), path)
     except DemixError as error:
         raise ScoreError(str(error)) from None
     if not isinstance(value, dict):

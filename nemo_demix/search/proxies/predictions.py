@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
+from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import group_fingerprints
 from nemo_demix.scoring.result import ModelResult
@@ -113,6 +114,10 @@ class PredictionProxies:
         found._predictions = self._predictions.resampled(rng)
         return found
 
+    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+        """What the named scores are worked out from, see `TokenPredictions.portable`."""
+        return self._predictions.portable(groups, [one._predictions for one in resampled])
+
 
 def are_scored(
     config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], uses: Collection[str] | None
@@ -137,8 +142,10 @@ def score_components(
         ScoreError: if a component's scores are not finite.
     Collective: every rank.
     """
-    for job in components:
+    for place, job in enumerate(components):
         path, expected = _stored(config, manifest, job, uses)
+        if live.ranks.is_main:
+            tell(logger, Progress("search: scoring components", place, len(components), "component", is_line=False))
         _score_component(live, live.scorer(uses), job, path, expected)
 
 

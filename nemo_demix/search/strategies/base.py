@@ -6,7 +6,7 @@ and told the same, it ends in the same bytes, however often it was cut off in be
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,3 +67,6 @@ class Screen(Protocol):
 
     def resampled(self, rng: np.random.Generator) -> "Screen":
         """The same over items drawn with replacement: what other items like these would have said."""
+
+    def portable(self, groups: Sequence[str], resampled: Sequence["Screen"]) -> dict[str, Any]:
+        """What scores are worked out from, as plain values, with how often each resample has drawn each item."""

@@ -30,6 +30,7 @@ from nemo_demix.search.slices import slices
 from nemo_demix.search.strategies.base import Problem, Screen
 from nemo_demix.search.strategies.demix import demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
+from nemo_demix.search.what_if import of_mixed
 
 logger = logging.getLogger(__name__)
 _REFIT_STREAM = 5  # of random numbers: the items' resamples
@@ -115,6 +116,9 @@ class Recommended:
                 partial(screened_averages, self._problem, screen),
                 lambda averages: OBJECTIVES[settings.objective](averages, scales),
                 [partial(screened_averages, self._problem, one) for one in resampled],
+            ),
+            what_if=of_mixed(
+                space, screen.portable(list(space.objective_capabilities), resampled), settings.objective, scales
             ),
         )
 

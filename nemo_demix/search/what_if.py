@@ -1,0 +1,94 @@
+"""`search/what_if.json`: all that the page needs to predict any mixture by itself, from the predictor that chose.
+
+Axes: C components, D datasets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_demix.artifacts import canonical_json
+from nemo_demix.prediction.base import Predictor
+from nemo_demix.prediction.portable import packed, portable
+from nemo_demix.prediction.predictors import FittedPredictor
+from nemo_demix.search.objective import LINEAR, Scale, linear_objective
+from nemo_demix.search.ranking import Ranking
+from nemo_demix.search.space import SearchSpace
+
+LARGEST = 1_700_000  # bytes: a page has 3 MB in all
+
+
+def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
+    """Of a predictor fitted on scored mixtures; refits on resampled ones are the intervals.
+
+    Forests are many numbers: theirs are left out, and intervals are those of the errors out of fold.
+    """
+    scored = ranking.scored
+    models = _models(ranking.predictor, ranking)
+    is_forest = any("trees" in canonical_json(model) for model in models.values())
+    predictor = {
+        "kind": "fitted",
+        "rows": packed(scored.weights_MC),
+        "models": models,
+        "refits": [] if is_forest else [_models(refit, ranking) for refit in refits],
+    }
+    shares = _shares(scored.capability_of, scored.weights)
+    return _record(ranking.space, predictor, shares, ranking.settings.objective, ranking.scales)
+
+
+def of_mixed(
+    space: SearchSpace, tokens: Mapping[str, Any], objective: str, scales: Mapping[str, Scale]
+) -> dict[str, Any]:
+    """Of mixed predictions; resampled items are the intervals."""
+    shares = _shares(space.objective_capabilities, space.weights)
+    return _record(space, {"kind": "tokens", **tokens}, shares, objective, scales)
+
+
+def _models(predictor: Predictor, ranking: Ranking) -> dict[str, Any]:
+    assert isinstance(predictor, FittedPredictor)
+    return {name: portable(predictor.models[name], ranking.scored.weights_MC) for name in ranking.scored.columns}
+
+
+def _record(
+    space: SearchSpace,
+    predictor: Mapping[str, Any],
+    shares: Mapping[str, Mapping[str, float]],
+    objective: str,
+    scales: Mapping[str, Scale],
+) -> dict[str, Any]:
+    constraints = space.constraints
+    found = {
+        "components": space.names,
+        "datasets": list(space.blend.datasets),
+        "blend": space.blend.rows_CD.tolist(),
+        "capabilities": shares,
+        "higher_is_better": space.capability_directions(),
+        "objective": linear_objective(objective, scales) if objective in LINEAR else None,
+        "rules": [
+            {"key": rule.key, "row": rule.row_C.tolist(), "lower": _finite(rule.lower), "upper": _finite(rule.upper)}
+            for rule in constraints.problem.rules
+        ],
+        "max_kl": None,
+        "prior": None,
+        "predictor": predictor,
+    }
+    if constraints.problem.divergence is not None and constraints.prior_D is not None:
+        found |= {"max_kl": constraints.problem.divergence.limit, "prior": constraints.prior_D.tolist()}
+    size = len(canonical_json(found))
+    if size > LARGEST:
+        return {"reason": f"the predictor takes {size / 1e6:.1f} MB, and a page has {LARGEST / 1e6:.1f} for it"}
+    return found
+
+
+def _finite(bound: float) -> float | None:
+    return bound if abs(bound) < float("inf") else None
+
+
+def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """By capability, what each of its scores counts in its average."""
+    members: dict[str, dict[str, float]] = {}
+    for name, owner in capability_of.items():
+        members.setdefault(owner, {})[name] = weights.get(name, 1.0)
+    return {
+        owner: {name: weight / sum(scores.values()) for name, weight in scores.items()}
+        for owner, scores in members.items()
+    }

@@ -1,0 +1,93 @@
+"""What a run has still to do, and how long that takes by what its earlier stages took."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nemo_demix.artifacts import ModelRecord, load_record, read_json_lines
+from nemo_demix.config import DemixConfig
+from nemo_demix.progress import Progress
+from nemo_demix.search.space import MERGED, PLAIN, num_proxies, search_folder
+from nemo_demix.stages.pipeline import prepared
+from nemo_demix.terminal import clock
+from nemo_demix.training.jobs import TrainJob, base_job, component_jobs
+
+ORDER = ("prepare", "train", "search", "final")
+_KEPT_S = 2.0  # files are looked at again after so long
+
+
+@dataclass
+class Outlook:
+    """Of one run, from inside one of its stages.
+
+    Attributes:
+        stage: One of `ORDER`.
+    """
+
+    config: DemixConfig
+    stage: str = ORDER[0]
+    _seen: tuple[float, Sequence[TrainJob], float | None, float | None] | None = field(default=None, repr=False)
+
+    def __call__(self, progress: Progress | None = None) -> str:
+        """What follows the work at hand, and the time for all of it; a stage that was never timed is named as such."""
+        jobs, tokens_per_s, proxy_s = self._looked()
+        tokens_per_s = tokens_per_s if progress is None else progress.tokens_per_s or tokens_per_s
+        parts, seconds, unknown = [], 0.0 if progress is None else progress.remaining_s or 0.0, []
+        for stage, count, unit, amount in self._todo(jobs, progress):
+            parts.append(f"{stage}: {count} {unit}")
+            pace = proxy_s if unit == "proxies" else None if tokens_per_s is None else 1 / tokens_per_s
+            if pace is None:
+                unknown.append(stage)
+            else:
+                seconds += amount * pace
+        if not parts:
+            return ""
+        text = f"then {', '.join(parts)}"
+        if unknown:
+            return f"{text} (how long {' and '.join(unknown)} will take was not measured yet)"
+        return f"{text}; about {clock(seconds)} in all"
+
+    def _todo(self, jobs: Sequence[TrainJob], progress: Progress | None) -> list[tuple[str, int, str, float]]:
+        """Stage, count, unit, and what its time goes by: tokens, or proxies."""
+        found, settings, place = [], self.config.search, ORDER.index(self.stage)
+        if place <= ORDER.index("train"):
+            at_hand = None if progress is None else progress.what
+            more = [job for job in jobs if f"{job.role}/{job.name}" != at_hand]
+            if more:
+                found.append(("train", len(more), "models", float(sum(job.num_tokens for job in more))))
+        if place < ORDER.index("search") and settings.strategy not in PLAIN and num_proxies(settings):
+            found.append(("search", num_proxies(settings), "proxies", float(num_proxies(settings))))
+        if place < ORDER.index("final"):
+            count = 1 + len(self.config.final.baselines)
+            found.append(("final", count, "models", float(count * self.config.final.num_tokens)))
+        return found
+
+    def _looked(self) -> tuple[Sequence[TrainJob], float | None, float | None]:
+        """Models to train, tokens a second of those that are trained, and seconds a proxy, by the run's records."""
+        now = time.monotonic()
+        if self._seen is None or now - self._seen[0] > _KEPT_S:
+            self._seen = (now, _untrained(self.config), _training_pace(self.config), _proxy_s(self.config))
+        return self._seen[1:]
+
+
+def _untrained(config: DemixConfig) -> list[TrainJob]:
+    manifest = prepared(config)
+    if manifest is None:
+        return []
+    jobs = [base_job(config, manifest)]
+    if config.search.strategy in MERGED:
+        jobs += component_jobs(config, manifest)
+    return [job for job in jobs if not job.is_done]
+
+
+def _training_pace(config: DemixConfig) -> float | None:
+    records = [load_record(path, ModelRecord) for path in (config.run_dir / "models").glob("*/*/record.json")]
+    timed = [record for record in records if record.wall_time_s and record.num_tokens]
+    return sum(one.num_tokens for one in timed) / sum(one.wall_time_s for one in timed) if timed else None
+
+
+def _proxy_s(config: DemixConfig) -> float | None:
+    path = search_folder(config) / "scores.jsonl"
+    rows = [row for row in read_json_lines(path) if row["status"] == "OK"] if path.exists() else []
+    times = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows]
+    return sum(times) / len(times) / (config.search.groups or config.parallel.data) if times else None
