@@ -12,6 +12,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.recipes import READING, RecipeSource
 from nemo_demix.config.recorded import recorded_place, recorded_recipe
+from nemo_demix.errors import one_line
 
 DEFAULT_RECIPE = "quickstart"
 # These can go on from what a run's folder records.
@@ -153,5 +154,5 @@ def _folder(value: str) -> Path:
 
 def fail(message: str) -> NoReturn:
     """End with one line on stderr and exit code 2."""
-    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"nemo-demix: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
