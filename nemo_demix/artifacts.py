@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,11 +104,12 @@ def read_json(path: Path) -> Any:
     return parse_json(data, path)
 
 
-def parse_json(data: bytes, path: Path) -> Any:
+def parse_json(data: bytes, path: Path, remedy: str = "correct it, or delete it and run its stage again") -> Any:
     """The value of a JSON text; a byte order mark before it is passed over.
 
     Args:
         path: Of the file, for the error.
+        remedy: What to do about it, for the error.
     Raises:
         DemixError: if it is not JSON, or an object of it has a key twice: neither of the two values would be meant.
     """
@@ -115,15 +117,13 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise DemixError(
-            f"{path}: expected JSON, found: {reason}; correct it, or delete it and run its stage again"
-        ) from None
+        raise DemixError(f"{path}: expected JSON, found: {reason}; {remedy}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place]))
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice[:80]!r} twice in one object")
     return found
 

@@ -63,9 +63,9 @@ def _score(config: DemixConfig) -> None:
 
 def _search(config: DemixConfig) -> None:
     if config.search.imported.scores is not None:
-        from nemo_demix.search.imported import search_imported
+        from nemo_demix.stages.imported import imported_stage
 
-        logger.info("search: wrote %s", search_imported(config))
+        imported_stage(config)
         return
     from nemo_demix.stages.search import search_stage
 

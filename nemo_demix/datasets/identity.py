@@ -9,6 +9,7 @@ from nemo_demix.artifacts import fingerprint, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.run import PLAIN_NAME
 from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity
+from nemo_demix.datasets.files import absolute
 from nemo_demix.datasets.inputs import Identity, Inputs
 from nemo_demix.datasets.sources import dataset_errors, dataset_identity, input_files
 from nemo_demix.datasets.task_files import data_files
@@ -51,22 +52,23 @@ def expected_fingerprint(config: DemixConfig) -> str:
     )
 
 
-def known_files(config: DemixConfig, inputs: Inputs) -> dict[Path, Identity]:
+def known_files(config: DemixConfig, inputs: Inputs) -> dict[str, Identity]:
     """The user's files that a run's data are made of, and what stands for each.
 
     Raises:
         ConfigError, DatasetError: if a source is not valid, or is missing.
     """
-    paths = [
-        path
+    places = [
+        place
         for name, dataset in config.datasets.items()
         for number, source in enumerate(dataset.sources)
-        for path in input_files(source, f"datasets.{name}.sources[{number}]")
+        for place in input_files(source, f"datasets.{name}.sources[{number}]")
     ]
-    paths += [Path(one.path).absolute() for one in config.suite.benchmarks.values() if one.path is not None]
+    places += [absolute(one.path) for one in config.suite.benchmarks.values() if one.path is not None]
     for name, task in config.suite.tasks.items():
-        paths += data_files(f"suite.tasks.{name}", task.data) if task.data is not None else []
-    return {path: inputs.identity(path) for path in dict.fromkeys(paths)}
+        files = data_files(f"suite.tasks.{name}", task.data) if task.data is not None else []
+        places += [str(path.absolute()) for path in files]
+    return {place: inputs.identity(place) for place in dict.fromkeys(places)}
 
 
 def data_errors(config: DemixConfig) -> Iterator[DemixError]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import file_sha256, read_json, write_json
-from nemo_demix.errors import DatasetError, DemixError
+from nemo_demix.datasets.files import identity, is_address
+from nemo_demix.errors import DemixError
 
 logger = logging.getLogger(__name__)
-Identity = list[Any]  # absolute path, size in bytes, modification time in nanoseconds when it was first read
+Identity = list[Any]  # place, size in bytes, and its time of modification when it was first read
 
 
 class Inputs:
@@ -36,65 +37,53 @@ class Inputs:
         if isinstance(found, dict):
             self._known = {path: entry for path, entry in found.items() if _is_entry(entry)}
 
-    def identity(self, path: Path) -> Identity:
+    def identity(self, place: str) -> Identity:
         """What stands for a file in fingerprints; the same as long as its bytes are.
 
         Raises:
             DatasetError: if it is missing.
         """
-        status = _stat(path)
-        now: Identity = [str(path.absolute()), status.st_size, status.st_mtime_ns]
-        known = self._known.get(now[0])
-        if known is None:
+        now = identity(place)
+        known = self._known.get(place)
+        if known is None or is_address(place):
             return now
-        if known["seen"] != _seen(status):
-            if known["identity"][1] != status.st_size or file_sha256(path) != known["sha256"]:
+        seen = _seen(place)
+        if known["seen"] != seen:
+            if known["identity"][1] != now[1] or file_sha256(Path(place)) != known["sha256"]:
                 return now
-            known["seen"] = _seen(status)
+            known["seen"] = seen
             self._changed = True
         return list(known["identity"])
 
-    def keep(self, before: Mapping[Path, Identity]) -> None:
-        """Write down the checksums of the files that `prepare` has read.
+    def keep(self, before: Mapping[str, Identity]) -> None:
+        """Write down the checksums of the files that `prepare` has read; what lies behind an address has its own.
 
         Args:
             before: What stood for each when it began; one that was written to since is left out.
         """
-        for path, identity in before.items():
-            name = str(path.absolute())
-            known = self._known.get(name)
-            if known is not None and known["identity"] == identity:
+        for place, found in before.items():
+            known = self._known.get(place)
+            if is_address(place) or (known is not None and known["identity"] == found):
                 continue
-            seen = _seen(_stat(path))
-            if stat_identity(path) != identity:
+            seen = _seen(place)
+            if identity(place) != found:
                 continue
-            entry = {"identity": identity, "seen": seen, "sha256": file_sha256(path)}
-            if _seen(_stat(path)) == seen:
-                self._known[name] = entry
+            entry = {"identity": found, "seen": seen, "sha256": file_sha256(Path(place))}
+            if _seen(place) == seen:
+                self._known[place] = entry
                 self._changed = True
         if self._changed:
             write_json(self._path, self._known)
             self._changed = False
 
 
-def stat_identity(path: Path) -> Identity:
-    """A file's absolute path, size in bytes and modification time in nanoseconds.
-
-    Raises:
-        DatasetError: if it is missing.
-    """
-    status = _stat(path)
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+def identity_of(place: str, inputs: Inputs | None) -> Identity:
+    """What stands for a file in fingerprints: as the run knows it; None: as it lies there."""
+    return identity(place) if inputs is None else inputs.identity(place)
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a file, found: {error.strerror}; correct the path") from None
-
-
-def _seen(status: os.stat_result) -> list[int]:
+def _seen(place: str) -> list[int]:
+    status = os.stat(place)
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 

@@ -52,13 +52,12 @@ def prepare(config: DemixConfig) -> DataManifest:
             return manifest
     manifest_path.unlink(missing_ok=True)
     work = folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        with workers(config.prepare.workers) as pool:
-            manifest = _Preparation(config, folder, work, pool).run(expected)
-    finally:
+    if config.force:
         shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    with workers(config.prepare.workers) as pool:
+        manifest = _Preparation(config, folder, work, pool).run(expected)
+    shutil.rmtree(work)  # after a run that was cut off it has the parts that are done
     inputs.keep(before)
     write_json(manifest_path, manifest)
     return manifest

@@ -25,6 +25,7 @@ from nemo_demix.prediction.lightgbm_model import lightgbm_errors
 PREDICTORS: dict[str, Kind] = {**MEMBERS, "auto": AUTO, "stacked": STACKED}
 
 Result = TypeVar("Result")
+FEW = 64  # mixtures that are predicted without threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,8 @@ class FittedPredictor:
     def predict(self, weights_XC: Array) -> dict[str, Array]:
         """See `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
+        if len(weights_XC) <= FEW:  # a descent asks for few rows, hundreds of times: threads would take longer to start
+            return {name: model.predict(weights_XC) for name, model in self.models.items()}
         return _by_benchmark(self.models, lambda name: self.models[name].predict(weights_XC))
 
     def predict_std(self, weights_XC: Array) -> dict[str, Array]:
