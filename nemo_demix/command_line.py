@@ -14,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.recipes import READING, RecipeSource
 from nemo_demix.config.recorded import recorded_place, recorded_recipe
-from nemo_demix.errors import near
+from nemo_demix.errors import near, one_line
 
 DEFAULT_RECIPE = "quickstart"
 # These can go on from what a run's folder records.
@@ -184,5 +184,5 @@ def retold(error: Exception) -> str:
 
 def fail(message: str) -> NoReturn:
     """End with one line on stderr and exit code 2."""
-    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"nemo-demix: {one_line(message)}", file=sys.stderr)
     sys.exit(2)

