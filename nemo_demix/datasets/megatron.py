@@ -3,8 +3,10 @@
 megatron-core is imported inside the functions: it takes seconds.
 """
 
+import importlib
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +28,16 @@ class PrefixCounts:
     num_tokens: int
 
 
+def _indexed_dataset() -> Any:
+    """megatron-core's module of these files; what its other parts warn of at their import is not about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("megatron.core.datasets.indexed_dataset")
+
+
 def token_type(vocab_size: int) -> str:
     """NumPy name of the type megatron-core stores token ids of that vocabulary in."""
-    from megatron.core.datasets.indexed_dataset import DType
-
+    DType = _indexed_dataset().DType
     return np.dtype(DType.optimal_dtype(vocab_size)).name
 
 
@@ -41,8 +49,7 @@ def write_prefix(shards: Sequence[Path], stored_as: str, temporary: Path, prefix
         stored_as: NumPy name of the type of a token, see `token_type`.
         temporary: Path stem on the same file system to write under first.
     """
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
+    IndexedDatasetBuilder = _indexed_dataset().IndexedDatasetBuilder
     builder = IndexedDatasetBuilder(f"{temporary}.bin", dtype=np.dtype(stored_as).type)
     num_documents = num_tokens = 0
     for shard in shards:
@@ -87,8 +94,7 @@ def read_prefix(prefix: str, vocab_size: int, key: str) -> PrefixCounts:
     Raises:
         DatasetError: if a file is missing, the index is damaged or does not fit the data, or an id is too large.
     """
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
-
+    IndexedDataset = _indexed_dataset().IndexedDataset
     check_prefix(prefix, key)
     try:
         data: Any = IndexedDataset(prefix)

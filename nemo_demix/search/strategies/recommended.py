@@ -88,7 +88,7 @@ class Recommended:
         scales = objective_scales(settings, space, averages)
         by_capability = linear_objective(settings.objective, scales)
         found = self._optimum(screen, by_capability)
-        logger.info(OPTIMUM, found.value, found.optimality_gap)
+        logger.info(OPTIMUM, found.value, max(0.0, found.optimality_gap))
         at_optimum = screened(self._problem, screen, found.weights_C)
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
