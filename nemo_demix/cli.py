@@ -162,7 +162,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "check": (_check, "every static rule of every stage: all that is wrong in one list, and what was understood"),
     "run": (_run, "all of it, skipping what is done"),
-    "report": (_report, "one HTML page, from the run's records alone -> report.html"),
+    "report": (_report, "one HTML page, from the run's records alone -> report.html; report compare RUN RUN ..."),
     "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
     "status": (_status, "of the stages: done or not, jobs, progress, ETA"),
     "cancel": (_cancel, "the run's jobs; `launch` goes on from there"),
@@ -228,6 +228,9 @@ def _main(stage: str) -> None:
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
         _merge_command(sys.argv[2:])
         return
+    if stage == "report" and sys.argv[2:3] == ["compare"]:
+        _compare_command(sys.argv[2:])
+        return
     sys.argv = [f"nemo-demix {stage}", *hydra_arguments(stage, sys.argv[2:])]
     register_schema()
     register_plugins()
@@ -248,6 +251,15 @@ def _merge_command(arguments: list[str]) -> None:
 
     try:
         merge_command(arguments)
+    except DemixError as error:
+        fail(str(error))
+
+
+def _compare_command(arguments: list[str]) -> None:
+    from nemo_demix.report.compare import compare_command
+
+    try:
+        compare_command(arguments)
     except DemixError as error:
         fail(str(error))
 
