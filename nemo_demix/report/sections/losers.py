@@ -30,7 +30,7 @@ def losing(run: RunRecords) -> dict[str, Cell | str]:
     behind = [mark.label for mark in marks if mark.value > 0 and mark.label not in worse]
     text = sentence(worse) or "none beyond the noise"
     if behind:
-        text += f"; behind within it: {sentence(behind)}"
+        text += f"; behind, within the noise: {sentence(behind)}"
     return {what: Cell(text, WORSE if worse else "")}
 
 
