@@ -80,6 +80,7 @@ def _final(config: DemixConfig) -> None:
 
     final_stage(config)
     _write_page(config)
+    _track(config)
 
 
 def _merge(config: DemixConfig) -> None:
@@ -109,6 +110,7 @@ def _run(config: DemixConfig) -> None:
 
     run_stages(config)
     _write_page(config)
+    _track(config)
 
 
 def _report(config: DemixConfig) -> None:
@@ -127,6 +129,18 @@ def _write_page(config: DemixConfig) -> None:
             type(error).__name__,
             " ".join(str(error).split()),
         )
+
+
+def _track(config: DemixConfig) -> None:
+    """Trackers get the run's result at its end; one that does not answer does not touch it."""
+    if not config.track.tensorboard and config.track.wandb_project is None:
+        return
+    from nemo_demix.stages.track import track_run
+
+    try:
+        track_run(config)
+    except Exception as error:
+        logger.warning("track: %s: %s; the run's result stands", type(error).__name__, " ".join(str(error).split()))
 
 
 def _launch(config: DemixConfig) -> None:

@@ -20,6 +20,7 @@ from nemo_demix.config.models import (
 )
 from nemo_demix.config.search import SearchConfig, TrustConfig, VerifyConfig
 from nemo_demix.config.suite import ScoreConfig, SuiteConfig
+from nemo_demix.config.tracking import TrackConfig
 from nemo_demix.errors import ConfigError
 
 
@@ -54,6 +55,7 @@ class DemixConfig:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     @property
