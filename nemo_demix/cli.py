@@ -84,6 +84,7 @@ def _final(config: DemixConfig) -> None:
 
     final_stage(config)
     _write_page(config)
+    _track(config)
 
 
 def _merge(config: DemixConfig) -> None:
@@ -113,6 +114,7 @@ def _run(config: DemixConfig) -> None:
 
     run_stages(config)
     _write_page(config)
+    _track(config)
 
 
 def _report(config: DemixConfig) -> None:
@@ -131,6 +133,18 @@ def _write_page(config: DemixConfig) -> None:
             type(error).__name__,
             " ".join(str(error).split()),
         )
+
+
+def _track(config: DemixConfig) -> None:
+    """Trackers get the run's result at its end; one that does not answer does not touch it."""
+    if not config.track.tensorboard and config.track.wandb_project is None:
+        return
+    from nemo_demix.stages.track import track_run
+
+    try:
+        track_run(config)
+    except Exception as error:
+        logger.warning("track: %s: %s; the run's result stands", type(error).__name__, " ".join(str(error).split()))
 
 
 def _launch(config: DemixConfig) -> None:
@@ -166,7 +180,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
     "check": (_check, "every static rule of every stage: all that is wrong in one list, and what was understood"),
     "run": (_run, "all of it, skipping what is done"),
-    "report": (_report, "one HTML page, from the run's records alone -> report.html"),
+    "report": (_report, "one HTML page, from the run's records alone -> report.html; report compare RUN RUN ..."),
     "launch": (_launch, "all of it as Slurm jobs, submitting what is neither done nor queued; --dry-run prints them"),
     "status": (_status, "of the stages: done or not, jobs, progress, ETA"),
     "cancel": (_cancel, "the run's jobs; `launch` goes on from there"),
@@ -232,6 +246,9 @@ def _main(stage: str) -> None:
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
         _merge_command(sys.argv[2:])
         return
+    if stage == "report" and sys.argv[2:3] == ["compare"]:
+        _compare_command(sys.argv[2:])
+        return
     sys.argv = [f"nemo-demix {stage}", *hydra_arguments(stage, sys.argv[2:])]
     register_schema()
     register_plugins()
@@ -252,6 +269,15 @@ def _merge_command(arguments: list[str]) -> None:
 
     try:
         merge_command(arguments)
+    except DemixError as error:
+        fail(str(error))
+
+
+def _compare_command(arguments: list[str]) -> None:
+    from nemo_demix.report.compare import compare_command
+
+    try:
+        compare_command(arguments)
     except DemixError as error:
         fail(str(error))
 

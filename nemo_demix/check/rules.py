@@ -13,6 +13,7 @@ from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.limits import limit_errors
 from nemo_demix.config.overrides import STAGES_WITH_JOBS, override_errors, stage_config
+from nemo_demix.config.tracking import track_errors
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.datasets.benchmarks import BENCHMARKS, first_item_errors
 from nemo_demix.datasets.identity import data_errors, expected_fingerprint, tokenizer_errors
@@ -171,6 +172,7 @@ def _imported(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def _launch(config: DemixConfig) -> Iterator[DemixError]:
+    yield from track_errors(config.track)
     yield from override_errors(config)
     yield from option_errors(config.launch)
     if config.launch.site is not None:

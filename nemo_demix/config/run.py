@@ -22,6 +22,7 @@ from nemo_demix.config.models import (
 )
 from nemo_demix.config.search import SearchConfig, TrustConfig, VerifyConfig
 from nemo_demix.config.suite import ScoreConfig, SuiteConfig
+from nemo_demix.config.tracking import TrackConfig
 from nemo_demix.errors import ConfigError, DemixError
 
 
@@ -56,6 +57,7 @@ class DemixConfig:
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     final: FinalConfig = field(default_factory=FinalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     @property

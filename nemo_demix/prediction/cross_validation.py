@@ -43,6 +43,14 @@ class CrossValidation:
     rmse_macro: float
 
 
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Of one capability: each mixture's average as it was scored, and as it was predicted (mean over the repeats)."""
+
+    measured_M: Array
+    predicted_M: Array
+
+
 def cross_validate(
     config: PredictorConfig,
     weights_MC: Array,
@@ -52,6 +60,19 @@ def cross_validate(
     higher_is_better: Mapping[str, bool] | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> CrossValidation:
+    """The figures of `cross_validated` alone; arguments and errors are the same."""
+    return cross_validated(config, weights_MC, scores, capability_of, seed, higher_is_better, weights)[0]
+
+
+def cross_validated(
+    config: PredictorConfig,
+    weights_MC: Array,
+    scores: Mapping[str, Array],
+    capability_of: Mapping[str, str],
+    seed: int,
+    higher_is_better: Mapping[str, bool] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> tuple[CrossValidation, dict[str, OutOfFold]]:
     """Fit on all folds but one, predict that one, `config.repeats` times over; nothing is tuned on what is scored.
 
     What a kind chooses by itself (settings, or the kind itself) it chooses anew on the rows that each fold leaves.
@@ -89,7 +110,7 @@ def cross_validate(
     benchmarks = _agreement(columns, repeats, benchmark_higher)
     repeated_averages = [capability_averages(predicted, capability_of, weights) for predicted in repeats]
     capabilities = _agreement(averages, repeated_averages, capability_higher)
-    return CrossValidation(
+    figures = CrossValidation(
         num_rows=len(weights_MC),
         folds=config.folds,
         repeats=config.repeats,
@@ -103,6 +124,8 @@ def cross_validate(
         rho_top_macro=_mean(capabilities.rho_top.values()),
         rmse_macro=float(np.mean(list(capabilities.rmse.values()))),
     )
+    means = {name: np.mean([predicted[name] for predicted in repeated_averages], axis=0) for name in averages}
+    return figures, {name: OutOfFold(averages[name], means[name]) for name in averages}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """The page of a run: all sections, rendered into one file that needs no other."""
 
+import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,14 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import nemo_demix
-from nemo_demix.artifacts import canonical_json, write_text
+from nemo_demix.artifacts import write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.report.blocks import QUIET, Cell, Section
 from nemo_demix.report.records import RunRecords, read_run
 from nemo_demix.report.sections.causes import effects_section, noise_section
 from nemo_demix.report.sections.evidence import predictor_section, proxies_section
 from nemo_demix.report.sections.inputs import inputs_section, repeat_section
-from nemo_demix.report.sections.losers import losers_section
+from nemo_demix.report.sections.losers import losers_section, losing
 from nemo_demix.report.sections.mixture import mixture_section, pareto_section, slices_section
 from nemo_demix.report.sections.spending import ledger_section, progress_section
 from nemo_demix.report.sections.verdict import tone, verdict
@@ -49,8 +51,9 @@ def report_stage(config: DemixConfig) -> Path:
 
 def sections(run: RunRecords) -> list[Section]:
     """All questions, the verdict first; those that the records do not answer yet say which command would."""
+    first = verdict(run)
     return [
-        verdict(run),
+        replace(first, facts={**first.facts, **losing(run)}),
         mixture_section(run),
         losers_section(run),
         proxies_section(run),
@@ -101,7 +104,11 @@ def _with_drawings(section: Section) -> dict[str, object]:
 
 def _inert(value: object) -> Markup:
     """JSON that no name in it can end or turn into markup."""
-    return Markup(re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value)))
+    return Markup(
+        re.sub(
+            "[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, separators=(",", ":"), allow_nan=False)
+        )
+    )
 
 
 def _prose(text: str) -> Markup:

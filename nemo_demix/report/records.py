@@ -35,6 +35,7 @@ class RunRecords:
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
         what_if: The predictor that chose, as plain values.
+        out_of_fold: By capability, scored mixtures' averages as measured, and as predicted without them.
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
@@ -50,6 +51,7 @@ class RunRecords:
     pareto: Sequence[Mapping[str, Any]] = ()
     slices: Mapping[str, Any] | None = None
     what_if: Mapping[str, Any] | None = None
+    out_of_fold: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     rows_reason: str = ""
     fidelity: Mapping[str, Any] | None = None
@@ -117,6 +119,7 @@ def read_run(config: DemixConfig) -> RunRecords:
         losses=_losses(folder / "models"),
         mixture=mixture,
         pareto=(_json(folder / "search" / "pareto.json") or {}).get("mixtures", ()),
+        out_of_fold=(_json(folder / "search" / "out_of_fold.json") or {}).get("capabilities", {}),
         what_if=(_json(folder / "search" / "what_if.json") or {}).get("what_if"),
         slices=(_json(folder / "search" / "slices.json") or {}).get("slices"),
         fidelity=_json(folder / "verify" / "fidelity.json"),

@@ -15,7 +15,7 @@ import numpy as np
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Predictor
-from nemo_demix.prediction.cross_validation import CrossValidation, cross_validate
+from nemo_demix.prediction.cross_validation import CrossValidation, cross_validate, cross_validated
 from nemo_demix.prediction.predictors import refits
 from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.pareto import FRONT_SIZE, pareto_front, thinned
@@ -48,6 +48,7 @@ class Choice:
         notes: What else the strategy has to say.
         slices: The predicted objective along lines through the mixture, see `Slices.record`; None: it has no slopes.
         what_if: The predictor as plain values, see `what_if`; None: there is none.
+        out_of_fold: By capability, averages of the scored mixtures as measured, and as predicted without them.
     """
 
     merge_weights: dict[str, float]
@@ -62,6 +63,7 @@ class Choice:
     notes: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, Any] | None = None
     what_if: dict[str, Any] | None = None
+    out_of_fold: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def describe(
             averages; None: the mean of the top of the head of the pool.
     """
     settings, space, scored = ranking.settings, ranking.space, ranking.scored
-    checks = cross_validate(
+    checks, out_of_fold = cross_validated(
         settings.predictor,
         scored.weights_MC,
         scored.columns,
@@ -163,6 +165,10 @@ def describe(
         if settings.objective in LINEAR
         else None,
         what_if=of_fitted(ranking, predictors),
+        out_of_fold={
+            name: {"measured": one.measured_M.tolist(), "predicted": one.predicted_M.tolist()}
+            for name, one in out_of_fold.items()
+        },
     )
 
 

@@ -3,6 +3,7 @@
 A field that does not apply to a strategy is null or empty. Importing this does not import torch.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import canonical_json, write_json, write_text
+from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import epochs
 from nemo_demix.search.choose import Choice
@@ -85,8 +86,10 @@ def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> No
     """Write what belongs to the page alone, and then `mixture.json`, which says that the search is done."""
     write_json(folder / "pareto.json", {"mixtures": choice.pareto, "fingerprint": record["fingerprint"]})
     write_json(folder / "slices.json", {"slices": choice.slices, "fingerprint": record["fingerprint"]})
+    write_json(folder / "out_of_fold.json", {"capabilities": choice.out_of_fold, "fingerprint": record["fingerprint"]})
     what_if = {"what_if": choice.what_if, "fingerprint": record["fingerprint"]}
-    write_text(folder / "what_if.json", canonical_json(what_if) + "\n")
+    # Most of it is packed numbers: compact, and in the order in which the page shows it.
+    write_text(folder / "what_if.json", json.dumps(what_if, separators=(",", ":"), allow_nan=False) + "\n")
     write_json(folder / "mixture.json", record)
 
 

@@ -130,6 +130,9 @@ class Progress(Callback):
             is_line=speaks,
         )
         tell(logger, shown)
+        if speaks:
+            for tracker in trainer.loggers:
+                tracker.log_metrics({"tokens_per_s": pace}, step)
 
 
 def from_rank_0(flag: bool) -> bool:

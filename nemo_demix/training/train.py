@@ -27,6 +27,7 @@ from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import apply_overrides, base_recipe, checked_shape, padded_vocab_size
 from nemo_demix.runtime.saving import hand_over_in_process
+from nemo_demix.runtime.trackers import close_trackers, tensorboard_arguments, wandb_arguments
 from nemo_demix.tokenizer import nemo_tokenizer
 from nemo_demix.training.callbacks import Diverged, Progress, StepCheckpoint, from_rank_0
 from nemo_demix.training.jobs import TrainJob, blend_paths, step_folder
@@ -107,7 +108,8 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
         optimizer_at_end=job.save_optimizer,
     )
     recipe.log.use_datetime_version = False
-    recipe.log.tensorboard = None
+    recipe.log.tensorboard, recipe.log.wandb = _trackers(config, job)
+    recipe.log.update_logger_directory = False  # each has its place
     callback = run.Config(
         Progress,
         label=f"{job.role}/{job.name}",
@@ -141,6 +143,19 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     apply_overrides(recipe, config.model.overrides)
     checked_shape(recipe, config)
     return recipe
+
+
+def _trackers(config: DemixConfig, job: TrainJob) -> tuple[Any, Any]:
+    """NeMo's loggers of this model; None for one that is not asked for."""
+    import nemo_run as run
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    name = f"{job.role}/{job.name}"
+    board, bias = tensorboard_arguments(config, name), wandb_arguments(config, name)
+    return (
+        None if board is None else run.Config(TensorBoardLogger, **board),
+        None if bias is None else run.Config(WandbLogger, **bias),
+    )
 
 
 def _source(job: TrainJob) -> tuple[int, Path | None]:
@@ -192,6 +207,7 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
     task()
     torch.distributed.barrier()  # every rank has read what it started from
     if ranks.is_main:
+        close_trackers(arguments["trainer"].loggers)
         shutil.rmtree(job.vetted, ignore_errors=True)
     destroy_num_microbatches_calculator()
     if saver.stopped_at is not None:

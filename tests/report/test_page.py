@@ -16,6 +16,7 @@ from nemo_demix.cli import _write_page
 from nemo_demix.config import DemixConfig, PredictorConfig
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.report import fidelity_report
+from nemo_demix.report.compare import compare_command
 from nemo_demix.report.page import report_stage
 from nemo_demix.report.sections.verdict import DETECTABLE
 from nemo_demix.search.imported import search_imported
@@ -297,3 +298,46 @@ def test_a_whole_run_ends_with_its_page(smoke_run: Path) -> None:
     assert set(page.missing) <= {"shape"}
     assert set(page.table("mixture")) == set(json.loads((smoke_run / "final/shares.json").read_text())["mixture"])
     assert page.root.find(".//h1").text_content() == "smoke"
+
+
+def test_runs_stand_side_by_side(made: Run, tmp_path: Path) -> None:
+    other = Run(tmp_path, name="<i>other").prepared().trained().scored().searched()
+    half = Run(tmp_path, name="half").prepared().trained(1)
+    folders = [str(run.folder) for run in (made, other, half)]
+    output = tmp_path / "both.html"
+    compare_command(["compare", *folders, "--output", str(output)])
+    page = Page(output)
+    assert list(page.sections) == ["verdict", "mixture", "scores", "evidence", "settings"]
+    assert set(page.table("verdict")) == {"made", "<i>other", "half"}
+    assert page.table("verdict")["half"]["its mixture is"] == "no comparison"
+    shares = page.table("mixture")["math_1"]
+    assert shown(shares["made"]) == pytest.approx(100 * made.mixture["data_shares"]["math_1"], abs=0.051)
+    assert set(shares) == {"dataset", "made", "<i>other"}
+    assert "made and <i>other: 0.0 %" in page.text("mixture")
+    assert set(page.table("scores")["math"]) == {"capability", "made"}
+    assert page.root.find(".//i") is None
+    compare_command(["compare", *folders, "--output", str(output)])  # its own page is made anew
+    output.write_text("notes")
+    with pytest.raises(ConfigError, match="is there, and is no page of this command"):
+        compare_command(["compare", *folders, "--output", str(output)])
+    assert output.read_text() == "notes"
+    with pytest.raises(ConfigError, match="expected two runs or more"):
+        compare_command(["compare", folders[0]])
+
+
+def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(made: Run) -> None:
+    page = Page(made.folder / "report.html")
+    result = json.loads((made.folder / "final/result.json").read_text())["models"]
+    worse = {
+        name
+        for name, one in result["mixture"]["capabilities"].items()
+        if one["score"] > result["proportional"]["capabilities"][name]["score"]
+    }
+    fact = page.text("verdict").split("capabilities that lose against proportional")[1]
+    assert all(name in fact for name in worse)
+    kept = json.loads((made.folder / "search/out_of_fold.json").read_text())["capabilities"]
+    for name, drawing in zip(kept, page.sections["predictor"].iterfind(".//svg"), strict=True):
+        assert len(drawing.findall(".//g[@data-mark]")) == len(kept[name]["measured"]) == 20
+    rmse = made.mixture["cross_validation"]["capability_rmse"]["math"]
+    errors = np.subtract(kept["math"]["measured"], kept["math"]["predicted"])
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(rmse)  # one repeat

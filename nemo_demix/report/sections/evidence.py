@@ -289,12 +289,32 @@ def _out_of_fold(run: RunRecords, checks: Mapping[str, Any]) -> dict[str, Any]:
     weak = [name for name, rho in checks["capability_rho"].items() if rho is None or rho < 0.5]
     answer = f"On mixtures that it was not fitted to, rho {macro} over capabilities"
     return {
+        "figures": _out_of_fold_figures(run, checks),
         "answer": f"{answer}; weak in {sentence(weak)}." if weak else f"{answer}, none below 0.5.",
         "tables": [Table(caption, columns, rows)],
         "notes": [
             "R²: the share of the spread between mixtures that is predicted; below 0: a constant would do better."
         ],
     }
+
+
+def _out_of_fold_figures(run: RunRecords, checks: Mapping[str, Any]) -> list[Figure]:
+    """A panel a capability: their levels differ more than their mixtures do."""
+    known, ways, figures = units(run), directions(run), []
+    for place, (name, one) in enumerate(run.out_of_fold.items()):
+        unit = known.get(name, UNKNOWN)
+        way = {True: " (higher is better)", False: " (lower is better)", None: ""}[ways.get(name)]
+        points = [
+            Point(guess, value, f"mixture {number_}")
+            for number_, (guess, value) in enumerate(zip(one["predicted"], one["measured"], strict=True))
+        ]
+        title = f"{name}: measured against predicted out of fold, {unit}"
+        labels = (f"predicted without it, {unit}{way}", f"measured, {unit}")
+        svg = scatter(f"fold{place}", title, {name: points}, labels, same_scale=True)
+        rmse = number(checks["capability_rmse"][name])
+        note = f"Dashed: slope 1. Root mean square error {rmse} {unit}, the noise of the scores themselves included."
+        figures.append(Figure(title, svg, note))
+    return figures
 
 
 def _spread(run: RunRecords, name: str) -> float | None:

@@ -16,6 +16,24 @@ from nemo_demix.search.baselines import CHOSEN
 _KEY, _TITLE, _QUESTION = "losers", "By capability and benchmark", "Who loses?"
 
 
+def losing(run: RunRecords) -> dict[str, Cell | str]:
+    """The capabilities that lose, as a fact of the verdict: of trained models, else of predictions."""
+    name = None if run.mixture is None else leading(comparisons(run)) or next(iter(run.mixture["baselines"]), None)
+    if name is None:
+        return {}
+    is_trained = run.result is not None and name in run.result["models"]
+    marks = [mark for mark, *_ in _differences(run, name) if mark.is_heading] if is_trained else _forecast(run, name)
+    if not marks:
+        return {}
+    worse = [mark.label for mark in marks if mark.low is not None and mark.low > 0]
+    what = f"capabilities that lose against {name}" if is_trained else f"capabilities predicted to lose against {name}"
+    behind = [mark.label for mark in marks if mark.value > 0 and mark.label not in worse]
+    text = sentence(worse) or "none beyond the noise"
+    if behind:
+        text += f"; behind, within the noise: {sentence(behind)}"
+    return {what: Cell(text, WORSE if worse else "")}
+
+
 def losers_section(run: RunRecords) -> Section:
     """Paired differences of the trained models; before there are any, predicted ones by capability."""
     if run.mixture is None:
@@ -28,10 +46,11 @@ def losers_section(run: RunRecords) -> Section:
     return _predicted(run, name)
 
 
-def _trained(run: RunRecords, name: str) -> Section:
+def _differences(run: RunRecords, name: str) -> list[tuple[Mark, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Of each capability and its scores: the difference, the name, and both trained models' scores."""
     assert run.result is not None
     models = run.result["models"]
-    rows, marks = [], []
+    rows = []
     for capability, shares in _members(run, models[CHOSEN]).items():
         gaps = {score: _gap(run, name, score) for score in shares}
         mean = sum(share * gaps[score][0] for score, share in shares.items())
@@ -48,8 +67,16 @@ def _trained(run: RunRecords, name: str) -> Section:
         ]
         for label, is_heading, value, error, chosen, other in found:
             low, high = (None, None) if error is None else (sign * value - 1.96 * error, sign * value + 1.96 * error)
-            marks.append(Mark(_plain(label), sign * value, low, high, is_heading))
-            rows.append(_row(label, is_heading, marks[-1], chosen, other))
+            rows.append((Mark(_plain(label), sign * value, low, high, is_heading), label, chosen, other))
+    return rows
+
+
+def _trained(run: RunRecords, name: str) -> Section:
+    assert run.result is not None
+    models = run.result["models"]
+    differences = _differences(run, name)
+    marks = [mark for mark, *_ in differences]
+    rows = [_row(label, mark.is_heading, mark, chosen, other) for mark, label, chosen, other in differences]
     unit = only([score["unit"] for score in models[CHOSEN]["capabilities"].values()], "each score's own unit")
     paired = CHOSEN in run.items and name in run.items
     title = f"Chosen minus {name}, {unit}; negative is better"
@@ -124,36 +151,45 @@ def _answer(marks: list[Mark], name: str) -> str:
     return text + (f" Better: {sentence(better)}." if better else "")
 
 
+def _forecast(run: RunRecords, name: str) -> list[Mark]:
+    """The predicted difference of each capability; empty where not both mixtures were predicted."""
+    assert run.mixture is not None
+    chosen, other = run.mixture["predicted"], run.mixture["baselines"][name]["predicted"]
+    ways, marks = directions(run), []
+    for capability in chosen:
+        if capability not in other:
+            continue
+        value = (-1.0 if ways.get(capability, False) else 1.0) * (chosen[capability]["score"] - other[capability])
+        std = chosen[capability]["std"]
+        reach = None if std is None else 1.96 * math.sqrt(2) * std
+        low, high = (None, None) if reach is None else (value - reach, value + reach)
+        marks.append(Mark(capability, value, low, high))
+    return marks
+
+
 def _predicted(run: RunRecords, name: str) -> Section:
     """By capability: what proxies or the predictor say of the chosen mixture and of the baseline's nearest merge."""
     assert run.mixture is not None
     chosen, other = run.mixture["predicted"], run.mixture["baselines"][name]["predicted"]
-    shared = [capability for capability in chosen if capability in other]
-    if not shared:
+    marks = _forecast(run, name)
+    if not marks:
         why = "Nothing was predicted of both mixtures: `nemo-demix final` trains and compares them."
         return Section(_KEY, _TITLE, _QUESTION, missing=why)
     ways, known = directions(run), units(run)
-    rows, marks = [], []
-    for capability in shared:
-        higher = ways.get(capability, False)
-        value = (-1.0 if higher else 1.0) * (chosen[capability]["score"] - other[capability])
-        std = chosen[capability]["std"]
-        reach = None if std is None else 1.96 * math.sqrt(2) * std
-        mark = Mark(
-            capability, value, None if reach is None else value - reach, None if reach is None else value + reach
-        )
-        marks.append(mark)
+    rows = []
+    for mark in marks:
+        capability = mark.label
         rows.append(
             [
                 capability,
-                f"{known.get(capability, UNKNOWN)}, {'higher' if higher else 'lower'} is better",
-                number(value, signed=True),
+                f"{known.get(capability, UNKNOWN)}, {'higher' if ways.get(capability, False) else 'lower'} is better",
+                number(mark.value, signed=True),
                 interval(mark.low, mark.high, signed=True),
                 number(chosen[capability]["score"]),
                 number(other[capability]),
             ]
         )
-    unit = only([known.get(capability, UNKNOWN) for capability in shared], "each capability's own unit")
+    unit = only([known.get(capability, UNKNOWN) for capability in chosen], "each capability's own unit")
     title = f"Predicted: chosen minus {name}, {unit}; negative is better"
     figures = []
     if all(mark.low is not None for mark in marks):

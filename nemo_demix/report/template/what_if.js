@@ -252,8 +252,9 @@ const whatIf = (() => {
       });
     }
 
+    const numeric = new Set(["%", "score", "difference (negative is better)", "interval of the difference"]);
     const head = (...titles) => make("thead", {}, make("tr", {}, ...titles.map(title =>
-      make("th", { scope: "col", textContent: title }))));
+      make("th", { scope: "col", textContent: title, className: numeric.has(title) ? "number" : "" }))));
     const choice = make("select", {}, ...Object.keys(data.mixtures).map(name => make("option", { value: name, textContent: name })));
     choice.addEventListener("change", () => { compared = choice.value; show(); });
     const buttons = Object.entries(data.mixtures).map(([name, mixture]) => {
