@@ -138,6 +138,12 @@ def epochs(
     return {name: share * token_budget / tokens_by_dataset[name] if share else 0.0 for name, share in shares.items()}
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether an output may be called so: one plain and printable part of a path, not hidden."""
+    plain = name != "" and not name.startswith(".") and "/" not in name and name.isprintable()
+    return plain and len(name.encode()) <= 255
+
+
 def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -> dict[str, dict[str, float]]:
     """Read merge weights by mixture name: {"mix_0": {"general": 0.5, ...}}, the DeMix authors' own shape.
 

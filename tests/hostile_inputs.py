@@ -443,7 +443,7 @@ def data_attacks() -> Iterator[Attack]:
     import megatron.core.datasets.indexed_dataset  # noqa: F401, once, and not in every fork
     import pyarrow.parquet  # noqa: F401
 
-    texts = lambda path: list(read_file(path, "text"))  # noqa: E731
+    texts = lambda path: list(read_file(str(path), "text"))  # noqa: E731
     for what, data in ROWS.items():
         yield Attack("data", f"rows: {what}", _file("a.jsonl", data, texts), _all_text)
         yield Attack("data", f"text: {what}", _file("a.txt", data, texts), _all_text)
@@ -495,7 +495,7 @@ def _parquet(seed: int | None, columns: Mapping[str, Any] | None = None) -> Call
             for _ in range(chance.randint(1, 3)):
                 data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
             path.write_bytes(data if seed % 3 else data[: chance.randrange(len(data))])
-        return list(read_file(path, "text"))
+        return list(read_file(str(path), "text"))
 
     return act
 

@@ -14,9 +14,11 @@ import torch
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.checkpoints.blob import frame
 from nemo_demix.checkpoints.metadata import Chunk
+from nemo_demix.errors import MixtureError
 from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans, units
 from nemo_demix.merging.methods.base import Array, Method
 from nemo_demix.merging.sources import Source
+from nemo_demix.mixture import is_folder_name
 
 _MIN_UNIT_BYTES = 8 << 20
 _MAX_UNIT_BYTES = 512 << 20
@@ -185,7 +187,11 @@ def make_plan(
 
     Raises:
         CheckpointError: if the checkpoints' configuration does not fit their tensors.
+        MixtureError: if a mixture's name cannot be a folder's.
     """
+    for name in mixtures:
+        if not is_folder_name(name):
+            raise MixtureError(f"a mixture is called {name!r:.80}, which cannot be a folder's name; rename it")
     everyone = [*components, base] if base is not None else list(components)
     template = next((source for source in components if source.name == objects_from), components[0])
     tensors = []
