@@ -119,7 +119,7 @@ class Terminal(logging.Handler):
         self._bar: _Bar | None = None
         self._process = os.getpid()
         self._spoke = self._began = time.monotonic()
-        self._doing = ""
+        self._doing, self._is_counted = "", False
         self._over = threading.Event()
         if not self.is_living:
             threading.Thread(target=self._watch, name="demix-watch", daemon=True).start()
@@ -157,10 +157,13 @@ class Terminal(logging.Handler):
 
     def _note(self, progress: Progress | None, text: str) -> None:
         """Keep what is being done: to be said again where nothing else is for long."""
-        if progress is None:
-            doing = self._doing or text
-        else:
+        if progress is not None:
             doing = f"{progress.what}: finishing" if progress.is_finished else progress.what
+            self._is_counted = progress.total > 0
+        elif self._is_counted:  # a remark between two steps
+            return
+        else:
+            doing = text
         if doing != self._doing:
             self._doing, self._began = doing, time.monotonic()
 

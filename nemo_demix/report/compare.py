@@ -51,7 +51,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     runs = named([read_run(DemixConfig(name=path.resolve().name, runs_dir=str(path.resolve().parent)))
                   for path in parsed.runs])  # fmt: skip
     output = parsed.output
-    if output.exists() and _KIND not in output.read_text(encoding="utf-8", errors="replace")[:4096]:
+    if output.exists() and f"nemo_demix · {_KIND}<" not in output.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"--output {output}: is there, and is no page of this command; name another file")
     write_text(output, page(" and ".join(runs), _KIND, compared(runs)))
     logger.info("report: %s", output)

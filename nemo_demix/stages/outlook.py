@@ -44,7 +44,8 @@ class Outlook:
             return ""
         text = f"then {', '.join(parts)}"
         if unknown:
-            return f"{text} (how long {' and '.join(unknown)} will take was not measured yet)"
+            which = " and ".join(filter(None, [", ".join(unknown[:-1]), unknown[-1]]))
+            return f"{text} (how long {which} will take was not measured yet)"
         return f"{text}; about {clock(seconds)} in all"
 
     def _todo(self, jobs: Sequence[TrainJob], progress: Progress | None) -> list[tuple[str, int, str, float]]:
