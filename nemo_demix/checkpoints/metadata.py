@@ -214,8 +214,11 @@ def _check_tiling(path: Path, name: str, shape: tuple[int, ...], chunks: list[Ch
     lows = np.array([chunk.offsets for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
     sizes = np.array([chunk.sizes for chunk in chunks], dtype=np.int64).reshape(len(chunks), len(shape))
     whole = np.array(shape, dtype=np.int64)
-    inside = bool((sizes > 0).all() and (lows <= whole - sizes).all())
-    if not (inside and _tiles(lows, lows + sizes, whole)):
+    inside = bool((sizes >= 0).all() and (lows <= whole - sizes).all())
+    # A rank that holds no rows of a tensor writes a chunk of none; an empty tensor has no others.
+    solid = (sizes > 0).all(axis=1)
+    lows, sizes = lows[solid], sizes[solid]
+    if not (inside and (_tiles(lows, lows + sizes, whole) if math.prod(shape) else not len(lows))):
         volume = sum(math.prod(chunk.sizes) for chunk in chunks)
         raise CheckpointError(
             f"{path}: the chunks of {name} do not tile its shape {shape} ({volume} of {math.prod(shape)} elements"

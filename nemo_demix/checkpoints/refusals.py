@@ -16,7 +16,8 @@ _TO_TORCH_DIST = (
 # Megatron-FSDP saves {"model": ..., "args": ...} with torch.distributed.checkpoint, and gate and up apart.
 _FSDP_MODEL = re.compile(r"model\d*\.")
 _FSDP_HALVES = re.compile(r"\.linear_fc1\.(weight|bias)_[wv]$")
-_FSDP_OBJECTS = frozenset({"args", "checkpoint_version", "content_metadata", "iteration", "pytorch-lightning_version"})
+# `args` and `iteration` stand in many others' checkpoints too.
+_FSDP_OBJECTS = frozenset({"checkpoint_version", "content_metadata", "pytorch-lightning_version"})
 
 
 def check_folder(folder: Path) -> None:

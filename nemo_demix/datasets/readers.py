@@ -215,7 +215,8 @@ def parquet_file(place: str) -> Iterator["pq.ParquetFile"]:
             with pq.ParquetFile(raw) as file:
                 yield file
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise DatasetError(f"{place}: expected a parquet file, found: {error}; write it again") from None
+            reason = " ".join(str(error).split())
+            raise DatasetError(f"{place}: expected a parquet file, found: {reason}; write it again") from None
 
 
 def _json_texts(place: str, text_field: str, part: Part | None) -> Iterator[str]:

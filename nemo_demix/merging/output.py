@@ -1,5 +1,6 @@
 """The folders a merge writes: prepared under a temporary name, finished, published by a rename, the record last."""
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -107,7 +108,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
         itemsizes: dict[Key, int] = {
             (t, c): tensor.dtype.itemsize
             for t, tensor in enumerate(plan.tensors)
-            for c in range(len(tensor.chunks[index]))
+            for c, chunk in enumerate(tensor.chunks[index])
+            if math.prod(chunk.sizes)  # of the others nothing is read
         }
         files = OpenFiles()
         seen = {}
@@ -186,7 +188,7 @@ def finish(
                     continue
                 tensor = plan.tensors[numbers[name]]
                 around = frame(tensor.chunks[-1][index].sizes, tensor.out_dtype)
-                crc = crcs[numbers[name], index]
+                crc = crcs[numbers[name], index] if around.num_bytes else 0
                 tail = around.tail(crc)
                 target.write(around.head)
                 target.seek(around.num_bytes, os.SEEK_CUR)

@@ -39,8 +39,8 @@ class TensorPlan:
 
     @property
     def is_averaged(self) -> bool:
-        """Integers are not: they must agree."""
-        return self.dtype.is_floating_point
+        """Integers are not: they must agree; of an empty tensor there is nothing."""
+        return self.dtype.is_floating_point and self.rows.num_elements > 0
 
 
 class Range(NamedTuple):
@@ -260,6 +260,8 @@ def _units(tensors: Sequence[TensorPlan]) -> Iterator[Unit]:
     index, ranges, elements, num_bytes = 0, [], 0, 0
     for number, tensor in enumerate(tensors):
         row_bytes = tensor.rows.width * tensor.dtype.itemsize
+        if not row_bytes:
+            continue
         runs = sorted((*run, matrix) for matrix, found in enumerate(tensor.matrices) for run in found.runs)
         for row, end, matrix in runs:
             while row < end:

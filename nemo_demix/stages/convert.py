@@ -17,6 +17,7 @@ from typing import Any
 from nemo_demix.artifacts import parse_json, sync
 from nemo_demix.checkpoints.files import check_name
 from nemo_demix.checkpoints.identity import find_weights
+from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 
@@ -42,6 +43,7 @@ def export_stage(config: DemixConfig) -> None:
     """
     source, output = _paths(config, "export")
     find_weights(source)
+    source = locate(source).root  # the weights themselves may have been named
     with _converting(config, "export", output) as folder:
         from nemo_demix.runtime.context import read_context
         from nemo_demix.runtime.huggingface import export_checkpoint, load_tokenizer_folder

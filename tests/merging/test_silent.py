@@ -1,14 +1,19 @@
 """What would go wrong without a word: sums that overflow, factors that are averaged, sources that are replaced."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
+from nemo_demix.checkpoints.metadata import _check_tiling, read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.run import MergeOptions
+from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints
 from tests.merging.grids import write_checkpoint
 
@@ -113,3 +118,32 @@ def test_a_source_is_no_slot(tmp_path: Path) -> None:
     assert own.exists()
     merge_checkpoints(paths, tmp_path / "out", {"last": HALF["mix"]}, options=slots)
     assert not own.exists(), "without being a source it is one"
+
+
+def test_what_is_healthy_though_unusual_is_merged(tmp_path: Path) -> None:
+    """Empty tensors, a rank that holds no rows, values that are no tensors, and two precisions."""
+    state: dict[str, Any] = {
+        "model": {"w": torch.ones(3, 4), "b": torch.full((2,), 3.0, dtype=torch.bfloat16), "s": torch.tensor(2.0)},
+        "model.empty": torch.zeros(0, 4),
+        "flat": torch.zeros(0),
+        "narrow": torch.zeros(4, 0),
+        "iteration": 7,
+        "args": {"lr": 0.1},
+    }
+    paths = {name: tmp_path / name for name in ("one", "two")}
+    for path in paths.values():
+        dcp.save(state, checkpoint_id=path, no_dist=True)
+    for method, base in (("linear", None), ("ties", paths["one"])):
+        output = tmp_path / method
+        merge_checkpoints({"one": paths["one"], "two": paths["one"]}, output, HALF, method=method, base=base)
+        reader = CheckpointReader(output / "mix")
+        for name in ("w", "b", "s"):
+            assert torch.equal(reader.read_tensor(f"model.{name}"), state["model"][name])
+        assert reader.read_tensor("flat").shape == (0,)
+        assert reader.read_tensor("narrow").shape == (4, 0)
+        verify(output / "mix")
+    whole = read_metadata(paths["two"]).tensors["model.w"]
+    none = replace(whole.chunks[0], offsets=(3, 0), sizes=(0, 4))  # as FSDP2 has it where rows are fewer than ranks
+    _check_tiling(paths["two"], "model.w", (3, 4), [*whole.chunks, none])
+    with pytest.raises(CheckpointError, match="do not tile"):
+        _check_tiling(paths["two"], "model.w", (3, 4), [none])
