@@ -3,11 +3,18 @@
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from nemo_demix.cli import STAGES
+from nemo_demix.config import PredictorConfig
+from nemo_demix.config.overrides import read_overrides
+from nemo_demix.errors import DemixError
+from nemo_demix.search.imported import search_imported
 from tests.helpers import REPOSITORY, run_cli
+from tests.search.test_imported_search import BEST, settings, write_csv
 
 
 @pytest.mark.parametrize(
@@ -91,3 +98,36 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     assert (
         f"smoke: in use by process {os.getpid()} on here, Slurm job 7_1; wait for it, or set another" in result.stderr
     )
+
+
+def test_every_command_that_a_message_names_is_one() -> None:
+    known, words = {*STAGES, "init", "doctor"}, {"merge": {"verify", "inspect"}, "report": {"compare"}}
+    seen = set()
+    for path in sorted((REPOSITORY / "nemo_demix").rglob("*.py")):
+        source = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # texts of several lines
+        for hint in re.findall(r"`nemo-demix ([^`]+?)`", source):
+            stage, *rest = re.sub(r"\{[^}]*\}", "x", hint).split()
+            if stage == "STAGE":
+                continue
+            assert stage in known, (path, hint)
+            errors: list[DemixError] = []
+            read_overrides([word for word in rest if "=" in word], errors)
+            assert not errors, (path, hint)
+            plain = [word for word in rest if "=" not in word and word[0] not in "-["]
+            assert stage == "init" or "--config-name" in rest or set(plain[:1]) <= words.get(stage, set()), (path, hint)
+            seen.add(stage)
+    assert {"prepare", "search", "final", "verify", "import", "doctor"} <= seen
+
+
+def test_a_record_that_is_damaged_is_mended_as_its_message_says(tmp_path: Path) -> None:
+    scores = write_csv(tmp_path / "scores.csv", [f"train_{one}" for one in BEST])
+    config = settings(tmp_path, scores, [])
+    config.search.strategy, config.search.predictor = "recommended", PredictorConfig(kind="ridge", folds=2, repeats=1)
+    config.search.objective, config.search.pool_size, config.search.num_refits = "mean", 500, 2
+    path = search_imported(config)
+    kept = path.read_bytes()
+    path.write_text("{")
+    with pytest.raises(DemixError, match=r"expected JSON, found: .*; delete it and run its stage again"):
+        search_imported(config)
+    path.unlink()
+    assert search_imported(config).read_bytes() == kept
