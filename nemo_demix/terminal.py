@@ -125,7 +125,9 @@ class Terminal(logging.Handler):
             threading.Thread(target=self._watch, name="demix-watch", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
+        """Show a record; after `close` there is nothing to show it on."""
+        if self._over.is_set():
+            return
         progress = progress_of(record)
         if not self.is_living or os.getpid() != self._process:
             self._note(progress, record.getMessage())
