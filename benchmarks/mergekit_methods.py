@@ -131,7 +131,7 @@ def merge(case: Case, models: list[dict[str, torch.Tensor]], name: str) -> torch
     cut = sources_TRC.shape[1] // 3 * sources_TRC.shape[2]
     components = tuple(f"c{index}" for index in range(case.num_components))
     rows_TRC = torch.tensor_split(sources_TRC, [sources_TRC.shape[1] // 3], dim=1)
-    blocks = [Block(part, components, name, first) for part, first in zip(rows_TRC, (0, cut), strict=True)]
+    blocks = [Block(part, components, name, name, first) for part, first in zip(rows_TRC, (0, cut), strict=True)]
     blocks = [block for block in blocks if block.sources_TRC.numel()]
     statistics = collect(method, lambda: iter(blocks), sources_TRC[0].numel())
     weights_1K = np.array([case.weights or _WEIGHTS[case.num_components]])

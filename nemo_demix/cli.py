@@ -1,12 +1,16 @@
 """`nemo-demix STAGE [--config-name RECIPE] [key=value ...]`: every stage is a Hydra application over one schema."""
 
+import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -15,12 +19,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_demix.command_line import DEFAULT_RECIPE, fail, hydra_arguments, register_plugins, retold
+from nemo_demix.command_line import DEFAULT_RECIPE, READ_ONLY, fail, hydra_arguments, register_plugins, retold
 from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
 from nemo_demix.config.limits import limit_errors
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.config.recipes import READING
-from nemo_demix.config.run import missing_keys
+from nemo_demix.config.run import missing_keys, name_errors
 from nemo_demix.errors import ConfigError, DemixError, near, refuse
 from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
@@ -34,8 +38,8 @@ _VERBOSE = ("-v", "--verbose")
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
 _CHECKED = ("check", "run", "launch", "doctor")
-# These leave nothing behind.
-_WRITES_NOTHING = ("check", "doctor", "status")
+# Of a full or read-only disk, a quota, permissions: nothing that a trace would tell more of.
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 # These may start ranks.
 _WITH_RANKS = ("train", "score", "search", "verify", "final", "run")
 
@@ -60,9 +64,9 @@ def _score(config: DemixConfig) -> None:
 
 def _search(config: DemixConfig) -> None:
     if config.search.imported.scores is not None:
-        from nemo_demix.search.imported import search_imported
+        from nemo_demix.stages.imported import imported_stage
 
-        logger.info("search: wrote %s", search_imported(config))
+        imported_stage(config)
         return
     from nemo_demix.stages.search import search_stage
 
@@ -292,7 +296,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
     terminal = set_up(None)
     try:
         config = _checked(stage, composed)
-        if stage not in _WRITES_NOTHING:
+        if stage not in READ_ONLY:
             terminal = set_up(config.run_dir / "logs" / "libraries.log")
         if stage == "doctor":
             if code := _doctor(config):
@@ -317,6 +321,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
                 save_resolved(config, config.run_dir / "config.yaml")  # what --run reads
     except DemixError as error:
         fail(str(error))
+    except OSError as error:
+        end_of_disk(stage, error)
     except KeyboardInterrupt:
         _stopped(signal.SIGINT)
     except stopping.Stopped as stopped:
@@ -344,7 +350,8 @@ def _checked(stage: str, composed: DictConfig) -> DemixConfig:
             more = f" (and {len(errors) - 1} more: `nemo-demix check` lists all)" if len(errors) > 1 else ""
             raise ConfigError(errors[0] + more)
         config = to_dataclasses(composed)
-        refuse(limit_errors(config))
+        # The page of a run can be made wherever somebody has copied the run to.
+        refuse(chain(limit_errors(config), () if stage == "report" else name_errors(config)))
         return config
     if missing_keys(composed):
         _list(errors, "the other rules are held to it when it is whole")
@@ -392,6 +399,20 @@ def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:
 
         part = part_of(config)
     return folder_lock(config.run_dir, "name=", part)
+
+
+def end_of_disk(stage: str, error: OSError) -> NoReturn:
+    """End with what a disk or its permissions refused, where, and how much room is left; else with the trace."""
+    if error.errno not in _OF_THE_PLACE:
+        traceback.print_exc()
+        sys.exit(1)
+    path = next((str(name) for name in (error.filename2, error.filename) if isinstance(name, str | os.PathLike)), "")
+    there = Path(path or ".").absolute()
+    there = next(one for one in (there, *there.parents) if one.exists())
+    fail(
+        f"{stage}: {path or 'a file'}: {error.strerror} ({shutil.disk_usage(there).free:,} bytes are free at {there}); "
+        "make room, or name a place that can be written. What was finished stands: the same command goes on from here"
+    )
 
 
 def _stopped(number: signal.Signals) -> None:

@@ -14,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.recipes import READING, RecipeSource
 from nemo_demix.config.recorded import recorded_place, recorded_recipe
-from nemo_demix.errors import near
+from nemo_demix.errors import near, one_line
 
 DEFAULT_RECIPE = "quickstart"
 # These can go on from what a run's folder records.
@@ -27,6 +27,7 @@ _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
 _HYDRA_DEFAULTS = ("hydra.run.dir=${runs_dir}/${name}/logs/hydra", "hydra/job_logging=none")
+READ_ONLY = ("check", "status", "doctor")  # stages that leave nothing behind
 _WRITES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none")
 
 
@@ -78,19 +79,20 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     arguments = [dry_run if argument == "--dry-run" else argument for argument in arguments]
     flags_as_keys = {"--yes": "yes=true", "--watch": "watch=true"}
     arguments = [flags_as_keys.get(argument, argument) for argument in arguments]
-    overrides = [item for item in arguments if not item.startswith("-") and ("=" in item or item[0] in "+~")]
-    _refuse_words(arguments)
-    flags = _recipe_as_path(_run_as_recipe(stage, [item for item in arguments if item not in overrides], overrides))
+    # What follows one of these flags is its value, whatever it looks like: a path may have a "=" in it.
+    valued = {place + 1 for place, item in enumerate(arguments) if item in _TAKE_A_WORD}
+    flags, overrides = [], []
+    for place, item in enumerate(arguments):
+        if place in valued or item.startswith("-"):
+            flags.append(item)
+        elif "=" in item or item[:1] in ("+", "~"):
+            overrides.append(item)
+        else:
+            fail(f"{item}: expected key=value, or a flag such as --config-name")
+    flags = _recipe_as_path(_run_as_recipe(stage, flags, overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
     READING.chosen |= groups
-    return [*flags, *(_WRITES_NOTHING if stage == "check" else _HYDRA_DEFAULTS), *overrides]
-
-
-def _refuse_words(arguments: list[str]) -> None:
-    """A word that is neither a flag, nor what a flag takes, nor an override."""
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if not word.startswith(("-", "+", "~")) and "=" not in word and before not in _TAKE_A_WORD:
-            fail(f"{word}: expected key=value, or a flag such as --config-name")
+    return [*flags, *(_WRITES_NOTHING if stage in READ_ONLY else _HYDRA_DEFAULTS), *overrides]
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
@@ -110,11 +112,16 @@ def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[s
         recipe = recorded_recipe(folder)
         if recipe is None:
             fail(f"No run here: {folder}")
-        overrides[:0] = [f"runs_dir='{folder.parent}'", f"name='{folder.name}'", *_OF_ONE_COMMAND]
+        overrides[:0] = [f"runs_dir={_quoted(folder.parent)}", f"name={_quoted(folder.name)}", *_OF_ONE_COMMAND]
         if (started_in := recorded_place(folder)) is not None:
             os.chdir(started_in)
         result += ["--config-name", str(recipe)]
     return result
+
+
+def _quoted(value: Path | str) -> str:
+    """A value of an override as it is, whatever is in it."""
+    return "'" + str(value).replace("'", "\\'") + "'"
 
 
 def _recipe_as_path(arguments: list[str]) -> list[str]:
@@ -177,5 +184,5 @@ def retold(error: Exception) -> str:
 
 def fail(message: str) -> NoReturn:
     """End with one line on stderr and exit code 2."""
-    print(f"nemo-demix: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"nemo-demix: {one_line(message)}", file=sys.stderr)
     sys.exit(2)

@@ -58,3 +58,11 @@ def near(name: object, known: Iterable[str]) -> str:
     """`; did you mean ...?` with the known names nearest to one; empty where none is near."""
     names = difflib.get_close_matches(str(name), [str(one) for one in known], n=2)
     return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def one_line(message: str) -> str:
+    """A message on one line, with what does not print (control characters, turned directions) as its number."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in " ".join(message.splitlines())
+    )

@@ -55,7 +55,9 @@ def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str)
     for name, value in weights.items():
         if not math.isfinite(value) or value < 0:
             raise MixtureError(f"{what}: {name}: expected a finite share >= 0, found {value}")
-    total = math.fsum(weights.values())
+    total = sum(weights.values())  # infinite where numbers near the largest there is are added
+    if abs(total - 1) <= 2 * SUM_TOLERANCE:
+        total = math.fsum(weights.values())
     if abs(total - 1) > SUM_TOLERANCE:
         raise MixtureError(f"{what}: expected shares that sum to 1, found {total:.6g}; divide each share by the sum")
     return {name: float(weights.get(name, 0.0)) for name in names}
@@ -134,6 +136,12 @@ def epochs(
                 f"data shares: {name} has share {share:.4g} and no training tokens; prepare it, or cap it at 0"
             )
     return {name: share * token_budget / tokens_by_dataset[name] if share else 0.0 for name, share in shares.items()}
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether an output may be called so: one plain and printable part of a path, not hidden."""
+    plain = name != "" and not name.startswith(".") and "/" not in name and name.isprintable()
+    return plain and len(name.encode()) <= 255
 
 
 def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -> dict[str, dict[str, float]]:

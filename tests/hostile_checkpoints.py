@@ -2,10 +2,12 @@
 
 import argparse
 import io
+import itertools
 import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,3 +125,47 @@ def planted(checkpoint: Path, target: Path, witness: Path, *plants: Callable[[Pa
     for plant in plants:
         plant(target / "weights", witness)
     return target
+
+
+def swap(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else where a file is."""
+    path.unlink()
+    make(path)
+
+
+ODD_FILES: dict[str, Callable[[Path], object]] = {
+    "link out": lambda path: path.symlink_to(path.parents[2] / "secret"),
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "link to nothing": lambda path: path.symlink_to("nothing"),
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+}
+# What a file, a tensor, an offset or a size of `.metadata` may be said to be.
+FILE_NAMES = ["", ".", "..", "../c/x", "/etc/passwd", "a\0b", "x" * 5000, "a\nb", 7, None, ("x",)]
+TENSOR_NAMES = ["", 7, b"w", "a\x1b[2Jb", "a\nb", "\udc80", "x" * 5000, None]
+PLACES = [2**63 - 2, 2**70, -1, 0.5, "a", True]
+BOMBS = {
+    "a memo of 2^31 places": b"\x80\x04Nr" + struct.pack("<I", 0x7FFFFFFF) + b"0}.",
+    "a tuple whose hash takes 2^60 steps": b"\x80\x04}X\x01\x00\x00\x00x\x85\x94"
+    + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(60)) + b"Ns.",
+    "the same by duplicates": b"\x80\x04}X\x01\x00\x00\x00x\x85" + b"2\x86" * 60 + b"Ns.",
+    "a text of 2^62 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"x.",
+    "a frame of 2^62 bytes": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N.",
+    "100,000 lists, one in another": b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "an integer of 255 bytes": b"\x80\x04\x8a\xff" + b"x" * 255 + b".",
+    "state for a function": b"\x80\x04ctorch.serialization\n_get_layout\n}X\x05\x00\x00\x00cache}sb.",
+    "an item of a class": b"\x80\x04ccollections\nOrderedDict\nX\x01\x00\x00\x00aNs.",
+    "an extension code": b"\x80\x04\x82\x01.",
+    "a persistent id": b"\x80\x04Pabc\n.",
+}  # fmt: skip
+_STEPS = list(itertools.pairwise("abcdefgh"))
+YAML_REFUSED = {
+    "a: 1\nb: 2\na: 3": "the key 'a' stands twice, in line 3",
+    "a: !!python/object/apply:os.system [touch ran]": "could not determine a constructor",
+    "a: 2001-13-45": r"month must be in 1\.\.12",
+    "&a [*a]": "holds itself",
+    "a: " + "[" * 1100: "depth",
+    "a: &a [x, x]\n" + "\n".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]" for p, c in _STEPS): "written out",
+    "a: &a {x: 1}\n" + "\n".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}" for p, c in _STEPS): "written out",
+}

@@ -1,5 +1,6 @@
 """The command line: what a mistake looks like, and what Hydra still does."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.cli import STAGES
-from nemo_demix.config import PredictorConfig
+from nemo_demix.cli import STAGES, end_of_disk
+from nemo_demix.config import DemixConfig, PredictorConfig
 from nemo_demix.config.overrides import read_overrides
-from nemo_demix.errors import DemixError
+from nemo_demix.config.run import name_errors
+from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.search.imported import search_imported
+from nemo_demix.stages.run import spent
 from tests.helpers import REPOSITORY, run_cli
 from tests.search.test_imported_search import BEST, settings, write_csv
 
@@ -131,3 +134,41 @@ def test_a_record_that_is_damaged_is_mended_as_its_message_says(tmp_path: Path) 
         search_imported(config)
     path.unlink()
     assert search_imported(config).read_bytes() == kept
+
+
+@pytest.mark.parametrize("name", ["a|b", "a b", "..", "a/b", "-a", "x" * 101, "a'b", "ä"])
+def test_a_name_of_a_run_has_one_rule_that_comes_first(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected a plain folder name"):
+        refuse(name_errors(DemixConfig(name=name)))
+
+
+def test_status_reads_only_and_a_path_may_hold_what_looks_like_an_override(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=0.1 it's"
+    folder.mkdir()
+    recipe = folder / "mine.yaml"
+    recipe.write_text("defaults: [quickstart, _self_]\nname: mine\n")
+    found = run_cli("status", "--config-name", str(recipe), cwd=folder, expect=2)
+    assert f"no run here: {folder}/runs/mine" in found.stderr
+    assert [path.name for path in folder.iterdir()] == ["mine.yaml"]
+    (folder / "runs/mine").mkdir(parents=True)
+    assert "to do" in run_cli("status", "--config-name", str(recipe), cwd=folder).stdout
+    assert list((folder / "runs/mine").iterdir()) == []
+
+
+def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        end_of_disk("merge", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "a/b")))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nemo-demix: merge: {tmp_path}/a/b: No space left on device (")
+    assert f"bytes are free at {tmp_path})" in line
+
+
+def test_what_a_rerun_took_is_added_to_what_a_stage_cost() -> None:
+    rows = [
+        {"stage": "prepare", "wall_time_s": 10.0, "peak_memory_gib": 1.0},
+        {"stage": "train", "wall_time_s": 800.0, "peak_memory_gib": 3.0},
+        {"stage": "prepare", "wall_time_s": 0.5, "peak_memory_gib": 0.5},
+        {"stage": "train", "wall_time_s": 1.0, "peak_memory_gib": 0.5},
+    ]
+    assert spent(rows) == "prepare 10 s (1.0 GiB), train 801 s (3.0 GiB)"

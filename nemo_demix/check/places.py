@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.run import name_errors
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.memory import GIB, checkpoint_bytes
 from nemo_demix.memory_check import known_shape
@@ -14,8 +15,8 @@ from nemo_demix.search.space import MERGED
 
 def place_errors(config: DemixConfig) -> Iterator[DemixError]:
     """What is wrong with the run's folder."""
-    if not config.name or config.name in (".", "..") or "/" in config.name or "\0" in config.name:
-        yield ConfigError(f"name={config.name}: expected a plain folder name, which is made under runs_dir")
+    if errors := list(name_errors(config)):
+        yield from errors
         return
     folder = config.run_dir.absolute()
     there = next(one for one in (folder, *folder.parents) if one.exists())

@@ -32,8 +32,8 @@ from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
 from nemo_demix.scoring.external.settings import external_errors
 from nemo_demix.scoring.identity import suite_errors
-from nemo_demix.scoring.imported import read_imported
 from nemo_demix.scoring.suite import heldout_errors, judged_errors
+from nemo_demix.search.imported import read_problem
 from nemo_demix.search.space import MERGED, TRAINED, space_errors, token_counts
 from nemo_demix.search.strategies import settings_errors
 from nemo_demix.training.jobs import (
@@ -168,7 +168,7 @@ def _merging(config: DemixConfig) -> Iterator[DemixError]:
 
 def _imported(config: DemixConfig) -> Iterator[DemixError]:
     if config.search.imported.scores is not None:
-        yield from found_by(lambda: read_imported(config.search.imported, list(config.datasets)))
+        yield from found_by(lambda: read_problem(config))
 
 
 def _launch(config: DemixConfig) -> Iterator[DemixError]:

@@ -1,7 +1,5 @@
 """What was understood of a configuration, as tables: read before anything is spent."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,9 +8,12 @@ from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.check.places import checkpoints_to_come
 from nemo_demix.config import DatasetConfig, DemixConfig, SourceConfig
 from nemo_demix.config.overrides import stage_config
+from nemo_demix.datasets.files import size_of
 from nemo_demix.datasets.sources import source_files, source_kind
 from nemo_demix.memory import GIB
 from nemo_demix.memory_check import known_memory, known_shape
+from nemo_demix.search.imported import read_problem
+from nemo_demix.search.imported_table import print_imported
 from nemo_demix.search.space import MERGED, num_proxies
 from nemo_demix.training.jobs import component_blend
 
@@ -29,6 +30,8 @@ def print_understood(config: DemixConfig, console: Console | None = None) -> Non
     console.print(_datasets(config))
     console.print(_run(config))
     console.print(_stages(config))
+    if config.search.imported.scores is not None:
+        print_imported(read_problem(config), console)
 
 
 def _datasets(config: DemixConfig) -> Table:
@@ -67,11 +70,11 @@ def _extent(dataset: DatasetConfig, key: str) -> tuple[str, str]:
         if kind == "registry":
             return "", "in a package"
         if kind == "megatron":
-            paths = [Path(f"{source.megatron}{suffix}") for suffix in (".bin", ".idx")]
+            paths = [f"{source.megatron}{suffix}" for suffix in (".bin", ".idx")]
         else:
             paths = source_files(source, f"{key}.sources[{number}]")
         count += len(paths)
-        total += sum(path.stat().st_size for path in paths)
+        total += sum(size_of(path) for path in paths)
     return f"{count:,}", _bytes(total)
 
 

@@ -10,11 +10,11 @@ class SourceConfig:
     """One source of text; exactly one of `registry`, `path`, `code` and `megatron` is set."""
 
     registry: str | None = None  # a package-shipped corpus, see `nemo_demix.datasets.registry`
-    path: str | None = None  # a file or glob: .txt, .jsonl[.gz], .parquet
+    path: str | None = None  # a file, glob or address of fsspec's: .txt, .jsonl, .json, packed or not, .parquet
     code: str | None = None  # a directory of source code
     megatron: str | None = None  # an existing .bin/.idx prefix, used in place
     heldout: str | None = None  # the held-out prefix that goes with `megatron`
-    text_field: str = "text"  # the field of .jsonl and .parquet rows
+    text_field: str = "text"  # the field of JSON lines and .parquet rows
     code_suffixes: list[str] = field(default_factory=lambda: [".py"])
     licence: str | None = None  # recorded in the manifest
     origin: str | None = None

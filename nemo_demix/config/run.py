@@ -1,5 +1,7 @@
 """The schema of a whole run, and how a configuration becomes one."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from nemo_demix.config.models import (
 from nemo_demix.config.search import SearchConfig, TrustConfig, VerifyConfig
 from nemo_demix.config.suite import ScoreConfig, SuiteConfig
 from nemo_demix.config.tracking import TrackConfig
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, DemixError
 
 
 @dataclass
@@ -62,6 +64,19 @@ class DemixConfig:
     def run_dir(self) -> Path:
         """`runs/<name>`: everything this run writes."""
         return Path(self.runs_dir) / self.name
+
+
+# Of runs and of what is in them: names of folders, of Slurm's jobs, in paths of shells and in overrides of Hydra's.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def name_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """A run's name that is none."""
+    if not PLAIN_NAME.fullmatch(config.name):
+        yield ConfigError(
+            f"name={config.name!r:.120}: expected a plain folder name, which is made under runs_dir: letters, digits, "
+            "'_', '-' and '.', at most 100, a letter or digit first"
+        )
 
 
 def register_schema() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from nemo_demix.config import ConstraintsConfig
 from nemo_demix.constraints.convex_set import TOLERANCE, ConvexSet, Divergence
 from nemo_demix.constraints.feasibility import Mask, Problem
-from nemo_demix.constraints.rules import KEY, Budget, Rule, check_number, share_rules, weight_rules
+from nemo_demix.constraints.rules import KEY, Budget, Rule, check_number, fixed_rules, share_rules, weight_rules
 from nemo_demix.errors import MixtureError
 from nemo_demix.mixture import Array, BlendMatrix, check_rows, check_simplex, epochs
 
@@ -46,6 +46,7 @@ class Constraints:
         budget: Budget | None,
         prior_shares: Mapping[str, float] | None,
         max_weights: Mapping[str, float] | None = None,
+        fixed_weights: Mapping[str, float] | None = None,
     ) -> "Constraints":
         """The constraints of a configuration.
 
@@ -55,13 +56,18 @@ class Constraints:
             budget: Tokens of the final run and of each dataset; needed where epochs are bounded.
             prior_shares: Data shares by dataset; needed where the divergence from them is bounded.
             max_weights: Largest merge weight, by component (`search.sampler.max_prior_multiple`).
+            fixed_weights: Merge weight of components of which the scores know no other one.
 
         Raises:
             MixtureError: if a name is unknown, a value is out of range, or no mixture satisfies all constraints; the
                 message names a smallest set of them that clash.
         """
         check_number(config.min_used, f"{KEY}.min_used", 0.0, 1.0)
-        rules = [*share_rules(config, blend, budget), *weight_rules(max_weights or {}, blend)]
+        rules = [
+            *share_rules(config, blend, budget),
+            *weight_rules(max_weights or {}, blend),
+            *fixed_rules(fixed_weights or {}, blend),
+        ]
         if config.max_kl is None:
             problem = Problem(len(blend.components), tuple(rules), config.min_used, None)
             return cls(blend, problem, _feasible(problem), None, budget)

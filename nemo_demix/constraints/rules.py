@@ -67,6 +67,20 @@ def weight_rules(max_weights: Mapping[str, float], blend: BlendMatrix) -> list[R
     ]
 
 
+def fixed_rules(fixed_weights: Mapping[str, float], blend: BlendMatrix) -> list[Rule]:
+    """Merge weights by component name that cannot be another."""
+    identity_CC = np.eye(len(blend.components))
+    return [
+        Rule(
+            f"search.imported (every mixture has {weight:.4g} of {name})",
+            identity_CC[blend.components.index(name)],
+            weight,
+            weight,
+        )
+        for name, weight in fixed_weights.items()
+    ]
+
+
 def constraint_errors(config: ConstraintsConfig, datasets: Sequence[str]) -> Iterator[DemixError]:
     """Names that are no dataset and values out of range: what is known before the datasets' tokens are."""
     for kind, highest in (("min", 1.0), ("max", 1.0), ("pinned", 1.0), ("max_epochs_of", math.inf)):

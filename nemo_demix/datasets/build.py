@@ -1,6 +1,7 @@
 """One candidate dataset: scan its text, select documents, tokenize them, merge the shards, and write its record."""
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from nemo_demix.artifacts import DatasetRecord, fingerprint, is_done, load_record, write_json
 from nemo_demix.config import DemixConfig, SourceConfig
 from nemo_demix.datasets.benchmarks import benchmark_identity
+from nemo_demix.datasets.inputs import Inputs
 from nemo_demix.datasets.megatron import PrefixCounts, read_prefix, token_type, write_prefix
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.registry import corpus
@@ -58,6 +60,8 @@ class DatasetBuilder:
         self._pool = pool
         self._overlap = overlap
         self._seconds: dict[str, float] = {}
+        self._inputs = Inputs(config.run_dir)
+        self._shards: Path | None = None  # of the dataset under way: kept until its record is written
 
     def scan(self, name: str, sample: LowestDocuments | None = None) -> Scan:
         """Read a text dataset once.
@@ -96,7 +100,7 @@ class DatasetBuilder:
         key, record_path = f"datasets.{name}", self._folder / name / "record.json"
         expected = fingerprint(
             revision=_REVISION,
-            sources=dataset_identity(self._config.datasets[name], key),
+            sources=dataset_identity(self._config.datasets[name], key, self._inputs),
             max_bytes=self._config.datasets[name].max_bytes,
             heldout_share=self._config.prepare.heldout_share,
             tokenizer=tokenizer["fingerprint"],
@@ -113,6 +117,9 @@ class DatasetBuilder:
             record, capability=self._config.datasets[name].capability, sources=self._described(name, record)
         )
         write_json(record_path, record)
+        if self._shards is not None:
+            shutil.rmtree(self._shards)
+            self._shards = None
         return record
 
     def progress(self, record: DatasetRecord) -> str:
@@ -166,6 +173,12 @@ class DatasetBuilder:
             fingerprint=expected,
         )
 
+    def _shards_folder(self, name: str, scan: Scan, expected: str) -> Path:
+        """Where the shards of a dataset are while it is made, by all that they depend on."""
+        overlap = list(self._overlap_fingerprints().items())  # hits are counted by position
+        units = [(unit.names, unit.part) for unit in scan.units]
+        return self._work / f"{name}.{fingerprint(dataset=expected, overlap=overlap, units=units)}"
+
     def _from_text(self, name: str, tokenizer: dict[str, Any], scan: Scan, expected: str) -> DatasetRecord:
         dataset = self._config.datasets[name]
         documents = np.concatenate([np.load(f"{stem}.scan.npy") for stem in scan.stems])
@@ -174,7 +187,7 @@ class DatasetBuilder:
             raise _no_training_tokens(name, len(documents))
         if scan.num_blank:
             log.info("prepare: %s: %d blank documents passed over", name, scan.num_blank)
-        prefixes = self._tokenize(name, tokenizer, scan, choice)
+        prefixes = self._tokenize(name, tokenizer, scan, choice, self._shards_folder(name, scan, expected))
         sizes = documents["size"]
         return DatasetRecord(
             name=name,
@@ -192,21 +205,30 @@ class DatasetBuilder:
             fingerprint=expected,
         )
 
-    def _tokenize(self, name: str, tokenizer: dict[str, Any], scan: Scan, choice: NDArray[np.int8]) -> "_Written":
+    def _tokenize(
+        self, name: str, tokenizer: dict[str, Any], scan: Scan, choice: NDArray[np.int8], folder: Path
+    ) -> "_Written":
         """Tokenize the selected documents by unit, and merge the shards in the units' order."""
         stored_as, ngram = token_type(tokenizer["vocab_size"]), self._config.prepare.overlap_ngram
+        folder.mkdir(exist_ok=True)
+        self._shards = folder
         tasks = []
-        for unit, stem, part in zip(scan.units, scan.stems, _parts(choice, scan), strict=True):
+        for number, (unit, stem, part) in enumerate(zip(scan.units, scan.stems, _parts(choice, scan), strict=True)):
             np.save(f"{stem}.choice.npy", part)
-            tasks.append(ShardTask(unit, stem, Path(f"{stem}.choice.npy"), tokenizer, stored_as, self._work, ngram))
+            choice_path, shard = Path(f"{stem}.choice.npy"), folder / str(number)
+            tasks.append(ShardTask(unit, stem, shard, choice_path, tokenizer, stored_as, self._work, ngram))
         hit_grams = np.empty(0, np.int64)
         documents_B = np.zeros(len(self._overlap.names), np.int64)
+        num_found = 0
         for result in self._pool.run(write_shard, tasks):
             hit_grams = np.union1d(hit_grams, result.hit_grams)
             documents_B += result.documents_B
+            num_found += result.found
+        if num_found:
+            log.info("prepare: %s: %d of %d parts were done by a run that was cut off", name, num_found, len(tasks))
         counts = {}
         for split in SPLITS:
-            shards = [Path(f"{stem}.{split}") for stem in scan.stems]
+            shards = [Path(f"{task.shard}.{split}") for task in tasks]
             counts[split] = write_prefix(shards, stored_as, self._work / f"{name}.{split}", self._folder / name / split)
         for stem in scan.stems:
             for suffix in (".jsonl", ".scan.npy", ".choice.npy"):
@@ -220,11 +242,11 @@ class DatasetBuilder:
         """By benchmark and by task, what the overlap with it depends on beside the dataset."""
         suite, ngram = self._config.suite, self._config.prepare.overlap_ngram
         prints = {
-            name: fingerprint(benchmark=benchmark_identity(name, benchmark), ngram=ngram)
+            name: fingerprint(benchmark=benchmark_identity(name, benchmark, self._inputs), ngram=ngram)
             for name, benchmark in suite.benchmarks.items()
         }
         prints |= {
-            f"task/{name}": fingerprint(task=task_identity(name, task), ngram=ngram)
+            f"task/{name}": fingerprint(task=task_identity(name, task, self._inputs), ngram=ngram)
             for name, task in suite.tasks.items()
         }
         return prints
@@ -269,7 +291,7 @@ def _source_counts(
     counts = [{"num_files": 0, "num_documents": 0, "num_bytes": 0} for _ in range(num_sources)]
     for unit, part, size in zip(scan.units, _parts(choice, scan), _parts(sizes, scan), strict=True):
         count = counts[unit.source]
-        count["num_files"] += len(unit.names) if unit.kind != "registry" else 0
+        count["num_files"] += unit.num_files
         count["num_documents"] += int((part != DROP).sum())
         count["num_bytes"] += int(size[part != DROP].sum())
     return counts

@@ -1,6 +1,5 @@
 """What `prepare` makes a run's data of, and the fingerprint of it all: known without reading a document."""
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,13 +7,16 @@ from typing import Any
 
 from nemo_demix.artifacts import fingerprint, read_json
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.run import PLAIN_NAME
 from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity
-from nemo_demix.datasets.sources import dataset_errors, dataset_identity
+from nemo_demix.datasets.files import absolute
+from nemo_demix.datasets.inputs import Identity, Inputs
+from nemo_demix.datasets.sources import dataset_errors, dataset_identity, input_files
+from nemo_demix.datasets.task_files import data_files
 from nemo_demix.datasets.tasks import task_errors, task_identity
 from nemo_demix.datasets.tokenizer_build import check_place, check_tokenizer, tokenizer_identity
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
 
 
@@ -22,30 +24,51 @@ def expected_fingerprint(config: DemixConfig) -> str:
     """The fingerprint a finished prepare stage of this configuration carries.
 
     It covers the datasets, the tokenizer, the split, the overlap, the benchmarks and the tasks: package versions of
-    registry sources, size and modification time of user files. It does not depend on the number of workers.
+    registry sources; of user files path, size and when they were first read (see `inputs`). It does not depend on the
+    number of workers.
 
     Raises:
         ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
     """
     refuse(data_errors(config))
-    tasks = {name: [task.capability, task_identity(name, task)] for name, task in config.suite.tasks.items()}
+    inputs = Inputs(config.run_dir)
+    tasks = {name: [task.capability, task_identity(name, task, inputs)] for name, task in config.suite.tasks.items()}
     return fingerprint(
         **({"tasks": tasks} if tasks else {}),  # what was prepared without any stays done
-        tokenizer=tokenizer_inputs(config),
+        tokenizer=tokenizer_inputs(config, inputs),
         datasets={
             name: {
                 "config": [dataset.capability, dataset.max_bytes, [[s.origin, s.licence] for s in dataset.sources]],
-                "sources": dataset_identity(dataset, f"datasets.{name}"),
+                "sources": dataset_identity(dataset, f"datasets.{name}", inputs),
             }
             for name, dataset in config.datasets.items()
         },
         heldout_share=config.prepare.heldout_share,
         overlap_ngram=config.prepare.overlap_ngram,
         benchmarks={
-            name: [benchmark.capability, benchmark_identity(name, benchmark)]
+            name: [benchmark.capability, benchmark_identity(name, benchmark, inputs)]
             for name, benchmark in config.suite.benchmarks.items()
         },
     )
+
+
+def known_files(config: DemixConfig, inputs: Inputs) -> dict[str, Identity]:
+    """The user's files that a run's data are made of, and what stands for each.
+
+    Raises:
+        ConfigError, DatasetError: if a source is not valid, or is missing.
+    """
+    places = [
+        place
+        for name, dataset in config.datasets.items()
+        for number, source in enumerate(dataset.sources)
+        for place in input_files(source, f"datasets.{name}.sources[{number}]")
+    ]
+    places += [absolute(one.path) for one in config.suite.benchmarks.values() if one.path is not None]
+    for name, task in config.suite.tasks.items():
+        files = data_files(f"suite.tasks.{name}", task.data) if task.data is not None else []
+        places += [str(path.absolute()) for path in files]
+    return {place: inputs.identity(place) for place in dict.fromkeys(places)}
 
 
 def data_errors(config: DemixConfig) -> Iterator[DemixError]:
@@ -56,7 +79,7 @@ def data_errors(config: DemixConfig) -> Iterator[DemixError]:
     named = (("datasets", config.datasets), ("suite.benchmarks", suite.benchmarks), ("suite.tasks", suite.tasks))
     for section, names in named:
         for name in names:
-            if not _NAME.fullmatch(name) or name in _RESERVED:
+            if not PLAIN_NAME.fullmatch(name) or name in _RESERVED:
                 yield ConfigError(
                     f"{section}.{name}: expected a name of letters, digits, '_', '-' and '.', none of {_RESERVED}"
                 )
@@ -103,7 +126,7 @@ def tokenizer_record(config: DemixConfig) -> Path:
     return config.run_dir.absolute() / "datasets" / "tokenizer" / "record.json"
 
 
-def tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
+def tokenizer_inputs(config: DemixConfig, inputs: Inputs) -> dict[str, Any]:
     """What the tokenizer depends on: for a BPE, the text of `tokenizer.datasets`, in the recipe's order.
 
     Raises:
@@ -114,7 +137,7 @@ def tokenizer_inputs(config: DemixConfig) -> dict[str, Any]:
         return identity
     chosen = config.tokenizer.datasets or list(config.datasets)
     texts = {
-        name: dataset_identity(dataset, f"datasets.{name}")
+        name: dataset_identity(dataset, f"datasets.{name}", inputs)
         for name, dataset in config.datasets.items()
         if name in chosen
     }

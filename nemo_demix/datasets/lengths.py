@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from nemo_demix.config import DatasetConfig, DemixConfig
+from nemo_demix.datasets.files import PACKED, size_of
 from nemo_demix.datasets.sources import source_files, source_kind
 from nemo_demix.errors import DatasetError, DemixError
 
-_PACKED = (".gz", ".parquet")  # hold more text than bytes
+_DENSE = (*PACKED, ".parquet")  # hold more text than bytes
 
 
 def length_errors(config: DemixConfig) -> Iterator[DemixError]:
@@ -35,9 +36,9 @@ def most_text(dataset: DatasetConfig, key: str) -> int | None:
             if source_kind(source, place) not in ("path", "code"):
                 return None
             paths = source_files(source, place)
-            if any(path.name.lower().endswith(_PACKED) for path in paths):
+            if any(path.lower().endswith(_DENSE) for path in paths):
                 return None
-            total += sum(path.stat().st_size for path in paths)
+            total += sum(size_of(path) for path in paths)
     except DemixError:  # told by the sources' own rules
         return None
     return total if dataset.sources else None

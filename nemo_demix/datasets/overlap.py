@@ -1,63 +1,117 @@
 """N-gram overlap of training text with benchmarks: how many benchmark items, how many training documents.
 
-Words are casefolded runs of letters and digits. An n-gram is a 64-bit polynomial hash of its words' hashes, the same
-in every process. Legend: G distinct benchmark n-grams, B benchmarks, P (n-gram, item) pairs.
+Words are casefolded runs of letters and digits. A word's hash is a polynomial of its characters, mixed; an n-gram's is
+a polynomial of its words' hashes; both are 64 bits, the same in every process, and worked out for a piece of text by a
+few array operations. Most n-grams of the training text are in no benchmark: a table of bits says so for nearly all of
+them, before the sorted hashes are searched.
+
+Legend: G distinct benchmark n-grams, B benchmarks, P (n-gram, item) pairs, N characters, W words.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"[^\W_]+")
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication mod 2^64 loses nothing
-_MAX_CACHED_WORDS = 1_000_000
+Hashes = NDArray[np.uint64]
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse mod 2^64
+_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+_MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # of splitmix64
+_PIECE = 1 << 20  # characters that are looked at at once
+_BITS_A_GRAM = 64  # of the table: one n-gram in so many passes that is in no benchmark
+_BETWEEN = re.compile(r"[\W_]")
+_LEAST_BITS, _MOST_BITS = 16, 30  # of a hash, by which the table is addressed
 
 
-@dataclass
 class NgramHasher:
     """Hashes of word n-grams.
 
-    Memory: at most a million cached words.
+    Memory: some 50 bytes a character of a piece of a million, and 16 bytes a word of the texts.
     """
 
-    size: int
-    _cache: dict[str, int] = field(default_factory=dict)
+    def __init__(self, size: int) -> None:
+        """Of `size` words each."""
+        self.size = size
 
-    def __call__(self, texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    def __call__(self, texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
         """Every n-gram inside each text.
 
         Returns:
             Hashes, uint64, and the position in `texts` each belongs to, int64; in order.
         """
-        words_per_text = [_WORD.findall(text.casefold()) for text in texts]
-        lengths = np.array([len(words) for words in words_per_text], dtype=np.int64)
-        total = int(lengths.sum())
-        words = np.fromiter((self._word(word) for words in words_per_text for word in words), np.uint64, total)
-        if total < self.size:
+        folded = [text.casefold() for text in texts]
+        words_W, starts_W = word_hashes("\n".join(folded))
+        first_characters = np.cumsum([0, *(len(text) + 1 for text in folded)])
+        lengths = np.diff(np.searchsorted(starts_W, first_characters))  # words of each text
+        if len(words_W) < self.size:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
-        count = total - self.size + 1
+        count = len(words_W) - self.size + 1
         hashes = np.zeros(count, np.uint64)
         for offset in range(self.size):
             hashes *= _BASE
-            hashes += words[offset : offset + count]
+            hashes += words_W[offset : offset + count]
         owners = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)
         inside = owners[:count] == owners[self.size - 1 :]
         return hashes[inside], owners[:count][inside]
 
-    def _word(self, word: str) -> int:
-        value = self._cache.get(word)
-        if value is None:
-            if len(self._cache) >= _MAX_CACHED_WORDS:
-                self._cache.clear()
-            value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-            self._cache[word] = value
-        return value
+
+def word_hashes(text: str) -> tuple[Hashes, NDArray[np.int64]]:
+    """The hash of each word of a casefolded text, uint64, and where it starts, int64."""
+    hashes, starts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    place = 0
+    while place < len(text):
+        end = place + _PIECE
+        if end < len(text):  # to the end of a word, however long that is
+            between = _BETWEEN.search(text, end)
+            end = len(text) if between is None else between.end()
+        found_W, starts_W = _words_of(text[place:end])
+        hashes.append(found_W)
+        starts.append(starts_W + place)
+        place = end
+    return np.concatenate(hashes), np.concatenate(starts)
+
+
+def _words_of(piece: str) -> tuple[Hashes, NDArray[np.int64]]:
+    if piece.isascii():
+        codes_N: NDArray[Any] = np.frombuffer(piece.encode("ascii"), np.uint8)
+        is_word_N = _ascii_words()[codes_N]
+    else:
+        codes_N = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
+        is_word_N = _all_words()[codes_N]
+    edges = np.flatnonzero(np.diff(is_word_N, prepend=False, append=False))
+    starts_W, ends_W = edges[::2], edges[1::2]
+    powers_N, inverses_N = _powers(1 << len(piece).bit_length())
+    sums = np.zeros(len(codes_N) + 1, np.uint64)
+    np.cumsum(codes_N * powers_N[: len(codes_N)], out=sums[1:])
+    hashes_W = (sums[ends_W] - sums[starts_W]) * inverses_N[starts_W]
+    for mixer, shift in zip(_MIXERS, (np.uint64(30), np.uint64(27)), strict=True):
+        hashes_W ^= hashes_W >> shift
+        hashes_W *= mixer
+    return hashes_W ^ (hashes_W >> np.uint64(31)), starts_W
+
+
+@cache
+def _ascii_words() -> NDArray[np.bool_]:
+    return np.array([chr(code).isalnum() for code in range(128)])
+
+
+@cache
+def _all_words() -> NDArray[np.bool_]:
+    return np.array([chr(code).isalnum() for code in range(0x110000)])
+
+
+@lru_cache(maxsize=2)  # most pieces are of one size
+def _powers(count: int) -> tuple[Hashes, Hashes]:
+    """Of the base and of its inverse, from the power of 0."""
+    powers = (np.full(count, base, np.uint64) for base in (_BASE, _INVERSE))
+    first, second = (np.cumprod(np.concatenate([np.ones(1, np.uint64), one[1:]])) for one in powers)
+    return first, second
 
 
 @dataclass(frozen=True)
@@ -127,6 +181,7 @@ class BenchmarkIndex:
 
     def save(self, folder: Path) -> None:
         """Write what `OverlapCounter` needs, as .npy files that processes map together."""
+        np.save(folder / "overlap_bits.npy", _bits(self.grams_G))
         np.save(folder / "overlap_grams.npy", self.grams_G)
         np.save(folder / "overlap_members.npy", self.members_GB)
 
@@ -139,6 +194,7 @@ class OverlapCounter:
 
     def __init__(self, folder: Path, size: int) -> None:
         """Open what `BenchmarkIndex.save` wrote."""
+        self._bits = np.load(folder / "overlap_bits.npy", mmap_mode="r")
         self._grams_G = np.load(folder / "overlap_grams.npy", mmap_mode="r")
         self._members_GB = np.load(folder / "overlap_members.npy", mmap_mode="r")
         self._hasher = NgramHasher(size)
@@ -150,6 +206,8 @@ class OverlapCounter:
         if not len(self._grams_G):
             return
         hashes, owners = self._hasher(texts)
+        possible = np.flatnonzero(_set_in(self._bits, hashes))
+        hashes, owners = hashes[possible], owners[possible]
         places = np.minimum(np.searchsorted(self._grams_G, hashes), len(self._grams_G) - 1)
         met = self._grams_G[places] == hashes
         grams, owners = places[met], owners[met]
@@ -162,3 +220,18 @@ class OverlapCounter:
     def hit_grams(self) -> NDArray[np.int64]:
         """Positions of the benchmark n-grams met so far, sorted."""
         return np.flatnonzero(self._hit_G)
+
+
+def _bits(grams_G: Hashes) -> NDArray[np.uint8]:
+    """A table of 2^k bits, packed: those that the first k bits of the n-grams address are set."""
+    width = int(np.clip(np.ceil(np.log2(max(1, len(grams_G)) * _BITS_A_GRAM)), _LEAST_BITS, _MOST_BITS))
+    table = np.zeros(1 << width, np.bool_)
+    table[grams_G >> np.uint64(64 - width)] = True
+    return np.packbits(table)
+
+
+def _set_in(bits: NDArray[np.uint8], hashes: Hashes) -> NDArray[np.bool_]:
+    width = len(bits).bit_length() - 1 + 3
+    places = hashes >> np.uint64(64 - width)
+    found = bits[places >> np.uint64(3)] >> (np.uint8(7) - (places & np.uint64(7)).astype(np.uint8))
+    return (found & np.uint8(1)).astype(np.bool_)

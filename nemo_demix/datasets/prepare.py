@@ -14,7 +14,8 @@ from nemo_demix.artifacts import DataManifest, DatasetRecord, TaskRecord, finger
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.benchmarks import read_items, scored_text, write_benchmark
 from nemo_demix.datasets.build import DatasetBuilder, Scan, record_is_whole
-from nemo_demix.datasets.identity import expected_fingerprint, tokenizer_inputs, tokenizer_record
+from nemo_demix.datasets.identity import expected_fingerprint, known_files, tokenizer_inputs, tokenizer_record
+from nemo_demix.datasets.inputs import Inputs
 from nemo_demix.datasets.overlap import BenchmarkIndex
 from nemo_demix.datasets.shards import LowestDocuments
 from nemo_demix.datasets.tasks import task_texts, write_task
@@ -37,6 +38,8 @@ def prepare(config: DemixConfig) -> DataManifest:
     Memory: one document batch a worker, 24 bytes a document of one dataset, and the benchmarks' n-grams.
     """
     expected = expected_fingerprint(config)
+    inputs = Inputs(config.run_dir)
+    before = known_files(config, inputs)
     folder = config.run_dir.absolute() / "datasets"
     manifest_path = folder / "manifest.json"
     if not config.force and is_done(manifest_path, expected):
@@ -46,16 +49,17 @@ def prepare(config: DemixConfig) -> DataManifest:
         others += [record.path for record in manifest.tasks.values()]
         if all(map(record_is_whole, manifest.datasets.values())) and all(Path(path).exists() for path in others):
             log.info("prepare: done already, %s", manifest_path)
+            inputs.keep(before)
             return manifest
     manifest_path.unlink(missing_ok=True)
     work = folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        with workers(config.prepare.workers) as pool:
-            manifest = _Preparation(config, folder, work, pool).run(expected)
-    finally:
+    if config.force:
         shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    with workers(config.prepare.workers) as pool:
+        manifest = _Preparation(config, folder, work, pool).run(expected)
+    shutil.rmtree(work)  # after a run that was cut off it has the parts that are done
+    inputs.keep(before)
     write_json(manifest_path, manifest)
     return manifest
 
@@ -69,13 +73,14 @@ class _Preparation:
         self._work = work
         self._pool = pool
         self._scans: dict[str, Scan] = {}
+        self._inputs = Inputs(config.run_dir)
 
     def run(self, expected: str) -> DataManifest:
         """Make whatever is not done."""
         config = self._config
         doing(log, "prepare: reading the benchmarks")
         benchmarks = {
-            name: write_benchmark(name, benchmark, self._folder / "benchmarks", config.force)
+            name: write_benchmark(name, benchmark, self._folder / "benchmarks", config.force, self._inputs)
             for name, benchmark in config.suite.benchmarks.items()
         }
         tasks = self._tasks()
@@ -96,7 +101,7 @@ class _Preparation:
     def _tasks(self) -> dict[str, TaskRecord]:
         suite, records = self._config.suite, {}
         for number, name in enumerate(suite.tasks, start=1):
-            records[name] = write_task(name, suite, self._folder / "tasks", self._config.force)
+            records[name] = write_task(name, suite, self._folder / "tasks", self._config.force, self._inputs)
             log.info(
                 "prepare: [%d/%d] task %s: %d documents", number, len(suite.tasks), name, records[name].num_documents
             )
@@ -106,7 +111,7 @@ class _Preparation:
         """The tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped later."""
         config = self._config
         record_path = tokenizer_record(config)
-        inputs = tokenizer_inputs(config)
+        inputs = tokenizer_inputs(config, self._inputs)
         expected = fingerprint(tokenizer=inputs)
         info: dict[str, Any] | None = None
         if not config.force and is_done(record_path, expected):

@@ -1,90 +1,98 @@
 """Documents out of files, one at a time, with errors that name the file and the line or row.
 
+A file can be read in parts, so that several workers share a large one: a part of lines is a range of bytes, and has the
+lines that start in it; a part of a .parquet file is a range of row groups.
+
 Memory: one document (one line, one file, or one batch of a .parquet row group).
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from nemo_demix.datasets.files import LARGEST_RECORD, PACKED, lines, opened, too_large
 from nemo_demix.errors import DatasetError
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-_PARQUET_BATCH_ROWS = 1024
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+TEXT, ROWS = (".txt",), (".jsonl", ".json", ".ndjson")
+SUFFIXES = (*TEXT, *ROWS, *(suffix + packed for suffix in (*TEXT, *ROWS) for packed in PACKED), ".parquet")
+_PARQUET_BATCH_ROWS = 128
 _FIRST_BYTES = 1 << 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Part = tuple[int, int]  # from, and up to: bytes of lines, or row groups
 
 
-def file_format(path: Path) -> str:
+def file_format(place: str) -> str:
     """The suffix of `SUFFIXES` that a file name ends in.
 
     Raises:
         DatasetError: if there is none.
     """
     for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
+        if place.lower().endswith(suffix):
             return suffix
     raise DatasetError(
-        f"{path}: expected a name ending in {', '.join(SUFFIXES)}; rename or convert the file, or give a folder of "
-        f"source code as code= instead of path="
+        f"{place}: expected a name ending in {', '.join((*TEXT, *ROWS, '.parquet'))}, packed or not "
+        f"({', '.join(PACKED)}); rename or convert the file, or give a folder of source code as code= instead of path="
     )
 
 
-def read_file(path: Path, text_field: str) -> Iterator[str]:
+def is_one_document(place: str) -> bool:
+    """Whether a file holds a single document."""
+    return file_format(place).startswith(TEXT)
+
+
+def read_file(place: str, text_field: str, part: Part | None = None) -> Iterator[str]:
     """The documents of one text file.
 
     Args:
-        path: A .txt file (one document), or a .jsonl, .jsonl.gz or .parquet file (one document a row).
+        place: A .txt file (one document), or a file of JSON lines or a .parquet file (one document a row).
         text_field: The field of a row that holds its text.
+        part: What of it; None: all.
     Raises:
         DatasetError: if the file is missing, empty, binary, not UTF-8 or not of its format, or if a row has no
-            such field or holds no string there.
+            such field or holds no string there, or a document is longer than LARGEST_RECORD.
     """
-    suffix = file_format(path)
-    if suffix == ".txt":
-        text = read_text(path)
+    if is_one_document(place):
+        text = read_text(place)
         if not text:
-            raise _empty(path)
+            raise _empty(place)
         yield text
         return
     empty = True
-    for text in _parquet_texts(path, text_field) if suffix == ".parquet" else _json_texts(path, text_field):
+    parquet = file_format(place) == ".parquet"
+    for text in _parquet_texts(place, text_field, part) if parquet else _json_texts(place, text_field, part):
         empty = False
         yield text
-    if empty:
-        raise _empty(path)
+    if empty and part is None:
+        raise _empty(place)
 
 
-def first_row(path: Path) -> dict[str, Any]:
-    """The first row of a .jsonl, .jsonl.gz or .parquet file, its fields by name.
+def first_row(place: str) -> dict[str, Any]:
+    """The first row of a file of JSON lines or a .parquet file, its fields by name.
 
     Raises:
         DatasetError: as `read_file`, or if there is no row.
     """
-    if file_format(path) != ".parquet":
-        row = next(json_lines(path), None)
+    if file_format(place) != ".parquet":
+        row = next(json_lines(place), None)
         if row is None:
-            raise _empty(path)
+            raise _empty(place)
         return row[1]
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            batch = next(file.iter_batches(batch_size=1), None)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path}: expected a parquet file, found: {error}; write it again") from None
+    with parquet_file(place) as file:
+        batch = next(file.iter_batches(batch_size=1), None)
     if batch is None or not batch.num_rows:
-        raise _empty(path)
+        raise _empty(place)
     found: dict[str, Any] = batch.to_pylist()[0]
     return found
 
 
-def check_first_record(path: Path, text_field: str, is_text: bool) -> None:
+def check_first_record(place: str, text_field: str, is_text: bool) -> None:
     """Read the first document of a file, of plain text only its beginning.
 
     Args:
@@ -92,52 +100,80 @@ def check_first_record(path: Path, text_field: str, is_text: bool) -> None:
     Raises:
         DatasetError: as `read_file`.
     """
-    if not is_text and file_format(path) != ".txt":
-        next(read_file(path, text_field), None)
+    if not is_text and not is_one_document(place):
+        next(read_file(place, text_field), None)
         return
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_FIRST_BYTES)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    with opened(place, unpacked=not is_text) as file:
+        raw = file.read(_FIRST_BYTES)
     if not raw and not is_text:
-        raise _empty(path)
+        raise _empty(place)
     if len(raw) == _FIRST_BYTES:  # the last character may be cut off
         raw = raw[: max(end for end in range(len(raw) - 4, len(raw)) if raw[end] & 0xC0 != 0x80)]
-    _decoded(raw, str(path))
+    _decoded(raw, place)
 
 
-def read_text(path: Path) -> str:
+def read_text(place: str, unpacked: bool = True) -> str:
     """A whole file's text.
 
     Raises:
-        DatasetError: if it is missing, binary or not UTF-8.
+        DatasetError: if it is missing, binary, not UTF-8 or longer than LARGEST_RECORD.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    return _decoded(raw, str(path))
+    with opened(place, unpacked) as file:
+        raw = file.read(LARGEST_RECORD + 1)
+    if len(raw) > LARGEST_RECORD:
+        raise too_large(place)
+    return _decoded(raw, place)
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a .jsonl or .jsonl.gz file with their line numbers, from 1; blank lines are passed over.
+def json_lines(place: str, part: Part | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines with their line numbers, from 1; blank lines are passed over.
 
+    Args:
+        part: Of a file that is not packed, the range of bytes in which the lines start; None: all.
     Raises:
-        DatasetError: if the file is missing, binary, not UTF-8 or damaged, or if a line is not a JSON object.
+        DatasetError: if the file is missing, binary, not UTF-8 or damaged, if a line is not a JSON object, or is longer
+            than LARGEST_RECORD.
     """
-    try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _json_object(line, f"{path}: line {number}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DatasetError(f"{path}: expected a whole gzip file, found: {error}; write it again") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    start, stop = part or (0, None)
+    with opened(place) as file:
+        if start:  # the line that is under way there is the part's before
+            file.seek(start - 1)
+            file.readline(LARGEST_RECORD)
+        read = file.tell() if stop is not None else 0
+        for number, line in lines(file, lambda number: Line(place, start, number)):
+            if stop is not None and read >= stop:
+                return
+            read += len(line)
+            if line.strip():
+                yield number, _json_object(line, Line(place, start, number))
 
 
-def checked_string(row: dict[str, Any], field: str, place: str) -> str:
+@dataclass(frozen=True)
+class Line:
+    """Where a line is; its number in the file is counted when somebody wants to read it.
+
+    Attributes:
+        start: Byte from which on lines were counted.
+        number: From 1, counted from the first line that starts there.
+    """
+
+    place: str
+    start: int
+    number: int
+
+    def __str__(self) -> str:
+        before = 0
+        if self.start:
+            with opened(self.place) as file:
+                left = self.start
+                while left > 0 and (block := file.read(min(left, 1 << 20))):
+                    before += block.count(b"\n")
+                    left -= len(block)
+                before += not block.endswith(b"\n")  # the line that is under way there
+        return f"{self.place}: line {before + self.number}"
+
+
+def checked_string(row: dict[str, Any], field: str, place: object) -> str:
     """A row's field, which has to be a string of whole Unicode characters.
 
     Args:
@@ -164,45 +200,69 @@ def checked_string(row: dict[str, Any], field: str, place: str) -> str:
     return text
 
 
-def _json_texts(path: Path, text_field: str) -> Iterator[str]:
-    for number, row in json_lines(path):
-        yield checked_string(row, text_field, f"{path}: line {number}")
+@contextmanager
+def parquet_file(place: str) -> Iterator["pq.ParquetFile"]:
+    """A .parquet file, open; whatever is wrong with it while it is read is said.
 
-
-def _json_object(line: bytes, place: str) -> dict[str, Any]:
-    text = _decoded(line, place)
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{place}: expected a JSON object, found: {error}; correct or drop the line") from None
-    if not isinstance(value, dict):
-        raise DatasetError(f"{place}: expected a JSON object, found {type(value).__name__}; correct or drop the line")
-    return value
-
-
-def _parquet_texts(path: Path, text_field: str) -> Iterator[str]:
+    Raises:
+        DatasetError: if it cannot be read, or is none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with opened(place) as raw:
+        try:
+            with pq.ParquetFile(raw) as file:
+                yield file
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise DatasetError(f"{place}: expected a parquet file, found: {error}; write it again") from None
+
+
+def _json_texts(place: str, text_field: str, part: Part | None) -> Iterator[str]:
+    start = part[0] if part is not None else 0
+    for number, row in json_lines(place, part):
+        yield checked_string(row, text_field, Line(place, start, number))
+
+
+def _json_object(line: bytes, where: Line) -> dict[str, Any]:
+    text = _decoded(line.removeprefix(BYTE_ORDER_MARK), where)
     try:
-        file = pq.ParquetFile(path)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path}: expected a parquet file, found: {error}; write it again") from None
-    with file:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{where}: expected a JSON object, found: {str(error)[:200]}; correct or drop the line"
+        ) from None
+    if not isinstance(value, dict):
+        raise DatasetError(
+            f"{where}: expected a JSON object a line, found {type(value).__name__}; correct or drop the line"
+        )
+    return value
+
+
+def _parquet_texts(place: str, text_field: str, part: Part | None) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with parquet_file(place) as file:
         if text_field not in file.schema_arrow.names:
             raise DatasetError(
-                f"{path}: expected a column {text_field!r}, found {file.schema_arrow.names}; set text_field"
+                f"{place}: expected a column {text_field!r}, found {file.schema_arrow.names}; set text_field"
             )
-        number = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[text_field]):
-            for text in batch.column(0).to_pylist():
+        first, stop = part or (0, file.num_row_groups)
+        number = sum(file.metadata.row_group(group).num_rows for group in range(first))
+        groups = list(range(first, stop))
+        for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, row_groups=groups, columns=[text_field]):
+            column = batch.column(0)
+            is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            sizes = pc.binary_length(column).to_pylist() if is_text else [0] * len(column)
+            for text, size in zip(column.to_pylist(), sizes, strict=True):
                 number += 1
-                yield checked_string({text_field: text}, text_field, f"{path}: row {number}")
+                if size is not None and size > LARGEST_RECORD:
+                    raise too_large(f"{place}: row {number}")
+                yield checked_string({text_field: text}, text_field, f"{place}: row {number}")
 
 
-def _decoded(raw: bytes, place: str) -> str:
+def _decoded(raw: bytes, place: object) -> str:
     if b"\0" in raw:
         raise DatasetError(f"{place}: expected text, found a NUL byte (binary data); take it out of the sources")
     try:
@@ -213,10 +273,5 @@ def _decoded(raw: bytes, place: str) -> str:
         ) from None
 
 
-def _empty(path: Path) -> DatasetError:
-    return DatasetError(f"{path}: expected text, found an empty file; fill it or take it out of the sources")
-
-
-def _unreadable(path: Path, error: OSError) -> DatasetError:
-    reason = error.strerror or str(error)
-    return DatasetError(f"{path}: expected a readable file, found: {reason}; correct the path or its permissions")
+def _empty(place: str) -> DatasetError:
+    return DatasetError(f"{place}: expected text, found an empty file; fill it or take it out of the sources")

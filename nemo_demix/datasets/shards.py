@@ -10,21 +10,25 @@ Memory: 24 bytes a document of one dataset, and one batch of text.
 import hashlib
 import heapq
 import json
+import os
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nemo_demix.artifacts import sync
 from nemo_demix.datasets.overlap import OverlapCounter
 from nemo_demix.datasets.readers import json_lines
 from nemo_demix.datasets.sources import Unit
 from nemo_demix.errors import DatasetError
-from nemo_demix.tokenizer import load_tokenizer
+from nemo_demix.tokenizer import Tokenizer, load_tokenizer
 
 DROP, TRAIN, HELDOUT = 0, 1, 2
 SPLITS = {"train": TRAIN, "heldout": HELDOUT}
@@ -62,7 +66,9 @@ class ShardTask:
     """Tokenize the selected documents of one unit.
 
     Attributes:
-        stem: The stem of the unit's scan; the task adds `.<split>.bin` (tokens) and `.<split>.npy` (lengths).
+        stem: The stem of the unit's scan.
+        shard: Path stem of what the task writes: `.<split>.bin` (tokens) and `.<split>.npy` (lengths), then `.npz`, the
+            result: where that is, the unit is done.
         choice_path: .npy of DROP, TRAIN or HELDOUT for each document.
         tokenizer: The tokenizer's info.
         token_type: NumPy name of the type of a token on disk.
@@ -72,6 +78,7 @@ class ShardTask:
 
     unit: Unit
     stem: Path
+    shard: Path
     choice_path: Path
     tokenizer: dict[str, Any]
     token_type: str
@@ -81,10 +88,15 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The n-grams of the overlap index met by the unit's training text, and its documents that met each benchmark."""
+    """The n-grams of the overlap index met by the unit's training text, and its documents that met each benchmark.
+
+    Attributes:
+        found: Made by an earlier run that was cut off.
+    """
 
     hit_grams: NDArray[np.int64]
     documents_B: NDArray[np.int64]
+    found: bool = False
 
 
 class LowestDocuments:
@@ -190,15 +202,21 @@ def select(documents: NDArray[Any], max_bytes: int | None, heldout_share: float)
 def write_shard(task: ShardTask) -> ShardResult:
     """Tokenize the selected documents of a unit, each ended by eos, and count their overlap with the benchmarks.
 
+    What an earlier run of the same task finished is found done.
+
     Raises:
         DatasetError: if the unit no longer holds what the scan read.
     """
-    tokenizer = load_tokenizer(task.tokenizer)
+    done = Path(f"{task.shard}.npz")
+    if done.exists():
+        with np.load(done) as result:
+            return ShardResult(result["hit_grams"], result["documents_B"], found=True)
+    tokenizer = _tokenizer(json.dumps(task.tokenizer))
     overlap = OverlapCounter(task.overlap_folder, task.overlap_ngram)
     lengths = {split: array("q") for split in SPLITS.values()}
     with ExitStack() as stack:
         files = {
-            number: stack.enter_context(open(f"{task.stem}.{split}.bin", "wb")) for split, number in SPLITS.items()
+            number: stack.enter_context(open(f"{task.shard}.{split}.bin", "wb")) for split, number in SPLITS.items()
         }
         for batch in _batches(_chosen(task)):
             overlap.add([text for split, text in batch if split == TRAIN])
@@ -207,14 +225,26 @@ def write_shard(task: ShardTask) -> ShardResult:
                 files[split].write(np.array(ids, task.token_type).tobytes())
                 lengths[split].append(len(ids))
     for name, number in SPLITS.items():
-        np.save(f"{task.stem}.{name}.npy", np.frombuffer(lengths[number], np.int64))
-    return ShardResult(overlap.hit_grams, overlap.documents_B)
+        np.save(f"{task.shard}.{name}.npy", np.frombuffer(lengths[number], np.int64))
+    for name, ending in product(SPLITS, ("bin", "npy")):
+        sync(Path(f"{task.shard}.{name}.{ending}"))
+    result = ShardResult(overlap.hit_grams, overlap.documents_B)
+    with open(f"{done}.tmp", "wb") as file:
+        np.savez(file, hit_grams=result.hit_grams, documents_B=result.documents_B)
+    os.replace(f"{done}.tmp", done)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(info: str) -> Tokenizer:
+    """Of a worker, which reads its files once for all its tasks."""
+    return load_tokenizer(json.loads(info))
 
 
 def _chosen(task: ShardTask) -> Iterator[tuple[int, str]]:
     """The selected documents with their split."""
     if task.unit.kind == "registry":
-        texts: Iterator[str] = (row["text"] for _, row in json_lines(Path(f"{task.stem}.jsonl")))
+        texts: Iterator[str] = (row["text"] for _, row in json_lines(f"{task.stem}.jsonl"))
     else:
         texts = (text for text in task.unit.documents() if text.strip())
     choice = np.load(task.choice_path)

@@ -1,7 +1,5 @@
 """From the configuration's sources to units of reading: what one worker reads in one go, in a fixed order."""
 
-import glob
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,30 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.config import DatasetConfig, SourceConfig
+from nemo_demix.datasets.files import absolute, files_at, is_address, size_of
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.megatron import check_prefix
-from nemo_demix.datasets.readers import check_first_record, file_format, read_file, read_text
+from nemo_demix.datasets.readers import (
+    ROWS,
+    Part,
+    check_first_record,
+    file_format,
+    is_one_document,
+    parquet_file,
+    read_file,
+    read_text,
+)
 from nemo_demix.datasets.registry import corpus, corpus_identity
 from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, refuse
 
 KINDS = ("registry", "path", "code", "megatron")
 _SMALL_FILES_PER_UNIT = 256  # .txt and code files hold one document each
+_PATTERN = set("*?[")
+_NOTHING = "expected a file, found none; correct the path"
+_PART_BYTES = 1 << 24  # of a large file, that one worker reads in one go
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Documents that one worker reads in one go: a corpus, a file of rows, or some files of one document each.
+    """Documents that one worker reads in one go: a corpus, (a part of) a file of rows, or some files of one document.
 
     Attributes:
         source: Position of the source in its dataset.
         kind: registry | path | code.
-        names: The corpus's name, or absolute file paths.
+        names: The corpus's name, or absolute file paths or addresses.
         text_field: The field of .jsonl and .parquet rows.
+        part: Of the one file; None: all of it.
     """
 
     source: int
     kind: str
     names: tuple[str, ...]
     text_field: str = "text"
+    part: Part | None = None
 
     def documents(self) -> Iterator[str]:
         """The unit's documents in a fixed order; blank ones are included.
@@ -44,9 +58,16 @@ class Unit:
             if self.kind == "registry":
                 yield from corpus(name).read()
             elif self.kind == "code":
-                yield read_text(Path(name))
+                yield read_text(name, unpacked=False)
             else:
-                yield from read_file(Path(name), self.text_field)
+                yield from read_file(name, self.text_field, self.part)
+
+    @property
+    def num_files(self) -> int:
+        """Files that it begins; a part that is not the first begins none."""
+        if self.kind == "registry" or (self.part is not None and self.part[0] > 0):
+            return 0
+        return len(self.names)
 
 
 def source_kind(source: SourceConfig, key: str) -> str:
@@ -132,16 +153,35 @@ def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:
             units.append(Unit(i, kind, (source.registry,)))
             continue
         paths = source_files(source, place)
-        small = [path for path in paths if kind == "code" or file_format(path) == ".txt"]
+        large = [] if kind == "code" else [path for path in paths if not is_one_document(path)]
+        small = [path for path in paths if kind == "code" or is_one_document(path)]
         for start in range(0, len(small), _SMALL_FILES_PER_UNIT):
-            units.append(Unit(i, kind, tuple(map(str, small[start : start + _SMALL_FILES_PER_UNIT]))))
-        large = [path for path in paths if path not in set(small)]
-        units.extend(Unit(i, kind, (str(path),), source.text_field) for path in large)
+            units.append(Unit(i, kind, tuple(small[start : start + _SMALL_FILES_PER_UNIT])))
+        units.extend(Unit(i, kind, (path,), source.text_field, part) for path in large for part in _parts(path))
     return units
 
 
-def source_files(source: SourceConfig, key: str) -> list[Path]:
-    """The absolute files of a `path` or `code` source, sorted.
+def _parts(place: str) -> list[Part | None]:
+    """How a file is shared between workers: by ranges of bytes, or of row groups; what is packed is read in one go."""
+    kind = file_format(place)
+    if kind == ".parquet":
+        with parquet_file(place) as file:
+            sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+        parts, start, size = [], 0, 0
+        for group, own in enumerate(sizes, start=1):
+            size += own
+            if size >= _PART_BYTES or group == len(sizes):
+                parts.append((start, group))
+                start, size = group, 0
+        return parts if len(parts) > 1 else [None]  # type: ignore[return-value]
+    size = size_of(place) if kind in ROWS else 0
+    if size <= _PART_BYTES:
+        return [None]
+    return [(start, min(start + _PART_BYTES, size)) for start in range(0, size, _PART_BYTES)]
+
+
+def source_files(source: SourceConfig, key: str) -> list[str]:
+    """The absolute files, or addresses, of a `path` or `code` source, sorted.
 
     Raises:
         DatasetError: if there are none, or a format is unknown.
@@ -151,57 +191,56 @@ def source_files(source: SourceConfig, key: str) -> list[Path]:
         if not folder.is_dir():
             raise DatasetError(f"{key}.code: {folder}: expected a folder, found none; correct the path")
         suffixes = tuple(source.code_suffixes)
-        paths = sorted(path for path in folder.rglob("*") if path.name.endswith(suffixes) and path.is_file())
-        if not paths:
+        found = sorted(path for path in folder.rglob("*") if path.name.endswith(suffixes) and path.is_file())
+        if not found:
             raise DatasetError(f"{key}.code: {folder}: no file ends in {list(suffixes)}; correct code_suffixes")
-        return paths
+        return [str(path) for path in found]
     assert source.path is not None
-    path = Path(source.path).absolute()
-    if path.is_dir():
-        raise DatasetError(f"{key}.path: {path}: expected a file, found a folder; name its files with a glob: {path}/*")
-    if path.exists():
-        paths = [path]
-    elif glob.has_magic(str(path)):
-        paths = sorted(Path(found) for found in glob.glob(str(path), recursive=True) if os.path.isfile(found))
-        if not paths:
-            raise DatasetError(f"{key}.path: {path}: no file matches; correct the pattern")
-    else:
-        raise DatasetError(f"{key}.path: {path}: expected a file, found none; correct the path")
-    for found in paths:
-        file_format(found)
+    place = absolute(source.path)
+    if not is_address(place) and Path(place).is_dir():
+        raise DatasetError(
+            f"{key}.path: {place}: expected a file, found a folder; name its files with a glob: {place}/*"
+        )
+    paths = files_at(place)
+    if not paths:
+        found_none = "no file matches; correct the pattern" if _PATTERN & set(place) else _NOTHING
+        raise DatasetError(f"{key}.path: {place}: {found_none}")
+    for path in paths:
+        file_format(path)
     return paths
 
 
-def dataset_identity(dataset: DatasetConfig, key: str) -> list[dict[str, Any]]:
-    """What a dataset's documents depend on, for fingerprints: package versions, or sizes and times of files, by source.
+def dataset_identity(dataset: DatasetConfig, key: str, inputs: Inputs | None = None) -> list[dict[str, Any]]:
+    """What a dataset's documents depend on, for fingerprints: package versions, or files, by source.
+
+    Args:
+        inputs: What the run knows of its files, so that one that was only touched is the same; None: nothing.
 
     Raises:
         ConfigError, DatasetError: if a source is not valid.
     """
-    return [_source_identity(source, f"{key}.sources[{i}]") for i, source in enumerate(dataset.sources)]
+    return [_source_identity(source, f"{key}.sources[{i}]", inputs) for i, source in enumerate(dataset.sources)]
 
 
-def _source_identity(source: SourceConfig, key: str) -> dict[str, Any]:
+def _source_identity(source: SourceConfig, key: str, inputs: Inputs | None) -> dict[str, Any]:
     kind = source_kind(source, key)
     if kind == "registry":
         assert source.registry is not None
         return corpus_identity(source.registry)
-    if kind == "megatron":
-        prefixes = [prefix for prefix in (source.megatron, source.heldout) if prefix is not None]
-        paths = [Path(prefix + suffix).absolute() for prefix in prefixes for suffix in (".bin", ".idx")]
-    else:
-        paths = source_files(source, key)
-    return {"kind": kind, "field": source.text_field, "files": [file_identity(path) for path in paths]}
+    files = [identity_of(place, inputs) for place in input_files(source, key)]
+    return {"kind": kind, "field": source.text_field, "files": files}
 
 
-def file_identity(path: Path) -> list[Any]:
-    """A file's absolute path, size in bytes and modification time in nanoseconds.
+def input_files(source: SourceConfig, key: str) -> list[str]:
+    """The absolute files, or addresses, that a source's documents are in; none of a registry's.
 
     Raises:
-        DatasetError: if it is missing.
+        ConfigError, DatasetError: if the source is not valid.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a file, found: {error.strerror}; correct the path") from None
-    return [str(path.absolute()), status.st_size, status.st_mtime_ns]
+    kind = source_kind(source, key)
+    if kind == "registry":
+        return []
+    if kind == "megatron":
+        prefixes = [prefix for prefix in (source.megatron, source.heldout) if prefix is not None]
+        return [absolute(prefix + suffix) for prefix in prefixes for suffix in (".bin", ".idx")]
+    return source_files(source, key)

@@ -78,7 +78,7 @@ def _read(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = [row for _, row in json_lines(path)]
+        rows = [row for _, row in json_lines(str(path))]
         if not rows:
             raise DatasetError(f"{path}: expected documents, found none; fill it or take the task out of the suite")
         return dataset_of(rows, str(path))

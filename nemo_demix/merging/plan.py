@@ -14,9 +14,11 @@ import torch
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.checkpoints.blob import frame
 from nemo_demix.checkpoints.metadata import Chunk
-from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans
+from nemo_demix.errors import MixtureError
+from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans, units
 from nemo_demix.merging.methods.base import Array, Method
 from nemo_demix.merging.sources import Source
+from nemo_demix.mixture import is_folder_name
 
 _MIN_UNIT_BYTES = 8 << 20
 _MAX_UNIT_BYTES = 512 << 20
@@ -109,13 +111,13 @@ class MergePlan:
         """By tensor, by source and then the output's: where rows lie. Equal grids are one object."""
         known: dict[object, Grid] = {}
 
-        def grid(shape: tuple[int, ...], chunks: tuple[Chunk, ...]) -> Grid:
-            key = (shape, tuple((chunk.offsets, chunk.sizes) for chunk in chunks))
+        def grid(tensor: TensorPlan, chunks: tuple[Chunk, ...]) -> Grid:
+            key = (tensor.shape, tensor.rows.width, tuple((chunk.offsets, chunk.sizes) for chunk in chunks))
             if key not in known:
-                known[key] = Grid(shape, chunks)
+                known[key] = Grid(tensor.shape, chunks, tensor.rows.width)
             return known[key]
 
-        return tuple(tuple(grid(tensor.shape, chunks) for chunks in tensor.chunks) for tensor in self.tensors)
+        return tuple(tuple(grid(tensor, chunks) for chunks in tensor.chunks) for tensor in self.tensors)
 
     @property
     def num_elements(self) -> int:
@@ -146,7 +148,8 @@ class MergePlan:
             weights=self.mixtures[mixture],
             dtypes=sorted({str(tensor.out_dtype) for tensor in self.tensors}),
             template=self.template.name,
-            format=1,
+            # 2: what random methods drop is of no layout; experts are matrices of their own in every layout.
+            format=2 if self.method.is_random or self.method.needs_statistics else 1,
         )
 
     @cached_property
@@ -184,16 +187,20 @@ def make_plan(
 
     Raises:
         CheckpointError: if the checkpoints' configuration does not fit their tensors.
+        MixtureError: if a mixture's name cannot be a folder's.
     """
+    for name in mixtures:
+        if not is_folder_name(name):
+            raise MixtureError(f"a mixture is called {name!r:.80}, which cannot be a folder's name; rename it")
     everyone = [*components, base] if base is not None else list(components)
     template = next((source for source in components if source.name == objects_from), components[0])
     tensors = []
     for name, entry in template.stored.tensors.items():
-        rows = as_rows(name, entry.shape)
+        rows = as_rows(name, entry.shape, template.layout.architecture)
         if method.needs_statistics or method.needs_rows:
-            logical = matrices(name, rows, template.layout.architecture)
+            logical = matrices(rows, template.layout.architecture)
         else:
-            logical = [Matrix("", ((0, rows.num_rows),))]
+            logical = units(rows) if method.is_random else [Matrix(((0, rows.num_rows),))]
         chunks = (*(source.stored.tensors[name].chunks for source in everyone), entry.chunks)
         out_dtype = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
         tensors.append(TensorPlan(name, entry.shape, entry.dtype, out_dtype, rows, tuple(logical), chunks))

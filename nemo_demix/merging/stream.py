@@ -94,11 +94,13 @@ class SourceBlocks:
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
         tensor = self._plan.tensors[part.tensor]
         values_TN = self.values(part, span)[:, : height * width]
+        unit, first_index = tensor.rows.unit(span.first_row, span.first_column)
         return Block(
             sources_TRC=values_TN.unflatten(1, (height, width)),
             components=tuple(source.name for source in self._plan.components),
             tensor=tensor.name,
-            first_index=span.first_row * tensor.rows.width + span.first_column,
+            unit=unit,
+            first_index=first_index,
         )
 
     def check_finite(self, part: Range, span: Span, values_TN: torch.Tensor) -> dict[str, int]:

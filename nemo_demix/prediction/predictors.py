@@ -5,14 +5,16 @@ Benchmarks are fitted and predicted by a pool of threads; the results do not dep
 Axes: M mixtures it is fitted on, X mixtures it predicts, C components.
 """
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from nemo_demix.config import PredictorConfig
 from nemo_demix.errors import ConfigError, DemixError, ScoreError, near, refuse
@@ -25,6 +27,7 @@ from nemo_demix.prediction.lightgbm_model import lightgbm_errors
 PREDICTORS: dict[str, Kind] = {**MEMBERS, "auto": AUTO, "stacked": STACKED}
 
 Result = TypeVar("Result")
+FEW = 256  # mixtures whose prediction takes less than starting a thread for it: a minimiser asks for 8 at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +47,14 @@ class FittedPredictor:
     def predict(self, weights_XC: Array) -> dict[str, Array]:
         """See `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
-        return _by_benchmark(self.models, lambda name: self.models[name].predict(weights_XC))
+        return _by_benchmark(self.models, lambda name: self.models[name].predict(weights_XC), len(weights_XC) <= FEW)
 
     def predict_std(self, weights_XC: Array) -> dict[str, Array]:
         """See `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
-        return _by_benchmark(self.models, lambda name: self.models[name].predict_std(weights_XC))
+        return _by_benchmark(
+            self.models, lambda name: self.models[name].predict_std(weights_XC), len(weights_XC) <= FEW
+        )
 
 
 def predictor_errors(config: PredictorConfig) -> Iterator[DemixError]:
@@ -143,8 +148,19 @@ def _fit(settled: Mapping[str, Settled], weights_MC: Array, scores: Mapping[str,
     return FittedPredictor(weights_MC.shape[1], models, {name: one.kind for name, one in settled.items()})
 
 
-def _by_benchmark(names: Mapping[str, object], work: Callable[[str], Result]) -> dict[str, Result]:
+def _by_benchmark(
+    names: Mapping[str, object], work: Callable[[str], Result], one_by_one: bool = False
+) -> dict[str, Result]:
     """What `work` gives for each name, by all cores at once; linear algebra takes one thread in each."""
     workers = min(len(names), len(os.sched_getaffinity(0)))
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        return dict(zip(names, pool.map(work, names), strict=True))
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
+        if one_by_one or workers == 1:
+            return {name: work(name) for name in names}
+        with ThreadPoolExecutor(workers) as pool:
+            return dict(zip(names, pool.map(work, names), strict=True))
+
+
+@functools.cache
+def _blas(with_scipy: bool) -> ThreadpoolController:
+    """The libraries whose threads are held, looked for once (4 ms): again when scipy has brought its own."""
+    return ThreadpoolController()

@@ -15,6 +15,7 @@ from nemo_demix.prediction.base import Bootstrapped, Function, Kind, Model, Sett
 
 MIN_ROWS = 8
 PENALTIES = np.logspace(-5, 4, 19)  # on features of standard deviation 1
+CONSTANT = 1e-12  # standard deviation of a feature, up to which it is rounding
 
 
 def linear(weights_XC: Array) -> Array:
@@ -51,16 +52,11 @@ FEATURES: tuple[Callable[[Array], Array], ...] = (linear, quadratic, square_root
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
     """The features and the penalty with the least leave-one-out error."""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.preprocessing import StandardScaler
-
     scale = np.std(scores_M) or 1.0  # the same penalties for scores in any unit
-    searches = []
-    for features in FEATURES:
-        standardised_MF = StandardScaler().fit_transform(features(weights_MC))
-        searches.append(RidgeCV(PENALTIES).fit(standardised_MF, (scores_M - scores_M.mean()) / scale))
-    best = int(np.argmax([search.best_score_ for search in searches]))
-    fit_ = partial(fit, FEATURES[best], float(searches[best].alpha_))
+    targets_M = (scores_M - scores_M.mean()) / scale
+    errors_FP = np.array([leave_one_out(_Standard(features, weights_MC).of_M, targets_M) for features in FEATURES])
+    best, penalty = np.unravel_index(np.argmin(errors_FP), errors_FP.shape)
+    fit_ = partial(fit, FEATURES[best], float(PENALTIES[penalty]))
 
     def fit_model(weights_MC: Array, scores_M: Array, seed: int) -> Model:
         return Bootstrapped(fit_, weights_MC, scores_M, seed, config.num_bootstrap)
@@ -68,15 +64,42 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
     return Settled("ridge", fit_model)
 
 
+def leave_one_out(features_MF: Array, targets_M: Array) -> Array:
+    """The mean squared error of each mixture by a ridge on the others, for each of `PENALTIES`, shape (P,).
+
+    Without refitting: the error of a mixture that was fitted on, over what its own score did not decide of it.
+
+    Args:
+        features_MF: Columns of mean 0.
+        targets_M: Of mean 0.
+    """
+    left_MR, singular_R, _ = np.linalg.svd(features_MF, full_matrices=False)
+    kept_PR = singular_R**2 / (singular_R**2 + PENALTIES[:, None])
+    fitted_PM = (kept_PR * (left_MR.T @ targets_M)) @ left_MR.T
+    own_PM = kept_PR @ (left_MR**2).T + 1.0 / len(targets_M)
+    errors_P: Array = np.mean(((targets_M - fitted_PM) / (1.0 - own_PM)) ** 2, axis=1)
+    return errors_P
+
+
 def fit(features: Callable[[Array], Array], penalty: float, weights_MC: Array, scores_M: Array, seed: int) -> Function:
     """Ridge regression of the scores on standardised features."""
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
+    standard = _Standard(features, weights_MC)
+    left_MR, singular_R, right_RF = np.linalg.svd(standard.of_M, full_matrices=False)
+    targets_M = scores_M - scores_M.mean()
+    slopes_F = (singular_R / (singular_R**2 + penalty) * (left_MR.T @ targets_M)) @ right_RF / standard.scale_F
+    level = scores_M.mean() - slopes_F @ standard.mean_F
+    return Linear(features, float(level), slopes_F)
 
-    scaler = StandardScaler().fit(features(weights_MC))
-    regression = Ridge(penalty).fit(scaler.transform(features(weights_MC)), scores_M)
-    slopes_F = regression.coef_ / scaler.scale_
-    return Linear(features, regression.intercept_ - slopes_F @ scaler.mean_, slopes_F)
+
+class _Standard:
+    """Features of the mixtures, of mean 0 and standard deviation 1; a constant one stays 0."""
+
+    def __init__(self, features: Callable[[Array], Array], weights_MC: Array) -> None:
+        features_MF = features(weights_MC)
+        self.mean_F: Array = features_MF.mean(axis=0)
+        scale_F: Array = features_MF.std(axis=0)
+        self.scale_F: Array = np.where(scale_F > CONSTANT, scale_F, 1.0)
+        self.of_M: Array = (features_MF - self.mean_F) / self.scale_F
 
 
 RIDGE = Kind(lambda num_components: MIN_ROWS, settle)

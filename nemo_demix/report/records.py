@@ -180,7 +180,7 @@ def _rows(found: RunRecords, log: Path) -> dict[str, Any]:
 def _imported_rows(found: RunRecords) -> dict[str, Any]:
     """The imported files' rows, where these are here and still what was searched."""
     from nemo_demix.scoring.imported import read_imported
-    from nemo_demix.search.imported import imported_fingerprint, imported_row
+    from nemo_demix.search.imported import imported_fingerprint, imported_rows
 
     assert found.mixture is not None
     if found.config.search.imported.scores is None:
@@ -191,11 +191,7 @@ def _imported_rows(found: RunRecords) -> dict[str, Any]:
         read = read_imported(found.config.search.imported, list(found.config.datasets))
     except (DemixError, OSError) as error:
         return {"rows_reason": f"the imported scores are not here: {error}"}
-    rows = [imported_row(row.name, row.weights, row.scores) for row in read.rows]
-    for row in rows:
-        for name, score in row["scores"].items():
-            score["higher_is_better"] = read.higher_is_better[name]
-    return {"rows": rows}
+    return {"rows": imported_rows(read)}
 
 
 def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelItems]:

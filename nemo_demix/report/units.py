@@ -46,7 +46,8 @@ def units(run: RunRecords) -> dict[str, str]:
         for scores in (row["scores"], row.get("capabilities", {})):
             found |= {name: one["unit"] for name, one in scores.items() if "unit" in one}
     measured = (run.mixture or {}).get("measured") or {}
-    return found | {name: one["unit"] for name, one in measured.items()}
+    found |= {name: one["unit"] for name, one in measured.items()}
+    return found | {owner: found[name] for name, owner in imported_owners(run).items() if name in found}
 
 
 def imported_owners(run: RunRecords) -> dict[str, str]:

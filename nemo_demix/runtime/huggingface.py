@@ -19,6 +19,7 @@ import torch
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.runtime.context import ModelContext, write_context
+from nemo_demix.runtime.saving import hand_over_in_process
 
 _STACKED = "decoder.layers."  # these tensors hold all layers, on their first axis
 _VOCABULARY = "embedding.word_embeddings.weight"
@@ -84,6 +85,11 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer: Any, f
 
     state = read_state(checkpoint)
     embedding = state[_VOCABULARY]
+    if len(tokenizer) > len(embedding):
+        raise CheckpointError(
+            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {len(tokenizer)} tokens; give the "
+            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
+        )
     settings = fdl.Config(
         context.config_class, **context.values, vocab_size=embedding.shape[0], **dtype_settings(embedding.dtype)
     )
@@ -212,6 +218,7 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
 
     instance = model(model_config)
     instance.importer = lambda path: Importer(str(source))  # where NeMo asks which importer to use
+    hand_over_in_process()
     return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint", trust_remote_code=False)
 
 

@@ -4,19 +4,21 @@ Neither models nor ranks nor prepared data are needed, and torch is not imported
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done
-from nemo_demix.config import DemixConfig
+from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint
+from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.constraints import Budget, Constraints
-from nemo_demix.errors import ConfigError
+from nemo_demix.errors import ConfigError, found_by, refuse
 from nemo_demix.mixture import BlendMatrix, token_proportional
-from nemo_demix.scoring.imported import ImportedScores, read_imported
+from nemo_demix.scoring.imported import ImportedScores, by_pattern, read_imported
+from nemo_demix.scoring.imported.mixtures import ROUNDING_TOLERANCE
+from nemo_demix.scoring.scores import check_units
 from nemo_demix.search.baselines import baseline_shares, heuristic_shares
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
@@ -24,65 +26,148 @@ from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.score_log import Row
 from nemo_demix.search.space import SearchSpace, search_folder, search_settings
 
+_REVISION = 2  # raised whenever the same inputs give another mixture
+
 logger = logging.getLogger(__name__)
 CHOOSE = {"demix": choose_from_rows, "regmix": choose_from_rows, "recommended": choose_refined}  # by strategy
 
 
-def search_imported(config: DemixConfig) -> Path:
-    """Search the scores of `search.imported`, unless exactly that is done; returns `search/mixture.json`.
+@dataclass(frozen=True)
+class ImportedProblem:
+    """A search over imported scores, before anything is fitted.
+
+    Attributes:
+        found: What was read.
+        space: What may be mixed; what no mixture varies is pinned in it.
+        settings: As the recipe has them, without a default floor that nothing can be counted from.
+        fixed: Weight of each component that is the same in all mixtures, so that no score knows what it does.
+        is_of_recipe: The mixtures are merge weights of the recipe's components; else they are data shares.
+        notes: What the user should know.
+        fingerprint: Of everything that can change the mixture.
+    """
+
+    found: ImportedScores
+    space: SearchSpace
+    settings: SearchConfig
+    fixed: dict[str, float]
+    is_of_recipe: bool
+    notes: list[str]
+    fingerprint: str
+
+
+def read_problem(config: DemixConfig) -> ImportedProblem:
+    """What `search.imported` and the recipe ask for.
 
     Where the mixtures are of the recipe's datasets, their numbers are merge weights of component models, and the data
     shares follow by the recipe's blends; `components.beta=0` says that they are data shares themselves. Mixtures of
     other datasets are data shares.
 
     Raises:
-        ConfigError: if a setting does not fit the files, or the strategy needs proxies of its own.
-        ScoreError: if the scores cannot be read, or are too few for the predictor.
+        ConfigError: if a setting does not fit the files, the strategy needs proxies of its own, or the objective or a
+            capability averages scores of several units.
+        ScoreError: if the scores cannot be read.
         MixtureError: if a mixture is not one, or none satisfies the constraints.
     """
-    if config.search.strategy not in CHOOSE:
+    settings = config.search
+    if settings.strategy not in CHOOSE:
         raise ConfigError(
-            f"search.strategy={config.search.strategy}: imported scores cannot be added to; "
+            f"search.strategy={settings.strategy}: imported scores cannot be added to; "
             f"expected one of {', '.join(CHOOSE)}"
         )
     manifest = _manifest(config)
-    path = search_folder(config) / "mixture.json"
-    found = read_imported(config.search.imported, list(config.datasets))
-    for note in found.notes:
-        logger.warning("search: %s", note)
-    expected = imported_fingerprint(config, manifest)
-    if not config.force and is_done(path, expected):
-        logger.info("search: done already")
-        return path
-    space = imported_space(config, found, manifest)
-    rows = [imported_row(row.name, row.weights, row.scores) for row in found.rows]
-    sizes = (len(rows), len(found.datasets), len(found.benchmarks))
-    logger.info("search: %d imported mixtures of %d datasets, %d benchmarks", *sizes)
-    settings = config.search
+    found = read_imported(settings.imported, list(config.datasets))
+    fixed = fixed_weights(config, found)
+    space = imported_space(config, found, manifest, fixed)
+    check_mean(settings, space, found)
+    notes = list(found.notes)
+    if fixed:
+        shown = ", ".join(f"{name} {share:.4g}" for name, share in fixed.items())
+        notes.append(
+            f"every mixture has the same share of {shown}: no score knows what another one does, so it is kept; score "
+            "mixtures that vary it, or leave it out of the recipe"
+        )
     if settings.default_floor is not None and settings.floor_baseline not in space.baselines:
-        logger.warning(
-            "search: no floor under the capabilities: it is counted from the %s mixture, and these datasets' tokens "
-            "are not known; set search.floor_baseline to one of %s, or search.default_floor=null",
-            settings.floor_baseline,
-            ", ".join(space.baselines),
+        notes.append(
+            f"no floor under the capabilities: it is counted from the {settings.floor_baseline} mixture, and these "
+            f"datasets' tokens are not known; set search.floor_baseline to one of {', '.join(space.baselines)}, or "
+            "search.default_floor=null"
         )
         settings = replace(settings, default_floor=None)
+    expected = imported_fingerprint(config, manifest)
+    return ImportedProblem(found, space, settings, fixed, _is_of_recipe(config, found), notes, expected)
+
+
+def search_imported(config: DemixConfig, problem: ImportedProblem) -> Path:
+    """Search, and write `search/mixture.json`; returns its path.
+
+    Raises:
+        ScoreError: if the scores are too few for the predictor.
+        MixtureError: if no mixture is above the floors.
+    """
+    found, settings, space = problem.found, problem.settings, problem.space
+    rows = imported_rows(found)
+    logger.info(
+        "search: fitting %s to %d imported mixtures of %d datasets, %d benchmarks",
+        settings.predictor.kind,
+        len(rows),
+        len(found.datasets),
+        len(found.benchmarks),
+    )
     choice = CHOOSE[settings.strategy](settings, space, rows, config.seed)
-    imported = {"num_rows": len(rows), "excluded": found.excluded, "notes": found.notes}
+    imported = {"num_rows": len(rows), "excluded": found.excluded, "notes": problem.notes, "fixed": problem.fixed}
     choice = replace(choice, notes={**choice.notes, "imported": imported})
     facts = Facts(
         seed=config.seed,
-        fingerprint=expected,
+        fingerprint=problem.fingerprint,
         proxy="imported",
-        is_merge=_is_of_recipe(config, found),
+        is_merge=problem.is_of_recipe,
         num_proxies=len(rows),
     )
-    write_mixture(path.parent, mixture_record(config.search, space, choice, facts), choice)
-    return path
+    write_mixture(search_folder(config), mixture_record(config.search, space, choice, facts), choice)
+    return search_folder(config) / "mixture.json"
 
 
-def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataManifest | None) -> SearchSpace:
+def fixed_weights(config: DemixConfig, found: ImportedScores) -> dict[str, float]:
+    """Components that weigh the same in every mixture, but for the rounding of its numbers; absent ones weigh 0."""
+    names = list(config.datasets) if _is_of_recipe(config, found) else list(found.datasets)
+    fixed = {}
+    for name in names:
+        weights = [row.weights.get(name, 0.0) for row in found.rows]
+        if max(weights) - min(weights) <= ROUNDING_TOLERANCE * max(weights):
+            fixed[name] = min(weights)
+    return fixed if len(found.rows) > 1 else {}
+
+
+def check_mean(settings: SearchConfig, space: SearchSpace, found: ImportedScores) -> None:
+    """Refuse an average over scores of several units: of a capability's scores, and of all for `mean`.
+
+    Scores of which the unit is not known are one more unit: they are taken to be alike only among themselves.
+
+    Raises:
+        ConfigError: naming two scores.
+    """
+    units = {name: found.metrics[name].unit or "a unit that is not known" for name in space.objective_capabilities}
+    members: dict[str, dict[str, float]] = {}
+    for name, owner in space.objective_capabilities.items():
+        members.setdefault(owner, {})[name] = 1.0
+    refuse(
+        ConfigError(f"search.imported.capabilities: {error}") for error in found_by(lambda: check_units(members, units))
+    )
+    if settings.objective == "mean" and len(set(units.values())) > 1:
+        first = {unit: name for name, unit in reversed(units.items())}
+        raise ConfigError(
+            f"search.objective=mean: {'; '.join(f'{name} is in {unit}' for unit, name in first.items())}, and these "
+            "have no mean; set search.objective=utility, which scales each, or end the columns' names in their metrics"
+        )
+
+
+def imported_space(
+    config: DemixConfig, found: ImportedScores, manifest: DataManifest | None, fixed: Mapping[str, float]
+) -> SearchSpace:
     """What may be mixed: components of the recipe's datasets, or the files' own datasets.
+
+    Args:
+        fixed: Of `fixed_weights`. The equal baseline shares the rest between the others.
 
     The prior is the datasets' token shares where `prepare` has counted them, else equal.
 
@@ -97,11 +182,13 @@ def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataMan
         manifest = None
     names = list(blend.datasets)
     budget, prior = None, dict.fromkeys(names, 1.0 / len(names))
-    baselines = {"equal": prior}
+    rest = (1.0 - sum(fixed.values())) / max(1, len(names) - len(fixed))
+    equal = {name: fixed.get(name, rest) for name in names}
+    baselines = {"equal": blend.data_shares(equal) if fixed else prior}
     if manifest is not None:
         tokens = {name: manifest.datasets[name].num_train_tokens for name in names}
         budget, prior = Budget(config.final.num_tokens, tokens), token_proportional(tokens)
-        baselines = baseline_shares(config, manifest)
+        baselines = baseline_shares(config, manifest) | (baselines if fixed else {})
     elif heuristic := heuristic_shares(config, names):
         baselines["heuristic"] = heuristic
     multiple = config.search.sampler.max_prior_multiple
@@ -119,33 +206,46 @@ def imported_space(config: DemixConfig, found: ImportedScores, manifest: DataMan
         capabilities=capabilities,
         higher_is_better=found.higher_is_better,
         use=use,
-        constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
+        constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights, fixed),
         baselines=baselines,
     )
 
 
-def imported_capabilities(config: DemixConfig, benchmarks: Iterable[str]) -> dict[str, str]:
-    """Each benchmark's capability: of `search.imported.capabilities`, else of the suite's of its name, else its own."""
-    suite, own = config.suite.benchmarks, config.search.imported.capabilities
-    return {name: own.get(name) or (suite[name].capability if name in suite else name) for name in benchmarks}
+def imported_capabilities(config: DemixConfig, names: Collection[str]) -> dict[str, str]:
+    """Each score's capability: of `search.imported.capabilities`, else of the suite's of its name, else its own."""
+    suite = config.suite.benchmarks
+    own = by_pattern(config.search.imported.capabilities, names)
+    return {name: own.get(name) or (suite[name].capability if name in suite else name) for name in names}
 
 
-def imported_row(name: str, weights: Mapping[str, float], scores: Mapping[str, float]) -> Row:
-    """An imported mixture as a row of scores, such as proxies leave."""
-    return {
-        "iteration": None,
-        "name": name,
-        "merge_weights": dict(weights),
-        "status": "OK",
-        "reason": None,
-        "scores": {benchmark: {"score": score} for benchmark, score in scores.items()},
-    }
+def imported_rows(found: ImportedScores) -> list[Row]:
+    """Imported mixtures as rows of scores, such as proxies leave."""
+    return [
+        {
+            "iteration": None,
+            "name": row.name,
+            "merge_weights": dict(row.weights),
+            "status": "OK",
+            "reason": None,
+            "scores": {
+                name: {
+                    "score": value.score,
+                    "stderr": value.stderr,
+                    "higher_is_better": found.higher_is_better[name],
+                    **({} if found.metrics[name].unit is None else {"unit": found.metrics[name].unit}),
+                }
+                for name, value in row.scores.items()
+            },
+        }
+        for row in found.rows
+    ]
 
 
 def imported_fingerprint(config: DemixConfig, manifest: DataManifest | None) -> str:
     """Of everything that can change the mixture: the files' content, the settings, and what is known of tokens."""
     imported = config.search.imported
     return fingerprint(
+        revision=_REVISION,
         files={path.name: file_sha256(path) for path in _files(imported.scores) + _files(imported.mixtures)},
         search=search_settings(config),
         blends=(list(config.datasets), config.components.general, config.components.beta, config.components.blends),

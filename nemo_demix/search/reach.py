@@ -14,7 +14,8 @@ import numpy as np
 from nemo_demix.mixture import Array
 from nemo_demix.search.space import SearchSpace
 
-NEAR = 1e-3  # of a share: so close to an edge is on it
+NEAR = 1e-2  # of a share: so close to an edge is on it; the mean of a pool's top never comes quite there
+WHOLE = 1e-3  # of a share: nearer to 0 or 1 is none of the components' doing
 STEP = 1e-2  # of a share
 
 
@@ -36,7 +37,7 @@ def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Arr
     for column, name in enumerate(space.blend.datasets):
         least, most = float(rows_CD[:, column].min()), float(rows_CD[:, column].max())
         for bound, limit in (("least", least), ("most", most)):
-            if abs(shares_D[column] - limit) <= NEAR and NEAR < limit < 1 - NEAR:
+            if abs(shares_D[column] - limit) <= NEAR and WHOLE < limit < 1 - WHOLE:
                 gain = None if objective is None else _gain(space, weights_C, column, limit, objective)
                 found.append({"dataset": name, "share": float(shares_D[column]), "bound": bound, "gain": gain})
     return found

@@ -4,7 +4,7 @@ A field that does not apply to a strategy is null or empty. Importing this does 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import epochs
 from nemo_demix.search.choose import Choice
+from nemo_demix.search.reach import edges
 from nemo_demix.search.space import SearchSpace
 
 BINDING = 1e-6  # of a share: a constraint that is met this closely decided something
@@ -51,6 +52,7 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
     budget = space.constraints.budget
     weights_C = space.as_array(choice.merge_weights)
     baselines = {name: _baseline(space, choice, facts, name) for name in space.baselines}
+    reach = choice.reach or edges(space, weights_C, None)
     comparison = baselines.get("proportional", {}).get("chosen_minus_this")
     return {
         "strategy": settings.strategy,
@@ -65,8 +67,8 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
         "data_shares": shares,
         "intervals": choice.intervals,
         "epochs": epochs(shares, budget.num_tokens, budget.tokens_by_dataset) if budget else {},
-        "constraints": constraints_met(space, weights_C),
-        "reach": choice.reach,
+        "constraints": constraints_met(space, weights_C, reach),
+        "reach": reach,
         "warnings": space.constraints.warnings(weights_C, facts.component_epochs) if facts.component_epochs else [],
         "predicted": choice.predicted,
         "predicted_fit": choice.fit_scores,
@@ -91,8 +93,14 @@ def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> No
     write_json(folder / "mixture.json", record)
 
 
-def constraints_met(space: SearchSpace, weights_C: np.ndarray) -> dict[str, Any]:
-    """Whether a mixture satisfies all constraints, and which of them it cannot move beyond."""
+def constraints_met(
+    space: SearchSpace, weights_C: np.ndarray, reach: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Whether a mixture satisfies all constraints, and which of them it cannot move beyond.
+
+    Args:
+        reach: The edges of what the components can stand for that it lies on, which bind as well.
+    """
     constraints = space.constraints
     binding = []
     for rule in constraints.problem.rules:
@@ -100,6 +108,7 @@ def constraints_met(space: SearchSpace, weights_C: np.ndarray) -> dict[str, Any]
         limits = [limit for limit in (rule.lower, rule.upper) if np.isfinite(limit)]
         if any(abs(value - limit) <= BINDING for limit in limits):
             binding.append(rule.key)
+    binding += [f"components.beta, components.blends ({edge['dataset']}: {edge['bound']} share)" for edge in reach]
     return {"satisfied": bool(constraints.satisfied_M(weights_C[None])[0]), "binding": binding}
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
-from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, describe, draw, rank_pool
+from nemo_demix.search.choose import Choice, RankedPool, describe
 from nemo_demix.search.minimise import Smooth, minimise
 from nemo_demix.search.objective import linear_objective
+from nemo_demix.search.pool import wide_pool
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.select import spread_rows
 from nemo_demix.search.slices import Averages
@@ -47,7 +48,7 @@ def choose_refined(
         ScoreError: as `Ranking`.
     """
     ranking = Ranking(settings, space, rows, seed)
-    pool = rank_pool(ranking, draw(settings, space, settings.pool_size, [seed, step, POOL_STREAM]))
+    pool = wide_pool(ranking, step)
     starts_SC = starts(ranking, pool)
     baseline = ranking.floor_baseline
 

@@ -64,7 +64,7 @@ def run_search(
     ):
         logger.warning(
             "search: percentile ranks give away a capability whose scores have a long tail: on the quickstart they led "
-            "to a mixture .018 bits/byte worse than the token-proportional one (README.md, Measured); for scores of "
+            "to a mixture .018 bits/byte worse than the token-proportional one (docs/results.md); for scores of "
             "one unit, as here, set search.objective=mean"
         )
     has_report = len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES))

@@ -74,7 +74,7 @@ def sample_mixtures(
             drawn_MC = _without_unused(constraints, drawn_MC)
             inside_MC = drawn_MC[constraints.satisfied_M(drawn_MC)]
             snapped_MC = _to_feasible_grid(inside_MC, constraints, constraints.convex.centre_C, num_units)
-            units_MC = _distinct(np.vstack([units_MC, snapped_MC]))
+            units_MC = distinct(np.vstack([units_MC, snapped_MC]))
             if len(units_MC) * MAX_DRAWS < count * draws or len(units_MC) >= count:
                 break  # at this rate all draws would hold too few, or these are enough
         snapped = (
@@ -157,7 +157,7 @@ def _gather(found_MC: Rows, batches: Iterator[Rows], count: int) -> Rows:
         if batch_MC is not None:
             waiting.append(batch_MC)
         if batch_MC is None or len(found_MC) + sum(map(len, waiting)) >= count:
-            found_MC, waiting = _distinct(np.vstack([found_MC, *waiting])), []
+            found_MC, waiting = distinct(np.vstack([found_MC, *waiting])), []
         if batch_MC is None:
             break
     return found_MC
@@ -198,7 +198,18 @@ def _to_grid(weights_MC: Array, num_units: int) -> Units:
     return (whole_MC + (place_MC < short_M1)).astype(np.int32)
 
 
-def _distinct(rows_MC: Rows) -> Rows:
+def to_feasible(config: SamplerConfig, constraints: Constraints, weights_MC: Array) -> Array:
+    """Rows on the simplex as a pool has them: on the grid where that can be, and without those that break a rule."""
+    weights_MC = np.where(np.abs(weights_MC) < 1e-12, 0.0, weights_MC)  # an edge is met but for rounding
+    if not constraints.suits_grid:
+        rows_MC: Array = weights_MC[constraints.satisfied_M(weights_MC)]
+        return rows_MC
+    num_units = round(1 / config.grid)
+    weights_MC = _without_unused(constraints, weights_MC)
+    return _to_feasible_grid(weights_MC, constraints, constraints.convex.centre_C, num_units) / num_units
+
+
+def distinct(rows_MC: Rows) -> Rows:
     """The rows without repetitions, in order of first appearance."""
     bytes_M = np.ascontiguousarray(rows_MC).view(np.dtype((np.void, rows_MC.itemsize * rows_MC.shape[1])))[:, 0]
     _, first_M = np.unique(bytes_M, return_index=True)

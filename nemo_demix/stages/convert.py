@@ -85,6 +85,12 @@ def import_stage(config: DemixConfig) -> None:
         if free < needed:  # Megatron's writer would die of it in a trace
             raise DemixError(f"convert.output={output}: needs {needed} bytes, its disk has {free} free")
         tokenizer = load_tokenizer_folder(source)
+        if len(tokenizer) > (rows := _vocabulary(source, hf_config)):
+            raise CheckpointError(
+                f"{source}: its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows: text would hold "
+                "tokens that the model has no weights for. Resize the embedding there (resize_token_embeddings), or "
+                "bring the tokenizer that the model was trained with"
+            )
         recipe_model = _sized_model(config, hf_config, dtype, folder)
         hf_model = _check_same_model(config, source, recipe_model, tokenizer, folder)
         expected = expected_tensors(hf_model)
@@ -180,6 +186,14 @@ def _hf_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _vocabulary(source: Path, hf_config: dict[str, Any]) -> int:
+    """The rows of a Hugging Face model's embedding."""
+    rows = hf_config.get("vocab_size")
+    if type(rows) is not int or rows < 1:
+        raise CheckpointError(f"{source / 'config.json'}: vocab_size: expected a whole number, found {rows!r:.40}")
+    return rows
 
 
 def _indexed(index: Path) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_demix.artifacts import write_text
-from nemo_demix.datasets.readers import SUFFIXES, first_row
+from nemo_demix.datasets.readers import ROWS, SUFFIXES, TEXT, first_row
 from nemo_demix.errors import ConfigError, DatasetError, DemixError
 
 _CODE = (".py", ".c", ".cc", ".cpp", ".h", ".hpp", ".cu", ".rs", ".go", ".java", ".js", ".ts", ".rb", ".jl", ".sh")
@@ -80,14 +80,16 @@ def guess(folder: Path, taken: set[str]) -> Guess:
     for number, path in enumerate(folder.rglob("*")):
         if number >= _MANY:
             break
-        suffix = next((one for one in (*SUFFIXES[::-1], *_CODE) if path.name.lower().endswith(one)), None)
+        suffix = next((one for one in (*SUFFIXES, *_CODE) if path.name.lower().endswith(one)), None)
         if suffix is not None and path.is_file():
             suffixes[suffix] += path.stat().st_size
             first.setdefault(suffix, path)
             deepest = max(deepest, len(path.relative_to(folder).parts))
+    if len(suffixes) > 1:  # settings, more often than text
+        del suffixes[".json"]
     if not suffixes:
         raise DatasetError(
-            f"init: {folder}: found no file ending in {', '.join(SUFFIXES)} or one of {', '.join(_CODE)}; convert the "
+            f"init: {folder}: found no file ending in {', '.join((*TEXT, *ROWS, '.parquet', *_CODE))}; convert the "
             "text, or name a folder that holds some"
         )
     biggest = suffixes.most_common(1)[0][0]
@@ -109,10 +111,10 @@ def guess(folder: Path, taken: set[str]) -> Guess:
 
 def _text_field(path: Path, suffix: str) -> tuple[str, str]:
     """The field of a row that holds its text, as YAML, and how it was found."""
-    if suffix == ".txt":
+    if suffix.startswith(TEXT):
         return "", ", each one document"
     try:
-        row = first_row(path)
+        row = first_row(str(path))
     except DemixError as error:
         return "", f"; its first row cannot be read ({error})"
     strings = {key: value for key, value in row.items() if isinstance(value, str)}

@@ -15,7 +15,7 @@ from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import DTYPES, setting_errors
-from nemo_demix.mixture import load_mixtures
+from nemo_demix.mixture import is_folder_name, load_mixtures
 from nemo_demix.progress import Meter
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def plan_merge(config: DemixConfig) -> "MergePlan":
     components, base = _checkpoints(config)
     mixtures = load_mixtures(Path(settings.mixtures), list(components), any_weights=settings.any_weights)
     for name in mixtures:
-        if not _is_folder_name(name):
+        if not is_folder_name(name) or name == _REPORT:
             raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name here; rename the mixture")
     method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
     import torch
@@ -112,12 +112,6 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
     manifest = load_manifest(config)
     components = {job.name: Path(load_model(job).checkpoint) for job in component_jobs(config, manifest)}
     return components, _given_base(settings) or Path(load_model(base_job(config, manifest)).checkpoint)
-
-
-def _is_folder_name(name: str) -> bool:
-    """Whether an output may be called so: one plain part of a path, and not that of a file of ours."""
-    plain = name != "" and not name.startswith(".") and Path(name).name == name and "\0" not in name
-    return plain and len(name.encode()) <= 255 and name != _REPORT
 
 
 def _given_base(settings: MergeConfig) -> Path | None:

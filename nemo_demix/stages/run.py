@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from nemo_demix.artifacts import canonical_json
+from nemo_demix.artifacts import canonical_json, read_json_lines
 from nemo_demix.config import DemixConfig
 from nemo_demix.stages.outlook import Outlook
 from nemo_demix.stages.watch import MemoryWatch
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 def run_stages(config: DemixConfig) -> None:
     """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
-    rows = []
+    path = config.run_dir / "timing.jsonl"
     stages: dict[str, Callable[[DemixConfig], object]] = {
         "prepare": _prepare,
         "train": _train,
@@ -31,17 +32,24 @@ def run_stages(config: DemixConfig) -> None:
         logger.info("== %s%s", name, f" ({follows})" if follows else "")
         with MemoryWatch() as memory:
             stage(config)
-        rows.append(
-            {
-                "stage": name,
-                "wall_time_s": round(time.monotonic() - started, 1),
-                "peak_memory_gib": round(memory.peak_gib, 2),
-            }
-        )
-        with open(config.run_dir / "timing.jsonl", "a", encoding="utf-8") as file:
-            file.write(canonical_json(rows[-1]) + "\n")
-    spent = ", ".join(f"{row['stage']} {row['wall_time_s']:.0f} s ({row['peak_memory_gib']:.1f} GiB)" for row in rows)
-    logger.info("wall time and peak memory: %s", spent)
+        row = {
+            "stage": name,
+            "wall_time_s": round(time.monotonic() - started, 1),
+            "peak_memory_gib": round(memory.peak_gib, 2),
+        }
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(canonical_json(row) + "\n")
+    logger.info("wall time and peak memory, of all calls of this run: %s", spent(read_json_lines(path)))
+
+
+def spent(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What all calls took of each stage: one that found it done costs nothing, and takes nothing from what it cost."""
+    parts = []
+    for name in dict.fromkeys(row["stage"] for row in rows):
+        some = [row for row in rows if row["stage"] == name]
+        seconds, peak = sum(row["wall_time_s"] for row in some), max(row["peak_memory_gib"] for row in some)
+        parts.append(f"{name} {seconds:.0f} s ({peak:.1f} GiB)")
+    return ", ".join(parts)
 
 
 def _prepare(config: DemixConfig) -> None:

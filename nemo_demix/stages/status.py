@@ -16,6 +16,7 @@ from rich.table import Table
 from nemo_demix.artifacts import read_json, read_json_lines
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import ConfigError
 from nemo_demix.search.space import num_proxies
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
@@ -35,10 +36,15 @@ class Progress:
 
 
 def status_stage(config: DemixConfig) -> None:
-    """Print a row a stage. Where there is no Slurm, files alone say what they know.
+    """Print a row a stage. Where there is no Slurm, files alone say what they know. Nothing is written.
 
     With `config.watch` again and again, until the run is done: in place on a terminal.
+
+    Raises:
+        ConfigError: if there is no such run.
     """
+    if not config.run_dir.is_dir():
+        raise ConfigError(f"no run here: {config.run_dir.absolute()}; name its folder with --run, or start it")
     console = Console(width=118)
     if not config.watch:
         console.print(_overview(config)[0])
@@ -55,7 +61,7 @@ def status_stage(config: DemixConfig) -> None:
 def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
     """All stages as a table, and whether they are done."""
     log = job_log(config)
-    table = Table(title=f"{config.run_dir}", title_justify="left")
+    table = Table(title=escape(f"{config.run_dir}"), title_justify="left")
     for heading in ("stage", "state", "jobs", "progress", "ETA"):
         table.add_column(heading)
     stages = pipeline(config)
@@ -67,7 +73,7 @@ def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
             stage.name,
             escape("done" if stage.is_done else states or "to do"),
             jobs,
-            progress.text,
+            escape(progress.text),
             _duration(progress.remaining_s) if running or not states else "",
         )
     is_done = all(stage.is_done for stage in stages)

@@ -51,6 +51,8 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
                 f"component ({edge['component_tokens']:,} tokens) on a blend beyond it would open the way "
                 "(components.blends, or another components.beta)."
             )
+        elif edge["gain"] is None:
+            line += " What lies beyond needs another components.beta, or components.blends of its own."
         lines.append(line)
     return lines
 

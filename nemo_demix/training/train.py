@@ -26,6 +26,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import apply_overrides, base_recipe, checked_shape, padded_vocab_size
+from nemo_demix.runtime.saving import hand_over_in_process
 from nemo_demix.runtime.trackers import close_trackers, tensorboard_arguments, wandb_arguments
 from nemo_demix.tokenizer import nemo_tokenizer
 from nemo_demix.training.callbacks import Diverged, Progress, StepCheckpoint, from_rank_0
@@ -194,7 +195,10 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
         if source is not None:
             vetted(source, job.vetted)
     torch.distributed.barrier()
-    task = fdl.build(training_recipe(config, manifest, job))
+    recipe = training_recipe(config, manifest, job)
+    if not recipe.trainer.strategy.ckpt_async_save:
+        hand_over_in_process()
+    task = fdl.build(recipe)
     arguments = task.keywords
     # NeMo sets this up only where it makes the process group itself.
     arguments["data"].data_sampler.setup(ranks.rank)

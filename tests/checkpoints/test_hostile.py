@@ -3,9 +3,7 @@
 import contextlib
 import io
 import itertools
-import os
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +31,20 @@ from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
 from tests.helpers import merge_checkpoints
-from tests.hostile_checkpoints import PASSED_OVER, REFUSED, in_context, in_tensor, planted
+from tests.hostile_checkpoints import (
+    BOMBS,
+    FILE_NAMES,
+    ODD_FILES,
+    PASSED_OVER,
+    PLACES,
+    REFUSED,
+    TENSOR_NAMES,
+    YAML_REFUSED,
+    in_context,
+    in_tensor,
+    planted,
+    swap,
+)
 from tests.merging.grids import write_checkpoint
 
 PAYLOADS = {**REFUSED, **PASSED_OVER, "tensor": in_tensor}
@@ -154,28 +165,13 @@ def test_an_extra_state_that_would_be_unpickled_is_left_out(
     assert torch.load(io.BytesIO(data), weights_only=True) == [None]
 
 
-def _swap(path: Path, make: Callable[[Path], object]) -> None:
-    path.unlink()
-    make(path)
-
-
-ODD_FILES: dict[str, Callable[[Path], object]] = {
-    "link out": lambda path: path.symlink_to(path.parents[2] / "secret"),
-    "link to a device": lambda path: path.symlink_to("/dev/zero"),
-    "link to itself": lambda path: path.symlink_to(path.name),
-    "link to nothing": lambda path: path.symlink_to("nothing"),
-    "pipe": os.mkfifo,
-    "folder": Path.mkdir,
-}
-
-
 @pytest.mark.parametrize("odd", ODD_FILES)
 @pytest.mark.parametrize("file", ["weights/.metadata", "weights/__0_0.distcp", "weights/common.pt", "context/note.txt"])
 def test_files_that_are_none_or_lie_elsewhere(good: Path, tmp_path: Path, file: str, odd: str) -> None:
     (tmp_path / "secret").write_text(SECRET)
     checkpoint = planted(good, tmp_path / "c", tmp_path / "ran")
     (checkpoint / "context/note.txt").write_text("a note")
-    _swap(checkpoint / file, ODD_FILES[odd])
+    swap(checkpoint / file, ODD_FILES[odd])
     for entry in ("merge", "start, resume", "live model, score, export"):
         error = said(ENTRIES[entry], checkpoint)
         assert "\n" not in error
@@ -206,7 +202,7 @@ def test_a_link_within_a_checkpoint_is_followed(good: Path, tmp_path: Path) -> N
     assert detect(checkpoint).architecture == detect(good).architecture
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../c/x", "/etc/passwd", "a\0b", "x" * 5000, "a\nb", 7, None, ("x",)])
+@pytest.mark.parametrize("name", FILE_NAMES)
 def test_names_of_files_that_lead_elsewhere(good: Path, tmp_path: Path, name: Any) -> None:
     found = pickle.loads((good / "weights/.metadata").read_bytes())
     for place in found.storage_data.values():
@@ -217,7 +213,7 @@ def test_names_of_files_that_lead_elsewhere(good: Path, tmp_path: Path, name: An
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("name", ["", 7, b"w", "a\x1b[2Jb", "a\nb", "\udc80", "x" * 5000, None])
+@pytest.mark.parametrize("name", TENSOR_NAMES)
 def test_tensors_whose_name_is_none(good: Path, tmp_path: Path, name: Any) -> None:
     found = pickle.loads((good / "weights/.metadata").read_bytes())
     found.state_dict_metadata[name] = found.state_dict_metadata.pop("module.decoder.final_layernorm.weight")
@@ -228,7 +224,7 @@ def test_tensors_whose_name_is_none(good: Path, tmp_path: Path, name: Any) -> No
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("value", [2**63 - 2, 2**70, -1, 0.5, "a", True])
+@pytest.mark.parametrize("value", PLACES)
 def test_places_that_are_no_whole_numbers(good: Path, tmp_path: Path, value: Any) -> None:
     for where in ("offsets", "sizes", "size", "offset", "length"):
         found = pickle.loads((good / "weights/.metadata").read_bytes())
@@ -241,22 +237,6 @@ def test_places_that_are_no_whole_numbers(good: Path, tmp_path: Path, value: Any
         (tmp_path / ".metadata").write_bytes(pickle.dumps(found))
         with pytest.raises(CheckpointError):
             read_metadata(tmp_path)
-
-
-BOMBS = {
-    "a memo of 2^31 places": b"\x80\x04Nr" + struct.pack("<I", 0x7FFFFFFF) + b"0}.",
-    "a tuple whose hash takes 2^60 steps": b"\x80\x04}X\x01\x00\x00\x00x\x85\x94"
-    + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(60)) + b"Ns.",
-    "the same by duplicates": b"\x80\x04}X\x01\x00\x00\x00x\x85" + b"2\x86" * 60 + b"Ns.",
-    "a text of 2^62 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"x.",
-    "a frame of 2^62 bytes": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N.",
-    "100,000 lists, one in another": b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
-    "an integer of 255 bytes": b"\x80\x04\x8a\xff" + b"x" * 255 + b".",
-    "state for a function": b"\x80\x04ctorch.serialization\n_get_layout\n}X\x05\x00\x00\x00cache}sb.",
-    "an item of a class": b"\x80\x04ccollections\nOrderedDict\nX\x01\x00\x00\x00aNs.",
-    "an extension code": b"\x80\x04\x82\x01.",
-    "a persistent id": b"\x80\x04Pabc\n.",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -341,18 +321,6 @@ def test_compressed_state_is_not_unpacked() -> None:
     assert load_plain(plain.getvalue(), Path("common.pt"))["step"].numel() == 1 << 16
     with pytest.raises(CheckpointError, match=r"common\.pt: is compressed"):
         load_plain(packed.getvalue(), Path("common.pt"))
-
-
-_STEPS = list(itertools.pairwise("abcdefgh"))
-YAML_REFUSED = {
-    "a: 1\nb: 2\na: 3": "the key 'a' stands twice, in line 3",
-    "a: !!python/object/apply:os.system [touch ran]": "could not determine a constructor",
-    "a: 2001-13-45": r"month must be in 1\.\.12",
-    "&a [*a]": "holds itself",
-    "a: " + "[" * 1100: "depth",
-    "a: &a [x, x]\n" + "\n".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]" for p, c in _STEPS): "written out",
-    "a: &a {x: 1}\n" + "\n".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}" for p, c in _STEPS): "written out",
-}
 
 
 @pytest.mark.parametrize("text", YAML_REFUSED, ids=range(len(YAML_REFUSED)))

@@ -13,7 +13,6 @@ from tests.cluster.lab import Lab
 from tests.helpers import REPOSITORY, fork_run, losses, run_cli
 
 pytestmark = pytest.mark.timeout(1800)  # each job imports NeMo on every one of its nodes
-COMPONENTS = ["general", "math_1", "math_2", "math_3", "code_1", "code_2", "code_3"]
 TWO_NODES = ["parallel.nodes=2", "launch.max_parallel=1", "+launch.options.gpus-per-node=1"]
 
 
@@ -47,42 +46,43 @@ def logs(run: Path) -> str:
 def test_a_launched_run_cancelled_on_the_way_finds_the_mixture_of_a_local_one(
     here: Lab, smoke_run: Path, tmp_path: Path
 ) -> None:
-    """Every model has one tensor rank on each of two nodes; the base and five of seven components are there before.
+    """Every model has one tensor rank on each of two nodes; the base and six of seven components are there before.
 
     On the way, what another submission would train a second time is refused, by the name of the first.
     """
     command = ["--config-name", "smoke", f"runs_dir={tmp_path}", *TWO_NODES]
-    left_out = [f"models/component/{name}" for name in COMPONENTS[5:]]
-    run = fork_run(smoke_run, tmp_path, *left_out, "models/final", "scores", "search", "final") / "smoke"
-    components = run / "models/component"
-    run_cli("launch", *command)
-    first = submitted(run)
-    assert [stage for stage, _, _ in first] == ["components", "search", "final"]
-    assert first[0][2] == [5, 6]
+    left_out = ("models/component/code_3", "models/final", "scores", "search", "final")
+    run = fork_run(smoke_run, tmp_path, *left_out) / "smoke"
 
-    here.wait(lambda: (run / ".lock.component_5").exists(), 60, "the first to hold its model")
-    options = ["--nodes=2", "--gpus-per-node=1", "--array=5", f"--output={tmp_path}/second"]
+    def launched() -> list[tuple[str, str, list[int] | None]]:
+        """Its jobs, once the first holds its model."""
+        before = submitted(run) if (run / "launch").exists() else []
+        run_cli("launch", *command)
+        jobs = submitted(run)[len(before) :]
+        assert [stage for stage, _, _ in jobs] == ["components", "search", "final"]
+        assert jobs[0][2] == [6]
+        lock = run / ".lock.component_6"
+        here.wait(lambda: lock.exists() and f'"{jobs[0][1]}_6"' in lock.read_text(), 60, "the first to hold its model")
+        return jobs
+
+    first = launched()
+    run_cli("cancel", *command)
+    assert not (run / "models/component/code_3/record.json").exists()
+
+    again = launched()
+    assert "RUNNING" in run_cli("status", *command).stdout
+    options = ["--nodes=2", "--gpus-per-node=1", "--array=6", f"--output={tmp_path}/second"]
     script = [str(REPOSITORY / "slurm/components.sbatch"), *command[:2], f"runs_dir={tmp_path}", "parallel.nodes=2"]
     here.wait_until(sbatch(*options, *script), "FAILED")
     said = (tmp_path / "second").read_text()
-    assert "(component_5): in use by process" in said
-    assert f"Slurm job {first[0][1]}_5; wait for it" in said
-
-    here.wait(lambda: len(list(components.glob("*/record.json"))) >= 6, 400, "a component")
-    run_cli("cancel", *command)
-    done = len(list(components.glob("*/record.json")))
-
-    run_cli("launch", *command)
-    again = submitted(run)[len(first) :]
-    assert [stage for stage, _, _ in again] == ["components", "search", "final"]
-    assert again[0][2] == list(range(done, 7))
-    assert "RUNNING" in run_cli("status", *command).stdout
+    assert "(component_6): in use by process" in said
+    assert f"Slurm job {again[0][1]}_6; wait for it" in said
     states = here.wait_until(again[-1][1], "COMPLETED", "FAILED", "CANCELLED", timeout=500)
     assert states == ["COMPLETED"], logs(run)
 
     mixture = "search/mixture.json"
     assert (run / mixture).read_bytes() == (smoke_run / mixture).read_bytes()
-    for model in ("component/code_2", "final/mixture"):
+    for model in ("component/code_3", "final/mixture"):
         assert losses(run / "models" / model) == losses(smoke_run / "models" / model)
     assert "done already" in run_cli("launch", *command).stdout
     assert len(submitted(run)) == len(first) + len(again)

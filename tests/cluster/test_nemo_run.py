@@ -33,14 +33,15 @@ def test_an_experiment_with_slurm_executors(
     slurm_with_accounting: Lab, stand_in: dict[str, str], tmp_path: Path
 ) -> None:
     lab = slurm_with_accounting
-    environment = lab.environment | stand_in | {"STAND_IN": "stopped_final"}
+    waiting = "[[ $1 != final ]] || until [[ -e $STAND_IN_CALLS.go ]]; do sleep 0.2; done"
+    environment = lab.environment | stand_in | {"STAND_IN": "stopped_final", "STAND_IN_DO": waiting}
     through = ["launch.through=nemo_run", "+launch.options.gpus-per-node=1", "search.strategy=equal",
                "+launch.options.account=root"]  # fmt: skip
     launch(tmp_path, environment, *through)
     jobs = {job["stage"]: job["job"] for job in read_json(tmp_path / "runs/smoke/launch/jobs.json")["jobs"]}
     assert list(jobs) == ["prepare", "base", "search", "final"]
-    # At once: a whole run that is done is launched again.
     assert "NeMo-Run submits an experiment as a whole" in launch(tmp_path, environment, *through, expect=2)
+    Path(f"{stand_in['STAND_IN_CALLS']}.go").touch()
     lab.wait_until(jobs["final"], "COMPLETED", timeout=90)
     started = [(call["arguments"].split(" --config-name")[0], call["restart"]) for call in calls(stand_in)]
     assert started == [

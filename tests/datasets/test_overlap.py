@@ -1,4 +1,3 @@
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_demix.datasets.overlap import BenchmarkIndex, NgramHasher, OverlapCounter
+from nemo_demix.datasets import overlap
+from nemo_demix.datasets.overlap import BenchmarkIndex, NgramHasher, OverlapCounter, word_hashes
 
 WORDS = st.lists(st.sampled_from(["a", "B", "b", "cé", "1"]), max_size=12).map(" ".join)
 
@@ -67,9 +67,27 @@ def test_counts_agree_with_plain_sets(
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
-    hello, world = (
-        int.from_bytes(hashlib.blake2b(word, digest_size=8).digest(), "little") for word in (b"hello", b"world")
-    )
+    """Records of different workers and runs are put together by them."""
     hashes, _ = NgramHasher(2)(["Hello, world"])
     assert hashes.dtype == np.uint64
-    assert hashes.tolist() == [(hello * 0x9E3779B97F4A7C15 + world) % 2**64]
+    assert hashes.tolist() == [0x54F5E44601A54292]
+    assert hashes.tolist() == NgramHasher(2)(["(HELLO) _World_"])[0].tolist()
+
+
+@given(st.text(max_size=60))
+def test_words_are_what_the_expression_finds(text: str) -> None:
+    """By position and by identity, whatever the characters."""
+    folded = text.casefold()
+    found = list(re.finditer(r"[^\W_]+", folded))
+    hashes, starts = word_hashes(folded)
+    assert starts.tolist() == [match.start() for match in found]
+    words = [match.group() for match in found]
+    assert len(set(hashes.tolist())) == len(set(words))
+    assert dict(zip(words, hashes.tolist(), strict=True)) == {word: int(word_hashes(word)[0][0]) for word in words}
+
+
+def test_words_of_long_texts_are_those_of_their_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "alpha beta_gamma 12 " * 5 + "x" * 90 + " délta end"
+    whole = word_hashes(text)
+    monkeypatch.setattr(overlap, "_PIECE", 32)
+    assert [part.tolist() for part in word_hashes(text)] == [part.tolist() for part in whole]

@@ -9,6 +9,7 @@ import pytest
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DatasetConfig, DemixConfig, SourceConfig, TokenizerConfig
+from nemo_demix.datasets import shards
 from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.datasets.prepare import prepare
 from nemo_demix.errors import ConfigError, DatasetError
@@ -153,6 +154,10 @@ def test_only_a_changed_dataset_is_made_again(
     first = prepare(config)
     times = times_of(config)
     os.utime(tmp_path / "shared.jsonl", (1, 1))
+    assert prepare(config) == first, "a file that was only touched is the same"
+    assert times_of(config) == times
+    with open(tmp_path / "shared.jsonl", "a") as file:
+        file.write("\n")
     second = prepare(config)
     assert times_of(config)["prose"] == times["prose"]
     assert times_of(config)["mixed"] > times["mixed"]
@@ -199,6 +204,31 @@ def test_a_failed_run_leaves_no_manifest_and_the_next_one_goes_on(
     (tmp_path / "shared.jsonl").write_text(good)
     prepare(config)
     assert times_of(config)["prose"] == times["prose"]
+
+
+def test_a_killed_run_goes_on_inside_a_dataset(
+    tmp_path: Path, sources: dict[str, list[SourceConfig]], tokenizer_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parts that were written stay; the bytes are those of a run that was not cut off."""
+    config = make_config(tmp_path / "whole", {"prose": sources["prose"]})
+    config.tokenizer = TokenizerConfig(kind="tokenizers", path=str(tokenizer_file))
+    prepare(config)
+    whole = files_of(config)
+    config.runs_dir = str(tmp_path / "cut")
+    if not (child := os.fork()):  # killed as it begins the third of three files
+        read = shards._chosen
+        shards._chosen = lambda task: os.kill(os.getpid(), 9) if task.stem.name.endswith(".2") else read(task)
+        prepare(config)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+    assert not (config.run_dir / "datasets/prose").exists()
+    done = {path: path.stat().st_mtime_ns for path in (config.run_dir / "datasets/.work").glob("prose.*/*.npz")}
+    assert len(done) == 2
+    caplog.set_level("INFO")
+    prepare(config)
+    assert "prose: 2 of 3 parts were done by a run that was cut off" in caplog.text
+    assert files_of(config) == whole
+    assert not (config.run_dir / "datasets/.work").exists()
 
 
 def test_an_error_in_a_worker_process_arrives_whole(tmp_path: Path, sources: dict[str, list[SourceConfig]]) -> None:

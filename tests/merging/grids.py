@@ -4,8 +4,10 @@ tests/merging/test_grids.py compares what megatron-core itself saves; this is fo
 """
 
 import io
+import itertools
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,23 +44,27 @@ def random_model(seed: int, near: Mapping[str, torch.Tensor] | None = None, dtyp
     }
 
 
-def boxes(name: str, shape: tuple[int, ...], tensor: int, pipeline: int):
+def boxes(name: str, shape: tuple[int, ...], tensor: int, pipeline: int, expert: int = 1):
     """(rank, offsets, sizes) of every chunk at a layout."""
-    stacked = ".layers." in name
-    for layer in range(shape[0] if stacked else 1):
+    stacked = bool(re.search(r"\.layers\.(?!\d)", name)) and bool(shape)
+    own = shape[1:] if stacked else shape
+    halves = 2 if name.endswith("linear_fc1.weight") else 1
+    split = tensor if name.endswith(_ROW_PARALLEL + _COLUMN_PARALLEL) else 1
+    groups = expert if re.search(r"\.experts\.experts\.(?!\d)", name) else 1
+    for layer, half, rank, group in itertools.product(
+        range(shape[0] if stacked else 1), range(halves), range(split), range(groups)
+    ):
         stage = layer * pipeline // shape[0] if stacked else (0 if "embedding" in name else pipeline - 1)
         lead = ((layer,), (1,)) if stacked else ((), ())
-        own = shape[1:] if stacked else shape
-        halves = 2 if name.endswith("linear_fc1.weight") else 1
-        split = tensor if name.endswith(_ROW_PARALLEL + _COLUMN_PARALLEL) else 1
-        for half in range(halves):
-            for rank in range(split):
-                offsets, sizes = [0] * len(own), list(own)
-                axis = 1 if name.endswith(_ROW_PARALLEL) else 0
-                if split > 1 or halves > 1:
-                    sizes[axis] = own[axis] // halves // split
-                    offsets[axis] = half * (own[axis] // halves) + rank * sizes[axis]
-                yield stage * tensor + rank, lead[0] + tuple(offsets), lead[1] + tuple(sizes)
+        offsets, sizes = [0] * len(own), list(own)
+        axis = -1 if name.endswith(_ROW_PARALLEL) else -2
+        if split > 1 or halves > 1:
+            sizes[axis] = own[axis] // halves // split
+            offsets[axis] = half * (own[axis] // halves) + rank * sizes[axis]
+        if groups > 1:
+            sizes[0] = own[0] // groups
+            offsets[0] = group * sizes[0]
+        yield stage * tensor + rank + group, lead[0] + tuple(offsets), lead[1] + tuple(sizes)
 
 
 def write_checkpoint(
@@ -68,6 +74,7 @@ def write_checkpoint(
     pipeline: int = 1,
     objects: Mapping[str, bytes] | None = None,
     config: Mapping[str, object] | None = None,
+    expert: int = 1,
 ) -> Path:
     """A NeMo 2 checkpoint folder."""
     weights = root / "weights"
@@ -82,7 +89,7 @@ def write_checkpoint(
     state, storage, files = {}, {}, {}
     for name, value in tensors.items():
         chunks = []
-        for rank, offsets, sizes in boxes(name, tuple(value.shape), tensor, pipeline):
+        for rank, offsets, sizes in boxes(name, tuple(value.shape), tensor, pipeline, expert):
             piece = torch.empty(sizes, dtype=value.dtype)  # with its own strides: a slice keeps the whole tensor's
             piece.copy_(value[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))])
             blob = io.BytesIO()

@@ -32,18 +32,19 @@ def grids(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Chunk]]:
 @given(grids(), st.data())
 def test_blocks_of_rows_gather_from_any_grid_what_slicing_gives(grid, data: st.DataObject) -> None:
     shape, chunks = grid
+    width = data.draw(st.sampled_from([size for size in range(1, shape[-1] + 1) if shape[-1] % size == 0]))
     whole = torch.arange(int(np.prod(shape))).reshape(shape)
     payloads = [
         whole[tuple(slice(o, o + s) for o, s in zip(c.offsets, c.sizes, strict=True))].flatten() for c in chunks
     ]
-    flat = whole.reshape(-1, shape[-1])
+    flat = whole.reshape(-1, width)
     found, positions = torch.full(flat.shape, -1), [0] * len(chunks)
     old, geometry.BLOCK_ELEMENTS = geometry.BLOCK_ELEMENTS, data.draw(st.integers(1, 20))
     try:
-        blocks = list(spans(0, len(flat), shape[-1], whole_rows=data.draw(st.booleans())))
+        blocks = list(spans(0, len(flat), width, whole_rows=data.draw(st.booleans())))
     finally:
         geometry.BLOCK_ELEMENTS = old
-    own = Grid(shape, chunks)
+    own = Grid(shape, chunks, width)
     for span in blocks:
         block = found[span.first_row : span.end_row, span.first_column : span.end_column]
         for piece in own.pieces(span):
@@ -68,7 +69,7 @@ def test_q_k_and_v_are_the_rows_that_hugging_face_names(groups: int, queries: in
         for layer in range(layers)
         for part in (fused[:, :, :-2], fused[:, :, -2:-1], fused[:, :, -1:])
     ]
-    found = matrices(name, as_rows(name, (layers, rows, 8)), architecture)
+    found = matrices(as_rows(name, (layers, rows, 8), architecture), architecture)
     assert [[row for run in m.runs for row in range(*run)] for m in found] == expected
 
 
@@ -78,7 +79,7 @@ def test_layers_experts_halves_and_vectors() -> None:
     def runs(
         name: str, shape: tuple[int, ...], architecture: Architecture = gated
     ) -> list[tuple[tuple[int, int], ...]]:
-        return [matrix.runs for matrix in matrices(name, as_rows(name, shape), architecture)]
+        return [matrix.runs for matrix in matrices(as_rows(name, shape, architecture), architecture)]
 
     assert runs(LAYER + "mlp.linear_fc1.weight", (2, 6, 5)) == [((0, 3),), ((3, 6),), ((6, 9),), ((9, 12),)]
     assert runs("decoder.layers.3.mlp.linear_fc1.weight", (6, 5)) == [((0, 3),), ((3, 6),)]
@@ -86,6 +87,12 @@ def test_layers_experts_halves_and_vectors() -> None:
     assert runs(LAYER + "mlp.linear_fc1.weight", (2, 6, 5), plain) == [((0, 6),), ((6, 12),)]
     experts = LAYER + "mlp.experts.experts.linear_fc2.weight"
     assert runs(experts, (2, 3, 4, 5)) == [((4 * i, 4 * i + 4),) for i in range(6)]
+    assert runs("decoder.layers.3.mlp.experts.experts.linear_fc2.weight", (3, 4, 5)) == [
+        ((4 * i, 4 * i + 4),) for i in range(3)
+    ]
+    assert runs("decoder.layers.3.mlp.experts.experts.linear_fc1.bias", (3, 8)) == [((i, i + 1),) for i in range(6)]
+    with pytest.raises(CheckpointError, match="holds 3 experts, but the checkpoint's configuration says 4"):
+        runs(experts, (2, 3, 4, 5), Architecture(num_experts=4))
     assert runs(LAYER + "mlp.linear_fc1.layer_norm_weight", (3, 8)) == [((0, 1),), ((1, 2),), ((2, 3),)]
     assert runs("module.decoder.final_layernorm.weight", (8,)) == [((0, 1),)]
     assert runs("module.scale", ()) == [((0, 1),)]
@@ -94,7 +101,7 @@ def test_layers_experts_halves_and_vectors() -> None:
 def test_a_fused_tensor_that_cannot_be_split_is_refused() -> None:
     name = LAYER + "self_attention.linear_qkv.weight"
     with pytest.raises(CheckpointError, match=r"does not say the number of attention heads.*method=linear"):
-        matrices(name, as_rows(name, (2, 24, 8)), Architecture())
+        matrices(as_rows(name, (2, 24, 8), Architecture()), Architecture())
     wrong = Architecture(num_attention_heads=4, num_query_groups=2, kv_channels=8)
     with pytest.raises(CheckpointError, match=r"24 rows, but 4 heads of 8 in 2 groups make 64"):
-        matrices(name, as_rows(name, (2, 24, 8)), wrong)
+        matrices(as_rows(name, (2, 24, 8), wrong), wrong)

@@ -68,7 +68,7 @@ def blocks(method: Method, sources_TRC: torch.Tensor, cuts: Sequence[int] = (), 
     bounds = sorted({0, *cuts, num_rows})
     for start, stop in itertools.pairwise(bounds):
         rows_TRC = used_TRC[:, start:stop].contiguous()
-        yield Block(rows_TRC, tuple(names[: len(sources_TRC) - 1]), TENSOR, FIRST + start * num_columns)
+        yield Block(rows_TRC, tuple(names[: len(sources_TRC) - 1]), TENSOR, TENSOR, FIRST + start * num_columns)
 
 
 def statistics_of(method: Method, sources_TRC: torch.Tensor, cuts: Sequence[int] = ()) -> Statistics:
@@ -316,7 +316,7 @@ def test_della_keeps_the_larger_of_a_row_more_often():
     sources_TRC = torch.zeros(3, 4000, 8)
     sources_TRC[:-1] = torch.arange(1.0, 9.0)
     prepared_KRC = build("della_linear", {"density": 0.5, "epsilon": 0.4}, 2).prepare(
-        Block(sources_TRC, ("a", "b"), TENSOR, 0), None
+        Block(sources_TRC, ("a", "b"), TENSOR, TENSOR, 0), None
     )
     rates_C = (prepared_KRC != 0).double().mean(dim=(0, 1)).numpy()
     assert abs(rates_C - np.linspace(0.1, 0.9, 8)).max() < 0.03

@@ -65,7 +65,7 @@ def test_nan_counts_as_the_largest():
 def matrix_blocks(sources_TRC: torch.Tensor, cuts: list[int]):
     bounds = [0, *cuts, sources_TRC.shape[1]]
     return lambda: (
-        Block(sources_TRC[:, a:b], ("a", "b", "c"), "t", a * sources_TRC.shape[2])
+        Block(sources_TRC[:, a:b], ("a", "b", "c"), "t", "t", a * sources_TRC.shape[2])
         for a, b in itertools.pairwise(bounds)
     )
 

@@ -26,6 +26,7 @@ from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.config import load_resolved
 from nemo_demix.runtime.model import build_model, load_checkpoint
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
+from nemo_demix.runtime.saving import hand_over_in_process
 
 ITERATION = 10
 
@@ -103,6 +104,7 @@ def torch_dcp(model: torch.nn.Module, source: Path, output: Path, job: dict[str,
 def save(state: dict[str, Any], folder: Path, content: dict[str, Any]) -> None:
     from megatron.core import dist_checkpointing
 
+    hand_over_in_process()
     if dist.get_rank() == 0:
         folder.mkdir(parents=True)
     dist.barrier()

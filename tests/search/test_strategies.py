@@ -136,6 +136,7 @@ def test_earlier_points_are_fitted_on_and_not_asked_for_again() -> None:
     rows = []
     for index, (general, math) in enumerate(drawn_M2):
         scores = Bowl()({"general": general, "math": math, "code": 0.0})["scores"]
+        scores = {key: {"score": value["score"] + 0.2 * math} for key, value in scores.items()}  # not the bowl's own
         rows.append({"name": f"old_{index}", "merge_weights": {"general": general, "math": math}, "scores": scores})
     alone = build_strategy(Problem(SEARCHES["bayes"], space, 0))
     helped = build_strategy(Problem(SEARCHES["bayes"], space, 0, tuple(rows)))

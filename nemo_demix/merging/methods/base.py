@@ -35,7 +35,8 @@ class Block:
     sources_TRC: torch.Tensor  # fp32; the components in order, then the base where the method uses one
     components: tuple[str, ...]
     tensor: str  # the stored tensor's name
-    first_index: int  # of the first element, in the flattened stored tensor
+    unit: str  # the same wherever its layer and expert are stored; see `geometry.Rows.unit`
+    first_index: int  # of the first element, in the flattened unit
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Method(ABC):
     num_components: ClassVar[int | None] = None  # exactly so many; None: two or more
     needs_gram: ClassVar[bool] = False  # `Statistics.gram_KK`
     needs_rows: ClassVar[bool] = False  # rows must not be cut
+    is_random: ClassVar[bool] = False  # what happens to an element depends on its place
 
     @property
     def parameters(self) -> dict[str, Any]:

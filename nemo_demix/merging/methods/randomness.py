@@ -1,8 +1,9 @@
 """Uniform numbers addressed by element, for methods that drop elements at random.
 
-The number of an element depends on (seed, component, stored tensor, flat index) and on nothing else: not on the block
-it is read in, the worker, the order of the merge or the other components. Philox makes this possible: its n-th output
-is a function of the key and n (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).
+The number of an element depends on (seed, component, tensor, flat index) and on nothing else: not on the block it is
+read in, the worker, the order of the merge, the other components, or how the model's layers and experts are stored.
+Philox makes this possible: its n-th output is a function of the key and n (Salmon et al., Parallel random numbers: as
+easy as 1, 2, 3, SC 2011).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ _PER_COUNTER = 16  # numbers in one Philox output: 4 words of 64 bits, 16 bits a
 
 
 def uniforms(seed: int, component: str, tensor: str, first_index: int, count: int) -> torch.Tensor:
-    """Uniform numbers of consecutive elements of a stored tensor.
+    """Uniform numbers of consecutive elements of one layer's (and expert's) tensor.
 
     Args:
         seed: The merge's seed.
         component: The component's name.
-        tensor: The stored tensor's name.
-        first_index: The first element, in the flattened stored tensor.
+        tensor: The tensor's name, with the numbers of its layer and expert.
+        first_index: The first element, in the flattened tensor.
         count: How many.
 
     Returns:

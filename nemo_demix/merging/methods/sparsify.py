@@ -98,6 +98,7 @@ class Crumbs(OnBase):
 class Dropping(OnBase):
     """Keeps each element with probability `density`, divided by it: the expectation stays (to 2**-16)."""
 
+    is_random: ClassVar[bool] = True
     density: float = 0.9
     seed: int = 0
 
@@ -126,6 +127,7 @@ class RankedDropping(OnBase):
     """
 
     needs_rows: ClassVar[bool] = True
+    is_random: ClassVar[bool] = True
     density: float = 0.9
     epsilon: float = 0.01
     seed: int = 0
@@ -179,5 +181,5 @@ def rank_in_row(values_RC: torch.Tensor) -> torch.Tensor:
 def _uniforms_of(block: Block, component: str, seed: int) -> torch.Tensor:
     """Uniform numbers of the block's elements in one component, fp32, shape (R, C)."""
     rows_RC = block.sources_TRC[0]
-    flat = uniforms(seed, component, block.tensor, block.first_index, rows_RC.numel())
+    flat = uniforms(seed, component, block.unit, block.first_index, rows_RC.numel())
     return flat.view(rows_RC.shape).to(rows_RC.device)

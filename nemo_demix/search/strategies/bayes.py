@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from nemo_demix.config import BayesConfig
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
-from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, choose_from_rows, draw
+from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw
 from nemo_demix.search.objective import LINEAR
+from nemo_demix.search.pool import capped, wide_mixtures, wide_pool
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import spread_rows
@@ -57,7 +60,13 @@ class Bayes:
         if first:
             return list(draw(settings, space, count, [seed, 0, FIRST_STREAM]))
         ranking = Ranking(settings, space, self._rows, seed)
-        candidates_MC = draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
+        candidates_MC = wide_mixtures(
+            settings.sampler,
+            space.prior,
+            capped(settings.sampler, space.prior, space.constraints),
+            self._settings.candidates,
+            np.random.default_rng([seed, step, POOL_STREAM]),
+        )
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
 
     def tell(self, rows: Sequence[Row]) -> None:
@@ -66,8 +75,13 @@ class Bayes:
 
     def result(self) -> Choice:
         """What the last fit's predictions are least at, without any bound; of ranks, the mean of a pool's top."""
-        choose = choose_refined if self._problem.settings.objective in LINEAR else choose_from_rows
-        return choose(self._problem.settings, self._problem.space, self._rows, self._problem.seed, self._step)
+        settings, space = self._problem.settings, self._problem.space
+        seed, step = self._problem.seed, self._step
+        if settings.objective in LINEAR:
+            return choose_refined(settings, space, self._rows, seed, step)
+        ranking = Ranking(settings, space, self._rows, seed)
+        pool = wide_pool(ranking, step)
+        return describe(ranking, pool, best_mean(ranking, pool, settings.select_top))
 
     def _acquisition(self, ranking: Ranking, candidates_MC: Array) -> tuple[Array, Array]:
         """Candidates that could be above the floors, and the objective of what they could be."""

@@ -95,7 +95,7 @@ class MixMin:
         total = sum(by_capability.values())
         weights = {name: by_capability[owner] / (total * owners.count(owner)) for name, owner in objective.items()}
         optimum = self._screen.optimum(space.constraints, weights)
-        logger.info(OPTIMUM, optimum.value, optimum.optimality_gap)
+        logger.info(OPTIMUM, optimum.value, max(0.0, optimum.optimality_gap))
         return Choice(
             space.as_weights(optimum.weights_C),
             predicted=without_std(screened(self._problem, self._screen, optimum.weights_C)),

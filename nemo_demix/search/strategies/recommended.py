@@ -18,9 +18,10 @@ import numpy as np
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
 from nemo_demix.search.baselines import PUBLISHED
-from nemo_demix.search.choose import POOL_STREAM, Choice, draw, front, share_intervals
+from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.objective import OBJECTIVES, above_floors, linear_objective
+from nemo_demix.search.pool import capped, wide_mixtures
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
@@ -80,12 +81,14 @@ class Recommended:
 
     def _by_predictions(self, screen: Screen) -> Choice:
         settings, space = self._problem.settings, self._problem.space
-        pool_MC = draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
+        constraints = capped(settings.sampler, space.prior, space.constraints)
+        rng = np.random.default_rng([self._problem.seed, 0, POOL_STREAM])
+        pool_MC = wide_mixtures(settings.sampler, space.prior, constraints, settings.pool_size, rng)
         averages = screened_averages(self._problem, screen, pool_MC)
         scales = objective_scales(settings, space, averages)
         by_capability = linear_objective(settings.objective, scales)
         found = self._optimum(screen, by_capability)
-        logger.info(OPTIMUM, found.value, found.optimality_gap)
+        logger.info(OPTIMUM, found.value, max(0.0, found.optimality_gap))
         at_optimum = screened(self._problem, screen, found.weights_C)
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]

@@ -1,0 +1,43 @@
+"""What the pages say that a program can check: links lead somewhere, commands and keys are the program's."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.cli import STAGES
+from nemo_demix.command_line import recipes_folder
+from tests.helpers import REPOSITORY
+from tests.test_recipes import composed
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "AGENTS.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^    (?:done; |\$ )?nemo-demix ([a-z].*?)(?:  +#.*)?$", re.MULTILINE)
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@by_page
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
+
+
+@by_page
+def test_commands_are_of_stages_and_keys_that_there_are(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMIX_DATA", "/data")  # of the recipes for clusters
+    text = page.read_text(encoding="utf-8").replace(" \\\n", " ")
+    for command in COMMAND.findall(text):
+        stage, *words = shlex.split(re.sub(r"\[(?=merge)|\]$", "", command))  # what may be left out is in brackets
+        assert stage in STAGES or stage == "init", command
+        if stage == "init" or "-m" in words:  # it takes folders; a sweep has values of its own grammar
+            continue
+        names = [after for before, after in itertools.pairwise(words) if before == "--config-name"]
+        shipped = [name for name in names if (recipes_folder() / f"{name}.yaml").exists()]
+        overrides = [word for word in words if "=" in word and not word.startswith(("-", "hydra"))]
+        composed(shipped[0] if shipped else "quickstart", *overrides)
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
