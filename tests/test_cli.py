@@ -14,7 +14,7 @@ from nemo_demix.config import DemixConfig, PredictorConfig
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.run import name_errors
 from nemo_demix.errors import ConfigError, DemixError, refuse
-from nemo_demix.search.imported import search_imported
+from nemo_demix.stages.imported import imported_stage
 from nemo_demix.stages.run import spent
 from tests.helpers import REPOSITORY, run_cli
 from tests.search.test_imported_search import BEST, settings, write_csv
@@ -127,13 +127,15 @@ def test_a_record_that_is_damaged_is_mended_as_its_message_says(tmp_path: Path) 
     config = settings(tmp_path, scores, [])
     config.search.strategy, config.search.predictor = "recommended", PredictorConfig(kind="ridge", folds=2, repeats=1)
     config.search.objective, config.search.pool_size, config.search.num_refits = "mean", 500, 2
-    path = search_imported(config)
+    imported_stage(config)
+    path = config.run_dir / "search/mixture.json"
     kept = path.read_bytes()
     path.write_text("{")
     with pytest.raises(DemixError, match=r"expected JSON, found: .*; delete it and run its stage again"):
-        search_imported(config)
+        imported_stage(config)
     path.unlink()
-    assert search_imported(config).read_bytes() == kept
+    imported_stage(config)
+    assert path.read_bytes() == kept
 
 
 @pytest.mark.parametrize("name", ["a|b", "a b", "..", "a/b", "-a", "x" * 101, "a'b", "ä"])
