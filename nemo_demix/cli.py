@@ -30,10 +30,9 @@ from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.launch.team import Team, join_team
 from nemo_demix.runtime.ranks import layout_errors
-from nemo_demix.terminal import VERBOSE, set_up
+from nemo_demix.terminal import heard_verbose, set_up
 
 logger = logging.getLogger(__name__)
-_VERBOSE = ("-v", "--verbose")
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
@@ -189,9 +188,7 @@ def main() -> None:
         **{name: text for name, (_, text) in STAGES.items()},
         "doctor": "what is installed, used and missing",
     }
-    if any(flag in sys.argv for flag in _VERBOSE):
-        os.environ[VERBOSE] = "1"  # ranks see it too
-        sys.argv = [argument for argument in sys.argv if argument not in _VERBOSE]
+    sys.argv = heard_verbose(sys.argv)
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
         print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")

@@ -32,6 +32,14 @@ def is_verbose() -> bool:
     return os.environ.get(VERBOSE) == "1"
 
 
+def heard_verbose(arguments: list[str]) -> list[str]:
+    """A command line without -v, which is kept in the environment: ranks see it too."""
+    rest = [argument for argument in arguments if argument not in ("-v", "--verbose")]
+    if len(rest) < len(arguments):
+        os.environ[VERBOSE] = "1"
+    return rest
+
+
 def set_up(others: Path | None) -> "Terminal":
     """Send this process's records where they belong; what was set up before is closed.
 
