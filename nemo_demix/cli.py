@@ -30,10 +30,9 @@ from nemo_demix.launch import stopping
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.launch.team import Team, join_team
 from nemo_demix.runtime.ranks import layout_errors
-from nemo_demix.terminal import VERBOSE, set_up
+from nemo_demix.terminal import heard_verbose, set_up
 
 logger = logging.getLogger(__name__)
-_VERBOSE = ("-v", "--verbose")
 # These write elsewhere, and see to it themselves that they are alone there.
 _ELSEWHERE = ("merge", "export", "import", "launch", "status", "cancel", "check", "report")
 # These begin with every rule of every stage.
@@ -124,27 +123,22 @@ def _report(config: DemixConfig) -> None:
 
 
 def _write_page(config: DemixConfig) -> None:
-    """The page at the end of a run; what kept it from being written does not touch the run's result."""
-    try:
-        _report(config)
-    except Exception as error:
-        logger.warning(
-            "report: no page was written (%s: %s); the run's result stands, and `nemo-demix report` tries again",
-            type(error).__name__,
-            " ".join(str(error).split()),
-        )
+    _afterwards(_report, config, "report: no page was written", ", and `nemo-demix report` tries again")
 
 
 def _track(config: DemixConfig) -> None:
-    """Trackers get the run's result at its end; one that does not answer does not touch it."""
-    if not config.track.tensorboard and config.track.wandb_project is None:
-        return
     from nemo_demix.stages.track import track_run
 
+    _afterwards(track_run, config, "track: not all was logged")
+
+
+def _afterwards(work: Callable[[DemixConfig], None], config: DemixConfig, what: str, remedy: str = "") -> None:
+    """What ends a run; that it failed does not touch the run's result."""
     try:
-        track_run(config)
+        work(config)
     except Exception as error:
-        logger.warning("track: %s: %s; the run's result stands", type(error).__name__, " ".join(str(error).split()))
+        told = " ".join(str(error).split())
+        logger.warning("%s (%s: %s); the run's result stands%s", what, type(error).__name__, told, remedy)
 
 
 def _launch(config: DemixConfig) -> None:
@@ -194,9 +188,7 @@ def main() -> None:
         **{name: text for name, (_, text) in STAGES.items()},
         "doctor": "what is installed, used and missing",
     }
-    if any(flag in sys.argv for flag in _VERBOSE):
-        os.environ[VERBOSE] = "1"  # ranks see it too
-        sys.argv = [argument for argument in sys.argv if argument not in _VERBOSE]
+    sys.argv = heard_verbose(sys.argv)
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:8} {text}" for name, text in stages.items())
         print(f"usage: nemo-demix STAGE [--config-name RECIPE] [key=value ...]\n\n{rows}\n")
@@ -208,7 +200,9 @@ def main() -> None:
         fail(f"{stage}: no such stage{near(stage, stages)}; expected one of {', '.join(stages)}")
     set_up(None)
     if stage == "init":
-        _init(sys.argv[2:])
+        from nemo_demix.stages.init import init_command
+
+        _apart(init_command)
         return
     if stage == "merge":  # works apart in every process
         _main(stage)
@@ -244,10 +238,14 @@ def _lead(team: Team, stage: str) -> None:
 def _main(stage: str) -> None:
     """One command in this process."""
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
-        _merge_command(sys.argv[2:])
+        from nemo_demix.stages.merge_command import merge_command
+
+        _apart(merge_command)
         return
     if stage == "report" and sys.argv[2:3] == ["compare"]:
-        _compare_command(sys.argv[2:])
+        from nemo_demix.report.compare import compare_command
+
+        _apart(compare_command)
         return
     sys.argv = [f"nemo-demix {stage}", *hydra_arguments(stage, sys.argv[2:])]
     register_schema()
@@ -264,29 +262,10 @@ def _main(stage: str) -> None:
         fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
 
 
-def _merge_command(arguments: list[str]) -> None:
-    from nemo_demix.stages.merge_command import merge_command
-
+def _apart(command: Callable[[list[str]], None]) -> None:
+    """A command that takes its own arguments, and no recipe."""
     try:
-        merge_command(arguments)
-    except DemixError as error:
-        fail(str(error))
-
-
-def _compare_command(arguments: list[str]) -> None:
-    from nemo_demix.report.compare import compare_command
-
-    try:
-        compare_command(arguments)
-    except DemixError as error:
-        fail(str(error))
-
-
-def _init(arguments: list[str]) -> None:
-    from nemo_demix.stages.init import init_command
-
-    try:
-        init_command(arguments)
+        command(sys.argv[2:])
     except DemixError as error:
         fail(str(error))
 

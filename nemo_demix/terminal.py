@@ -32,6 +32,14 @@ def is_verbose() -> bool:
     return os.environ.get(VERBOSE) == "1"
 
 
+def heard_verbose(arguments: list[str]) -> list[str]:
+    """A command line without -v, which is kept in the environment: ranks see it too."""
+    rest = [argument for argument in arguments if argument not in ("-v", "--verbose")]
+    if len(rest) < len(arguments):
+        os.environ[VERBOSE] = "1"
+    return rest
+
+
 def set_up(others: Path | None) -> "Terminal":
     """Send this process's records where they belong; what was set up before is closed.
 
@@ -125,7 +133,9 @@ class Terminal(logging.Handler):
             threading.Thread(target=self._watch, name="demix-watch", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
+        """Show a record; after `close` there is nothing to show it on."""
+        if self._over.is_set():
+            return
         progress = progress_of(record)
         if not self.is_living or os.getpid() != self._process:
             self._note(progress, record.getMessage())

@@ -4,16 +4,20 @@ import errno
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from nemo_demix.cli import end_of_disk
-from nemo_demix.config import DemixConfig
+from nemo_demix.cli import STAGES, end_of_disk
+from nemo_demix.config import DemixConfig, PredictorConfig
+from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.run import name_errors
-from nemo_demix.errors import ConfigError, refuse
+from nemo_demix.errors import ConfigError, DemixError, refuse
+from nemo_demix.stages.imported import imported_stage
 from nemo_demix.stages.run import spent
 from tests.helpers import REPOSITORY, run_cli
+from tests.search.test_imported_search import BEST, settings, write_csv
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,41 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     assert (
         f"smoke: in use by process {os.getpid()} on here, Slurm job 7_1; wait for it, or set another" in result.stderr
     )
+
+
+def test_every_command_that_a_message_names_is_one() -> None:
+    known, words = {*STAGES, "init", "doctor"}, {"merge": {"verify", "inspect"}, "report": {"compare"}}
+    seen = set()
+    for path in sorted((REPOSITORY / "nemo_demix").rglob("*.py")):
+        source = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # texts of several lines
+        for hint in re.findall(r"`nemo-demix ([^`]+?)`", source):
+            stage, *rest = re.sub(r"\{[^}]*\}", "x", hint).split()
+            if stage == "STAGE":
+                continue
+            assert stage in known, (path, hint)
+            errors: list[DemixError] = []
+            read_overrides([word for word in rest if "=" in word], errors)
+            assert not errors, (path, hint)
+            plain = [word for word in rest if "=" not in word and word[0] not in "-["]
+            assert stage == "init" or "--config-name" in rest or set(plain[:1]) <= words.get(stage, set()), (path, hint)
+            seen.add(stage)
+    assert {"prepare", "search", "final", "verify", "import", "doctor"} <= seen
+
+
+def test_a_record_that_is_damaged_is_mended_as_its_message_says(tmp_path: Path) -> None:
+    scores = write_csv(tmp_path / "scores.csv", [f"train_{one}" for one in BEST])
+    config = settings(tmp_path, scores, [])
+    config.search.strategy, config.search.predictor = "recommended", PredictorConfig(kind="ridge", folds=2, repeats=1)
+    config.search.objective, config.search.pool_size, config.search.num_refits = "mean", 500, 2
+    imported_stage(config)
+    path = config.run_dir / "search/mixture.json"
+    kept = path.read_bytes()
+    path.write_text("{")
+    with pytest.raises(DemixError, match=r"expected JSON, found: .*; delete it and run its stage again"):
+        imported_stage(config)
+    path.unlink()
+    imported_stage(config)
+    assert path.read_bytes() == kept
 
 
 @pytest.mark.parametrize("name", ["a|b", "a b", "..", "a/b", "-a", "x" * 101, "a'b", "ä"])

@@ -19,7 +19,7 @@ from nemo_demix.fidelity.report import fidelity_report
 from nemo_demix.report.compare import compare_command
 from nemo_demix.report.page import report_stage
 from nemo_demix.report.sections.verdict import DETECTABLE
-from nemo_demix.search.imported import search_imported
+from nemo_demix.search.imported import read_problem, search_imported
 from tests.fidelity import test_report as study
 from tests.report.html import KEYS, Page, shown
 from tests.report.runs import DATASETS, HOSTILE, Run, whole_run
@@ -49,7 +49,7 @@ def imported(folder: Path) -> DemixConfig:
     config = settings(folder, write_csv(folder / "scores.csv", [f"train_{one}" for one in BEST]), [])
     config.search.predictor = PredictorConfig(kind="gaussian_process", folds=2, repeats=1)
     config.search.objective = "mean"
-    search_imported(config)
+    search_imported(config, read_problem(config))
     return config
 
 
