@@ -13,6 +13,7 @@ The last three are to be 0. Programs that are made for this very sandbox may pas
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -62,7 +63,7 @@ def programs() -> list[dict[str, Any]]:
                 "area": "programs",
                 "input": ascii(f"{sample.kind}: {sample.tries}"),
                 "outcome": ("made for it" if sample.succeeds else "wrong") if passed else "refused",
-                "said": ascii(f"{outcome['status']}: {outcome['detail']}"),
+                "said": ascii(re.sub(r"/\S*/tmp\w+", "...", f"{outcome['status']}: {outcome['detail']}")),
             }
         )
     return rows
