@@ -6,7 +6,10 @@ Axes: C components, D datasets.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nemo_demix.artifacts import canonical_json
+from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.portable import packed, portable
 from nemo_demix.prediction.predictors import FittedPredictor
@@ -23,13 +26,14 @@ def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
     Forests are many numbers: theirs are left out, and intervals are those of the errors out of fold.
     """
     scored = ranking.scored
-    models = _models(ranking.predictor, ranking)
+    rows_MC = np.unique(scored.weights_MC, axis=0)  # in an order that is not the log's
+    models = _models(ranking.predictor, ranking, rows_MC)
     is_forest = any("trees" in canonical_json(model) for model in models.values())
     predictor = {
         "kind": "fitted",
-        "rows": packed(scored.weights_MC),
+        "rows": packed(rows_MC),
         "models": models,
-        "refits": [] if is_forest else [_models(refit, ranking) for refit in refits],
+        "refits": [] if is_forest else [_models(refit, ranking, rows_MC) for refit in refits],
     }
     shares = _shares(scored.capability_of, scored.weights)
     return _record(ranking.space, predictor, shares, ranking.settings.objective, ranking.scales)
@@ -43,9 +47,9 @@ def of_mixed(
     return _record(space, {"kind": "tokens", **tokens}, shares, objective, scales)
 
 
-def _models(predictor: Predictor, ranking: Ranking) -> dict[str, Any]:
+def _models(predictor: Predictor, ranking: Ranking, rows_MC: Array) -> dict[str, Any]:
     assert isinstance(predictor, FittedPredictor)
-    return {name: portable(predictor.models[name], ranking.scored.weights_MC) for name in ranking.scored.columns}
+    return {name: portable(predictor.models[name], rows_MC) for name in ranking.scored.columns}
 
 
 def _record(
