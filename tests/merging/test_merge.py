@@ -70,15 +70,26 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     return {name: reader.read_tensor(name) for name in reader}
 
 
+def drawn_numbers(component: str, tensor: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform numbers of a stored tensor, float64: each layer and expert has its own, by the name with its number."""
+    name = tensor.removeprefix("module.")
+    stacks = [stack for stack in (".layers.", ".experts.experts.") if stack in name]
+    own = shape[len(stacks) :]
+    found = []
+    for numbers in np.ndindex(shape[: len(stacks)]):
+        unit = name
+        for stack, number in zip(stacks, numbers, strict=True):
+            unit = unit.replace(stack, f"{stack}{number}.")
+        found.append(uniforms(SEED, component, unit, 0, int(np.prod(own))).numpy())
+    return np.concatenate(found).reshape(shape).astype(np.float64)
+
+
 def oracle(models: Mapping, method: str, parameters: Mapping, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
     names = list(models)[1:][: METHODS[method].num_components or None]
     weights_K = np.array([weights.get(name, 0.0) for name in names])
     merged = {}
     for tensor, shape in SHAPES.items():
-        drawn = {
-            name: uniforms(SEED, name, tensor, 0, int(np.prod(shape))).numpy().reshape(shape).astype(np.float64)
-            for name in names
-        }
+        drawn = {name: drawn_numbers(name, tensor, shape) for name in names}
         base = logical(tensor, models["base"][tensor].double().numpy())
         thetas = [logical(tensor, models[name][tensor].double().numpy()) for name in names]
         numbers = [logical(tensor, drawn[name]) for name in names]
