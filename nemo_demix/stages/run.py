@@ -28,8 +28,8 @@ def run_stages(config: DemixConfig) -> None:
     for name, stage in stages.items():
         started = time.monotonic()
         outlook.stage = name
-        follows = outlook()
-        logger.info("== %s%s", name, f" ({follows})" if follows else "")
+        to_do = outlook().removeprefix("then ")
+        logger.info("== %s%s", name, f" ({to_do})" if to_do else "")
         with MemoryWatch() as memory:
             stage(config)
         row = {
