@@ -91,23 +91,32 @@ def set_aside() -> Iterator[None]:
     if is_verbose():
         yield
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
-        before = os.dup(1), os.dup(2)
-        for descriptor in (1, 2):
-            os.dup2(kept.fileno(), descriptor)
         try:
-            yield
+            with output_to(kept):
+                yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, own in zip((1, 2), before, strict=True):
-                os.dup2(own, descriptor)
-                os.close(own)
             kept.seek(0)
             if printed := kept.read().decode("utf-8", "replace").strip():
                 logging.getLogger("printed").warning("%s", printed)
+
+
+@contextmanager
+def output_to(file: IO[bytes]) -> Iterator[None]:
+    """Inside, everything that this process and its libraries print goes to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    for descriptor in (1, 2):
+        os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, own in zip((1, 2), before, strict=True):
+            os.dup2(own, descriptor)
+            os.close(own)
 
 
 class Terminal(logging.Handler):

@@ -7,6 +7,7 @@ suffered. Used by tests/test_attacks.py, which tries a part of them, and by benc
 import contextlib
 import gzip
 import io
+import itertools
 import json
 import os
 import pickle
@@ -64,6 +65,7 @@ from tests.merging.grids import write_checkpoint
 TIME_S = 20.0
 MEMORY = 3 << 30  # bytes that an attack may make the process larger by
 SECRET = "the secret of this machine"
+PAYLOADS = {**REFUSED, **PASSED_OVER, "tensor": in_tensor}
 NORM, FC1 = "module.decoder.final_layernorm.weight", "module.decoder.layers.mlp.linear_fc1.weight"
 Right = Callable[[Any, Path], bool]
 
@@ -153,7 +155,8 @@ def read_all(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def merge_with_itself(checkpoint: Path) -> dict[str, torch.Tensor]:
     """What a merge of a checkpoint with itself gives."""
-    output = checkpoint.with_name("merged")
+    numbers = itertools.count()
+    output = next(path for number in numbers if not (path := checkpoint.with_name(f"merged{number}")).exists())
     merge_checkpoints({"a": checkpoint, "b": checkpoint}, output, {"m": {"a": 0.5, "b": 0.5}})
     return read_all(output / "m")
 
@@ -177,7 +180,7 @@ def checkpoint_attacks(good: Path) -> Iterator[Attack]:
     """
     true = read_all(good)
     same: Right = lambda found, folder: set(found) == set(true) and all(torch.equal(found[n], true[n]) for n in true)  # noqa: E731
-    for payload, plant in {**REFUSED, **PASSED_OVER, "tensor": in_tensor}.items():
+    for payload, plant in PAYLOADS.items():
         for entry, act in ENTRIES.items():
             yield Attack(
                 "checkpoint", f"a call in the {payload}: {entry}",
@@ -218,7 +221,7 @@ def checkpoint_attacks(good: Path) -> Iterator[Attack]:
 
 
 def _keeps_secret(found: Any, folder: Path) -> bool:
-    places = [*folder.glob("merged/**/*"), *folder.glob("vetted/**/*")]
+    places = [*folder.glob("merged*/**/*"), *folder.glob("vetted/**/*")]
     return not any(SECRET.encode() in path.read_bytes() for path in places if path.is_file())
 
 

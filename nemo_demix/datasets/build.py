@@ -52,7 +52,15 @@ class Scan:
 class DatasetBuilder:
     """Builds the datasets of one run, one after the other, over the same workers."""
 
-    def __init__(self, config: DemixConfig, folder: Path, work: Path, pool: Workers, overlap: BenchmarkIndex) -> None:
+    def __init__(
+        self,
+        config: DemixConfig,
+        folder: Path,
+        work: Path,
+        pool: Workers,
+        overlap: BenchmarkIndex,
+        inputs: Inputs,
+    ) -> None:
         """Build under `folder`, with temporary files under `work` on the same file system."""
         self._config = config
         self._folder = folder
@@ -60,7 +68,7 @@ class DatasetBuilder:
         self._pool = pool
         self._overlap = overlap
         self._seconds: dict[str, float] = {}
-        self._inputs = Inputs(config.run_dir)
+        self._inputs = inputs
         self._shards: Path | None = None  # of the dataset under way: kept until its record is written
 
     def scan(self, name: str, sample: LowestDocuments | None = None) -> Scan:

@@ -20,18 +20,21 @@ from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 _RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
 
 
-def expected_fingerprint(config: DemixConfig) -> str:
+def expected_fingerprint(config: DemixConfig, inputs: Inputs | None = None) -> str:
     """The fingerprint a finished prepare stage of this configuration carries.
 
     It covers the datasets, the tokenizer, the split, the overlap, the benchmarks and the tasks: package versions of
     registry sources; of user files path, size and when they were first read (see `inputs`). It does not depend on the
     number of workers.
 
+    Args:
+        inputs: What the run knows of its files; None: read from its folder.
+
     Raises:
         ConfigError, DatasetError: if the configuration is not valid, or a source is missing.
     """
     refuse(data_errors(config))
-    inputs = Inputs(config.run_dir)
+    inputs = inputs or Inputs(config.run_dir)
     tasks = {name: [task.capability, task_identity(name, task, inputs)] for name, task in config.suite.tasks.items()}
     return fingerprint(
         **({"tasks": tasks} if tasks else {}),  # what was prepared without any stays done

@@ -37,8 +37,8 @@ def prepare(config: DemixConfig) -> DataManifest:
         DatasetError: if a source, a tokenizer or a benchmark cannot be used.
     Memory: one document batch a worker, 24 bytes a document of one dataset, and the benchmarks' n-grams.
     """
-    expected = expected_fingerprint(config)
-    inputs = Inputs(config.run_dir)
+    inputs = Inputs(config.run_dir)  # one for all: a file that was touched is read once
+    expected = expected_fingerprint(config, inputs)
     before = known_files(config, inputs)
     folder = config.run_dir.absolute() / "datasets"
     manifest_path = folder / "manifest.json"
@@ -57,7 +57,7 @@ def prepare(config: DemixConfig) -> DataManifest:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     with workers(config.prepare.workers) as pool:
-        manifest = _Preparation(config, folder, work, pool).run(expected)
+        manifest = _Preparation(config, folder, work, pool, inputs).run(expected)
     shutil.rmtree(work)  # after a run that was cut off it has the parts that are done
     inputs.keep(before)
     write_json(manifest_path, manifest)
@@ -67,13 +67,13 @@ def prepare(config: DemixConfig) -> DataManifest:
 class _Preparation:
     """One run of the stage."""
 
-    def __init__(self, config: DemixConfig, folder: Path, work: Path, pool: Workers) -> None:
+    def __init__(self, config: DemixConfig, folder: Path, work: Path, pool: Workers, inputs: Inputs) -> None:
         self._config = config
         self._folder = folder
         self._work = work
         self._pool = pool
         self._scans: dict[str, Scan] = {}
-        self._inputs = Inputs(config.run_dir)
+        self._inputs = inputs
 
     def run(self, expected: str) -> DataManifest:
         """Make whatever is not done."""
@@ -88,7 +88,7 @@ class _Preparation:
         texts |= {f"task/{name}": task_texts(name, config.suite, record) for name, record in tasks.items()}
         overlap = BenchmarkIndex.build(texts, config.prepare.overlap_ngram)
         overlap.save(self._work)
-        builder = DatasetBuilder(config, self._folder, self._work, self._pool, overlap)
+        builder = DatasetBuilder(config, self._folder, self._work, self._pool, overlap, self._inputs)
         doing(log, "prepare: the tokenizer")
         tokenizer = self._tokenizer(builder)
         datasets: dict[str, DatasetRecord] = {}

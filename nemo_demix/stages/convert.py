@@ -7,7 +7,6 @@ No data, no manifest and no ranks are needed; both run in this process, on the C
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
+from nemo_demix.terminal import output_to
 
 logger = logging.getLogger(__name__)
 # Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
@@ -133,32 +133,13 @@ def _converting(config: DemixConfig, stage: str, output: Path) -> Iterator[Path]
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True)
-        with _output_to(log):
+        with open(log, "ab") as file, output_to(file):
             yield folder
     except (OSError, SafetensorError) as error:
         raise DemixError(f"{stage}: {error}; {output} was not written. See {log}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     logger.info("%s: done in %.1f s", stage, time.monotonic() - started)
-
-
-@contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Everything that this process and its libraries print goes to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    terminals = [os.dup(descriptor) for descriptor in (1, 2)]
-    with open(log, "ab") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for terminal, descriptor in zip(terminals, (1, 2), strict=True):
-            os.dup2(terminal, descriptor)
-            os.close(terminal)
 
 
 def _publish(made: Path, output: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -19,18 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_demix.checkpoints import pickled
-from nemo_demix.checkpoints.checksums import write_checksums
 from nemo_demix.checkpoints.common_state import load_plain
-from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import _tiles, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.plain_yaml import parse_yaml
-from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
+from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
-from tests.helpers import merge_checkpoints
 from tests.hostile_checkpoints import (
     BOMBS,
     FILE_NAMES,
@@ -41,41 +37,17 @@ from tests.hostile_checkpoints import (
     TENSOR_NAMES,
     YAML_REFUSED,
     in_context,
-    in_tensor,
     planted,
     swap,
 )
+from tests.hostile_inputs import ENTRIES, PAYLOADS, SECRET, good_checkpoint, merge_with_itself, read_all
 from tests.merging.grids import write_checkpoint
-
-PAYLOADS = {**REFUSED, **PASSED_OVER, "tensor": in_tensor}
-SECRET = "the secret of this machine"
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A NeMo 2 checkpoint of two tensors, one of them in four chunks, and two byte objects."""
-    none = io.BytesIO()
-    torch.save([None], none)
-    names = [f"module.decoder.layers.mlp.linear_fc1._extra_state/shard_{layer}_2" for layer in range(2)]
-    tensors = {
-        "module.decoder.layers.mlp.linear_fc1.weight": torch.arange(64.0).view(2, 8, 4),
-        "module.decoder.final_layernorm.weight": torch.ones(4),
-    }
-    return write_checkpoint(
-        tmp_path_factory.mktemp("good") / "c", tensors, objects=dict.fromkeys(names, none.getvalue())
-    )
-
-
-def _read_all(checkpoint: Path) -> None:
-    reader = CheckpointReader(checkpoint)
-    for name in reader:
-        reader.read_tensor(name)
-
-
-def _merge(checkpoint: Path) -> None:
-    number = itertools.count()
-    output = next(path for n in number if not (path := checkpoint.parent / f"out{n}").exists())
-    merge_checkpoints({"a": checkpoint, "b": checkpoint}, output, {"m": {"a": 0.5, "b": 0.5}})
+    return good_checkpoint(tmp_path_factory.mktemp("good") / "c")
 
 
 def said(entry: Callable[[Path], Any], checkpoint: Path) -> str:
@@ -85,17 +57,6 @@ def said(entry: Callable[[Path], Any], checkpoint: Path) -> str:
     except DemixError as error:
         return str(error)
     return ""
-
-
-ENTRIES: dict[str, Callable[[Path], Any]] = {
-    "adopt": checkpoint_identity,
-    "distance to the base": lambda checkpoint: relative_distance(checkpoint, checkpoint),
-    "inspect": lambda checkpoint: print_summary(describe(checkpoint)),
-    "merge": _merge,
-    "live model, score, export": _read_all,
-    "checksums": write_checksums,
-    "start, resume": lambda checkpoint: vetted(checkpoint, checkpoint.with_name("vetted")),
-}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -186,8 +147,8 @@ def test_a_folder_that_is_a_link_out_is_not_followed_but_the_checkpoint_itself_m
     good: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "last").symlink_to(good)
-    _merge(tmp_path / "last")
-    _read_all(vetted(tmp_path / "last", tmp_path / "v").parent / "last")
+    merge_with_itself(tmp_path / "last")
+    read_all(vetted(tmp_path / "last", tmp_path / "v").parent / "last")
     (tmp_path / "c").mkdir()
     (tmp_path / "c/weights").symlink_to(good / "weights")
     for entry in ENTRIES.values():
