@@ -7,18 +7,19 @@ moved, towards each other, away from each other and towards single components, a
 Axes: M mixtures, B best ones, S strengths, K constraints, C components.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.config import SamplerConfig
+from nemo_demix.config import SamplerConfig, SearchConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import POOL_STREAM, RankedPool, rank_pool
 from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.sample import distinct, max_prior_weights, sample_mixtures, to_feasible
+from nemo_demix.search.space import SearchSpace
 
 LEAST_STRENGTH = 0.25  # of the sparse draws' Dirichlet: nearly all of a row is one component
 NUM_STRENGTHS = 8
@@ -44,11 +45,16 @@ def wide_pool(ranking: Ranking, step: int = 0) -> RankedPool:
         MixtureError: if nothing is above the floors, and as `sample_mixtures`.
     """
     settings, space = ranking.settings, ranking.space
+    pool = rank_pool(ranking, wide_draw(settings, space, settings.pool_size, [ranking.seed, step, POOL_STREAM]))
     constraints = capped(settings.sampler, space.prior, space.constraints)
-    rng = np.random.default_rng([ranking.seed, step, POOL_STREAM])
-    pool = rank_pool(ranking, wide_mixtures(settings.sampler, space.prior, constraints, settings.pool_size, rng))
     judge = Judge(ranking.averages, ranking.kept, ranking.objective)
     return refined(settings.sampler, constraints, pool, judge, [ranking.seed, step, REFINE_STREAM])
+
+
+def wide_draw(settings: SearchConfig, space: SearchSpace, count: int, stream: Sequence[int]) -> Array:
+    """As `choose.draw`, of mixtures that reach the corners."""
+    constraints = capped(settings.sampler, space.prior, space.constraints)
+    return wide_mixtures(settings.sampler, space.prior, constraints, count, np.random.default_rng(list(stream)))
 
 
 def capped(config: SamplerConfig, prior: Mapping[str, float], constraints: Constraints) -> Constraints:

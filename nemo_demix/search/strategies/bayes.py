@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from nemo_demix.config import BayesConfig
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw
 from nemo_demix.search.objective import LINEAR
-from nemo_demix.search.pool import capped, wide_mixtures, wide_pool
+from nemo_demix.search.pool import wide_draw, wide_pool
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import spread_rows
@@ -60,13 +58,7 @@ class Bayes:
         if first:
             return list(draw(settings, space, count, [seed, 0, FIRST_STREAM]))
         ranking = Ranking(settings, space, self._rows, seed)
-        candidates_MC = wide_mixtures(
-            settings.sampler,
-            space.prior,
-            capped(settings.sampler, space.prior, space.constraints),
-            self._settings.candidates,
-            np.random.default_rng([seed, step, POOL_STREAM]),
-        )
+        candidates_MC = wide_draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
 
     def tell(self, rows: Sequence[Row]) -> None:

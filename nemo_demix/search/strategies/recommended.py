@@ -21,7 +21,7 @@ from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.objective import OBJECTIVES, above_floors, linear_objective
-from nemo_demix.search.pool import capped, wide_mixtures
+from nemo_demix.search.pool import wide_draw
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
@@ -81,9 +81,7 @@ class Recommended:
 
     def _by_predictions(self, screen: Screen) -> Choice:
         settings, space = self._problem.settings, self._problem.space
-        constraints = capped(settings.sampler, space.prior, space.constraints)
-        rng = np.random.default_rng([self._problem.seed, 0, POOL_STREAM])
-        pool_MC = wide_mixtures(settings.sampler, space.prior, constraints, settings.pool_size, rng)
+        pool_MC = wide_draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
         averages = screened_averages(self._problem, screen, pool_MC)
         scales = objective_scales(settings, space, averages)
         by_capability = linear_objective(settings.objective, scales)

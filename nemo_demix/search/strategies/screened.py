@@ -13,7 +13,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.cross_validation import spearman
 from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, front, prediction, share_intervals
 from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
-from nemo_demix.search.pool import REFINE_STREAM, Judge, capped, refined, wide_mixtures
+from nemo_demix.search.pool import REFINE_STREAM, Judge, capped, refined, wide_draw
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.select import spread_rows, top_rows
 from nemo_demix.search.strategies.base import Problem, Screen
@@ -82,9 +82,7 @@ class Screened:
     def _screened_pool(self) -> RankedPool:
         if self._pool is None:
             settings, space = self._problem.settings, self._problem.space
-            constraints = capped(settings.sampler, space.prior, space.constraints)
-            rng = np.random.default_rng([self._problem.seed, 0, POOL_STREAM])
-            pool_MC = wide_mixtures(settings.sampler, space.prior, constraints, settings.pool_size, rng)
+            pool_MC = wide_draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
             averages = screened_averages(self._problem, self._screen, pool_MC)
             scales = objective_scales(settings, space, averages)
             floors = floors_of(settings, space)
@@ -99,6 +97,7 @@ class Screened:
                 raise nearest_miss(averages, baseline, floors, scales)
             averages = {name: values[kept_M] for name, values in averages.items()}
             pool = RankedPool(pool_MC[kept_M], averages, judge.objective(averages))
+            constraints = capped(settings.sampler, space.prior, space.constraints)
             stream = [self._problem.seed, 0, REFINE_STREAM]
             self._pool = refined(settings.sampler, constraints, pool, judge, stream)
         return self._pool
