@@ -181,9 +181,11 @@ def test_hostile_yaml_runs_nothing(layouts: dict[str, Path], tmp_path: Path) -> 
 
 
 def test_reading_the_arguments_leaves_megatrons_own_list_alone(layouts: dict[str, Path]) -> None:
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        detect(layouts["megatron_lm"])
-        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    # Not `torch.serialization.safe_globals`: leaving it would take the class from Megatron, if it is imported already.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    before = torch.serialization.get_safe_globals()
+    detect(layouts["megatron_lm"])
+    assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
 def _refused(path: Path, message: str) -> None:
