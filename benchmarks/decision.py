@@ -41,6 +41,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
+QUICKSTART = "quickstart"  # the recipe as users run it, a seed a run
 BASE = 0  # the replicate whose data and base all start from
 CONFIDENCE = 0.95
 
@@ -59,6 +60,12 @@ def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: 
             nemo_demix(runs, stage, *settings, *more, name=name, recipe=RECIPE)
         chosen = {arm: _search(runs, replicate, arm, settings) for arm in arms}
         _train_and_score(runs, name, chosen, orders)
+
+
+def run_quickstarts(runs: Path, seeds: Sequence[int]) -> None:
+    """The quickstart itself, everything anew for each seed."""
+    for seed in seeds:
+        nemo_demix(runs, "run", f"seed={seed}", name=f"{QUICKSTART}_seed{seed}", recipe=QUICKSTART)
 
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -108,7 +115,22 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
             record = read_json(score)
             row = {"kind": "model", "replicate": int(replicate), "arm": name, "order": int(order)}
             rows.append({**row, "judged": values(record["capabilities"]), "scores": values(record["scores"])})
+    for run in sorted(runs.glob(f"{QUICKSTART}_seed*")):
+        if (run / "final" / "result.json").exists():
+            rows.append({"kind": QUICKSTART, "seed": int(run.name.removeprefix(f"{QUICKSTART}_seed")), **verdict(run)})
     return rows
+
+
+def verdict(run: Path) -> dict[str, Any]:
+    """What a quickstart said of its final model and the proportional one, and by how much they differ by capability."""
+    result = read_json(run / "final" / "result.json")
+    ours, baseline = (values(result["models"][name]["capabilities"]) for name in ("mixture", PLAIN))
+    said = result["chosen_minus"][PLAIN]
+    return {
+        **{key: said[key] for key in ("verdict", "difference", "low", "high")},
+        "capabilities": {name: round(ours[name] - baseline[name], 6) for name in ours},
+        "data_shares": read_json(run / "search" / "mixture.json")["data_shares"],
+    }
 
 
 class Study:
@@ -172,10 +194,13 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
         "num_orders": len({row["order"] for row in rows if row["kind"] == "model"}),
     }
 
+    def put(name: str, figures: tuple[float, float | None, float | None]) -> None:
+        for tail, value in zip(("", "_lo", "_hi"), figures, strict=True):
+            summary[f"{name}{tail}"] = None if value is None else round(value, 4)
+
     def add(name: str, key: tuple[str, str, str]) -> None:
         if key in found:
-            for tail, value in zip(("", "_lo", "_hi"), found[key], strict=True):
-                summary[f"{name}{tail}"] = None if value is None else round(value, 4)
+            put(name, found[key])
 
     for arm in arms:
         if arm != PLAIN:
@@ -187,6 +212,10 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
         worst = max(capabilities, key=lambda name: found["recommended", PLAIN, name][0])
         summary["worst_capability"] = worst
         add("worst_capability_recommended", ("recommended", PLAIN, worst))
+    said = [row for row in rows if row["kind"] == QUICKSTART]
+    if said:
+        summary[f"quickstart_better_of_{len(said)}"] = sum(row["verdict"] == "better" for row in said)
+        put("quickstart_minus_proportional", interval([row["difference"] for row in said]))
     return table, summary
 
 
@@ -196,6 +225,7 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, nargs="*", default=list(range(5)))
     parser.add_argument("--orders", type=int, default=3, help="data orders of each mixture's model")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--quickstarts", type=int, nargs="*", default=list(range(5)), help="seeds of the quickstart")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
     arguments = parser.parse_args()
@@ -205,6 +235,7 @@ def main() -> None:
     else:
         runs = arguments.runs.resolve()
         orders = [100 + order for order in range(arguments.orders)]  # none is the seed of a component
+        run_quickstarts(runs, arguments.quickstarts)
         collect(runs, arguments.replicates, orders, arguments.arms)
         if arguments.collect_only:
             return

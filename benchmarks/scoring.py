@@ -3,7 +3,8 @@
 1. Proxies of a finished run (--run) are merged and scored live at its tensor parallelism, each beside a bare forward
    pass of as many tokens (dense batches, all logits, nothing else), and beside scoring every token of each request.
 2. The nine benchmarks in full, as tasks of lm-evaluation-harness, on the run's final model: live on two ranks, and by
-   lm-eval's `hf` model on the exported checkpoint. --limit takes a sample of each.
+   lm-eval's `hf` model on the exported checkpoint. --limit takes a sample of each. The same live on one rank with two
+   threads, as many as `hf` has: `generation_ratio_hf` is `hf`'s time for the texts by ours, of the one rank.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 from _provenance import REPOSITORY, finish
 
 TASKS = "suite=demix_nine_harness suite.allow_code_execution=true suite.heldout_tokens=0"
+THREADS = 2  # of lm-eval's process, and of our one rank
 GENERATING = ("humaneval", "mbpp", "gsm8k", "math")
 ENVIRONMENT = {
     **os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "PYTHONPATH": str(REPOSITORY),
@@ -26,14 +28,15 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def program(name: str, *arguments: str, ranks: int = 0) -> str:
+def program(name: str, *arguments: str, ranks: int = 0, threads: int = 1) -> str:
     """Run a script of this folder, on ranks if there are any; what it printed."""
     command = [sys.executable]
     if ranks:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command += [str(REPOSITORY / "benchmarks" / name), *arguments]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     return subprocess.run(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
+        command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
 
 
@@ -79,17 +82,26 @@ def nine(run: Path, recipe: str, limit: int | None, folder: Path) -> tuple[list[
     )  # fmt: skip
     printed = program("_scoring_nine.py", str(folder / run.name), str(checkpoint), "2", str(answers), ranks=2)
     seconds = json.loads(printed.strip().splitlines()[-1])
-    program("_scoring_peer.py", str(folder / run.name), str(exported), str(answers), str(peer))
+    program("_scoring_peer.py", str(folder / run.name), str(exported), str(answers), str(peer), threads=THREADS)
     compared = json.loads(peer.read_text())
+    alone = [str(folder / run.name), str(checkpoint), "1", str(folder / "alone.json")]
+    printed = program("_scoring_nine.py", *alone, ranks=1, threads=THREADS)
+    seconds_alone = json.loads(printed.strip().splitlines()[-1])
     rows = [{"part": "nine", "task": name, **score} for name, score in compared["scores"].items()]
-    rows += [{"part": "seconds", "who": "ours", **seconds}, {"part": "seconds", "who": "hf", **compared["seconds"]}]
+    rows += [
+        {"part": "seconds", "who": who, **found}
+        for who, found in (("ours", seconds), ("ours, one rank", seconds_alone), ("hf", compared["seconds"]))
+    ]
+    texts = "generate_until"
     summary = {
         "hf_max_rel_diff": compared["max_rel_diff"],
         "hf_greedy_differ": compared["greedy_differ"],
         "hf_texts_differ": compared["texts_differ"],
         "hf_scores_differ": sum(row["ours"] != row["hf"] for row in compared["scores"].values()),
         "num_loglikelihood": compared["requests"]["loglikelihood"],
-        "num_generated": compared["requests"]["generate_until"],
+        "num_generated": compared["requests"][texts],
+        "generation_ratio_hf": round(compared["seconds"][texts] / seconds_alone[texts], 2),
+        "generation_ratio_hf_two_ranks": round(compared["seconds"][texts] / seconds[texts], 2),
         "nine_s": round(sum(seconds.values()), 1),
         "hf_s": round(sum(compared["seconds"].values()), 1),
     }
