@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from nemo_demix.config.data import TokenizerConfig
 from nemo_demix.config.launch import LaunchConfig
 from nemo_demix.config.merging import MergeConfig
-from nemo_demix.config.models import ModelConfig, ReferenceConfig, RoleConfig, TrainConfig
+from nemo_demix.config.models import ComponentsConfig, ModelConfig, ReferenceConfig, RoleConfig, TrainConfig
 from nemo_demix.config.run import DemixConfig
 from nemo_demix.config.search import (
     MergeMixConfig,
@@ -80,6 +80,7 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "keep_tokens": _FROM_1,
         "seed": _FROM_0,
     },
+    ComponentsConfig: {"epochs": _POSITIVE},
     ReferenceConfig: {"num_tokens": _FROM_0, "max_lr": _FROM_0},
     TrainedProxiesConfig: {"num_tokens": _FROM_0, "max_lr": _FROM_0},
     TaskConfig: {"fewshot_seed": _FROM_0},

@@ -67,6 +67,9 @@ class ComponentsConfig(RoleConfig):
     """One component model a candidate dataset."""
 
     beta: float = 0.5  # share of the general dataset in every component's blend (DeMix §3)
+    # A component repeats text so often, by being shown no more of a dataset than that takes: as often as the final run
+    # will (its tokens / all datasets' tokens, where it is proportional). null: it is shown all of every dataset.
+    epochs: float | None = None
     general: str = "general"  # the dataset the others are mixed with
     checkpoints: dict[str, str] = field(default_factory=dict)  # bring your own, by component name
     blends: dict[str, dict[str, float]] = field(default_factory=dict)  # what a brought component was trained on

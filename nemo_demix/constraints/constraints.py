@@ -205,7 +205,8 @@ class Constraints:
         return [
             f"{name}: {shares[name]:.4g} of {self.budget.num_tokens:,} tokens is {count:.3g} epochs of it, and no "
             f"component saw more than {component_epochs.get(name, 0.0):.3g}: no score knows what the repetition does; "
-            f"add data, or bound it with {KEY}.max_epochs_of.{name}"
+            f"add data, bound it with {KEY}.max_epochs_of.{name}, or have components repeat theirs: "
+            f"components.epochs={count:.3g}"
             for name, count in final.items()
             if count > max(1.0, component_epochs.get(name, 0.0)) * (1 + TOLERANCE)
         ]

@@ -6,6 +6,7 @@ megatron-core is imported inside the functions: it takes seconds.
 import importlib
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,12 +64,49 @@ def write_prefix(shards: Sequence[Path], stored_as: str, temporary: Path, prefix
         num_tokens += int(lengths.sum())
     builder.finalize(f"{temporary}.idx")
     prefix.parent.mkdir(parents=True, exist_ok=True)
+    _publish(temporary, prefix)
+    return PrefixCounts(num_documents, num_tokens)
+
+
+def write_part(prefix: str, num_tokens: int, seed: int, part: Path) -> PrefixCounts:
+    """Write `<part>.bin/.idx` from documents of a prefix, drawn at random, whole or not at all.
+
+    Documents are taken until they have `num_tokens`, the last one in full, and keep their order.
+
+    Args:
+        prefix: Path without .bin/.idx.
+        seed: Seed of the draw: the same part for the same arguments.
+        part: Path stem of what is written. Several processes may write it at once.
+    Memory: the lengths and the order of the prefix's documents, 16 bytes each.
+    """
+    module = _indexed_dataset()
+    data = module.IndexedDataset(prefix)
+    ends = np.concatenate([[0], np.cumsum(data.index.sequence_lengths, dtype=np.int64)])[data.document_indices]
+    lengths = np.diff(ends)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(lengths))
+    drawn = np.sort(order[: int(np.searchsorted(np.cumsum(lengths[order]), num_tokens)) + 1])
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=f".{part.name}.") as folder:
+        temporary = Path(folder) / "part"
+        builder = module.IndexedDatasetBuilder(f"{temporary}.bin", dtype=data.index.dtype)
+        for number in drawn:
+            first, last = data.document_indices[number], data.document_indices[number + 1]
+            builder.add_document(
+                np.concatenate([data[place] for place in range(first, last)]),
+                data.index.sequence_lengths[first:last].tolist(),
+            )
+        builder.finalize(f"{temporary}.idx")
+        _publish(temporary, part)
+    return PrefixCounts(len(drawn), int(lengths[drawn].sum()))
+
+
+def _publish(temporary: Path, prefix: Path) -> None:
+    """Move both files to where they belong, on disk; the index last, since a prefix without it is none."""
     for suffix in (".bin", ".idx"):
         descriptor = os.open(f"{temporary}{suffix}", os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
         os.replace(f"{temporary}{suffix}", f"{prefix}{suffix}")
-    return PrefixCounts(num_documents, num_tokens)
 
 
 def check_prefix(prefix: str, key: str) -> None:

@@ -135,12 +135,13 @@ def run_mixtures(
 
 def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> dict[str, float]:
     """The most epochs that a component saw of each dataset."""
+
+    def seen(job: TrainJob, name: str, count: int) -> float:
+        shown = job.parts[name].num_tokens if name in job.parts else count
+        return job.blend.get(name, 0.0) * job.num_tokens / shown
+
     tokens = token_counts(manifest)
-    return {
-        name: max(job.blend.get(name, 0.0) * job.num_tokens for job in components) / count
-        for name, count in tokens.items()
-        if count
-    }
+    return {name: max(seen(job, name, count) for job in components) for name, count in tokens.items() if count}
 
 
 def guessed_by_all(rows: Sequence[Row]) -> list[str]:

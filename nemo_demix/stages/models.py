@@ -1,9 +1,11 @@
 """`train`: the models of a role, in one set of ranks."""
 
 import logging
+from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest, canonical_json, read_json, write_json
 from nemo_demix.config import DemixConfig
+from nemo_demix.datasets.megatron import write_part
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.launch.leader import launch
@@ -69,8 +71,26 @@ def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJo
         logger.info("train: done already")
         return
     confirm_retraining(config, [job for _, group in jobs for job in group])
+    write_missing_parts(config, [job for _, group in jobs for job in group if not job.is_done])
     part = part_of(config)
     launch(config, f"train_{part}" if part else "train", {"task": "train", "jobs": todo})
+
+
+def write_missing_parts(config: DemixConfig, jobs: list[TrainJob]) -> None:
+    """Write the parts of datasets that these models are shown, where `components.epochs` asks for repetition."""
+    if not any(job.parts for job in jobs):
+        return
+    manifest = load_manifest(config)
+    for job in jobs:
+        for part in job.parts.values():
+            if not Path(f"{part.prefix}.idx").exists():
+                whole = manifest.datasets[part.dataset]
+                counts = write_part(whole.train_prefix, part.num_tokens, config.seed, Path(part.prefix))
+                logger.info(
+                    "%s/%s: is shown %d of %d documents of %s, %d tokens: components.epochs=%g",
+                    job.role, job.name, counts.num_documents, whole.num_documents, part.dataset, counts.num_tokens,
+                    config.components.epochs,
+                )  # fmt: skip
 
 
 def forget_jobs(jobs: list[TrainJob]) -> None:

@@ -16,6 +16,7 @@ from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
+from nemo_demix.training.parts import Part, dataset_parts
 
 FORMAT = 1  # raise when training changes in a way that earlier checkpoints do not share
 
@@ -28,6 +29,7 @@ class TrainJob:
     name: str
     folder: Path
     blend: dict[str, float]  # data shares, by dataset name
+    parts: dict[str, Part]  # by dataset name, what the model is shown of it; one left out is shown in full
     seed: int  # of the data order
     num_steps: int
     num_tokens: int
@@ -126,9 +128,13 @@ def blend_matrix(config: DemixConfig) -> BlendMatrix:
     return BlendMatrix.from_blends(blends, list(config.datasets))
 
 
-def blend_paths(blend: Mapping[str, float], manifest: DataManifest, split: str) -> list[str]:
+def blend_paths(
+    blend: Mapping[str, float], manifest: DataManifest, split: str, parts: Mapping[str, Part] | None = None
+) -> list[str]:
     """Megatron's data-path list of a split (train | heldout): weight prefix weight prefix ...; one prefix stands alone.
 
+    Args:
+        parts: What to take in the place of whole training sets, by dataset name.
     Raises:
         ConfigError: if a dataset of the blend has no held-out documents and they are asked for.
     """
@@ -136,6 +142,8 @@ def blend_paths(blend: Mapping[str, float], manifest: DataManifest, split: str) 
     for name in blend:
         record = manifest.datasets[name]
         prefix = record.train_prefix if split == "train" else record.heldout_prefix
+        if parts and split == "train" and name in parts:
+            prefix = parts[name].prefix
         if prefix is None:
             raise ConfigError(f"datasets.{name} has no held-out documents; give its source a `heldout` prefix")
         prefixes[name] = prefix
@@ -334,6 +342,7 @@ def _job(
     continued = (config.components, config.reference, config.search.trained, config.final)
     save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
     seed = config.seed if settings.seed is None else settings.seed
+    parts = dataset_parts(config, manifest, shares) if role == "component" and adopt is None else {}
     inputs = {
         "format": FORMAT,
         "role": role,
@@ -351,11 +360,14 @@ def _job(
         "adopt": checkpoint_identity(Path(adopt)) if adopt else None,
         "seed": seed,
     }
+    if parts:
+        inputs["parts"] = {dataset: (part.num_tokens, config.seed) for dataset, part in parts.items()}
     return TrainJob(
         role=role,
         name=name,
         folder=model_folder(config, role, name),
         blend=shares,
+        parts=parts,
         seed=seed,
         num_steps=num_steps,
         num_tokens=num_steps * tokens_per_step,

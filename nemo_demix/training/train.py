@@ -75,7 +75,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, job: TrainJob) 
     tokenizer_class, tokenizer_arguments = nemo_tokenizer(manifest.tokenizer)
     recipe.data = run.Config(
         llm.PreTrainingDataModule,
-        paths=blend_paths(job.blend, manifest, "train"),
+        paths=blend_paths(job.blend, manifest, "train", job.parts),
         split="1,0,0",  # held-out documents are files of their own; an empty split would never finish building
         seq_length=config.train.seq_length,
         global_batch_size=config.train.global_batch_size,

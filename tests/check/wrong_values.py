@@ -117,6 +117,7 @@ WRONG: dict[str, Any] = {
     "components.seed": -1,
     "components.checkpoint": "/nowhere",
     "components.beta": 1.5,
+    "components.epochs": 0,
     "components.general": "generel",
     "components.checkpoints": {"math_9": "/nowhere"},
     "components.blends": {"math_1": {"math_1": 0.5}},

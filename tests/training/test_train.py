@@ -56,6 +56,20 @@ def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Pat
     assert set(json.loads((folder / "record.json").read_text())["checkpoints"]) == {"4096", "8192"}
 
 
+def test_a_component_repeats_a_part_of_its_text(smoke_run: Path, tmp_path: Path) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/component/code_1")
+    settings = ("--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1")
+    said = run_cli("train", *settings, "components.epochs=8").stderr
+    assert "component/code_1: is shown" in said
+    parts = {path.name.rpartition("_")[0]: path for path in (runs / "smoke/datasets/parts").glob("*.bin")}
+    assert set(parts) == {"general", "code_1"}
+    assert 2 * 1536 <= parts["code_1"].stat().st_size < 2 * 8000  # 12,288 tokens of two bytes, eight times; whole files
+    model = "models/component/code_1"
+    repeated, fresh = losses(runs / "smoke" / model), losses(smoke_run / model)
+    assert sum(repeated[step] for step in range(13, 17)) < sum(fresh[step] for step in range(13, 17))
+    assert "done already" in run_cli("train", *settings, "components.epochs=8").stderr
+
+
 def test_a_component_can_be_brought(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "models/component/code_2")
     brought = smoke_run / "models/component/code_1/checkpoints/step_00000016"
