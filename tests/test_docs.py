@@ -25,6 +25,14 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 @by_page
+def test_modules_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py|[a-z_0-9/]+\.sbatch)`", page.read_text(encoding="utf-8"))
+    places = (REPOSITORY, REPOSITORY / "nemo_demix")
+    missing = {name for name in named if not any((place / name).exists() for place in places)}
+    assert missing <= {"apex/optimizers/fused_adam.py"}  # NVIDIA's
+
+
+@by_page
 def test_commands_are_of_stages_and_keys_that_there_are(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMIX_DATA", "/data")  # of the recipes for clusters
     text = page.read_text(encoding="utf-8").replace(" \\\n", " ")
