@@ -5,8 +5,7 @@ mixtures by whole processes, one after the other, repeats interleaved, with one 
 (OMP_NUM_THREADS=1), outputs fsynced within the time:
 
 - `limit`: one process reads all component files from start to end and writes M times files of the same sizes.
-- `ours`: `nemo-demix merge`, linear, two workers. `reused`: the same into an output of M earlier mixtures, which are
-  overwritten in place (`merge.reuse_slots`); the earlier call is not in the time.
+- `ours`: `nemo-demix merge`, linear, two workers.
 - `dcp`: torch.distributed.checkpoint loads all components whole, once; each mixture is summed in fp32 and saved.
 - `mergekit`: its command line, one process a mixture, on the same values as safetensors; fsync after it is in the time.
 
@@ -85,24 +84,16 @@ def run_limit(bench: Bench, weights: Weights) -> Row:
     )
 
 
-def run_ours(bench: Bench, weights: Weights, reuse_slots: int = 0) -> Row:
+def run_ours(bench: Bench, weights: Weights) -> Row:
     write_json(bench.folder / "mixtures.json", weights)
     command = [sys.executable, "-m", "nemo_demix", "merge", "--config-name", "quickstart", "name=merge_benchmark"]
     command += [f"runs_dir={bench.folder / 'runs'}", f"merge.mixtures={bench.folder / 'mixtures.json'}"]
     command += [f"merge.output={bench.output}", "merge.method=linear", f"merge.workers={bench.workers}"]
     command += [f"+merge.components.{name}={path}" for name, path in bench.inputs.megatron.items()]
-    command += [f"merge.reuse_slots={reuse_slots}"] if reuse_slots else []
     row = measure(command, bench.log)
     report = read_json(bench.output / "last_merge.json")
     assert set(report["merged"]) == set(weights), f"merged {report['merged']}, not all of {list(weights)}"
     return {**row, "phase_s": report["merge_time_s"], "read_bytes": report["bytes_read"]}
-
-
-def run_reused(bench: Bench, weights: Weights) -> Row:
-    earlier = mixtures(list(bench.inputs.megatron), len(weights), "earlier", SEED + 1)
-    run_ours(bench, earlier, reuse_slots=len(weights))
-    os.sync()
-    return run_ours(bench, weights, reuse_slots=len(weights))
 
 
 def run_dcp(bench: Bench, weights: Weights) -> Row:
@@ -132,7 +123,6 @@ def run_mergekit(bench: Bench, weights: Weights) -> Row:
 CONTENDERS: dict[str, Callable[[Bench, Weights], Row]] = {
     "limit": run_limit,
     "ours": run_ours,
-    "reused": run_reused,
     "dcp": run_dcp,
     "mergekit": run_mergekit,
 }
@@ -193,7 +183,7 @@ def compare(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> None:
         for repeat in range(arguments.repeats):
             for contender in arguments.contenders:
                 once = contender in ("dcp", "mergekit") and m > 1
-                if (once and repeat) or (contender == "reused" and m == 1):
+                if once and repeat:
                     continue
                 if arguments.quick and contender == "dcp" and m > 1:
                     continue
@@ -280,9 +270,8 @@ def summarize(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> dict[s
         ratio(f"limit_phase_ratio_m{m}", rows.medians("ours", m, "phase_s"), rows.medians("limit", m, "phase_s"))
         for peer in ("mergekit", "dcp"):
             ratio(f"{peer}_speedup_m{m}", rows.medians(peer, m, "wall_s"), ours)
-        for name, contender in {"limit": "limit", "merge": "ours", "reused": "reused"}.items():
+        for name, contender in {"limit": "limit", "merge": "ours"}.items():
             ratio(f"{name}_seconds_per_mixture_m{m}", rows.medians(contender, m, "wall_s"), m)
-        ratio(f"reused_phase_seconds_per_mixture_m{m}", rows.medians("reused", m, "phase_s"), m)
     prefixes = {"ours": "", "dcp": "dcp_", "mergekit": "mergekit_"}
     for contender, prefix in prefixes.items():
         found = [row for row in rows.rows if row["contender"] == contender and not row.get("memory_only")]

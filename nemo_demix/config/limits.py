@@ -98,7 +98,6 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "seed": _FROM_0,
         "workers": _FROM_1,
         "memory_gib": _POSITIVE,
-        "reuse_slots": _FROM_0,
     },
     SamplerConfig: {"max_prior_multiple": _POSITIVE},
     PredictorConfig: {"folds": Limit(at_least=2), "repeats": _FROM_1},

@@ -21,7 +21,6 @@ class MergeConfig:
     allow_nonfinite: bool = False  # merge NaN and infinity as they come
     workers: int | None = None  # processes on this machine; null: one a core, at most 8
     memory_gib: float = 1.0  # of all processes here together
-    reuse_slots: int = 0  # overwrite so many earlier proxies of such merges in place
     dry_run: bool = False  # print the plan, write nothing
 
 

@@ -45,13 +45,13 @@ class MergeRecord:
     dtypes: list[str]
     files: dict[str, dict[str, Any]]  # bytes and crc32 (hexadecimal), by path relative to this record
     nonfinite: dict[str, int]  # values let through, by component, or `-> mixture` where they overflowed, and tensor
-    reusable: bool  # made with merge.reuse_slots: a later merge into the same folder may overwrite it
     versions: dict[str, str]
     fingerprint: str
 
 
-def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int],
-                reusable: bool) -> MergeRecord:  # fmt: skip
+def make_record(
+    plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int]
+) -> MergeRecord:
     """The record of one finished output."""
     return MergeRecord(
         mixture=mixture,
@@ -66,7 +66,6 @@ def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]],
         dtypes=sorted({str(tensor.out_dtype).removeprefix("torch.") for tensor in plan.tensors}),
         files=files,
         nonfinite=nonfinite,
-        reusable=reusable,
         versions={"nemo_demix": __version__, "torch": torch.__version__},
         fingerprint=plan.mixture_identity(mixture),
     )
@@ -75,7 +74,7 @@ def make_record(plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]],
 def prepare(plan: MergePlan, folder: Path) -> None:
     """Make an output's folder and its shard files, at their full size.
 
-    Whatever else an overwritten slot or an interrupted publication left there is removed, its record first.
+    Whatever else an interrupted publication left there is removed, its record first.
     """
     weights = output_weights(plan, folder)
     weights.mkdir(parents=True, exist_ok=True)
@@ -168,7 +167,6 @@ def _objects_of(source: Source) -> dict[str, bytes]:
 
 def finish(
     plan: MergePlan, mixture: str, folder: Path, records: Mapping[int, UnitRecord], objects: Mapping[str, bytes],
-    reusable: bool,
 ) -> None:  # fmt: skip
     """Write all that is not weights, make everything durable, and the record last."""
     weights = output_weights(plan, folder)
@@ -212,7 +210,7 @@ def finish(
             nonfinite[key] = nonfinite.get(key, 0) + count
     for path in sorted({folder, weights, *(folder / relative.parent for relative in late)}):
         sync(path)
-    write_json(folder / RECORD, make_record(plan, mixture, files, nonfinite, reusable))
+    write_json(folder / RECORD, make_record(plan, mixture, files, nonfinite))
 
 
 def _small_files(plan: MergePlan) -> dict[Path, bytes]:

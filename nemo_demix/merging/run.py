@@ -30,7 +30,6 @@ from nemo_demix.merging.output import (
 )
 from nemo_demix.merging.passes import journal_path
 from nemo_demix.merging.plan import MergePlan
-from nemo_demix.merging.slots import find_slots
 from nemo_demix.merging.sources import Source
 from nemo_demix.merging.workers import Workers, phases
 
@@ -47,7 +46,6 @@ class MergeOptions:
 
     workers: int
     memory_gib: float
-    reuse_slots: int = 0
     force: bool = False
 
 
@@ -97,7 +95,7 @@ def merge(
         if cohort.rank == 0:
             _tell_of_others(output, work)
             (work / "outputs").mkdir(parents=True, exist_ok=True)
-            _take_slots(plan, output, folders, _free_slots(plan, output, {*done, *todo})[: options.reuse_slots])
+            _check_space(plan, output, folders.values())
             for folder in folders.values():
                 prepare(plan, folder)
     except Exception as found:
@@ -230,20 +228,6 @@ def _check_space(plan: MergePlan, output: Path, folders: Iterable[Path]) -> None
         )
 
 
-def _free_slots(plan: MergePlan, output: Path, asked: set[str]) -> list[Path]:
-    """Earlier proxies that may be overwritten, none of them a source."""
-    return [slot for slot in find_slots(plan, output, asked) if _source_in(plan, slot) is None]
-
-
-def _take_slots(plan: MergePlan, output: Path, folders: Mapping[str, Path], free: list[Path]) -> None:
-    """Turn earlier proxies into the folders to be written, if there is space for all."""
-    slots = dict(zip((folder for folder in folders.values() if not folder.exists()), free, strict=False))
-    _check_space(plan, output, [*folders.values(), *slots.values()])
-    for folder, slot in slots.items():
-        slot.rename(folder)  # from here on it cannot be taken for whole
-        logger.info("merge: %s is overwritten in place", slot.name)
-
-
 def _publish_all(plan: MergePlan, output: Path, work: Path, folders: Mapping[str, Path], options: MergeOptions) -> None:
     records = read_journals(work)
     bad = bad_units(plan, records)
@@ -257,7 +241,7 @@ def _publish_all(plan: MergePlan, output: Path, work: Path, folders: Mapping[str
     for name, folder in folders.items():
         for source in plan.sources:
             source.check_unchanged()
-        finish(plan, name, folder, records, objects, reusable=options.reuse_slots > 0)
+        finish(plan, name, folder, records, objects)
         for source in plan.sources:  # its small files were copied just now
             source.check_unchanged()
         publish(folder, output / name, work / "replaced" / name if options.force else None)

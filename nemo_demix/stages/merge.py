@@ -40,7 +40,6 @@ def merge_stage(config: DemixConfig) -> None:
     options = MergeOptions(
         workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
         memory_gib=settings.memory_gib,
-        reuse_slots=settings.reuse_slots,
         force=config.force,
     )
     cohort = find_cohort()

@@ -147,7 +147,6 @@ WRONG: dict[str, Any] = {
     "merge.allow_nonfinite": "maybe",
     "merge.workers": 0,
     "merge.memory_gib": 0,
-    "merge.reuse_slots": -1,
     "merge.dry_run": "maybe",
     "convert.source": "/nowhere",
     "convert.output": "/",

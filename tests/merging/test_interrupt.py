@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemo_demix.errors import CheckpointError, ConfigError, DemixError
+from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.launch.lock import folder_lock
-from nemo_demix.merging import run
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
 from nemo_demix.merging.workers import WorkerFailure
 from tests.helpers import REPOSITORY
@@ -356,106 +355,3 @@ def test_what_another_interrupted_merge_left_is_said_and_left(
     _merge(small, tmp_path, {"a": ONE})
     assert ".merge-0123456789abcdef: left by an interrupted merge of other sources" in caplog.text
     assert (tmp_path / ".merge-0123456789abcdef").is_dir()
-
-
-# Slots.
-
-
-def _inodes(folder: Path) -> set[int]:
-    return {path.stat().st_ino for path in folder.rglob("*.distcp")}
-
-
-def test_the_oldest_proxies_are_overwritten_in_place(small: Components, tmp_path: Path) -> None:
-    for name in ("p0", "p1", "p2"):
-        _merge(small, tmp_path, {name: ONE}, reuse_slots=2 if name == "p0" else 0 or 3 * (name == "p0"))
-    _merge(small, tmp_path / "expected", {"q0": OTHER})
-    inodes = _inodes(tmp_path / "p0")
-    _merge(small, tmp_path, {"q0": OTHER}, reuse_slots=1)  # p1 and p2 were not made to be overwritten
-    assert not (tmp_path / "p0").exists()
-    assert _inodes(tmp_path / "q0") == inodes
-    assert json.loads((tmp_path / "q0/merge.json").read_text())["reusable"] is True
-    found = {
-        key: value for key, value in contents(tmp_path).items() if key.startswith("q0/") and "merge.json" not in key
-    }
-    assert found == {key: value for key, value in contents(tmp_path / "expected").items() if "merge.json" not in key}
-    _merge(small, tmp_path, {"q1": OTHER}, reuse_slots=5)
-    assert {path.name for path in tmp_path.iterdir() if path.name[0] in "pq"} == {"p1", "p2", "q1"}
-
-
-def test_proxies_that_are_asked_for_are_no_slots(small: Components, tmp_path: Path) -> None:
-    _merge(small, tmp_path, {"a": ONE}, reuse_slots=1)
-    _merge(small, tmp_path, {"a": ONE, "b": OTHER}, reuse_slots=1)
-    assert (tmp_path / "a/merge.json").is_file()
-    assert (tmp_path / "b/merge.json").is_file()
-
-
-def _renamed(folder: Path) -> None:
-    folder.rename(folder.with_name("best"))
-
-
-def _copied(folder: Path) -> None:
-    shutil.copytree(folder, folder.with_name("best"), copy_function=shutil.copy2)
-    shutil.rmtree(folder)
-
-
-def _added_to(folder: Path) -> None:
-    (folder / "scores.json").write_text("{}")
-
-
-def _linked(folder: Path) -> None:
-    shutil.copytree(folder, folder.parent.with_name("backup"), copy_function=os.link)
-
-
-def _symlinked(folder: Path) -> None:
-    shard = next(folder.rglob("*.distcp"))
-    shutil.move(shard, folder.parent.with_name("shard"))
-    shard.symlink_to(folder.parent.with_name("shard"))
-
-
-def _trained_on(folder: Path) -> None:
-    os.utime(next(folder.rglob("*.distcp")))
-
-
-def _without_merge_record(folder: Path) -> None:
-    (folder / "merge.json").unlink()
-
-
-@pytest.mark.parametrize(
-    "touch", [_renamed, _copied, _added_to, _linked, _symlinked, _trained_on, _without_merge_record]
-)
-def test_what_the_user_has_touched_is_no_slot(small: Components, tmp_path: Path, touch: Callable[[Path], None]) -> None:
-    output = tmp_path / "output"
-    _merge(small, output, {"p": ONE}, reuse_slots=1)
-    touch(output / "p")
-    before = contents(tmp_path)
-    _merge(small, output, {"q": OTHER}, reuse_slots=1)
-    found = contents(tmp_path)
-    assert {key: found[key] for key in before} == before
-
-
-def test_a_slot_that_was_taken_by_a_killed_merge_is_gone_on_with(small: Components, tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    _merge(small, output, {"p": ONE}, reuse_slots=1)
-    (output / "p/context/old").mkdir()
-    _merge(small, tmp_path / "expected", {"q": OTHER}, reuse_slots=1)
-    plan = plan_of(small, {"q": OTHER})
-    taken = output / f".merge-{plan.identity}/outputs/q"
-    kill_merge(plan, output, just_before("os.remove", taken / "merge.json"), reuse_slots=1)
-    assert (taken / "context/old").is_dir()
-    assert not (output / "p").exists()
-    _merge(small, output, {"q": OTHER}, reuse_slots=1)
-    assert contents(output) == contents(tmp_path / "expected")
-    assert not (output / "q/context/old").exists()
-
-
-def test_slots_save_their_space(small: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk that the proxies fill, a slot is all there is."""
-    _merge(small, tmp_path, {"p": ONE}, reuse_slots=1)
-    usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(run.shutil, "disk_usage", lambda path: usage._replace(free=1 << 16))
-        with pytest.raises(DemixError, match="GiB free, and 1 outputs need"):
-            _merge(small, tmp_path, {"q": OTHER})
-        assert (tmp_path / "p/merge.json").is_file()
-        _merge(small, tmp_path, {"q": OTHER}, reuse_slots=1)
-    assert (tmp_path / "q/merge.json").is_file()

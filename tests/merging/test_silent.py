@@ -109,17 +109,6 @@ def test_a_source_is_never_replaced(tmp_path: Path, where: str) -> None:
     assert (tmp_path / "out/mix/merge.json").read_bytes() == before
 
 
-def test_a_source_is_no_slot(tmp_path: Path) -> None:
-    paths = pair(tmp_path, 2.0, torch.float32)
-    slots = MergeOptions(1, 2.0, reuse_slots=2)
-    merge_checkpoints(paths, tmp_path / "out", HALF, options=slots)
-    own = tmp_path / "out/mix"
-    merge_checkpoints({"one": own, "two": paths["two"]}, tmp_path / "out", {"next": HALF["mix"]}, options=slots)
-    assert own.exists()
-    merge_checkpoints(paths, tmp_path / "out", {"last": HALF["mix"]}, options=slots)
-    assert not own.exists(), "without being a source it is one"
-
-
 def test_what_is_healthy_though_unusual_is_merged(tmp_path: Path) -> None:
     """Empty tensors, a rank that holds no rows, values that are no tensors, and two precisions."""
     state: dict[str, Any] = {
