@@ -36,7 +36,7 @@ def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
 
     Args:
         data: All of the file. What is checked is what is read, whoever changes the file meanwhile.
-        allowed: As `torch.serialization.safe_globals` takes them.
+        allowed: Classes, in the form that `torch.serialization.safe_globals` takes them in.
     Raises:
         CheckpointError: if it would be larger than the file, once unpacked.
         Exception: of any kind, if it is damaged or names other classes; nothing of it was run.
