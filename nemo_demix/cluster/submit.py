@@ -102,7 +102,7 @@ def submit_missing(plan: Sequence[PlannedJob], log: JobLog, site: Site, recipe: 
 
     Args:
         plan: Stages, each after those it waits for.
-        log: Of the run's earlier jobs, with their states; every job is added as soon as it is submitted.
+        log: Log of the run's earlier jobs, with their states; every job is added as soon as it is submitted.
         recipe: Fingerprint of the configuration, for the log.
         dry_run: Submit nothing; the outcomes have the commands.
 
