@@ -90,7 +90,7 @@ class Team:
 
     @property
     def seal(self) -> Seal:
-        """Of this run's messages.
+        """The seal of this run's messages.
 
         Raises:
             ConfigError: as `shared_seal`.
