@@ -63,7 +63,7 @@ class NuSlerp(_Geodesic):
     num_components: ClassVar[int | None] = 2
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients (2,) on the two vectors."""
+        """Coefficients, float64, shape (2,), on the two vectors."""
         lengths = math.sqrt(gram_KK[0, 0]) * math.sqrt(gram_KK[1, 1])
         if lengths == 0:
             return weights_K
