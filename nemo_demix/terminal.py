@@ -87,7 +87,7 @@ def expect(outlook: Outlook) -> None:
 
 @contextmanager
 def set_aside() -> Iterator[None]:
-    """Inside, what libraries print (not log) is kept from the terminal: it goes where their records go."""
+    """Keep what libraries print (not log) from the terminal, while inside: it goes where their records go."""
     if is_verbose():
         yield
         return
@@ -103,7 +103,7 @@ def set_aside() -> Iterator[None]:
 
 @contextmanager
 def output_to(file: IO[bytes]) -> Iterator[None]:
-    """Inside, everything that this process and its libraries print goes to a file."""
+    """Send everything that this process and its libraries print to a file, while inside."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)
