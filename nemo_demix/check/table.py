@@ -24,7 +24,7 @@ def print_understood(config: DemixConfig, console: Console | None = None) -> Non
     """Every dataset with its sources, then the model, the tokens of every stage, and memory and time where known.
 
     Args:
-        config: One in which `mistakes` found nothing.
+        config: A configuration in which `mistakes` found nothing.
     """
     console = console or Console(width=118)
     console.print(_datasets(config))
