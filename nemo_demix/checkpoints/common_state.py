@@ -60,7 +60,7 @@ def load_common(common: CommonState, allowed: Sequence[Any] = (), megatrons: boo
     """The common state of a checkpoint; nothing where it is no mapping.
 
     Args:
-        megatrons: Allow, where they are needed, the classes that Megatron itself takes for plain.
+        megatrons: Whether to allow, where they are needed, the classes that Megatron itself takes for plain.
     Raises: as `load_plain`.
     """
     return _mapping(_load(common, allowed, megatrons))

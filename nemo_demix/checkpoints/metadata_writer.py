@@ -48,7 +48,7 @@ def metadata_bytes(
     Args:
         planner_data: What `read_metadata` gave: None, or plain values.
         save_id: Names this save; loaders do not compare it.
-        whole_shapes: Those of `Stored`: Megatron's loaders ask for them where it stores flattened tensors.
+        whole_shapes: Shapes as `Stored` has them: Megatron's loaders ask for them where it stores flattened tensors.
     """
     state: dict[str, Any] = {}
     storage = []
