@@ -40,7 +40,7 @@ class NgramHasher:
         self.size = size
 
     def __call__(self, texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
-        """Every n-gram inside each text.
+        """Hash every n-gram inside each text.
 
         Returns:
             Hashes, uint64, and the position in `texts` that each belongs to, int64, shape (n-grams,) both; in order.
@@ -132,7 +132,7 @@ class BenchmarkIndex:
 
     @staticmethod
     def build(texts: Mapping[str, Sequence[str]], size: int) -> "BenchmarkIndex":
-        """Index benchmarks.
+        """Index the n-grams of benchmarks.
 
         Args:
             texts: Context and gold of every item, by benchmark.

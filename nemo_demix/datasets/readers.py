@@ -153,7 +153,7 @@ class Line:
     """Where a line is; its number in the file is counted when somebody wants to read it.
 
     Attributes:
-        start: Byte from which on lines were counted.
+        start: Byte from which lines were counted.
         number: Its number, counted from 1 for the first line that starts there.
     """
 

@@ -176,7 +176,7 @@ def select(documents: NDArray[Any], max_bytes: int | None, heldout_share: float)
     held out by its own digest, so it is held out of every dataset that holds it; one is held out at least.
 
     Args:
-        documents: DOCUMENT rows in reading order.
+        documents: Rows of DOCUMENT in reading order.
         max_bytes: UTF-8 bytes after which to stop; None: keep all.
         heldout_share: Share of documents to hold out.
     Returns:
