@@ -56,6 +56,8 @@ def figures(reference: Columns, proxy: Columns, samples_SR: Rows) -> Figures:
     rho is positive where the proxy finds better what is better. Recovery is the sum of the proxy's scores over the sum
     of the references': for bits per byte above 1 where the proxy is the worse model, for accuracies below.
 
+    Args:
+        samples_SR: Indices of references, shape (S, R), see `draw_samples`.
     Raises:
         ScoreError: if the proxy lacks a capability of the references, or has another number of scores.
     """

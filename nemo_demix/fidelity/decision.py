@@ -61,7 +61,7 @@ def decision(reference_R: Array, stand_in: StandIn, counts_SR: Array) -> Decisio
 
     Args:
         reference_R: The references' scores, shape (R,), lower is better; regret and residual have their unit.
-        stand_in: Its values in the same order of references.
+        stand_in: The stand-in, its values in the same order of references.
         counts_SR: `multiplicities` of the samples, shape (S, R). Where a sample has fewer than 3 different references,
             or a side of it is constant, nothing is defined.
 
