@@ -57,7 +57,7 @@ class Team:
     """This process among the team's.
 
     Args:
-        cohort: Its number, and how many there are.
+        cohort: This process's number, and how many there are.
     """
 
     def __init__(self, cohort: Cohort) -> None:
