@@ -44,7 +44,7 @@ class FolderMaker:
     """The helper process, started when it is first needed; safe to use from several threads.
 
     Args:
-        log: Gets all that it prints.
+        log: File that gets all that it prints.
         tokenizer: The folder of a Hugging Face tokenizer, for checkpoints that bring none.
     """
 
@@ -127,7 +127,7 @@ class ModelFolder:
         name: Name of the model, for messages and logs.
         weights: The fingerprint of its weights.
         folder: Everything that is written for it lies below.
-        source: Its checkpoint, or what to merge with which weights.
+        source: The model's checkpoint, or what to merge with which weights.
     """
 
     def __init__(

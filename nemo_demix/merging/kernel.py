@@ -22,7 +22,7 @@ class Coefficients:
     """What M mixtures take of T sources.
 
     Args:
-        values_MT: float64; used in fp32.
+        values_MT: Coefficients, float64, shape (M, T); used in fp32.
     """
 
     def __init__(self, values_MT: Array, device: torch.device = _CPU) -> None:
@@ -46,7 +46,7 @@ class Coefficients:
 
         Args:
             sources_TN: Elements of the sources, fp32, shape (T, N); N a multiple of 64 (see `padded`).
-            out_MN: fp32, shape (M + 1, N): one row more than there are mixtures, the last is scratch.
+            out_MN: Where to write, fp32, shape (M + 1, N): one row more than there are mixtures, the last is scratch.
         Returns:
             Whether all sources were finite.
         """

@@ -60,7 +60,7 @@ def order_statistics(
 
     Args:
         series: Gives the values in pieces, fp32, >= 0, shape (S, ...); called twice. NaN counts as the largest.
-        ranks: 1 is the largest value, `num_elements` the smallest.
+        ranks: Ranks of the values; 1 is the largest value, `num_elements` the smallest.
         num_elements: Elements of each series.
 
     Returns:

@@ -89,8 +89,8 @@ def elected_mean(
         deltas_KRC: Task vectors, fp32, shape (K, R, C).
         votes_K: K weights in the election of the sign.
         weights_K: K weights in the mean, each of its vote's sign.
-        out_RC: fp32, shape (R, C); is overwritten.
-        normalize: Divide by the agreeing weights' sum; where it is 0 the sum is left as it is.
+        out_RC: Where to write, fp32, shape (R, C).
+        normalize: Whether to divide by the agreeing weights' sum; where it is 0 the sum is left as it is.
     """
     import torch
 

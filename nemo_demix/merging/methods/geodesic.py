@@ -143,7 +143,7 @@ def spherical_mean(weights_K: Array, gram_KK: Array, max_steps: int, tolerance: 
 
     Args:
         weights_K: Weights that sum to 1; they may be negative.
-        gram_KK: Inner products of the vectors, float64.
+        gram_KK: Inner products of the vectors, float64, shape (K, K).
         max_steps: Steps from the normalised weighted mean towards the Karcher mean.
         tolerance: Length in radians of a step after which no other is made.
     """
