@@ -18,7 +18,7 @@ class Progress:
         total: Number of `unit`s; 0: not known, as while something is fitted.
         facts: What it gives so far, with its unit.
         rate: Speed, with its unit.
-        remaining_s: At this rate; None: not known.
+        remaining_s: Time it will still take at this rate; None: not known.
         tokens_per_s: Speed of a training; what other models will take is worked out from it.
         is_line: Whether it is a line where there is no bar; else it only moves the bar.
     """

@@ -60,7 +60,7 @@ EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": "", "report"
 
 
 def locate(module: str) -> ModuleSpec | None:
-    """Where a module would be imported from, without importing it or its parents; None where it is absent."""
+    """Find where a module would be imported from, without importing it or its parents; None where it is absent."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
