@@ -144,7 +144,7 @@ def read_json_lines(path: Path) -> list[Any]:
     except FileNotFoundError:
         raise DemixError(f"{path}: not found; run the stage that writes it first") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DemixError(f"{path}: expected a JSON value a line, found: {error}; move the file away") from None
+        raise DemixError(f"{path}: expected one JSON value in each line, found: {error}; move the file away") from None
 
 
 def load_record(path: Path, kind: type[T]) -> T:

@@ -1,4 +1,4 @@
-"""What the person sees: our own lines, one living bar on a terminal, and nothing that a library says.
+"""What the person sees: our own lines, one moving bar on a terminal, and nothing that a library says.
 
 `set_up` gives the package's records to the terminal and everyone else's to a file, or with -v to the terminal too.
 Other processes of ours log into files; see `launch/said.py`.
