@@ -95,7 +95,7 @@ def read_json(path: Path, is_ours: bool = True) -> Any:
     """Read a JSON file.
 
     Args:
-        is_ours: A stage wrote it, and would write it again.
+        is_ours: Whether a stage wrote it, and would write it again.
     Raises:
         DemixError: if the file is absent or is not JSON, or an object of it has a key twice.
     """
@@ -111,8 +111,8 @@ def parse_json(data: bytes, path: Path, is_ours: bool = False) -> Any:
     """The value of a JSON text; a byte order mark before it is passed over.
 
     Args:
-        path: Of the file, for the error.
-        is_ours: As of `read_json`.
+        path: Path of the file, for the error.
+        is_ours: Whether a stage wrote it, and would write it again.
     Raises:
         DemixError: if it is not JSON, or an object of it has a key twice: neither of the two values would be meant.
     """
@@ -144,7 +144,7 @@ def read_json_lines(path: Path) -> list[Any]:
     except FileNotFoundError:
         raise DemixError(f"{path}: not found; run the stage that writes it first") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DemixError(f"{path}: expected a JSON value a line, found: {error}; move the file away") from None
+        raise DemixError(f"{path}: expected one JSON value in each line, found: {error}; move the file away") from None
 
 
 def load_record(path: Path, kind: type[T]) -> T:

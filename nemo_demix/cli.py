@@ -105,7 +105,7 @@ def _import(config: DemixConfig) -> None:
 
 
 def _check(config: DemixConfig) -> None:
-    """Done before any stage: see `_checked`."""
+    """Do nothing more: the check is made before any stage, see `_checked`."""
 
 
 def _run(config: DemixConfig) -> None:
@@ -236,7 +236,7 @@ def _lead(team: Team, stage: str) -> None:
 
 
 def _main(stage: str) -> None:
-    """One command in this process."""
+    """Run one command in this process."""
     if stage == "merge" and sys.argv[2:3] in (["verify"], ["inspect"]):
         from nemo_demix.stages.merge_command import merge_command
 
@@ -369,7 +369,7 @@ def _refuse_all(errors: list[str]) -> NoReturn:
 
 
 def _lock(stage: str, config: DemixConfig) -> AbstractContextManager[None]:
-    """Alone in the run's folder; single models of a role may be trained side by side, by an array of jobs."""
+    """Lock the run's folder; single models of a role may be trained side by side, by an array of jobs."""
     if stage in _ELSEWHERE:
         return nullcontext()
     part = None

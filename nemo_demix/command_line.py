@@ -96,7 +96,7 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:
-    """`--run DIR` as the recipe that the folder records, under its own name, from where its command was started."""
+    """Turn `--run DIR` into the recipe that the folder records, by its own name, from where its command was started."""
     result, pending = [], list(flags)
     while pending:
         flag = pending.pop(0)

@@ -138,7 +138,7 @@ def _backends() -> dict[str, bool]:
 
 
 def _transformer_engine() -> tuple[str | None, str | None]:
-    """Its version, and why it does not import: NeMo would then take the local layers without a word."""
+    """Look up Transformer Engine's version, and why it does not import: NeMo then takes local layers silently."""
     if locate("transformer_engine") is None:
         return None, None
     version = installed_version("transformer-engine", "transformer_engine") or "unknown version"

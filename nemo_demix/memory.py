@@ -66,14 +66,14 @@ def _sum_of_parts(memory: TrainingMemory | SearchMemory) -> str:
 
 
 def training_memory(config: DemixConfig, shape: ModelShape, on_gpu: bool = True) -> TrainingMemory:
-    """Of the GPU that needs most: weights, gradients, optimizer, activations, logits.
+    """Estimate the bytes of the GPU that needs most: weights, gradients, optimizer, activations, logits.
 
     The distributed optimizer divides its state between the ranks that have copies of a parameter: `data` of them for
     dense parameters, tensor x data / expert for experts. In bf16 that makes 6 + 12/data bytes a parameter.
     Source: Megatron-LM's README, "Distributed Optimizer".
 
     Args:
-        on_gpu: On a CPU the optimizer's state is whole on every rank.
+        on_gpu: Whether ranks are on GPUs; on a CPU the optimizer's state is whole on every rank.
     """
     parallel, precision = config.parallel, config.train.precision
     held = shape.parameters_of_rank(parallel)
@@ -105,11 +105,13 @@ def search_memory(
     uses_base: bool,
     on_gpu: bool = True,
 ) -> SearchMemory:
-    """Of a GPU that holds its shard of the live model and of every component: K resident shards at tensor x pipeline.
+    """Estimate the bytes of a GPU that holds its shard of the live model and of every component.
+
+    These are K resident shards at tensor x pipeline.
 
     Args:
-        on_task_vectors: The merge method keeps differences from the base, in fp32.
-        uses_base: It reads the base too.
+        on_task_vectors: Whether the merge method keeps differences from the base, in fp32.
+        uses_base: Whether it reads the base too.
     """
     parallel, item = config.parallel, _WEIGHT_BYTES[config.train.precision]
     held = shape.parameters_of_rank(parallel).total
@@ -133,7 +135,7 @@ def _overhead(on_gpu: bool) -> float:
 def activation_bytes(
     shape: ModelShape, parallel: ParallelConfig, num_tokens: int, num_microbatches: int, item_bytes: int
 ) -> float:
-    """What a rank of the first pipeline stage keeps for its backward passes; rough.
+    """Estimate the bytes that a rank of the first pipeline stage keeps for its backward passes.
 
     A stage keeps as many microbatches as there are stages (1F1B), so all together the whole depth's, whatever
     `pipeline` is. Full recomputation keeps each layer's input, and one layer's own while it is computed again.
@@ -141,8 +143,9 @@ def activation_bytes(
     attention, gated MLPs and experts; no dropout; attention scores are never stored (flash attention).
 
     Args:
-        num_tokens: Of one microbatch.
-        num_microbatches: Of a step; fewer than stages keep less.
+        num_tokens: Tokens of one microbatch.
+        num_microbatches: Microbatches of a step; fewer than stages keep less.
+        item_bytes: Bytes of one element of an activation.
     """
     layers = -(-shape.num_layers // parallel.pipeline) * min(parallel.pipeline, num_microbatches)
     layer = layer_bytes(shape, parallel, num_tokens, item_bytes)
@@ -153,12 +156,16 @@ def activation_bytes(
 
 
 def layer_bytes(shape: ModelShape, parallel: ParallelConfig, num_tokens: int, item_bytes: int) -> float:
-    """What one layer keeps for its backward pass.
+    """Estimate the bytes that one rank keeps of one layer for its backward pass.
 
     Inputs of the two normalisations and of the matrices behind them: four times the hidden size. Queries, keys,
     values and what attention gives; queries and keys once more where they are normalised. The MLP's first product and
     what its activation gives. A token that goes through k experts has k copies of the last two, and of its hidden
     state before and after. These are fused layers (Transformer Engine): the local layers of a CPU keep twice as much.
+
+    Args:
+        num_tokens: Tokens of one microbatch.
+        item_bytes: Bytes of one element of an activation.
     """
     spread = parallel.tensor if parallel.sequence else 1
     whole = 4 * shape.hidden_size / spread
@@ -174,5 +181,8 @@ def layer_bytes(shape: ModelShape, parallel: ParallelConfig, num_tokens: int, it
 
 
 def logit_bytes(shape: ModelShape, parallel: ParallelConfig, num_tokens: int, item_bytes: int) -> float:
-    """The logits as the output matrix gives them, and the fp32 copy that the cross-entropy turns into a softmax."""
+    """Bytes of the logits that one rank holds for these tokens.
+
+    They are the output matrix's own, and the fp32 copy that the cross-entropy turns into a softmax.
+    """
     return num_tokens * shape.vocab_size / parallel.tensor * (item_bytes + 4.0)

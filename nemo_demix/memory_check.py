@@ -43,7 +43,7 @@ def judge_memory(
 
     Args:
         search_config: The configuration that the search's jobs have, where it is another.
-        gpu_gib: Of the smallest GPU here; None: there is none.
+        gpu_gib: Memory of the smallest GPU here; None: there is none.
         machine_gib: Main memory, which is what ranks share where there is no GPU.
     """
     verdict = MemoryVerdict()
@@ -85,7 +85,7 @@ def known_memory(config: DemixConfig, search_config: DemixConfig) -> dict[str, s
 def _estimates(
     config: DemixConfig, search_config: DemixConfig, on_gpu: bool
 ) -> Iterator[tuple[str, DemixConfig, float, str, str]]:
-    """Of each stage: its name, its configuration, bytes, their parts, and what to do if they are too many."""
+    """Give each stage's name, its configuration, bytes, their parts, and what to do if they are too many."""
     size = _tokenizer_size(config)
     shape = _shape(config, size)
     if shape is None:
@@ -178,7 +178,7 @@ def _file_facts(path: Path) -> list[Any]:
 
 
 def _tokenizer_size(config: DemixConfig) -> int | None:
-    """Of the tokenizer, as far as it is known before and after `prepare`."""
+    """Number of tokens of the tokenizer, as far as it is known before and after `prepare`; else None."""
     path = config.run_dir / "datasets" / "manifest.json"
     if path.exists():
         return int(read_json(path)["tokenizer"]["vocab_size"])

@@ -220,7 +220,7 @@ class BlendMatrix:
 
     @classmethod
     def from_blends(cls, blends: Mapping[str, Mapping[str, float]], datasets: Sequence[str]) -> "BlendMatrix":
-        """From the blend of each component, {component: {dataset: share}}.
+        """Build it from the blend of each component, {component: {dataset: share}}.
 
         Raises:
             MixtureError: if a blend is not on the simplex over `datasets`.

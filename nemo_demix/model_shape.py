@@ -17,16 +17,16 @@ class ModelShape:
     """An architecture's sizes.
 
     Attributes:
-        ffn_size: Of a dense layer's MLP; a mixture-of-experts model has no such layers.
-        head_size: Of one attention head.
-        is_gated: The MLP has a gate beside its up projection (SwiGLU).
-        num_experts: Of each layer; 0: a dense model.
+        ffn_size: Hidden size of a dense layer's MLP; a mixture-of-experts model has no such layers.
+        head_size: Size of one attention head.
+        is_gated: Whether the MLP has a gate beside its up projection (SwiGLU).
+        num_experts: Experts of each layer; 0: a dense model.
         experts_per_token: How many of them a token goes through.
         shared_expert_size: Hidden size of the expert that every token goes through; 0: there is none.
-        num_positions: Of learned position embeddings; 0: there are none.
-        norm_parameters: Of a normalisation of one element: 1 (RMSNorm), 2 with a bias (LayerNorm).
+        num_positions: Learned position embeddings; 0: there are none.
+        norm_parameters: Parameters of a normalisation for each element: 1 (RMSNorm), 2 with a bias (LayerNorm).
         recompute: none | selective | full: which activations are computed again in the backward pass.
-        even_stages: Every pipeline stage has as many layers, so their number has to divide.
+        even_stages: Whether every pipeline stage has as many layers, so that their number has to divide.
     """
 
     num_layers: int
@@ -52,23 +52,23 @@ class ModelShape:
 
     @property
     def heads_size(self) -> int:
-        """Of all query heads together."""
+        """Size of all query heads together."""
         return self.num_heads * self.head_size
 
     @property
     def groups_size(self) -> int:
-        """Of all key heads together; values have as much again."""
+        """Size of all key heads together; values have as much again."""
         return self.num_query_groups * self.head_size
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model."""
+        """Parameters of the whole model."""
         whole = ParallelConfig()
         return self.parameters_of_rank(whole).total
 
     @property
     def active_parameters(self) -> int:
-        """Those that multiply one token: all but the input embedding and the experts it does not go through."""
+        """Parameters that multiply one token: all but the input embedding and the experts it does not go through."""
         idle = (self.num_experts - self.experts_per_token) * self._expert if self.num_experts else 0
         table = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size
         return self.num_parameters - self.num_layers * idle - table - self.num_positions * self.hidden_size
@@ -129,7 +129,7 @@ class RankParameters:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Dense parameters and experts' together."""
         return self.dense + self.experts
 
 
@@ -141,7 +141,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape:
     """The shape that the attributes of a Megatron model configuration describe.
 
     Args:
-        values: Of the attributes in `ATTRIBUTES` and `UNEVEN`, by name.
+        values: Values of the attributes in `ATTRIBUTES` and `UNEVEN`, by name.
     """
     heads, experts = values["num_attention_heads"], values["num_moe_experts"] or 0
     hidden = values["hidden_size"]

@@ -15,12 +15,12 @@ class Progress:
 
     Attributes:
         what: The stage, and its model or phase.
-        total: Of `unit`s; 0: not known, as while something is fitted.
+        total: Number of `unit`s; 0: not known, as while something is fitted.
         facts: What it gives so far, with its unit.
-        rate: With its unit.
-        remaining_s: At this rate; None: not known.
-        tokens_per_s: Of a training; what other models will take is worked out from it.
-        is_line: Where there is no bar it is a line; else it only moves the bar.
+        rate: Speed, with its unit.
+        remaining_s: Time it will still take at this rate; None: not known.
+        tokens_per_s: Speed of a training; what other models will take is worked out from it.
+        is_line: Whether it is a line where there is no bar; else it only moves the bar.
     """
 
     what: str
@@ -75,7 +75,7 @@ class Meter:
     """Counts up to a total, by phase.
 
     Args:
-        total: Of each phase.
+        total: What each phase counts up to.
         unit: What is counted, with the number of it that is shown as one.
     """
 

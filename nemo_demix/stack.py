@@ -60,7 +60,7 @@ EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": "", "report"
 
 
 def locate(module: str) -> ModuleSpec | None:
-    """Where a module would be imported from, without importing it or its parents; None where it is absent."""
+    """Find where a module would be imported from, without importing it or its parents; None where it is absent."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -127,7 +127,7 @@ def within(version: str, versions: str) -> bool:
 
 
 def find_apex() -> Literal["nvidia", "impostor"] | None:
-    """Whose `apex` would be imported: NVIDIA's, the unrelated package of that name on PyPI, or none."""
+    """Tell whose `apex` would be imported: NVIDIA's, the unrelated package of that name on PyPI, or none."""
     if locate("apex") is None:
         return None
     return "nvidia" if locate("apex.optimizers.fused_adam") is not None else "impostor"
@@ -137,7 +137,7 @@ def stack_problems(command: str = "a run") -> list[str]:
     """What keeps a command from starting, one line each; empty where all is well.
 
     Args:
-        command: Of `EXTRA_OF`; any other needs everything.
+        command: A command of `EXTRA_OF`; any other needs everything.
     """
     extra = EXTRA_OF.get(command, "nemo")
     if not extra:

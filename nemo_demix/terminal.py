@@ -1,4 +1,4 @@
-"""What the person sees: our own lines, one living bar on a terminal, and nothing that a library says.
+"""What the person sees: our own lines, one moving bar on a terminal, and nothing that a library says.
 
 `set_up` gives the package's records to the terminal and everyone else's to a file, or with -v to the terminal too.
 Other processes of ours log into files; see `launch/said.py`.
@@ -87,7 +87,7 @@ def expect(outlook: Outlook) -> None:
 
 @contextmanager
 def set_aside() -> Iterator[None]:
-    """Inside, what libraries print (not log) is kept from the terminal: it goes where their records go."""
+    """Keep what libraries print (not log) from the terminal, while inside: it goes where their records go."""
     if is_verbose():
         yield
         return
@@ -103,7 +103,7 @@ def set_aside() -> Iterator[None]:
 
 @contextmanager
 def output_to(file: IO[bytes]) -> Iterator[None]:
-    """Inside, everything that this process and its libraries print goes to a file."""
+    """Send everything that this process and its libraries print to a file, while inside."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)

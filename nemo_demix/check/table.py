@@ -24,7 +24,7 @@ def print_understood(config: DemixConfig, console: Console | None = None) -> Non
     """Every dataset with its sources, then the model, the tokens of every stage, and memory and time where known.
 
     Args:
-        config: One in which `mistakes` found nothing.
+        config: A configuration in which `mistakes` found nothing.
     """
     console = console or Console(width=118)
     console.print(_datasets(config))
@@ -130,7 +130,7 @@ def _stages(config: DemixConfig) -> Table:
 
 
 def _time(config: DemixConfig, role: str, tokens: int) -> str:
-    """From how long this run's models of the same role took; without such there is nothing to go by."""
+    """Tell how long these tokens would take at the pace of this run's models of the same role, where there are any."""
     records = [
         load_record(path, ModelRecord) for path in sorted((config.run_dir / "models" / role).glob("*/record.json"))
     ]

@@ -54,7 +54,7 @@ _CONFIG_NAMES = {
 
 
 def nemo_architecture(context: Path) -> Architecture:
-    """From NeMo 2's `context/model.yaml`, or `context/io.json` of versions that did not write it yet."""
+    """Read NeMo 2's `context/model.yaml`, or `context/io.json` of versions that did not write it yet."""
     if (context / "model.yaml").is_file():
         model = _read_yaml(context.parent, context / "model.yaml")
         return _from_config(_section(model, "config"), model.get("_target_"))
@@ -64,14 +64,14 @@ def nemo_architecture(context: Path) -> Architecture:
 
 
 def bridge_architecture(run_config: Path) -> Architecture:
-    """From the model section of Megatron-Bridge's `run_config.yaml`."""
+    """Read the model section of Megatron-Bridge's `run_config.yaml`."""
     model = _section(_read_yaml(run_config.parent, run_config), "model")
     # Newer versions keep the TransformerConfig in a section of its own.
     return _from_config({**_section(model, "transformer"), **model}, model.get("_target_"))
 
 
 def megatron_lm_architecture(weights: Path) -> Architecture:
-    """From the command line that Megatron-LM keeps in the common state, where it can be read safely."""
+    """Read the command line that Megatron-LM keeps in the common state, where it can be read safely."""
     common = read_common_state(weights)
     if common is None:
         return Architecture()
@@ -154,7 +154,7 @@ def _section(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _from_config(config: Mapping[str, Any], model_class: Any, complete: bool = True) -> Architecture:
-    """From a TransformerConfig's values; a complete one also says what it leaves to Megatron's defaults."""
+    """Take the sizes from a TransformerConfig's values; those that a complete one lacks are Megatron's defaults."""
     values = {ours: config.get(name) for ours, name in _CONFIG_NAMES.items()}
     values = {name: value if isinstance(value, int) else None for name, value in values.items()}
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
@@ -167,7 +167,7 @@ def _from_config(config: Mapping[str, Any], model_class: Any, complete: bool = T
 
 
 def _from_io_json(path: Path) -> Architecture:
-    """From fiddle's graph of the model's configuration: only what was set, without the defaults of its classes."""
+    """Read fiddle's graph of the model's configuration: it holds what was set, without the defaults of its classes."""
     data = read_file(path.parents[1], path)
     try:
         graph = parse_json(data, path)

@@ -36,7 +36,7 @@ def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
 
     Args:
         data: All of the file. What is checked is what is read, whoever changes the file meanwhile.
-        allowed: As `torch.serialization.safe_globals` takes them.
+        allowed: Classes, in the form that `torch.serialization.safe_globals` takes them in.
     Raises:
         CheckpointError: if it would be larger than the file, once unpacked.
         Exception: of any kind, if it is damaged or names other classes; nothing of it was run.
@@ -60,7 +60,7 @@ def load_common(common: CommonState, allowed: Sequence[Any] = (), megatrons: boo
     """The common state of a checkpoint; nothing where it is no mapping.
 
     Args:
-        megatrons: Allow, where they are needed, the classes that Megatron itself takes for plain.
+        megatrons: Whether to allow, where they are needed, the classes that Megatron itself takes for plain.
     Raises: as `load_plain`.
     """
     return _mapping(_load(common, allowed, megatrons))

@@ -61,7 +61,7 @@ class CheckpointSummary:
         return sum(self.files.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, sums included."""
+        """Turn it into plain values, sums included."""
         sums = {"model_bytes": self.model_bytes, "num_parameters": self.num_parameters, "total_bytes": self.total_bytes}
         return {**asdict(self), **sums}
 

@@ -167,7 +167,8 @@ def _tracked(root: Path) -> Path:
         tracker = root / BRIDGE_TRACKER
         if locate_module("torch") is None:
             raise CheckpointError(
-                f"{tracker}: read with torch; name one of its iter_* folders, or pip install 'nemo-demix[merge]'"
+                f"{tracker}: torch has to read it, and is not installed; name one of its iter_* folders, or "
+                "pip install 'nemo-demix[merge]'"
             )
         from nemo_demix.checkpoints.common_state import load_plain
 

@@ -46,9 +46,9 @@ def metadata_bytes(
     """The content of `.metadata` for what a torch_dist folder holds.
 
     Args:
-        planner_data: As `read_metadata` gave it: None, or plain values.
+        planner_data: What `read_metadata` gave: None, or plain values.
         save_id: Names this save; loaders do not compare it.
-        whole_shapes: As `Stored` has them: Megatron's loaders ask for them where it stores flattened tensors.
+        whole_shapes: Shapes as `Stored` has them: Megatron's loaders ask for them where it stores flattened tensors.
     """
     state: dict[str, Any] = {}
     storage = []

@@ -32,7 +32,7 @@ class Instance:
         return cls()
 
     def take(self, state: Any) -> None:
-        """State of the instance."""
+        """Take the instance's state; a class that has none refuses it."""
         raise TypeError(f"{type(self).__name__} has no state to set")
 
 

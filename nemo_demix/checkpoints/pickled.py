@@ -20,18 +20,18 @@ class Inert(Instance):
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> "Inert":
-        """Whatever the arguments are."""
+        """Make one, whatever the arguments are."""
         return cls()
 
     def take(self, state: Any) -> None:
-        """Nothing of it is kept."""
+        """Keep nothing of the state."""
 
 
 class Fields(Instance):
     """Stands for one of torch's records; importing torch's own would cost seconds, and reading needs only fields."""
 
     def take(self, state: Any) -> None:
-        """A record's fields, or its state where it has one of another kind."""
+        """Keep a record's fields, or its state where it has one of another kind."""
         if isinstance(state, dict) and all(type(name) is str for name in state):
             self.__dict__.update(state)
         else:
@@ -45,7 +45,7 @@ class Metadata(Fields):
 
 
 class TensorStorage(Fields):
-    """Of one tensor: its shape, its dtype and its chunks."""
+    """Stands for a tensor's record: its shape, its dtype and its chunks."""
 
 
 class StorageInfo(Fields):
@@ -71,7 +71,7 @@ class Size(tuple[int, ...]):
     __slots__ = ()
 
     def __new__(cls, sizes: Iterable[int] = ()) -> "Size":
-        """As torch's own, refuses what is no integer."""
+        """Make a size; what is no integer is refused, as torch's own does."""
         values = tuple(sizes)
         if any(type(value) is not int for value in values):
             raise TypeError("a size of other things than integers")
@@ -79,7 +79,7 @@ class Size(tuple[int, ...]):
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> "Size":
-        """From one tuple."""
+        """Make a size of one tuple."""
         (sizes,) = arguments
         if not isinstance(sizes, tuple | list):
             raise TypeError("a size of no tuple")
@@ -92,14 +92,14 @@ class Layout(str):
     __slots__ = ()
 
     def __new__(cls, name: str) -> "Layout":
-        """As torch's own, refuses a name that is none."""
+        """Make a layout; a name that torch does not know is refused, as torch's own does."""
         if name not in _LAYOUTS:
             raise ValueError(f"unknown layout {name[:80]!r}")
         return super().__new__(cls, name)
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> "Layout":
-        """From its name."""
+        """Make a layout of its name."""
         (name,) = arguments
         if type(name) is not str:
             raise TypeError("a layout that is no name")
@@ -111,7 +111,7 @@ class OrderedDict:
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> dict[Any, Any]:
-        """An empty one."""
+        """Make an empty dict."""
         if arguments:
             raise TypeError("an OrderedDict with arguments")
         return {}
@@ -158,7 +158,7 @@ def load(path: Path, data: bytes) -> Any:
     """What the pickle holds, in the classes above.
 
     Args:
-        path: Of the file, for the error.
+        path: Path of the file, for the error.
     Raises:
         CheckpointError: if it names anything but checkpoint metadata.
         Exception: of any kind, if it is damaged; nothing of it was run.

@@ -50,7 +50,10 @@ class _Plain(yaml.SafeLoader):
     """The safe loader, without keys that stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As the safe loader's; what a merge (`<<`) brings may be given anew, as YAML has it."""
+        """Make a dict as the safe loader does, but refuse a key that stands twice.
+
+        What a merge (`<<`) brings may be given anew, as YAML has it.
+        """
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):

@@ -88,7 +88,7 @@ class CheckpointReader:
             )
 
     def read_tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor in its stored dtype."""
+        """Read a whole tensor, in its stored shape and dtype."""
         entry = self.tensors[name]
         out = torch.empty(entry.shape, dtype=entry.dtype)
         self.read_slice(name, (0,) * len(entry.shape), entry.shape, out)

@@ -58,7 +58,7 @@ def check_metadata(folder: Path, by_megatron: bool) -> None:
     """Refuse a folder with `.metadata` whose save was cut off, or whose tensors are not torch_dist's.
 
     Args:
-        folder: With a `.metadata` file.
+        folder: A folder that holds a `.metadata` file.
         by_megatron: Whether what stands around it shows that NeMo or Megatron wrote it, not torch alone.
     Raises:
         CheckpointError: saying what it is and what to do.

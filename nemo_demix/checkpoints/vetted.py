@@ -43,8 +43,8 @@ def vetted(checkpoint: Path, folder: Path) -> Path:
     """Make the folder that stands for a checkpoint; what was there is removed.
 
     Args:
-        checkpoint: In any layout that is read.
-        folder: On a file system that all ranks share.
+        checkpoint: The checkpoint, in any layout that is read.
+        folder: A folder on a file system that all ranks share.
     Returns:
         The folder: a NeMo 2 checkpoint without `context/`.
     Raises:
@@ -145,7 +145,7 @@ def _check_plain(value: Any) -> None:
 
 
 def _common(weights: Path) -> bytes:
-    """As `common.pt`, in whichever form it is stored."""
+    """Give the common state as a file `common.pt` would hold it, in whichever form it is stored."""
     common = read_common_state(weights)
     if common is None:  # torch alone writes none
         return _saved({})

@@ -22,7 +22,7 @@ class SubmittedJob:
 
     @property
     def tasks(self) -> list[tuple[str, int | None]]:
-        """Its job id with each index, or with None where it is no array."""
+        """The job's id with each index of its array, or with None where it is no array."""
         return [(self.job, index) for index in self.indices] if self.indices is not None else [(self.job, None)]
 
 

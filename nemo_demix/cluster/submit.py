@@ -102,9 +102,9 @@ def submit_missing(plan: Sequence[PlannedJob], log: JobLog, site: Site, recipe: 
 
     Args:
         plan: Stages, each after those it waits for.
-        log: Of the run's earlier jobs, with their states; every job is added as soon as it is submitted.
+        log: Log of the run's earlier jobs, with their states; every job is added as soon as it is submitted.
         recipe: Fingerprint of the configuration, for the log.
-        dry_run: Submit nothing; the outcomes have the commands.
+        dry_run: Whether to submit nothing; the outcomes have the commands.
 
     Raises:
         ClusterError: if sbatch refuses a job; those before it are submitted.

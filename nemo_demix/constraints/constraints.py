@@ -86,11 +86,11 @@ class Constraints:
 
     @classmethod
     def none(cls, blend: BlendMatrix) -> "Constraints":
-        """No constraint but the simplex."""
+        """Build constraints that hold every mixture of the simplex."""
         return cls.build(ConstraintsConfig(), blend, None, None)
 
     def with_max_weights(self, max_weights: Mapping[str, float]) -> "Constraints":
-        """These and caps of merge weights by component; a cap that is among these already changes nothing.
+        """Add caps of merge weights by component; a cap that is there already changes nothing.
 
         Raises:
             MixtureError: if no mixture satisfies all of them.
@@ -104,27 +104,27 @@ class Constraints:
 
     @property
     def matrix_KC(self) -> Array:
-        """matrix_KC @ weights_C <= bounds_K, besides weights_C >= 0."""
+        """The matrix, float64, shape (K, C), of matrix_KC @ weights_C <= bounds_K, besides weights_C >= 0."""
         return self.problem.inequalities[0]
 
     @property
     def bounds_K(self) -> Array:
-        """The bounds of `matrix_KC`."""
+        """The bounds of `matrix_KC`, float64, shape (K,)."""
         return self.problem.inequalities[1]
 
     @property
     def equal_EC(self) -> Array:
-        """equal_EC @ weights_C = values_E, besides the sum of 1."""
+        """The matrix, float64, shape (E, C), of equal_EC @ weights_C = values_E, besides the sum of 1."""
         return self.problem.equalities[0]
 
     @property
     def values_E(self) -> Array:
-        """The values of `equal_EC`."""
+        """The values of `equal_EC`, float64, shape (E,)."""
         return self.problem.equalities[1]
 
     @property
     def min_used(self) -> float:
-        """A merge weight is 0 or at least this."""
+        """The least merge weight of a component that is used; a weight is 0 or at least this."""
         return self.problem.min_used
 
     @property
@@ -134,7 +134,7 @@ class Constraints:
 
     @property
     def free_C(self) -> Mask:
-        """False where the constraints leave a component no weight at all."""
+        """Which components the constraints leave any weight; bool, shape (C,)."""
         free_C: Mask = self.convex.centre_C > 0
         return free_C
 
@@ -160,7 +160,7 @@ class Constraints:
         return satisfied_M
 
     def nearest(self, weights_C: Array) -> Array:
-        """A feasible row near a given one: the row itself where it is feasible, else the nearest (least L2).
+        """Find a feasible row near a given one: the row itself where it is feasible, else the nearest (least L2).
 
         Under `min_used`, smaller weights are dropped and the mixture of the others that is nearest is taken; where
         they have none, that of the support which is nearest in L1.
@@ -183,16 +183,20 @@ class Constraints:
         return near.nearest(weights_C)
 
     def nearest_of_used(self, weights_C: Array) -> Array | None:
-        """The nearest feasible row of the components whose weights reach `min_used`; None if they have none."""
+        """Find the nearest feasible row of the components whose weights reach `min_used`.
+
+        Returns:
+            Merge weights, float64, shape (C,); None if these components have no feasible mixture.
+        """
         near = self.problem.on_support(weights_C >= self.min_used)
         return None if near is None else near.nearest(weights_C)
 
     def warnings(self, weights_C: Array, component_epochs: Mapping[str, float]) -> list[str]:
-        """Datasets that the final run repeats more often than any component did, so that no proxy knows the effect.
+        """Name the datasets that the final run repeats more often than any component did: no proxy knows the effect.
 
         Args:
             weights_C: The chosen merge weights, shape (C,).
-            component_epochs: By dataset, the most epochs that a component saw of it; one left out was not seen.
+            component_epochs: The most epochs that a component saw, by dataset; one left out was not seen.
 
         Returns:
             One sentence a dataset; none without a budget, by which epochs are counted.

@@ -57,10 +57,10 @@ class ConvexSet:
     """Points centre_C + basis_CN @ step_N with faces_HN @ step_N <= room_H and at most the divergence's limit.
 
     Attributes:
-        centre_C: The analytic centre: away from every face.
-        basis_CN: Orthonormal directions; none where the set is one point.
-        faces_HN: Outward normals of the faces, in the plane.
-        room_H: What is left to each face at the centre; above 0.
+        centre_C: The analytic centre, away from every face; float64, shape (C,).
+        basis_CN: Orthonormal directions, shape (C, N); N is 0 where the set is one point.
+        faces_HN: Outward normals of the faces, in the plane; shape (H, N).
+        room_H: Room that is left to each face at the centre, shape (H,); above 0.
         divergence: The one bound that is not linear, or None.
     """
 
@@ -72,7 +72,16 @@ class ConvexSet:
 
     @classmethod
     def build(cls, faces_HC: Array, limits_H: Array, equal_EC: Array, values_E: Array) -> "ConvexSet | None":
-        """The set faces_HC @ w <= limits_H, equal_EC @ w = values_E, which has to be bounded; None if it is empty."""
+        """Build the set faces_HC @ w <= limits_H, equal_EC @ w = values_E, which has to be bounded.
+
+        Args:
+            faces_HC: Outward normals of the faces, float64, shape (H, C).
+            limits_H: Limits of the faces, shape (H,).
+            equal_EC: Matrix of the equalities, shape (E, C).
+            values_E: Values of the equalities, shape (E,).
+        Returns:
+            The set; None if it is empty.
+        """
         from scipy.linalg import null_space
 
         while True:
@@ -104,7 +113,7 @@ class ConvexSet:
         return self.basis_CN.shape[1]
 
     def points(self, steps_MN: Array) -> Array:
-        """Merge weights, shape (M, C), of steps in the plane; rounding below 0 is cut."""
+        """Merge weights, shape (M, C), of steps in the plane, shape (M, N); rounding below 0 is cut."""
         return np.maximum(self.centre_C + steps_MN @ self.basis_CN.T, 0.0)
 
     def within_limit_M(self, steps_MN: Array) -> npt.NDArray[np.bool_]:
@@ -115,7 +124,11 @@ class ConvexSet:
         return within_M
 
     def within(self, divergence: Divergence) -> "ConvexSet | None":
-        """The part within the divergence's limit; None if there is none."""
+        """Cut the set at the divergence's limit.
+
+        Returns:
+            The set, with `centre_C` (shape (C,)) at the analytic centre of what is left; None if nothing is left.
+        """
         least_C = self.least(divergence)
         excess = float(divergence.of(least_C)) - divergence.limit
         if excess > TOLERANCE:
@@ -141,7 +154,7 @@ class ConvexSet:
         return self.points(self._follow_path(objective))
 
     def nearest(self, weights_C: Array) -> Array:
-        """The point at the least Euclidean distance, just inside all faces; shape (C,)."""
+        """The point at the least Euclidean distance from `weights_C`, just inside all faces; shape (C,)."""
         goal_N = self.basis_CN.T @ (weights_C - self.centre_C)
 
         def objective(step_N: Array) -> tuple[float, Array, Array]:
@@ -150,7 +163,11 @@ class ConvexSet:
         return self.points(self._follow_path(objective))
 
     def barrier(self, step_N: Array) -> tuple[float, Array, Array]:
-        """Minus the sum of the logarithms of all room, with its derivatives; infinite outside."""
+        """The logarithmic barrier at a step: minus the sum of the logarithms of all room; infinite outside.
+
+        Returns:
+            The value, its gradient, shape (N,), and its Hessian, shape (N, N).
+        """
         left_H = self.room_H - self.faces_HN @ step_N
         if (left_H <= 0).any():
             return math.inf, step_N, np.eye(len(step_N))

@@ -28,14 +28,22 @@ class Problem:
 
     @cached_property
     def inequalities(self) -> tuple[Array, Array]:
-        """matrix_KC and bounds_K of matrix_KC @ weights_C <= bounds_K, but for weights_C >= 0."""
+        """The inequalities matrix_KC @ weights_C <= bounds_K, but for weights_C >= 0.
+
+        Returns:
+            matrix_KC, float64, shape (K, C), and bounds_K, shape (K,).
+        """
         rows = [(rule.row_C, rule.upper) for rule in self.rules if rule.lower < rule.upper < np.inf]
         rows += [(-rule.row_C, -rule.lower) for rule in self.rules if -np.inf < rule.lower < rule.upper]
         return self._stacked(rows)
 
     @cached_property
     def equalities(self) -> tuple[Array, Array]:
-        """equal_EC and values_E of equal_EC @ weights_C = values_E, but for the sum of 1."""
+        """The equalities equal_EC @ weights_C = values_E, but for the sum of 1.
+
+        Returns:
+            equal_EC, float64, shape (E, C), and values_E, shape (E,).
+        """
         return self._stacked([(rule.row_C, rule.lower) for rule in self.rules if rule.lower == rule.upper])
 
     def _stacked(self, rows: list[tuple[Array, float]]) -> tuple[Array, Array]:
@@ -43,7 +51,10 @@ class Problem:
         return matrix, np.array([value for _, value in rows], dtype=np.float64)
 
     def linear_set(self, used_C: Mask, least: float) -> ConvexSet | None:
-        """The rules' mixtures of the used components, each weight at least `least`; None if there are none."""
+        """Build the set of mixtures of the used components (bool, shape (C,)) that keep the rules.
+
+        Each used component's weight is at least `least`. None if there are no such mixtures.
+        """
         matrix_KC, bounds_K = self.inequalities
         equal_EC, values_E = self.equalities
         unused_EC = np.eye(self.num_components)[~used_C]
@@ -55,7 +66,7 @@ class Problem:
         )
 
     def on_support(self, used_C: Mask) -> ConvexSet | None:
-        """The feasible mixtures of exactly these components; None if there are none."""
+        """Build the set of feasible mixtures of exactly these components, bool, shape (C,); None if there are none."""
         found = self.linear_set(used_C, self.min_used)
         return found if found is None or self.divergence is None else found.within(self.divergence)
 
@@ -79,11 +90,13 @@ class Problem:
         return np.maximum(np.array(lowest_C, dtype=np.float64), 0.0)
 
     def support_near(self, weights_C: Array) -> Mask | None:
-        """The components used by some feasible mixture near the given one (in L1); None if no mixture is feasible.
+        """Find the components that some feasible mixture near the given one (in L1) uses.
 
         A mixed-integer programme finds components that satisfy the rules. Where their least divergence is above the
         limit, its tangent there excludes them and others like them, and the programme is solved again.
 
+        Returns:
+            Which components it uses, bool, shape (C,); None if no mixture is feasible.
         Source: Duran and Grossmann 1986 (outer approximation).
         """
         from scipy.optimize import Bounds, LinearConstraint, milp

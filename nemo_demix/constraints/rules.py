@@ -1,4 +1,4 @@
-"""From what a user wrote under `search.constraints` to bounds on linear functions of merge weights.
+"""Turns what a user wrote under `search.constraints` into bounds on linear functions of merge weights.
 
 Axes: C components, D datasets.
 """

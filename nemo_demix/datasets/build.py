@@ -247,7 +247,7 @@ class DatasetBuilder:
         return _Written(counts["train"], counts["heldout"], overlap)
 
     def _overlap_fingerprints(self) -> dict[str, str]:
-        """By benchmark and by task, what the overlap with it depends on beside the dataset."""
+        """Fingerprint what the overlap with each benchmark and each task depends on beside the dataset, by name."""
         suite, ngram = self._config.suite, self._config.prepare.overlap_ngram
         prints = {
             name: fingerprint(benchmark=benchmark_identity(name, benchmark, self._inputs), ngram=ngram)
@@ -295,7 +295,7 @@ def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:
 def _source_counts(
     scan: Scan, choice: NDArray[np.int8], sizes: NDArray[np.int64], num_sources: int
 ) -> list[dict[str, Any]]:
-    """By source: files, kept documents and their UTF-8 bytes."""
+    """Count each source's files, its kept documents and their UTF-8 bytes, in the order of the sources."""
     counts = [{"num_files": 0, "num_documents": 0, "num_bytes": 0} for _ in range(num_sources)]
     for unit, part, size in zip(scan.units, _parts(choice, scan), _parts(sizes, scan), strict=True):
         count = counts[unit.source]

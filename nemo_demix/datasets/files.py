@@ -113,7 +113,7 @@ def lines(file: IO[bytes], where: Callable[[int], object]) -> Iterator[tuple[int
 
 
 def too_large(place: object) -> DatasetError:
-    """Of a record beyond LARGEST_RECORD."""
+    """Make the error that tells of a record beyond LARGEST_RECORD."""
     return DatasetError(
         f"{place}: expected a document of at most {LARGEST_RECORD >> 20} MiB, found a longer one; split it into "
         "documents, or take it out of the sources"

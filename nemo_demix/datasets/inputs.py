@@ -22,7 +22,7 @@ class Inputs:
     """What a run knows of its input files.
 
     Args:
-        run_dir: Of the run; nothing is written but by `keep`.
+        run_dir: The run's folder; only `keep` writes to it.
     """
 
     def __init__(self, run_dir: Path) -> None:

@@ -29,7 +29,7 @@ class OlmoTask:
     benchmark: str
 
     def splits(self) -> dict[str, list[dict[str, Any]]]:
-        """Both splits.
+        """Read the test documents and, where there are any, the worked examples, as splits `test` and `train`.
 
         Raises:
             DatasetError: if the installed package holds another number of documents.
@@ -55,7 +55,7 @@ def _arc_easy() -> Iterator[dict[str, Any]]:
 
 
 def _hellaswag() -> Iterator[dict[str, Any]]:
-    """From the rows as they were published: the request files clean them a little differently from the harness."""
+    """Read the rows as they were published: the request files clean them a little differently from the harness."""
     import datasets
     from lm_eval.tasks.hellaswag.utils import process_docs
 

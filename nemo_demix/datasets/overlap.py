@@ -36,14 +36,14 @@ class NgramHasher:
     """
 
     def __init__(self, size: int) -> None:
-        """Of `size` words each."""
+        """Take the number of words of an n-gram."""
         self.size = size
 
     def __call__(self, texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
-        """Every n-gram inside each text.
+        """Hash every n-gram inside each text.
 
         Returns:
-            Hashes, uint64, and the position in `texts` each belongs to, int64; in order.
+            Hashes, uint64, and the position in `texts` that each belongs to, int64, shape (n-grams,) both; in order.
         """
         folded = [text.casefold() for text in texts]
         words_W, starts_W = word_hashes("\n".join(folded))
@@ -62,7 +62,11 @@ class NgramHasher:
 
 
 def word_hashes(text: str) -> tuple[Hashes, NDArray[np.int64]]:
-    """The hash of each word of a casefolded text, uint64, and where it starts, int64."""
+    """Hash each word of a casefolded text.
+
+    Returns:
+        The hashes, uint64, and the characters that the words start at, int64, shape (W,) both.
+    """
     hashes, starts = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     place = 0
     while place < len(text):
@@ -108,7 +112,7 @@ def _all_words() -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=2)  # most pieces are of one size
 def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Of the base and of its inverse, from the power of 0."""
+    """Powers of the base and of its inverse, from the power of 0; uint64, shape (count,) both."""
     powers = (np.full(count, base, np.uint64) for base in (_BASE, _INVERSE))
     first, second = (np.cumprod(np.concatenate([np.ones(1, np.uint64), one[1:]])) for one in powers)
     return first, second
@@ -128,7 +132,7 @@ class BenchmarkIndex:
 
     @staticmethod
     def build(texts: Mapping[str, Sequence[str]], size: int) -> "BenchmarkIndex":
-        """Index benchmarks.
+        """Index the n-grams of benchmarks.
 
         Args:
             texts: Context and gold of every item, by benchmark.
@@ -152,11 +156,11 @@ class BenchmarkIndex:
         )
 
     def report(self, hit_grams: NDArray[np.int64], documents_B: NDArray[np.int64]) -> dict[str, Any]:
-        """Counts by benchmark.
+        """Count the items and documents that are hit, by benchmark.
 
         Args:
-            hit_grams: Positions in grams_G that occur in the training text.
-            documents_B: Training documents that share an n-gram with each benchmark.
+            hit_grams: Positions in grams_G that occur in the training text, int64.
+            documents_B: Training documents that share an n-gram with each benchmark, int64, shape (B,).
         Returns:
             By benchmark: num_items, num_items_long_enough (those with an n-gram at all), num_items_hit, share_items_hit
             (of num_items; lower is better), num_documents_hit.
@@ -218,7 +222,7 @@ class OverlapCounter:
 
     @property
     def hit_grams(self) -> NDArray[np.int64]:
-        """Positions of the benchmark n-grams met so far, sorted."""
+        """Positions in grams_G of the benchmark n-grams met so far, int64, shape (n-grams met,), sorted."""
         return np.flatnonzero(self._hit_G)
 
 

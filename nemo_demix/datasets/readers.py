@@ -96,7 +96,7 @@ def check_first_record(place: str, text_field: str, is_text: bool) -> None:
     """Read the first document of a file, of plain text only its beginning.
 
     Args:
-        is_text: Of a file of source code: one document, whatever its name.
+        is_text: Whether it is a file of source code: one document, whatever its name.
     Raises:
         DatasetError: as `read_file`.
     """
@@ -129,7 +129,7 @@ def json_lines(place: str, part: Part | None = None) -> Iterator[tuple[int, dict
     """The objects of a file of JSON lines with their line numbers, from 1; blank lines are passed over.
 
     Args:
-        part: Of a file that is not packed, the range of bytes in which the lines start; None: all.
+        part: Range of bytes in which the lines start, of a file that is not packed; None: all.
     Raises:
         DatasetError: if the file is missing, binary, not UTF-8 or damaged, if a line is not a JSON object, or is longer
             than LARGEST_RECORD.
@@ -153,8 +153,8 @@ class Line:
     """Where a line is; its number in the file is counted when somebody wants to read it.
 
     Attributes:
-        start: Byte from which on lines were counted.
-        number: From 1, counted from the first line that starts there.
+        start: Byte from which lines were counted.
+        number: Its number, counted from 1 for the first line that starts there.
     """
 
     place: str

@@ -176,11 +176,11 @@ def select(documents: NDArray[Any], max_bytes: int | None, heldout_share: float)
     held out by its own digest, so it is held out of every dataset that holds it; one is held out at least.
 
     Args:
-        documents: DOCUMENT rows in reading order.
+        documents: Rows of DOCUMENT in reading order.
         max_bytes: UTF-8 bytes after which to stop; None: keep all.
         heldout_share: Share of documents to hold out.
     Returns:
-        DROP, TRAIN or HELDOUT for each document, and the number of duplicates dropped.
+        DROP, TRAIN or HELDOUT for each document, int8, shape (documents,), and the number of duplicates dropped.
     """
     by_digest = np.lexsort((documents["split"], documents["order"]))  # stable: of equals, the first read comes first
     ordered = documents[by_digest]
@@ -237,7 +237,7 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 @lru_cache(maxsize=1)
 def _tokenizer(info: str) -> Tokenizer:
-    """Of a worker, which reads its files once for all its tasks."""
+    """Load the tokenizer of a worker, which reads its files once for all its tasks."""
     return load_tokenizer(json.loads(info))
 
 

@@ -1,4 +1,4 @@
-"""From the configuration's sources to units of reading: what one worker reads in one go, in a fixed order."""
+"""Cuts the configuration's sources into units of reading: what one worker reads in one go, in a fixed order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Unit:
         kind: registry | path | code.
         names: The corpus's name, or absolute file paths or addresses.
         text_field: The field of .jsonl and .parquet rows.
-        part: Of the one file; None: all of it.
+        part: Range of bytes of the one file; None: all of it.
     """
 
     source: int

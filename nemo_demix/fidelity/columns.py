@@ -49,7 +49,11 @@ def columns(rows: Mapping[str, Row], capability_of: Mapping[str, str], what: str
 
 
 def null_columns(references: Sequence[Reference], manifest: DataManifest, capabilities: Sequence[str]) -> Columns:
-    """What needs no model at all: of each capability, the share of the data that serves it; more is better."""
+    """Build the scores that need no model at all: the share of each reference's data that serves a capability.
+
+    Returns:
+        Shares from 0 to 1 by capability, float64, shape (references,) each; more is better.
+    """
     shares = {
         capability: np.array(
             [

@@ -51,11 +51,13 @@ def draw_samples(num_references: int, num_bootstrap: int, rng: np.random.Generat
 
 
 def figures(reference: Columns, proxy: Columns, samples_SR: Rows) -> Figures:
-    """Spearman's rho over all references and over their best quarter, and capability recovery.
+    """Compute Spearman's rho over all references and over their best quarter, and capability recovery.
 
     rho is positive where the proxy finds better what is better. Recovery is the sum of the proxy's scores over the sum
     of the references': for bits per byte above 1 where the proxy is the worse model, for accuracies below.
 
+    Args:
+        samples_SR: Indices of references, shape (S, R), see `draw_samples`.
     Raises:
         ScoreError: if the proxy lacks a capability of the references, or has another number of scores.
     """
@@ -86,7 +88,7 @@ def figures(reference: Columns, proxy: Columns, samples_SR: Rows) -> Figures:
 
 
 def estimates(given: Figures, confidence: float) -> dict[str, dict[str, Estimate]]:
-    """By measure and capability, with percentile intervals; those of few references in order are widened."""
+    """Estimate each measure and capability, with percentile intervals, widened where few references are ordered."""
     result: dict[str, dict[str, Estimate]] = {}
     for measure, of in given.values.items():
         result[measure] = {}
@@ -170,7 +172,7 @@ def tokens_to_match(target_rho: float | None, measured: Mapping[int, float | Non
     """The fewest tokens at which trained proxies reach a rho, interpolated on log2 of the tokens.
 
     Args:
-        target_rho: Of merged proxies.
+        target_rho: Spearman's rho of merged proxies; None: undefined.
         measured: rho of trained proxies by their tokens, below those of a reference: a proxy with all of these tokens
             *is* the reference, so its rho of 1 is no measurement and is left out.
     """

@@ -51,8 +51,8 @@ def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[Mapping[st
 
     Args:
         groups: Finished models, by stage.
-        rows: Of the proxies that were scored.
-        ranks: That each of these kept busy.
+        rows: Rows of the proxies that were scored.
+        ranks: How many ranks each of these kept busy.
     """
     stages = {name: _trained(records, ranks) for name, records in groups.items() if records}
     if rows:

@@ -49,7 +49,7 @@ class Decision:
 
 
 def decision(reference_R: Array, stand_in: StandIn, counts_SR: Array) -> Decision:
-    """All measures, on every sample.
+    """Judge a stand-in by all measures, on every sample.
 
     rho: Spearman's, ties at their mean rank. pairs: the share of the pairs of references that are ordered right, of
     those whose scores differ; pairs_small, _middle and _large: of the third of these pairs with the smallest, middle
@@ -60,10 +60,10 @@ def decision(reference_R: Array, stand_in: StandIn, counts_SR: Array) -> Decisio
     not ordered right, and of equal candidates for the best the worst is taken.
 
     Args:
-        reference_R: The references' scores, lower is better; regret and residual have their unit.
-        stand_in: Its values in the same order of references.
-        counts_SR: `multiplicities` of the samples. Where a sample has fewer than 3 different references, or a side of
-            it is constant, nothing is defined.
+        reference_R: The references' scores, shape (R,), lower is better; regret and residual have their unit.
+        stand_in: The stand-in, its values in the same order of references.
+        counts_SR: `multiplicities` of the samples, shape (S, R). Where a sample has fewer than 3 different references,
+            or a side of it is constant, nothing is defined.
 
     Raises:
         ScoreError: if there is another number of values than of references.
@@ -99,15 +99,16 @@ def undefined(reason: str, num_samples: int, num_references: int) -> Decision:
 
 
 def averaged(decisions: Sequence[Decision], counts_SK: Array | None = None) -> Decision:
-    """The mean over several groups of figures, on every sample: over splits, or over sets of component models.
+    """Average several groups of figures, on every sample: over splits, or over sets of component models.
 
     The figure of the references themselves is undefined where it is so in any group; that of a resample is the mean
     over the groups in which it is defined. The slope is that of least squares in all groups together, each around its
     own mean: a stand-in that hardly varies in one group has a slope there that says nothing.
 
     Args:
-        decisions: K of them, on the same samples.
-        counts_SK: How often each group counts in each sample, so that groups are resampled too; None: once.
+        decisions: K decisions, on the same samples.
+        counts_SK: How often each group counts in each sample, shape (S, K), so that groups are resampled too; None:
+            once.
     """
     num_samples = len(decisions[0].values["rho"])
     counts_SK = np.ones((num_samples, len(decisions))) if counts_SK is None else counts_SK
@@ -131,7 +132,7 @@ def averaged(decisions: Sequence[Decision], counts_SK: Array | None = None) -> D
 
 
 def decision_estimates(found: Decision, confidence: float) -> dict[str, Estimate]:
-    """By measure, with percentile intervals; of few references only rho has one, which is widened."""
+    """Estimate each measure with its percentile interval; of few references only rho has one, which is widened."""
     result: dict[str, Estimate] = {}
     for measure, values_S in found.values.items():
         estimate = summarise(values_S, confidence, found.reasons.get(measure))

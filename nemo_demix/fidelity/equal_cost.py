@@ -36,7 +36,7 @@ class Law:
     """A regression from data shares to a score.
 
     Attributes:
-        fit: From shares (N, D) and scores (N,).
+        fit: Fits it on data shares, shape (N, D), and scores, shape (N,).
         min_rows: The fewest references it can be fitted on, given D.
     """
 
@@ -45,12 +45,12 @@ class Law:
 
 
 def fit_ridge(shares_ND: Array, losses_N: Array) -> Function:
-    """Ridge on the standardised logarithms of the data shares."""
+    """Fit ridge regression on the standardised logarithms of the data shares; shapes (N, D) and (N,)."""
     return ridge.fit(log_shares, RIDGE_PENALTY, shares_ND, losses_N, seed=0)
 
 
 def fit_log_linear(shares_ND: Array, losses_N: Array) -> Function:
-    """The data mixing law, c + k exp(t . share)."""
+    """Fit the data mixing law, c + k exp(t . share); shapes (N, D) and (N,)."""
     return log_linear.settle(PredictorConfig(), shares_ND, losses_N, 0).fit(shares_ND, losses_N, 0).predict
 
 
@@ -69,11 +69,11 @@ class EqualCost:
 
 
 def equal_cost(num_references: int, component_tokens: int, reference_tokens: int) -> EqualCost:
-    """As many references as the components' tokens would have trained, if enough are left to be ordered.
+    """Count the references that the components' tokens would have trained, if enough are left to be ordered.
 
     Args:
-        component_tokens: Of all components together; 0: they were brought.
-        reference_tokens: Of one reference.
+        component_tokens: Training tokens of all components together; 0: they were brought.
+        reference_tokens: Training tokens of one reference.
     """
     if not component_tokens:
         return EqualCost(0, "the components were brought: their tokens are not known")
@@ -90,7 +90,7 @@ def equal_cost(num_references: int, component_tokens: int, reference_tokens: int
 
 
 def draw_splits(num_references: int, num_fitted: int, rng: np.random.Generator) -> Rows:
-    """Which references are fitted on in each split, shape (NUM_SPLITS, num_fitted), ascending."""
+    """Draw the references that are fitted on in each split, shape (NUM_SPLITS, num_fitted), ascending."""
     return np.array([np.sort(rng.permutation(num_references)[:num_fitted]) for _ in range(NUM_SPLITS)])
 
 
@@ -102,14 +102,14 @@ def left_out_decisions(
     splits_KN: Rows,
     laws: Mapping[str, Law] = LAWS,
 ) -> dict[str, Decision]:
-    """All stand-ins and laws on the references that each split leaves out, averaged over the splits.
+    """Judge all stand-ins and laws on the references that each split leaves out, averaged over the splits.
 
     Args:
-        reference_R: The references' scores, lower is better.
-        stand_ins: By name, in the references' order.
-        shares_RD: The references' data shares.
-        counts_SR: `multiplicities` of the samples.
-        splits_KN: From `draw_splits`.
+        reference_R: The references' scores, shape (R,), lower is better.
+        stand_ins: Stand-ins by name, their values in the references' order.
+        shares_RD: The references' data shares, shape (R, D).
+        counts_SR: `multiplicities` of the samples, shape (S, R).
+        splits_KN: References that each split fits on, shape (K, N), see `draw_splits`.
     """
     rows_R = np.arange(len(reference_R))
     left_out = [np.setdiff1d(rows_R, fitted_N) for fitted_N in splits_KN]

@@ -26,10 +26,10 @@ class Estimate:
 
 
 def summarise(values_S: Array, confidence: float, reason: str | None = None) -> Estimate:
-    """The first value, with the percentile interval of the others that are defined.
+    """Give the first value, with the percentile interval of the others that are defined.
 
     Args:
-        values_S: A figure on each sample, NaN where it is undefined.
+        values_S: A figure on each sample, shape (S,), NaN where it is undefined.
         confidence: Share of the resamples within the interval.
         reason: Why the first value is undefined, if it is.
     """
@@ -47,7 +47,7 @@ def summarise(values_S: Array, confidence: float, reason: str | None = None) -> 
 
 
 def widened_correlation(estimate: Estimate, num_ordered: int, confidence: float) -> Estimate:
-    """At least as wide as Fisher's interval, where too few references are ordered for resamples to differ.
+    """Make an interval at least as wide as Fisher's, where too few references are ordered for resamples to differ.
 
     A perfect order counts as one with a single pair of neighbours exchanged. Of 3 references nothing is known.
     Source: Bonett and Wright 2000 (the standard error for Spearman's rho).
@@ -65,7 +65,9 @@ def widened_correlation(estimate: Estimate, num_ordered: int, confidence: float)
 
 
 def widened_difference(estimate: Estimate, first: Estimate, second: Estimate, num_ordered: int) -> Estimate:
-    """At least as wide as from the intervals of both correlations as if they were independent, for few references.
+    """Widen the interval of a difference of two correlations of few references.
+
+    It becomes at least as wide as it would be if the two, with their own intervals, were independent.
 
     Source: Zou 2007, Toward using confidence intervals to compare correlations.
     """

@@ -22,7 +22,7 @@ _ONE_MIXTURE = "1 mixture was trained with several seeds; a seed's common shift 
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """By capability, and for the macro score; None where it was not measured."""
+    """The noise between seeds, by capability and for the macro score; None where it was not measured."""
 
     num_mixtures: int
     num_models: int
@@ -32,11 +32,10 @@ class SeedNoise:
 
 
 def seed_noise(groups: Sequence[Sequence[Mapping[str, float]]], capabilities: Sequence[str]) -> SeedNoise:
-    """Standard deviation between seeds, centred within each seed, and rho between the seeds.
+    """Compute the standard deviation between seeds, centred within each seed, and rho between the seeds.
 
     Args:
-        groups: Of each mixture, the scores by capability of its models: of one seed, or of the same seeds in the same
-            order.
+        groups: Scores by capability of each mixture's models: of one seed, or of the same seeds in the same order.
         capabilities: Which scores there are; their mean is added as `macro`.
     """
     repeated = [[_with_macro(scores, capabilities) for scores in group] for group in groups if len(group) > 1]
@@ -60,7 +59,7 @@ def _with_macro(scores: Mapping[str, float], capabilities: Sequence[str]) -> dic
 
 
 def _centred_std(scores_ME: Array) -> float:
-    """Of what is left without the means of mixtures and of seeds; (M - 1)(E - 1) degrees of freedom are left too."""
+    """Standard deviation without the means of mixtures and of seeds, by (M - 1)(E - 1) degrees of freedom."""
     left_ME = scores_ME - scores_ME.mean(axis=1, keepdims=True) - scores_ME.mean(axis=0) + scores_ME.mean()
     num_mixtures, num_seeds = scores_ME.shape
     return float(np.sqrt((left_ME**2).sum() / ((num_mixtures - 1) * (num_seeds - 1))))
@@ -75,10 +74,11 @@ def _ceiling(groups: Sequence[Sequence[Mapping[str, float]]], name: str) -> floa
 
 
 def residual_std(reference: Mapping[str, Array], proxy: Mapping[str, Array]) -> dict[str, float]:
-    """How far proxies scatter around the references, by capability and macro; a common offset is no scatter.
+    """Standard deviation of the proxies around the references, by capability and macro; a common offset is left out.
 
-    It is what a difference of two proxies is wrong by, over the square root of 2, and holds one model's seed noise.
-    Needs at least 2 references.
+    Both are scores by capability, shape (R,) each, in the same order of at least 2 references; the figures have their
+    unit. A figure is what a difference of two proxies is wrong by, over the square root of 2, and holds one model's
+    seed noise.
     """
     offsets = {name: proxy[name] - reference_R for name, reference_R in reference.items()}
     offsets[MACRO] = np.mean(list(offsets.values()), axis=0)

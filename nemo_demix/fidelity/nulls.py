@@ -20,7 +20,7 @@ class Mixtures:
 
     Attributes:
         shares_RD: Data shares, float64, shape (R, D); rows sum to 1.
-        capabilities: Of each dataset.
+        capabilities: Capability of each dataset.
     """
 
     shares_RD: Array
@@ -28,14 +28,14 @@ class Mixtures:
 
 
 def null_stand_ins(mixtures: Mixtures, weights: Mapping[str, float]) -> dict[str, StandIn]:
-    """Orders of the mixtures that need no model and no training; lower is better, and they have no unit.
+    """Build the orders of the mixtures that need no model and no training; lower is better, and they have no unit.
 
     null_share: the mean over capabilities of minus the logarithm of the share of the data that serves it, so that twice
     the data is worth the same whatever there was. null_entropy: minus the entropy of the data shares, so that the
     most even mixture is the best.
 
     Args:
-        weights: Of the capabilities in the objective.
+        weights: Weights of the capabilities in the objective.
     """
     shares_RD = mixtures.shares_RD
     served = np.array([[owner == capability for owner in mixtures.capabilities] for capability in weights])
@@ -48,5 +48,5 @@ def null_stand_ins(mixtures: Mixtures, weights: Mapping[str, float]) -> dict[str
 
 
 def log_shares(shares: Array) -> Array:
-    """Natural logarithms of shares, finite for a share of 0 (LEAST_SHARE)."""
+    """Natural logarithms of shares, of the same shape; finite for a share of 0 (LEAST_SHARE)."""
     return np.log(np.maximum(shares, LEAST_SHARE))

@@ -28,8 +28,8 @@ class Macro:
     """What the macro score of one set of scores is made of.
 
     Attributes:
-        capability_weights: Of the capabilities that count; they sum to 1. Empty where none does.
-        score_weights: By score name, of those that count; they sum to 1.
+        capability_weights: Weights of the capabilities that count; they sum to 1. Empty where none does.
+        score_weights: Weights of the scores that count, by score name; they sum to 1.
         reason: Why there is no macro score, where none counts.
     """
 
@@ -57,11 +57,11 @@ def macro_of_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, Macr
 
 
 def macro(shares: Shares, weights: Mapping[str, float]) -> Macro:
-    """The macro score of these capabilities, those of weight 0 left out.
+    """Build the macro score of these capabilities; those of weight 0 are left out.
 
     Args:
-        shares: By capability.
-        weights: By capability, of any scale.
+        shares: What each score counts in its capability's average, by capability.
+        weights: Weights by capability, of any scale.
     """
     used = {owner: weights[owner] for owner in shares if weights[owner] > 0}
     if not used:

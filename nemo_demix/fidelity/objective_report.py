@@ -46,7 +46,7 @@ def objective_report(
     samples_SR: Rows,
     components: Sequence[ModelRecord],
 ) -> dict[str, Any]:
-    """The figures of one set of scores.
+    """Compute the figures of one set of scores, over samples of references, indices of shape (S, R).
 
     Returns:
         unit and higher_is_better of the macro score, the capabilities' weights; pair_edges: the largest difference of

@@ -34,7 +34,7 @@ def load_fidelity(config: DemixConfig, components: Sequence[TrainJob]) -> dict[s
 
 
 def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
-    """Of the benchmarks' macro score between data orders, as the references show it; None where not measured."""
+    """Standard deviation of the benchmarks' macro score between data orders, in its unit; None where not measured."""
     if fidelity is None or "benchmarks" not in fidelity:
         return None
     std: float | None = fidelity["benchmarks"]["seed_noise"]["std"]["macro"]

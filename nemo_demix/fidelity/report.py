@@ -80,7 +80,7 @@ def fidelity_report(
 
 
 def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], dict[str, str]]:
-    """One reference a mixture, without those of which a proxy failed; and why the others are left out."""
+    """Take one reference a mixture, without those of which a proxy failed; and say why the others are left out."""
     first = [reference for reference in measured.references if reference.name == reference.mixture]
     excluded: dict[str, str] = {}
     for kind, rows in measured.proxies.items():

@@ -26,7 +26,10 @@ def multiplicities(samples_SR: Rows) -> Array:
 
 
 def pair_edges(reference_R: Array) -> tuple[float, float] | None:
-    """The largest difference of the small and of the middle pairs; None where fewer than 3 pairs differ."""
+    """The largest difference of the small and of the middle pairs; None where fewer than 3 pairs differ.
+
+    The references' scores have shape (R,); the differences have their unit.
+    """
     size_RR = _sizes(reference_R)
     if size_RR.max() < len(SIZES) - 1:
         return None
@@ -71,7 +74,10 @@ def _sizes(reference_R: Array) -> Sizes:
 
 
 def pairs_right(reference_R: Array, proxy_R: Array, counts_SR: Array) -> dict[str, Array]:
-    """The share of pairs that are ordered as the references' scores are, of all pairs of these that differ and by size.
+    """Compute the share of pairs that a proxy orders as the references are, of all pairs that differ and by size.
+
+    Returns:
+        `pairs` and `pairs_<size>`, shape (S,) each, from 0 to 1.
 
     A tie of the proxy is not right. NaN where a sample has no such pair. Which third a pair is in is settled on the
     references themselves, and holds for all samples.
@@ -93,9 +99,12 @@ def _share_right(asked_RR: Flags, right_RR: Flags, counts_SR: Array) -> Array:
 
 
 def regrets(reference_R: Array, proxy_R: Array, counts_SR: Array) -> dict[str, Array]:
-    """The reference score of the proxy's best, and the best among its best TOP, minus the best reference's: 0 or above.
+    """Compute the reference score of the proxy's best, and the best among its best TOP, minus the best reference's.
 
     Of equal proxies the worst reference comes first. The second is NaN where a sample has no more than TOP references.
+
+    Returns:
+        `regret` and `regret_top5`, shape (S,) each, 0 or above, in the references' unit.
     """
     order_R = np.lexsort((-reference_R, proxy_R))  # the stand-in's best first, and of equal ones the worst
     drawn_SR, ordered_R = counts_SR[:, order_R], reference_R[order_R]
@@ -113,9 +122,11 @@ def regrets(reference_R: Array, proxy_R: Array, counts_SR: Array) -> dict[str, A
 
 
 def line(reference_R: Array, proxy_R: Array, counts_SR: Array) -> dict[str, Array]:
-    """The slope of the reference on the proxy by least squares; the standard deviation of their difference (n - 1).
+    """Fit a line of the references on the proxy by least squares.
 
-    The slope is NaN where the proxy is constant.
+    Returns:
+        `slope`, NaN where the proxy is constant, and `residual`, the standard deviation of their difference (n - 1),
+        in the references' unit; shape (S,) each.
     """
     reference_SR, proxy_SR = (
         centred(np.broadcast_to(values_R, counts_SR.shape), counts_SR) for values_R in (reference_R, proxy_R)

@@ -19,7 +19,7 @@ def trust_report(
     Args:
         config: `trust` has the thresholds, `search.proxy` the kind of proxy that `fidelity` is asked about.
         deltas: How far each component moved from the base; empty where no component took part.
-        cross_validation: Of the predictor, or its record; None where nothing was predicted.
+        cross_validation: The predictor's cross-validation, or its record; None where nothing was predicted.
         fidelity: `verify/fidelity.json` of these components; None where `verify` has not run, {} where the mixture
             rests on no merge, so that there is nothing to verify.
 

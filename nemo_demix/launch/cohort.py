@@ -8,7 +8,7 @@ from nemo_demix.merging.cohort import Cohort
 
 
 def find_cohort() -> Cohort:
-    """From torchrun's environment, or a Slurm step's; a process on its own otherwise.
+    """Read the team from torchrun's environment, or a Slurm step's; a process is on its own otherwise.
 
     Raises:
         ConfigError: if Slurm's list of hosts cannot be read.

@@ -57,7 +57,7 @@ class RankGroups:
 
     Args:
         label: Names the folder of logs.
-        num_groups: 1 where requests need all ranks together.
+        num_groups: Number of groups; 1 where requests need all ranks together.
     """
 
     config: DemixConfig

@@ -98,7 +98,7 @@ class Running:
 
     Attributes:
         dead: The first failure of each group that failed, by group.
-        seal: Of the messages between the command and these ranks.
+        seal: Seal of the messages between the command and these ranks.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -116,7 +116,7 @@ class Running:
 
     @property
     def prefix(self) -> str:
-        """Of this launch's keys in the team's store."""
+        """What this launch's keys in the team's store begin with."""
         return f"launch/{self._number}"
 
     @property
@@ -125,7 +125,7 @@ class Running:
         return len(self._ended) == self.placement.num_ranks
 
     def wait(self) -> None:
-        """Until all ranks have ended well. Raises as `launch` does."""
+        """Wait until all ranks have ended well. Raises as `launch` does."""
         with stopping.deferred():
             while not self.all_ended:
                 self.poll()
@@ -134,7 +134,7 @@ class Running:
                 time.sleep(POLL_S)
 
     def wait_for_living(self) -> None:
-        """Until the ranks of all groups that have not failed have ended. Raises as `launch` does."""
+        """Wait until the ranks of all groups that have not failed have ended. Raises as `launch` does."""
         while not self.all_ended:
             self.poll()
             time.sleep(POLL_S)

@@ -42,7 +42,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> "Holder":
-        """This process."""
+        """Describe this process."""
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
         return cls(socket.gethostname(), os.getpid(), job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
@@ -143,7 +143,7 @@ def _now(folder: Path) -> float:
 
 
 def _holder(path: Path) -> Holder | None:
-    """Whoever the record names; None where it names no one."""
+    """Read who holds the lock by its record; None where it names no one."""
     try:
         text = path.read_text(encoding="utf-8")
         return Holder(**json.loads(text)) if text else None

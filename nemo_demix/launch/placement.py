@@ -32,7 +32,7 @@ class Placement:
         return rank // self.group_size
 
     def to_json(self) -> dict[str, int]:
-        """As it is sent to the agents."""
+        """Turn it into what is sent to the agents."""
         return asdict(self)
 
 

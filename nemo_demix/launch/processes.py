@@ -42,7 +42,7 @@ def start_fork_server() -> None:
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    """Inside, new processes ignore what Slurm sends to all of a job's until they have seen to it themselves."""
+    """Let new processes ignore, while inside, what Slurm sends to all of a job's until they see to it themselves."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:
         yield
@@ -65,9 +65,9 @@ class Assignment:
     """What an agent is to start.
 
     Attributes:
-        address, port: Of the store that the ranks meet in.
+        address, port: Where the store is that the ranks meet in.
         host_place: The agent's place among those of its host.
-        seal: Of the messages between the command and the ranks.
+        seal: Seal of the messages between the command and the ranks.
     """
 
     number: int

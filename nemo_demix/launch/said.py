@@ -25,7 +25,7 @@ class Said(logging.FileHandler):
         super().__init__(logs / NAME, encoding="utf-8")
 
     def format(self, record: logging.LogRecord) -> str:
-        """As a line of JSON."""
+        """Turn the record into a line of JSON."""
         progress = progress_of(record)
         told = {"level": record.levelno, "text": record.getMessage()}
         return json.dumps(told if progress is None else told | {"progress": asdict(progress)})

@@ -33,16 +33,16 @@ class Seal:
 
     @staticmethod
     def random() -> "Seal":
-        """One that nobody else has."""
+        """Make a seal that nobody else has."""
         return Seal(secrets.token_bytes(_BYTES))
 
     @staticmethod
     def from_environment() -> "Seal":
-        """A rank's; what is started from here does not get it."""
+        """Take a rank's seal out of its environment; what is started from here does not get it."""
         return Seal(bytes.fromhex(os.environ.pop(VARIABLE)))
 
     def derived(self, purpose: str) -> "Seal":
-        """Another seal, by which this one cannot be found."""
+        """Make another seal, by which this one cannot be found."""
         return Seal(hmac.digest(self._secret, b"derive\0" + purpose.encode(), "sha256"))
 
     def close(self, key: str, payload: bytes) -> bytes:
@@ -70,11 +70,13 @@ class Seal:
 
 
 def shared_seal(folder: Path, nonce: bytes) -> Seal:
-    """That of a team whose processes were started apart: from their environment, or a file that only the user can read.
+    """Make the seal of a team whose processes were started apart.
+
+    Its secret is in their environment, or in a file that only the user can read.
 
     Args:
-        folder: Of the file, which is made where there is none.
-        nonce: Random, of this run: what was sealed in an earlier one does not open.
+        folder: Folder of the file, which is made where there is none.
+        nonce: Random bytes of this run: what was sealed in an earlier one does not open.
     Raises:
         ConfigError: if the secret is too short, or others can read the file.
     """

@@ -20,14 +20,14 @@ class _State:
 
 
 def listen() -> None:
-    """From here on these signals raise `Stopped` in the main thread, wherever it is, unless they are deferred."""
+    """Make these signals raise `Stopped` in the main thread, wherever it is, unless they are deferred."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _take)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, signals are only noted: ask `requested`. Slurm sends some twice, for a step and for its job."""
+    """Only note signals while inside: ask `requested`. Slurm sends some twice, for a step and for its job."""
     _State.deferred, _State.requested = True, None
     try:
         yield

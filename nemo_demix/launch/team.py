@@ -57,7 +57,7 @@ class Team:
     """This process among the team's.
 
     Args:
-        cohort: Its number, and how many there are.
+        cohort: This process's number, and how many there are.
     """
 
     def __init__(self, cohort: Cohort) -> None:
@@ -90,7 +90,7 @@ class Team:
 
     @property
     def seal(self) -> Seal:
-        """Of this run's messages.
+        """The seal of this run's messages.
 
         Raises:
             ConfigError: as `shared_seal`.

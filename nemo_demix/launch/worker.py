@@ -30,8 +30,8 @@ def become_rank(arguments: Sequence[str], environment: Mapping[str, str], folder
     """Make a rank of a process that the fork server has just forked.
 
     Args:
-        arguments: As on the command line.
-        environment: All of it.
+        arguments: The rank's arguments, as on a command line.
+        environment: All of the rank's environment.
         folder: The working directory.
     """
     from nemo_demix.launch import preloaded  # the server has imported it

@@ -67,8 +67,8 @@ class EarlyWriteback:
     """Asks the kernel, on a thread of its own, to start writing what was written, so that the final fsync is short.
 
     Args:
-        num_bytes: That will be written in all. Where it is much of this machine's memory, what is on the disk already
-            is let go: outputs would push the sources out of the page cache, and each other.
+        num_bytes: Bytes that will be written in all. Where these are much of this machine's memory, what is on the
+            disk already is let go: outputs would push the sources out of the page cache, and each other.
     """
 
     def __init__(self, num_bytes: int) -> None:

@@ -26,9 +26,9 @@ class MergeOrder:
 
     Attributes:
         components: Checkpoints by name.
-        base: Of the method's task vectors; None where the method uses none.
-        seed: Of the method's random masks.
-        memory_gib: Promised to the merge.
+        base: Base of the method's task vectors; None where the method uses none.
+        seed: Seed of the method's random masks.
+        memory_gib: Memory that is promised to the merge.
     """
 
     components: Mapping[str, str]
@@ -44,7 +44,7 @@ class FolderMaker:
     """The helper process, started when it is first needed; safe to use from several threads.
 
     Args:
-        log: Gets all that it prints.
+        log: File that gets all that it prints.
         tokenizer: The folder of a Hugging Face tokenizer, for checkpoints that bring none.
     """
 
@@ -124,10 +124,10 @@ class ModelFolder:
     """One model, written to disk in the formats that are asked for.
 
     Args:
-        name: Of the model, for messages and logs.
+        name: Name of the model, for messages and logs.
         weights: The fingerprint of its weights.
         folder: Everything that is written for it lies below.
-        source: Its checkpoint, or what to merge with which weights.
+        source: The model's checkpoint, or what to merge with which weights.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class ModelFolder:
         self._folder, self._source, self._maker = folder.resolve(), source, maker
 
     def path(self, format: str) -> Path:
-        """Its folder in a format: megatron | huggingface. Raises as `FolderMaker`."""
+        """The model's folder in a format: megatron | huggingface. Raises as `FolderMaker`."""
         if format == "megatron" and isinstance(self._source, Path):
             return self._source.resolve()
         path = self._folder / format

@@ -76,12 +76,12 @@ class Rows:
 
     @property
     def num_rows(self) -> int:
-        """Of the whole tensor."""
+        """Rows of the whole tensor."""
         return math.prod(self.stacked) * self.rows_per_unit
 
     @property
     def num_elements(self) -> int:
-        """Of the whole tensor."""
+        """Elements of the whole tensor."""
         return self.num_rows * self.width
 
     def unit(self, row: int, column: int) -> tuple[str, int]:
@@ -117,7 +117,7 @@ class Grid:
     """Where a checkpoint keeps the rows of one tensor.
 
     Args:
-        width: Of the rows: the last axis of the shape, or what divides it.
+        width: Elements of a row: the last axis of the shape, or what divides it.
     """
 
     def __init__(self, shape: Sequence[int], chunks: Sequence[Chunk], width: int) -> None:
@@ -193,7 +193,7 @@ def spans(first_row: int, end_row: int, width: int, whole_rows: bool) -> Iterato
 
 
 def units(rows: Rows) -> list[Matrix]:
-    """The stored layers and experts of a tensor apart."""
+    """Give each stored layer (and expert) of a tensor a matrix of its own."""
     count, step = math.prod(rows.stacked), rows.rows_per_unit
     return [Matrix(((index * step, (index + 1) * step),)) for index in range(count)]
 

@@ -71,7 +71,7 @@ def read_journals(folder: Path) -> dict[int, UnitRecord]:
 
 
 def _parse(line: bytes) -> UnitRecord | None:
-    """None for a line that was cut off: its unit is done again."""
+    """Read one line; None for a line that was cut off: its unit is done again."""
     try:
         unit, read, written, nonfinite = json.loads(line)
         runs = [{name: tuple(Run(*run) for run in some) for name, some in side.items()} for side in (read, written)]

@@ -22,7 +22,7 @@ class Coefficients:
     """What M mixtures take of T sources.
 
     Args:
-        values_MT: float64; used in fp32.
+        values_MT: Coefficients, float64, shape (M, T); used in fp32.
     """
 
     def __init__(self, values_MT: Array, device: torch.device = _CPU) -> None:
@@ -39,14 +39,14 @@ class Coefficients:
         }
 
     def apply(self, sources_TN: torch.Tensor, out_MN: torch.Tensor) -> bool:
-        """Write the weighted sums.
+        """Write the weighted sums of the sources' elements, one row a mixture.
 
         A row with a single 1 copies its source bit for bit, signed zeros and NaN included; a source whose coefficient
         is 0 leaves no trace, not even where it is NaN.
 
         Args:
-            sources_TN: fp32; N a multiple of 64 (see `padded`).
-            out_MN: fp32, one row more than there are mixtures: the last is scratch.
+            sources_TN: Elements of the sources, fp32, shape (T, N); N a multiple of 64 (see `padded`).
+            out_MN: Where to write, fp32, shape (M + 1, N): one row more than there are mixtures, the last is scratch.
         Returns:
             Whether all sources were finite.
         """

@@ -277,7 +277,7 @@ def _regions(plan: MergePlan, number: int, shard: Shard) -> tuple[_Region, ...]:
 
 
 def _gather_statistics(plan: MergePlan) -> dict[Key, Statistics]:
-    """Of all matrices; each rank gathers some, and all get all."""
+    """Collect the statistics of all matrices; each rank gathers some, and all get all."""
     if not plan.method.needs_statistics:
         return {}
     rank, size = _rank()

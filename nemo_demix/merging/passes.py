@@ -32,7 +32,7 @@ def matrices_of(plan: MergePlan, worker: int, num_workers: int) -> list[Key]:
 
 
 def num_elements(plan: MergePlan, tensor: int, matrix: Matrix) -> int:
-    """Of a logical matrix."""
+    """Count the elements of a logical matrix."""
     return sum(end - first for first, end in matrix.runs) * plan.tensors[tensor].rows.width
 
 

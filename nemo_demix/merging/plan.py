@@ -102,13 +102,13 @@ class MergePlan:
 
     @cached_property
     def weights_MK(self) -> Array:
-        """Merge weights, float64."""
+        """Merge weights, float64, shape (M, K): mixtures and components in their order."""
         names = [source.name for source in self.components]
         return np.array([[mixture.get(name, 0.0) for name in names] for mixture in self.mixtures.values()])
 
     @cached_property
     def grids(self) -> tuple[tuple[Grid, ...], ...]:
-        """By tensor, by source and then the output's: where rows lie. Equal grids are one object."""
+        """Where rows lie: by tensor, a grid for each source and then the output's. Equal grids are one object."""
         known: dict[object, Grid] = {}
 
         def grid(tensor: TensorPlan, chunks: tuple[Chunk, ...]) -> Grid:
@@ -121,26 +121,26 @@ class MergePlan:
 
     @property
     def num_elements(self) -> int:
-        """Of one model."""
+        """Elements of one model."""
         return sum(tensor.rows.num_elements for tensor in self.tensors)
 
     @property
     def source_bytes(self) -> int:
-        """Of one source's tensors."""
+        """Bytes of one source's tensors."""
         return sum(tensor.rows.num_elements * tensor.dtype.itemsize for tensor in self.tensors)
 
     @property
     def output_bytes(self) -> int:
-        """Of one output's files."""
+        """Bytes of one output's files."""
         return sum(file.num_bytes for file in self.files)
 
     @cached_property
     def source_identity(self) -> str:
-        """Of the sources as they lie on disk."""
+        """Fingerprint of the sources as they lie on disk."""
         return fingerprint(sources={source.name: source.identity for source in self.sources})
 
     def mixture_identity(self, mixture: str) -> str:
-        """Of one output: everything that decides its bytes."""
+        """Fingerprint of everything that decides the bytes of one output."""
         return fingerprint(
             sources=self.source_identity,
             method=self.method.name,
@@ -154,7 +154,7 @@ class MergePlan:
 
     @cached_property
     def identity(self) -> str:
-        """Of the whole merge."""
+        """Fingerprint of the whole merge."""
         return fingerprint(
             mixtures={name: self.mixture_identity(name) for name in self.mixtures}, units=len(self.units)
         )
@@ -182,8 +182,8 @@ def make_plan(
     """Work out a merge of checkpoints that `compare` has passed.
 
     Args:
-        base: Where the method uses one.
-        dtype: Of the outputs' averaged tensors; None: as in the sources.
+        base: The base, where the method uses one; else None.
+        dtype: Type of the outputs' averaged tensors; None: as in the sources.
 
     Raises:
         CheckpointError: if the checkpoints' configuration does not fit their tensors.

@@ -191,7 +191,7 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
 
 
 def affordable_workers(plan: MergePlan, options: MergeOptions) -> int:
-    """As many of the workers asked for as the promised memory holds.
+    """Count the workers that the promised memory holds, at most those asked for.
 
     Raises:
         ConfigError: if not even one.

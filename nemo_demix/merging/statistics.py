@@ -30,7 +30,7 @@ def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
         method: Says what it needs.
         blocks: Gives the matrix's blocks in order, from the start at each call; called once a pass: one for the Gram
             matrix, two for order statistics, one for sums.
-        num_elements: Of the matrix.
+        num_elements: Elements of the matrix.
 
     Raises:
         CheckpointError: if NaN or infinity gets into an inner product or a sum: every element of the matrix would
@@ -60,8 +60,8 @@ def order_statistics(
 
     Args:
         series: Gives the values in pieces, fp32, >= 0, shape (S, ...); called twice. NaN counts as the largest.
-        ranks: 1 is the largest value, `num_elements` the smallest.
-        num_elements: Of each series.
+        ranks: Ranks of the values; 1 is the largest value, `num_elements` the smallest.
+        num_elements: Elements of each series.
 
     Returns:
         fp32, shape (S, Q).
@@ -122,7 +122,7 @@ def _count_high_bits(series: Iterator[torch.Tensor]) -> npt.NDArray[np.int64]:
 
 
 def _count_low_bits(series: Iterator[torch.Tensor], bins: Sequence[set[int]]) -> list[dict[int, npt.NDArray[np.int64]]]:
-    """For each series, and each of its bins of high bits, how many values have each pattern of low bits."""
+    """Count, for each series and each of its bins of high bits, how many values have each pattern of low bits."""
     counts = [{high: np.zeros(_NUM_BINS, dtype=np.int64) for high in wanted} for wanted in bins]
     for values in series:
         for row, row_counts in zip(_bits(values), counts, strict=True):

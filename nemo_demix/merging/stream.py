@@ -47,7 +47,7 @@ class SourceBlocks:
         self.bytes_read = 0
 
     def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, int]:
-        """In which file and where a chunk's elements begin; its archive is checked the first time."""
+        """Find the file and the byte at which a chunk's elements begin; its archive is checked the first time."""
         key = (source, tensor, chunk)
         if key not in self._places:
             found = self._plan.tensors[tensor]
@@ -104,12 +104,12 @@ class SourceBlocks:
         )
 
     def check_finite(self, part: Range, span: Span, values_TN: torch.Tensor) -> dict[str, int]:
-        """As `nonfinite`, at the price of one sum where all is well."""
+        """Do what `nonfinite` does, at the price of one sum where all is well; values of shape (T, N)."""
         # A sum of finite values can overflow, so it only says where to look.
         return {} if torch.isfinite(values_TN.sum()) else self.nonfinite(part, span, values_TN)
 
     def nonfinite(self, part: Range, span: Span, values_TN: torch.Tensor) -> dict[str, int]:
-        """How many NaN and infinities each source has in a block.
+        """Count the NaN and infinities that each source has in a block, values of shape (T, N).
 
         Raises:
             CheckpointError: if any, unless the plan lets them through.
@@ -163,7 +163,7 @@ class Worker:
 
     @property
     def bytes_read(self) -> int:
-        """Of the sources' weights, so far."""
+        """Bytes of the sources' weights that were read so far."""
         return self._sources.bytes_read
 
     def run(self, units: Sequence[Unit], claimed: Mapping[int, UnitRecord], done: Callable[[Unit], None]) -> None:
@@ -255,7 +255,7 @@ class Worker:
         return found or overflown
 
     def _coefficients_of(self, method: LinearMethod, part: Range) -> list[Coefficients]:
-        """Of some mixtures at a time; worked out once a matrix."""
+        """Give the coefficients of some mixtures at a time; they are worked out once a matrix."""
         key = (part.tensor, part.matrix) if method.needs_statistics else (0, 0)
         if key not in self._coefficients:
             if any(tensor != part.tensor for tensor, _ in self._coefficients):
@@ -327,7 +327,7 @@ class Worker:
             add_run(written[mixture], (part.tensor, piece.chunk), piece.start, piece.size, data.data)
 
     def _place(self, tensor: int, chunk: int) -> tuple[str, int]:
-        """In which file of an output, and where, a chunk's elements begin."""
+        """Find the file of an output, and the byte, at which a chunk's elements begin."""
         key = (tensor, chunk)
         if key not in self._places:
             place = self._plan.tensors[tensor].chunks[-1][chunk]
@@ -365,7 +365,7 @@ def add_run(
 
 
 def as_runs(runs: Mapping[tuple[int, int], Sequence[int]]) -> tuple[Run, ...]:
-    """For the journal."""
+    """Turn runs of written bytes into what the journal keeps."""
     return tuple(Run(tensor, chunk, start, count, crc) for (tensor, chunk), (start, count, crc) in runs.items())
 
 

@@ -13,7 +13,7 @@ class Cell:
 
     Attributes:
         tone: better | worse | quiet; shown by a word or a sign in the text too, never by colour alone.
-        strength: Of the tone's colour, from 0 to 1.
+        strength: Strength of the tone's colour, from 0 to 1.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Table:
 
     Attributes:
         columns: Headings with their units.
-        num_text: So many columns, from the left, hold words; the others hold numbers.
+        num_text: Number of columns, from the left, that hold words; the others hold numbers.
         is_open: Shown at once; else behind a line that opens it.
         picks: Rows can be picked, and show their mark in the figures of the section.
     """
@@ -54,9 +54,9 @@ class Section:
     """One question and what the run's records answer.
 
     Attributes:
-        key: Of the anchor on the page.
+        key: Name of the section's anchor on the page.
         facts: What stands out, by what it is.
-        answer: In a sentence or two; empty where `missing` says why there is none.
+        answer: The answer, a sentence or two; empty where `missing` says why there is none.
         missing: Why nothing can be shown, and which command would change that.
         verbatim: Text shown as it is, by heading.
         live: What the page's script works with; None: the section has no moving part.
@@ -91,7 +91,7 @@ def percent(share: float | None, digits: int = 1, signed: bool = False) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 4, signed: bool = False) -> str:
-    """Both ends of an interval."""
+    """Show both ends of an interval."""
     if low is None or high is None:
         return "not known"
     return f"{number(low, digits, signed)} to {number(high, digits, signed)}"

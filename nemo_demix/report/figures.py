@@ -63,8 +63,8 @@ class Mark:
     """A value with its interval.
 
     Attributes:
-        label: Of the row.
-        low: None: the interval is not known, and the mark is hollow.
+        label: Label of the row.
+        low: Lower end of the interval; None: it is not known, and the mark is hollow.
         is_heading: A row of its own kind, such as a capability above its benchmarks.
     """
 
@@ -140,7 +140,7 @@ def _point(axes: Axes, x: float, y: float, at: tuple[int, int], is_full: bool, s
 
 
 def _is_told_apart(mark: Mark, zero: float | None) -> bool:
-    """Filled marks: those whose interval leaves the line out, or all that have one where there is no line."""
+    """Whether a mark is filled: its interval leaves the line out, or it has one and there is no line."""
     if mark.low is None or mark.high is None:
         return False
     return zero is None or mark.low > zero or mark.high < zero
@@ -154,11 +154,11 @@ def scatter(
     same_scale: bool = False,
     cross: tuple[float, float] | None = None,
 ) -> str:
-    """Points with their intervals.
+    """Draw points with their intervals, as SVG.
 
     Args:
-        labels: Of the axes, with units.
-        same_scale: Both axes show the same quantity: a line of slope 1 is drawn.
+        labels: Labels of the axes, with units.
+        same_scale: Whether both axes show the same quantity: a line of slope 1 is drawn then.
         cross: Where zero lines cross, if any.
     """
     with _drawing(4.3 + 0.28 * len(series)) as (drawing, axes):
@@ -223,7 +223,7 @@ def lines(
 
 
 def _finish(axes: Axes, labels: tuple[str, str], num_series: int) -> None:
-    """Grid, labels of both axes, and a legend where there is more than one series."""
+    """Draw the grid, labels of both axes, and a legend where there is more than one series."""
     axes.grid(linewidth=0.7)
     axes.set_xlabel(textwrap.fill(labels[0], 46))
     axes.set_ylabel(textwrap.fill(labels[1], 34))

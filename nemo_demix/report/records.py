@@ -31,11 +31,11 @@ class RunRecords:
         rows: Scored proxies of the configuration that scored the last one, in their order, FAILED ones too.
         rows_reason: Why there are no rows.
         models: Finished models, by role and name.
-        losses: (step, loss) of each model that was trained here, by role and name.
+        losses: Steps and losses of each model that was trained here, by role and name.
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
         what_if: The predictor that chose, as plain values.
-        out_of_fold: By capability, scored mixtures' averages as measured, and as predicted without them.
+        out_of_fold: Scored mixtures' averages by capability, as measured, and as predicted without them.
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
@@ -64,7 +64,7 @@ class RunRecords:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The name of the run."""
         return self.folder.name
 
     @property
@@ -159,7 +159,7 @@ def _models(folder: Path) -> dict[str, ModelRecord]:
 
 
 def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Of each model: a step that was done again after an interruption counts as it was done last."""
+    """Read each model's losses; a step that was done again after an interruption counts as it was done last."""
     found = {}
     for role in ROLES:
         for path in sorted((folder / role).glob("*/losses.jsonl")):
@@ -195,7 +195,7 @@ def _imported_rows(found: RunRecords) -> dict[str, Any]:
 
 
 def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelItems]:
-    """Of the final models, as far as their items are here and give the scores of the result."""
+    """Read the final models' items, as far as they are here and give the scores of the result."""
     from nemo_demix.scoring.store import load_scores
 
     found = {}

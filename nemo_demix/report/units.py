@@ -60,7 +60,7 @@ def imported_owners(run: RunRecords) -> dict[str, str]:
 
 
 def spread_of_mean(run: RunRecords) -> Scale:
-    """Of the mean over the predicted capabilities, where it has one."""
+    """Find the unit and direction of the mean over the predicted capabilities, where it has them."""
     if run.mixture is None:
         return Scale(UNKNOWN, None)
     predicted = run.mixture["predicted"]

@@ -28,10 +28,10 @@ class Confinement:
         limits: What the program may use.
         baseline_bytes: Address space of an interpreter that has done nothing yet.
         tasks: RLIMIT_NPROC; None: no threads, so that none has to be counted.
-        filter_program: Of the system calls; None: the machine has no such filters.
+        filter_program: Filter of the system calls; None: the machine has no such filters.
         readable: What Landlock is to leave visible; None: it is not used.
-        listable: Where it is to show names only.
-        folder: To work in.
+        listable: Folders of which Landlock is to show names only.
+        folder: The folder to work in.
     """
 
     user: int | None
@@ -90,8 +90,8 @@ def run(program: str, confinement: Confinement, descriptors: tuple[int, int, int
     """Run the program in this process, which ends with it.
 
     Args:
-        descriptors: That of /dev/null, that to report through, and that to say through whether the program could be
-            started: it is closed by then, so nothing that a program writes is taken for it.
+        descriptors: Descriptors of /dev/null, of the pipe to report through, and of the pipe to say through whether
+            the program could be started: that is closed by then, so nothing that a program writes is taken for it.
         password: What is reported when the program has come to its end, and only then.
     """
     os.setsid()

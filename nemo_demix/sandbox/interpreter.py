@@ -28,8 +28,8 @@ class Interpreter:
     """Starts at once; the kernel ends it with the thread that made it.
 
     Args:
-        limits: Of every program.
-        packages: Those that programs may import, and their folders and files.
+        limits: Limits of every program.
+        packages: Packages that programs may import, with their folders and files.
     """
 
     def __init__(self, limits: Limits, packages: Mapping[str, Sequence[str]]) -> None:
@@ -66,12 +66,12 @@ class Interpreter:
         return Isolation(**{**message, "namespaces": tuple(message["namespaces"]), "unprotected": ()})
 
     def start(self, program: str) -> None:
-        """Have it run a program."""
+        """Let it run a program."""
         self.deadline = time.monotonic() + self._limits.wall_s + _GRACE_S
         self._say({"program": program})
 
     def outcome(self) -> Outcome:
-        """That of the program it was last given."""
+        """Wait for the outcome of the program it was last given."""
         return Outcome(**self._hear())
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ _EVERYTHING = (1 << 13) - 1  # of the first version: execute, write, read, list,
 
 
 def restrict(readable: Sequence[str], listable: Sequence[str]) -> None:
-    """From here on this process may open nothing but these paths.
+    """Let this process open nothing but these paths from now on.
 
     Args:
         readable: Files, and folders with all that is in them.

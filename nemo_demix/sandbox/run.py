@@ -30,7 +30,7 @@ def run_programs(programs: Sequence[str], limits: Limits, workers: int, packages
 
     Args:
         programs: Python source texts.
-        limits: Of each one.
+        limits: Limits of each one.
         workers: How many to run at a time.
         packages: What programs may import beside the standard library, by the names it has here: `numpy`.
     Returns:
@@ -73,7 +73,7 @@ def _run(
 
 
 def _locations(packages: Sequence[str]) -> dict[str, list[str]]:
-    """By package, the folders and files of packages, and that of the shared libraries that a wheel brings beside it."""
+    """Find each package's folders and files, with that of the shared libraries that a wheel brings beside it."""
     locations = {}
     for name in packages:
         spec = importlib.util.find_spec(name)

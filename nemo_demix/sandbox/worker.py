@@ -37,7 +37,7 @@ class Worker:
     """Runs one program after another.
 
     Args:
-        limits: Of each.
+        limits: Limits of each program.
         packages: The folders and files of those that programs may import beside the standard library.
     """
 

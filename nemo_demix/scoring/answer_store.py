@@ -29,8 +29,8 @@ class AnswerStore:
     """A folder of answers.
 
     Attributes:
-        folder: None: nothing is kept.
-        reads: False: answers are kept, and not used, as where a stage is forced to score again.
+        folder: Folder that answers are kept in; None: nothing is kept.
+        reads: Whether kept answers are used; they are not where a stage is forced to score again.
     """
 
     folder: Path | None
@@ -46,7 +46,7 @@ class AnswerStore:
 
         Args:
             weights: The fingerprint of the model's weights; None: not known, so nothing is kept of it.
-            decode: By key. Makes something of the arrays, and refuses by ValueError or KeyError what they cannot be.
+            decode: Makes something of a key's arrays, and refuses by ValueError or KeyError what they cannot be.
         """
         found: dict[str, T] = {}
         folder = self._path(weights, "")

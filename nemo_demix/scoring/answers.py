@@ -43,7 +43,13 @@ def answer_requests(
 def put_together(
     requests: EncodedRequests, logprobs_R: Array, greedy_R: np.ndarray, texts: Sequence[str]
 ) -> dict[str, list[Any]]:
-    """Answers by request type, from what the model gave for every continuation and prompt."""
+    """Put answers together by request type, from what the model gave for every continuation and prompt.
+
+    Args:
+        logprobs_R: Natural-log probability of every continuation, shape (R,).
+        greedy_R: Whether greedy decoding would give it, bool, shape (R,).
+        texts: What was generated for every prompt.
+    """
     logprobs, greedy, count = logprobs_R.tolist(), greedy_R.tolist(), requests.num_loglikelihood
     return {
         "loglikelihood": list(zip(logprobs[:count], greedy[:count], strict=True)),

@@ -29,7 +29,7 @@ class Continuation(Protocol):
 
     @property
     def start(self) -> int:
-        """Of the continuation: 1 or more, and less than the number of tokens."""
+        """Where the continuation starts: 1 or more, and less than the number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,13 @@ class Batch:
     """Rows of like length, padded on the right, and the scored tokens in them.
 
     Attributes:
-        tokens_BS: int64.
-        positions_BS: int64, of each token in its own sequence; None: its place in the row.
-        branches_BS: int32, 0 for context and n for the row's n-th continuation; None: no row has more than one.
-        rows_Q, columns_Q: Where each scored token is predicted from.
-        targets_Q: The scored tokens.
-        places_Q: Of each scored token among all T.
+        tokens_BS: Token ids, int64, shape (B, S).
+        positions_BS: Position of each token in its own sequence, int64, shape (B, S); None: its place in the row.
+        branches_BS: 0 for context and n for the row's n-th continuation, int32, shape (B, S); None: no row has more
+            than one.
+        rows_Q, columns_Q: Where each scored token is predicted from, shape (Q,).
+        targets_Q: The scored tokens, shape (Q,).
+        places_Q: Place of each scored token among all T, int64, shape (Q,).
     """
 
     tokens_BS: "torch.Tensor"
@@ -60,9 +61,10 @@ class BatchPlan:
 
     Attributes:
         offsets_R: int64, shape (R + 1,): continuation r's scored tokens are offsets[r] up to offsets[r + 1] of T.
-        same_as_T: Place of the scored token that stands for this one, where the same continuation occurs twice.
-        num_tokens: Of all rows, without padding: what a pass has to run at least.
-        num_padded: With padding.
+        same_as_T: Place of the scored token that stands for this one, where the same continuation occurs twice; int64,
+            shape (T,).
+        num_tokens: Tokens of all rows, without padding: what a pass has to run at least.
+        num_padded: Tokens of all rows, with padding.
         num_separate: What running every continuation after its own context would take, without padding.
     """
 
@@ -86,7 +88,7 @@ class _Row:
 
     @property
     def width(self) -> int:
-        """Padded."""
+        """The row's length with its padding."""
         return -(-self.length // _PAD_TO) * _PAD_TO
 
     @property
@@ -164,7 +166,7 @@ def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[Sequence[_Row]]:
 
 
 def _batch(rows: Sequence[_Row]) -> Batch:
-    """Of the first row's width."""
+    """Lay rows out as one batch, as wide as the first row."""
     import torch
 
     width = rows[0].width

@@ -21,13 +21,13 @@ class Prompt:
     """What to go on from, and how.
 
     Attributes:
-        tokens: At least one.
-        max_new_tokens: At most so many are generated.
+        tokens: The prompt's token ids, at least one.
+        max_new_tokens: The most tokens that are generated.
         stop: Generation ends as soon as its text holds one of these.
-        temperature: 0: greedy.
+        temperature: Temperature of sampling; 0: greedy.
         top_p: Sampling is from the likeliest tokens that have this probability together.
         top_k: Sampling is from so many of the likeliest tokens; 0: from all.
-        seed: Of this prompt's samples, which depend on no other prompt, layout or batch.
+        seed: Seed of this prompt's samples, which depend on no other prompt, layout or batch.
     """
 
     tokens: tuple[int, ...]
@@ -100,7 +100,7 @@ class _Sequence:
         self._draws_G = np.random.default_rng(prompt.seed).random(prompt.max_new_tokens) if prompt.temperature else None
 
     def token_at(self, place: int) -> int | None:
-        """Of the prompt or of what follows; None: not known yet."""
+        """Give the token at a place of the prompt or of what follows; None: not known yet."""
         if place < len(self.prompt.tokens):
             return self.prompt.tokens[place]
         place -= len(self.prompt.tokens)
@@ -196,7 +196,7 @@ class _Cache:
 
 @contextmanager
 def _keys_rotated_once(model: torch.nn.Module) -> Iterator[None]:
-    """Have the cache hold keys with their rotary embedding, while this is open.
+    """Let the cache hold keys with their rotary embedding, while inside.
 
     Megatron-core's static cache holds them without, and at every step gives it to all of them anew: the same numbers,
     for more time than the rest of the layer takes.

@@ -26,7 +26,7 @@ class JudgedScore:
 
     Attributes:
         use: search (in the objective), fit (predicted, not in it) or report (only judges the choice).
-        weight: In its capability's average.
+        weight: Weight in its capability's average.
     """
 
     capability: str
@@ -40,7 +40,7 @@ def judged_scores(
     """Every benchmark, task and external score of the suite, by score name.
 
     Args:
-        uses: Of those to include: PROXY_USES for a search; None: all.
+        uses: Uses of those to include: PROXY_USES for a search; None: all.
     """
     found = {}
     for name, record in manifest.benchmarks.items():
@@ -72,7 +72,7 @@ def declared_capabilities(config: SuiteConfig, uses: Collection[str] | None = No
     """The capability of every benchmark, task and external score, by its key: known before anything is prepared.
 
     Args:
-        uses: Of those to include: PROXY_USES for a search; None: all.
+        uses: Uses of those to include: PROXY_USES for a search; None: all.
     """
     found: dict[str, tuple[str, str]] = {
         f"suite.benchmarks.{name}": (one.capability, one.use) for name, one in config.benchmarks.items()
@@ -86,7 +86,7 @@ def declared_capabilities(config: SuiteConfig, uses: Collection[str] | None = No
 
 
 def averaged_scores(judged: Mapping[str, JudgedScore]) -> dict[str, JudgedScore]:
-    """Those that a capability's average is over.
+    """Take the scores that the capabilities' averages are over.
 
     These are the capability's `report` ones where there are any, else its `search` ones, else `fit`: so a finished
     model is judged on what nothing was tuned on, and a proxy on what the search looks at.
@@ -99,7 +99,7 @@ def averaged_scores(judged: Mapping[str, JudgedScore]) -> dict[str, JudgedScore]
 
 
 def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]]:
-    """By capability, what each of its scores counts in its average; each capability's sum to 1."""
+    """Work out what each score counts in its capability's average, by capability; each capability's sum to 1."""
     members: dict[str, dict[str, float]] = {}
     for name, score in averaged.items():
         members.setdefault(score.capability, {})[name] = score.weight
@@ -112,10 +112,10 @@ def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]
 def group_fingerprints(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, str]:
-    """By score name, all that can change that score, besides the model.
+    """Fingerprint all that can change each score, besides the model, by score name.
 
     Args:
-        uses: Of the benchmarks to include; None: all.
+        uses: Uses of the benchmarks to include; None: all.
     """
     common = {"format": FORMAT, "tokenizer": manifest.tokenizer["fingerprint"], "max_length": config.max_length}
     judged = judged_scores(config, manifest, uses)
@@ -141,7 +141,7 @@ def group_fingerprints(
 
 
 def suite_fingerprint(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> str:
-    """Covers all that can change a score or a capability's average, besides the model."""
+    """Fingerprint all that can change a score or a capability's average, besides the model."""
     judged = judged_scores(config, manifest)
     return fingerprint(
         groups=group_fingerprints(config, manifest, uses),

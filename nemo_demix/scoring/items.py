@@ -20,8 +20,8 @@ class Items:
     """What one model gave on every item of one score, which is their weighted mean.
 
     Attributes:
-        values_I: float64; the score alone where its items are not known.
-        weights_I: float64; bytes where the score is a total over a total, else 1.
+        values_I: Values of I items, float64, shape (I,); the score alone where its items are not known.
+        weights_I: Weights in the score, float64, shape (I,); bytes where the score is a total over a total, else 1.
         chance: What guessing gives. None: nothing in particular.
         summary: What is known of the items where their values are not. None: the values are known.
     """
@@ -102,7 +102,7 @@ def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
 
 
 def unpack_items(facts: Mapping[str, Mapping[str, Any]], packed: Array) -> dict[str, Items]:
-    """What `pack_items` was given."""
+    """Give back what `pack_items` was given; `packed` has shape (2, all items)."""
     items, start = {}, 0
     for group, fact in facts.items():
         values_I, weights_I = packed[:, start : (start := start + fact["num_items"])]

@@ -65,7 +65,7 @@ def token_scores(model: torch.nn.Module, plan: BatchPlan, vocab_size: int) -> To
     a mixture-of-experts model's experts: then all of these take the same ones, since each needs the others' experts.
 
     Args:
-        vocab_size: Of the tokenizer. Rows of the embedding above it are padding: they have no probability.
+        vocab_size: Tokens of the tokenizer. Rows of the embedding above them are padding: they have no probability.
 
     Collective: every rank; all get the result.
     """

@@ -33,7 +33,7 @@ class LiveLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """Also what an empty context is taken for."""
+        """The end-of-text token, which is also what an empty context is taken for."""
         return self.encoding.tokenizer.eos_id
 
     @property
@@ -43,7 +43,7 @@ class LiveLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Part of lm-eval's own cache keys."""
+        """The tokenizer's class, which is part of lm-eval's own cache keys."""
         return type(self.encoding.tokenizer).__name__
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:

@@ -23,9 +23,10 @@ class Part:
     """Everything that one benchmark, held-out set or task asks of a model.
 
     Attributes:
-        name: Of its score.
+        name: Name of its score.
         sequences: Continuations to score.
-        encoded: How a task's answers are put together, and what it has generated. None: of a benchmark or held-out set.
+        encoded: How a task's answers are put together, and what it has generated. None: it is a benchmark or held-out
+            set.
         vocabulary: What a token is: the tokenizer's identity.
     """
 
@@ -36,7 +37,7 @@ class Part:
 
     @cached_property
     def key(self) -> str:
-        """Of all that is asked; whatever suite asks it, and by whatever name, the answers are the same."""
+        """Fingerprint of all that is asked; whatever suite asks it, by whatever name, the answers are the same."""
         prompts = self.encoded.prompts if self.encoded is not None else []
         stops = self.encoded.stops if self.encoded is not None else []
         lengths = [(len(one.tokens), one.start) for one in self.sequences]
@@ -52,9 +53,9 @@ class PartAnswers:
     """What a model answered.
 
     Attributes:
-        logprobs_R: Natural-log probability of each continuation, float64.
-        greedy_R: Whether greedy decoding would give it, bool.
-        texts: Generated, cut at their first stop.
+        logprobs_R: Natural-log probability of each continuation, float64, shape (R,).
+        greedy_R: Whether greedy decoding would give it, bool, shape (R,).
+        texts: Generated texts, cut at their first stop.
     """
 
     logprobs_R: Array
@@ -62,7 +63,12 @@ class PartAnswers:
     texts: list[str]
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """For a file that holds arrays alone: texts are UTF-8 bytes, and where each starts."""
+        """Turn it into arrays, for a file that holds nothing else.
+
+        Returns:
+            `logprobs` and `greedy`, shape (R,); `texts`, their UTF-8 bytes one after the other, uint8; and `starts`,
+            where each starts and the last ends, int64, shape (texts + 1,).
+        """
         data = [text.encode("utf-8", "surrogatepass") for text in self.texts]
         starts_N1 = np.concatenate([[0], np.cumsum([len(one) for one in data])]).astype(np.int64)
         found = {"logprobs": self.logprobs_R, "greedy": self.greedy_R}
@@ -70,7 +76,7 @@ class PartAnswers:
 
     @classmethod
     def of_arrays(cls, part: Part, arrays: Mapping[str, np.ndarray]) -> "PartAnswers":
-        """What `as_arrays` was of.
+        """Read what `as_arrays` gave, arrays of those shapes.
 
         Raises:
             ValueError, KeyError: if these are no answers to the part.

@@ -25,8 +25,8 @@ class Encoding:
 
     Attributes:
         max_length: Tokens that the model reads at once.
-        add_bos_token: Contexts begin with the end-of-text token, which parts documents in training.
-        seed: Of samples, where a task's generation is sampled.
+        add_bos_token: Whether contexts begin with the end-of-text token, which parts documents in training.
+        seed: Seed of samples, where a task's generation is sampled.
     """
 
     tokenizer: Tokenizer
@@ -46,8 +46,8 @@ class EncodedRequests:
 
     Attributes:
         sequences: Continuations to score; those of `loglikelihood` requests first, then the rolling windows.
-        rolling: Of each rolling request, its windows' places among the sequences.
-        prompts, stops: Of each generation request.
+        rolling: Places of each rolling request's windows among the sequences.
+        prompts, stops: The prompt and the stops of each generation request.
     """
 
     sequences: list[Request] = field(default_factory=list)

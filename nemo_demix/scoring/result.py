@@ -11,7 +11,7 @@ class ModelResult:
     """What one model gave on a suite.
 
     Attributes:
-        items: Of every score.
+        items: Items of every score, by its name.
         lm_eval: The harness's own results of the suite's tasks; None: it has none.
         samples: The harness's records of every document, by task, where `suite.log_samples` asks for them.
     """

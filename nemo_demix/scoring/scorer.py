@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class Scorer:
-    """Requests are built, encoded and laid out once; then each model costs its forward passes.
+    """Scores models: requests are built, encoded and laid out once, then each model costs its forward passes.
 
     Continuations of all scores share batches, short ones with short ones: so a score's last digits, as of any sum of
     floating point numbers, depend on what is asked beside it. What is asked in one go is kept in one go.
 
     Args:
-        uses: Of the benchmarks and tasks to include: PROXY_USES for a search; None: all.
-        store: Of earlier answers, which are not asked for again.
+        uses: Uses of the benchmarks and tasks to include: PROXY_USES for a search; None: all.
+        store: Store of earlier answers, which are not asked for again.
     Raises:
         ScoreError: if the suite is empty, or a part of it cannot be served.
     Memory: the requests' tokens, twice.
@@ -81,7 +81,7 @@ class Scorer:
         weights: str | None = None,
         fill: Callable[[], None] | None = None,
     ) -> ModelResult:
-        """Everything a model gives on the suite.
+        """Score a model on everything that the suite asks.
 
         Args:
             is_main: Whether this rank needs the result, which is worked out on one alone: programs that the model wrote
@@ -107,7 +107,9 @@ class Scorer:
         return self._result({part.name: known.get(part.name) or found[part.name] for part in self._parts})
 
     def gold_token_logprobs(self, model: torch.nn.Module) -> np.ndarray:
-        """Natural-log probability of every gold token of benchmarks and held-out text, float32; see `gold_offsets`.
+        """Natural-log probability of every gold token of benchmarks and held-out text, float32, shape (T,).
+
+        Where each request's tokens start among them, `gold_offsets` says.
 
         Raises:
             ScoreError: if a value is not finite, naming the score it belongs to.
@@ -127,7 +129,7 @@ class Scorer:
         return self._plan([part for part in self._parts if part.sequences], can_share_contexts(model))
 
     def _known(self, weights: str | None, is_main: bool) -> dict[str, PartAnswers | None]:
-        """Stored answers by part; on other ranks than the main one, which looks, only whose there are."""
+        """Look up stored answers by part; ranks other than the main one, which looks, get only their names."""
         if weights is None or self._store.folder is None:
             return {}
         found: dict[str, PartAnswers | None] = {}

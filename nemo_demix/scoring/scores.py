@@ -30,10 +30,10 @@ class Comparison:
 
 
 def likelihood_items(suite: Suite, bits_R: np.ndarray) -> dict[str, Items]:
-    """Of benchmarks' gold answers, each counting alike, and of held-out documents, each counting by its bytes.
+    """Make items of benchmarks' gold answers, each counting alike, and of held-out documents, counting by their bytes.
 
     Args:
-        bits_R: Of every request's continuation, float64, shape (R,), in the suite's order.
+        bits_R: Bits of every request's continuation, float64, shape (R,), in the suite's order.
     """
     found = {}
     for group, (rows, sizes_I) in suite.members.items():
@@ -58,10 +58,10 @@ def capability_scores(suite: Suite, scores: Mapping[str, Score]) -> dict[str, Sc
 
 
 def averaged_capabilities(scores: Mapping[str, Score], shares: Mapping[str, Mapping[str, float]]) -> dict[str, Score]:
-    """As `capability_scores`, where no suite is.
+    """Average scores as `capability_scores` does, where no suite is.
 
     Args:
-        shares: By capability, what each of its scores counts.
+        shares: What each score counts in its capability's average, by capability.
     """
     return {capability: _average(capability, scores, members) for capability, members in shares.items()}
 
@@ -87,8 +87,8 @@ def check_units(shares: Mapping[str, Mapping[str, float]], units: Mapping[str, s
     """Refuse a capability whose scores have no mean.
 
     Args:
-        shares: By capability, what each of its scores counts.
-        units: By score name.
+        shares: What each score counts in its capability's average, by capability.
+        units: Units by score name.
 
     Raises:
         ScoreError: naming two scores of different units.

@@ -40,11 +40,11 @@ class ScoreTarget:
     model_fingerprint: str
 
     def record_path(self, config: DemixConfig) -> Path:
-        """Written last."""
+        """Path of the model's record, which is written last."""
         return config.run_dir / "scores" / f"{self.name}.json"
 
     def fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
-        """Of the model and everything it is scored on."""
+        """Fingerprint of the model and everything it is scored on."""
         return fingerprint(model=self.model_fingerprint, suite=suite_fingerprint(config.suite, manifest))
 
     def weights(self, config: DemixConfig) -> str:
@@ -60,7 +60,7 @@ class ScoreTarget:
         return config.run_dir / "scores" / "parts" / f"{self.name}.json"
 
     def part_fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
-        """Of the model and everything that ranks score it on."""
+        """Fingerprint of the model and everything that ranks score it on."""
         groups = group_fingerprints(config.suite, manifest)
         on_ranks = {name: group for name, group in groups.items() if not name.startswith("external/")}
         return fingerprint(model=self.model_fingerprint, groups=on_ranks)

@@ -76,12 +76,16 @@ class Suite:
 
     @property
     def shares(self) -> dict[str, dict[str, float]]:
-        """By capability, what each of its scores counts; see `averaged_scores`."""
+        """What each score counts in its capability's average, by capability; see `averaged_scores`."""
         return shares_of(averaged_scores(self.judged))
 
     @cached_property
     def members(self) -> dict[str, tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
-        """By benchmark and held-out set, the places of its requests and the bytes of their continuations, in order."""
+        """The places of each benchmark's and held-out set's requests, and the UTF-8 bytes of their continuations.
+
+        Returns:
+            Places in `requests`, intp, and bytes, float64, by name; both of shape (requests,), in order.
+        """
         places: dict[str, list[int]] = {}
         for place, request in enumerate(self.requests):
             places.setdefault(request.group, []).append(place)
@@ -100,7 +104,7 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
     """Read, sample, tokenise and batch everything the suite asks for.
 
     Args:
-        uses: Of the benchmarks to include: PROXY_USES for a search; None: all.
+        uses: Uses of the benchmarks to include: PROXY_USES for a search; None: all.
 
     Raises:
         ScoreError: if the suite is empty, or a benchmark or held-out set yields nothing to score.

@@ -36,10 +36,10 @@ def build(key: str, config: TaskConfig, allow_code: bool, folders: tuple[Path, .
     """Build a task, group or tag inside `environment.harness()` and `environment.documents_from(...)`.
 
     Args:
-        key: In the configuration, for messages.
-        config: The task's.
+        key: Key in the configuration, for messages.
+        config: The task's configuration.
         allow_code: Whether programs that a model wrote may be run.
-        folders: Of the definitions, where they are known: nothing else is read then. None: they are looked for.
+        folders: Folders of the definitions, where they are known: nothing else is read then. None: they are looked for.
     Raises:
         ConfigError: if there is no such task, or it cannot be run as the configuration says.
     """
@@ -139,7 +139,7 @@ def _check_kinds(key: str, leaves: Mapping[str, Any], allow_code: bool) -> None:
 
 
 def _set_shots(key: str, leaf: Any, config: TaskConfig) -> None:
-    """As the harness's `simple_evaluate`, but a number that it would not obey is refused."""
+    """Set the few-shot examples as the harness's `simple_evaluate` does; a number that it would ignore is refused."""
     own = leaf.get_config("num_fewshot")
     if config.num_fewshot is not None and own == 0 != config.num_fewshot:
         raise ConfigError(

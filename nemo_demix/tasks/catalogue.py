@@ -41,8 +41,8 @@ def find(key: str, name: str) -> Any:
     """The harness's `TaskManager` that knows the task.
 
     Args:
-        key: In the configuration, for the message.
-        name: Of a task, a group or a tag, or the path of a YAML file.
+        key: Key in the configuration, for the message.
+        name: Name of a task, a group or a tag, or the path of a YAML file.
     Raises:
         ConfigError: if there is no such task or file.
     Cost: reading the harness's own index takes several seconds, once in a process.
@@ -108,7 +108,7 @@ def spec(name: str) -> str:
 
 
 def _file_manager(path: Path) -> Any:
-    """For a group, that of the file's folder, with the harness's own tasks where it names any of them."""
+    """Make the `TaskManager` of a file; for a group it has the harness's own tasks only where it names any of them."""
     group = _definition(path).get("group")
     if group is None:
         return manager((DEFINITIONS,))
@@ -136,7 +136,7 @@ def _stock_manager(*folders: Path) -> Any:
 
 
 def _definition(path: Path) -> dict[str, Any]:
-    """With what it includes; functions by their names."""
+    """Read a definition with what it includes; functions are given by their names."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     if not path.is_file():

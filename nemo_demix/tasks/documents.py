@@ -17,7 +17,7 @@ class SavedSplits(dict[str, Any]):
     """A task's splits; one that was not saved, since nothing is taken from it, is empty."""
 
     def __missing__(self, split: str) -> Any:
-        """No documents, of the same fields."""
+        """Give a split of no documents, of the same fields."""
         return next(iter(self.values())).select([])
 
 
@@ -31,7 +31,7 @@ def documents_text(documents: Mapping[tuple[str, str], tuple[dict[str, Any] | No
     """All lines of a file of documents.
 
     Args:
-        documents: By task and split, the features of a dataset of the hub (else None) and the documents.
+        documents: The features of a dataset of the hub (else None) and the documents, by task and split.
     Raises:
         DatasetError: if a document holds what is no JSON: pictures, sound.
     """
@@ -57,7 +57,7 @@ def write_documents(
 
 
 def read_documents(path: Path) -> dict[str, SavedSplits]:
-    """By task, its splits in memory.
+    """Read each task's splits into memory.
 
     Raises:
         DatasetError: if the file is missing or damaged.

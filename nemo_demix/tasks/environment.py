@@ -71,7 +71,7 @@ class _Evaluate(ModuleType):
 
 @contextmanager
 def _own_code_eval() -> Iterator[None]:
-    """Inside, `evaluate.load("code_eval")` gives `CodeEval`."""
+    """Make `evaluate.load("code_eval")` give `CodeEval`, while inside."""
     from unittest.mock import patch
 
     package = sys.modules.get("evaluate")
@@ -93,11 +93,11 @@ def _own_code_eval() -> Iterator[None]:
 
 @contextmanager
 def documents_from(read: Callable[[Any, Download], Splits]) -> Iterator[None]:
-    """Inside, a task that is built has the documents that `read` returns.
+    """Give a task that is built while inside the documents that `read` returns.
 
     Args:
-        read: From the task (its configuration is set, unless it is a class of its own that has none) and the harness's
-            own way to its documents, which fills `task.dataset`.
+        read: Reads them, given the task (its configuration is set, unless it is a class of its own that has none) and
+            the harness's own way to its documents, which fills `task.dataset`.
     """
     from unittest.mock import patch
 

@@ -39,7 +39,7 @@ def math_answer(solution: str) -> str:
 
 
 def math_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Both metrics of one response; math-verify is asked of the judge, since an expression may take it for ever."""
+    """Compute both metrics of one response; the judge asks math-verify, which an expression may keep busy for ever."""
     minerva = _minerva()
     response = results[0]
     answer = minerva.get_unnormalized_answer(response)

@@ -46,7 +46,7 @@ class Judge:
 
 @contextmanager
 def judged_by(judge: Judge | None) -> Iterator[None]:
-    """Inside, metrics ask this judge; None: nobody, and every answer is no."""
+    """Let metrics ask this judge while inside; None: they ask nobody, and every answer is no."""
     global _current
     previous, _current = _current, judge
     try:

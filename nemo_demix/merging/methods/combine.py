@@ -83,14 +83,14 @@ def elected_mean(
     out_RC: torch.Tensor,
     normalize: bool = True,
 ) -> None:
-    """The weighted mean (or sum) of the task vectors that agree with the elected sign, into `out_RC`.
+    """Write the weighted mean (or sum) of the task vectors that agree with the elected sign into `out_RC`.
 
     Args:
-        deltas_KRC: Task vectors, fp32.
-        votes_K: Weights in the election of the sign.
-        weights_K: Weights in the mean, each of its vote's sign.
-        out_RC: Is overwritten.
-        normalize: Divide by the agreeing weights' sum; where it is 0 the sum is left as it is.
+        deltas_KRC: Task vectors, fp32, shape (K, R, C).
+        votes_K: K weights in the election of the sign.
+        weights_K: K weights in the mean, each of its vote's sign.
+        out_RC: Where to write, fp32, shape (R, C).
+        normalize: Whether to divide by the agreeing weights' sum; where it is 0 the sum is left as it is.
     """
     import torch
 

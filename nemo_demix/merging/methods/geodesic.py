@@ -63,7 +63,7 @@ class NuSlerp(_Geodesic):
     num_components: ClassVar[int | None] = 2
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients (2,) on the two vectors."""
+        """Coefficients, float64, shape (2,), on the two vectors."""
         lengths = math.sqrt(gram_KK[0, 0]) * math.sqrt(gram_KK[1, 1])
         if lengths == 0:
             return weights_K
@@ -143,7 +143,7 @@ def spherical_mean(weights_K: Array, gram_KK: Array, max_steps: int, tolerance: 
 
     Args:
         weights_K: Weights that sum to 1; they may be negative.
-        gram_KK: Inner products of the vectors, float64.
+        gram_KK: Inner products of the vectors, float64, shape (K, K).
         max_steps: Steps from the normalised weighted mean towards the Karcher mean.
         tolerance: Length in radians of a step after which no other is made.
     """

@@ -88,7 +88,7 @@ class ModelStock(LinearMethod):
 
     @staticmethod
     def ratio(gram_KK: Array) -> float:
-        """The interpolation ratio t, 0 <= t <= 1, from the task vectors' inner products."""
+        """The interpolation ratio t, 0 <= t <= 1, from the task vectors' inner products, float64, shape (K, K)."""
         lengths_K = np.sqrt(np.diag(gram_KK))
         num_components = len(lengths_K)
         cosines = [

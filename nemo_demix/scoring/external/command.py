@@ -28,7 +28,7 @@ class Command:
         what: Names it in messages: the suite's key and the model.
         output: Where it writes its JSON; None: to standard output, as the last line.
         log: Gets all that it prints.
-        retries: So many more tries.
+        retries: How often a command that fails is tried again.
     """
 
     what: str
@@ -120,7 +120,7 @@ class Commands:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Have the guard kill the command, and wait for both."""
+    """Let the guard kill the command, and wait for both."""
     assert process.stdin is not None
     process.stdin.close()
     process.wait()

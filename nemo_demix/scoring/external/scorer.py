@@ -30,7 +30,7 @@ class Model(Protocol):
     weights: str | None  # the fingerprint of its weights
 
     def path(self, format: str) -> Path:
-        """Its folder in a format: megatron | huggingface.
+        """The model's folder in a format: megatron | huggingface.
 
         Raises:
             DemixError: if it cannot be written.
@@ -41,7 +41,7 @@ class ExternalScorer:
     """Runs the commands of `suite.external` on models.
 
     Args:
-        uses: Of the scores to give; a command with none of them is not run. None: all.
+        uses: Uses of the scores to give; a command with none of them is not run. None: all.
     Raises:
         ConfigError: if a command cannot be run as it is described, or its program is not there.
     """

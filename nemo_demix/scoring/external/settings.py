@@ -20,7 +20,7 @@ def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) ->
     """What every number of an external command is, by score name: `external/<key>/<name>`.
 
     Args:
-        uses: Of those to include; None: all.
+        uses: Uses of those to include; None: all.
     Raises:
         ConfigError: if a command cannot be run as it is described.
     """
@@ -57,7 +57,7 @@ def external_errors(key: str, config: ExternalConfig) -> Iterator[DemixError]:
 
 
 def external_fingerprints(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:
-    """By score name, all that can change it besides the model.
+    """Fingerprint all that can change each score besides the model, by score name.
 
     Raises:
         ConfigError: as `external_scores`.
@@ -75,7 +75,7 @@ def external_fingerprints(config: SuiteConfig, uses: Collection[str] | None = No
 
 
 def command_fingerprint(config: ExternalConfig) -> str:
-    """Of a command, the files that it names (by their content), and the format that it is given models in."""
+    """Fingerprint a command, the files that it names (by their content), and the format that it is given models in."""
     files = [_contents(part) for part in config.command]
     return fingerprint(revision=REVISION, command=config.command, files=files, format=config.format, env=config.env)
 

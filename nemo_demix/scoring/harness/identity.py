@@ -15,13 +15,13 @@ _NOT_OF_THE_SCORE = ("capability", "use", "weight", "data")
 def task_fingerprints(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, str]:
-    """By task key, all that can change its score besides the model and its tokenizer.
+    """Fingerprint all that can change a task's score besides the model and its tokenizer, by task key.
 
-    Its documents, its definition and shots (by the versions of the packages they are in, or by the file's content), its
-    settings, the seed of its sample, and how programs are run.
+    These are its documents, its definition and shots (by the versions of the packages they are in, or by the file's
+    content), its settings, the seed of its sample, and how programs are run.
 
     Args:
-        uses: Of the tasks to include; None: all.
+        uses: Uses of the tasks to include; None: all.
     """
     return {
         key: fingerprint(

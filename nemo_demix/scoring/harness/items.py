@@ -46,7 +46,7 @@ class Metric:
 
     @property
     def key(self) -> tuple[str, str]:
-        """As the harness keys values by metric and filter."""
+        """The key, metric and filter, that the harness keeps values by."""
         return (self.name, self.filter)
 
 
@@ -56,9 +56,9 @@ def choose_metric(
     """The metric of the configuration, or the first.
 
     Args:
-        key: In the configuration, for messages.
+        key: Key in the configuration, for messages.
         wanted: `metric` or `metric,filter`; None: the first that can be a score.
-        found: (metric, filter) of all values that the task gives, in its order.
+        found: Metric and filter of all values that the task gives, in its order.
         usable: Whether a metric of this name is a mean over documents, or a ratio of totals.
     Raises:
         ConfigError: if the task does not give it, or it is no mean over documents.
@@ -92,7 +92,11 @@ def is_mean(task: Any, metric: str) -> bool:
 def values_and_weights(
     task: Any, metric: str, raw: Sequence[Any]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Of one task, whose metric `is_mean`: float64, shape (I,) each."""
+    """Take a task's values and the weights that they have in their mean; its metric `is_mean`.
+
+    Returns:
+        Values and weights of I documents, float64, shape (I,) each.
+    """
     from lm_eval.api.metrics import bits_per_byte
 
     if task.aggregation().get(metric) is bits_per_byte:

@@ -17,7 +17,7 @@ class Judges:
         self._math = MathAnswers(config.code.workers)
 
     def new(self) -> Judge:
-        """One that knows nothing yet."""
+        """Make a judge that knows nothing yet."""
         return Judge({"program": self._programs, "math": self._expressions})
 
     def _programs(self, questions: Sequence[Question]) -> list[bool]:

@@ -23,13 +23,13 @@ class Leaf:
     """A task of the harness and what the last model's responses came to.
 
     Attributes:
-        name: The harness's.
+        name: The harness's name of it.
         task: The harness's `Task`.
-        doc_ids: Of the documents scored, in the split; sorted.
+        doc_ids: Places of the documents scored, in the split; sorted.
         requests: The harness's `Instance`s of every document, in order.
-        gold: Of every document of a multiple-choice task, which request asks for the right answer, and the answer's
-            UTF-8 bytes; empty where bits per byte of it are not known.
-        metrics: (metric, filter) of the values it gives, in its order.
+        gold: Which request asks for the right answer, and the answer's UTF-8 bytes, for every document of a
+            multiple-choice task; empty where bits per byte of it are not known.
+        metrics: Metric and filter of the values it gives, in its order.
         raw: Values by (metric, filter), one a document.
         samples: What the harness logs of each document.
     """
@@ -118,11 +118,11 @@ def prepare_leaf(key: str, name: str, task: Any, limit: int | None, seed: int) -
     """Build a task's requests.
 
     Args:
-        key: In the configuration, for messages.
-        name: The task's.
+        key: Key in the configuration, for messages.
+        name: The task's name.
         task: The harness's `Task`, with its documents.
         limit: Documents, drawn by the seed and the task's name; None: all.
-        seed: Of the sample.
+        seed: Seed of the sample.
     Raises:
         ConfigError: if there is nothing to score, or the task's own code fails on a document.
     """
@@ -161,7 +161,7 @@ def _sample_ids(total: int, limit: int | None, seed: int, name: str) -> list[int
 
 
 def _gold(task: Any, requests: list[list[Any]]) -> list[tuple[int, int]]:
-    """Of every document the place and the bytes of the right answer's request; empty if one has none."""
+    """Find the place and the bytes of the right answer's request, for every document; empty if one has none."""
     if task.OUTPUT_TYPE != _CHOICES:
         return []
     found = []
@@ -183,7 +183,7 @@ def _gold(task: Any, requests: list[list[Any]]) -> list[tuple[int, int]]:
 
 
 def _declare_gold_bits(task: Any) -> None:
-    """So that the harness takes the mean of it without a warning, and says that lower is better."""
+    """Make the harness take the mean of gold bits without a warning, and say that lower is better."""
     from lm_eval.api.metrics import mean
 
     task.aggregation()[GOLD_BITS] = mean

@@ -30,7 +30,7 @@ class MathAnswers:
     """
 
     def __init__(self, workers: int, timeout_s: float = _TIMEOUT_S) -> None:
-        """`workers` processes at once; a comparison that takes longer than the time-out is no match."""
+        """Take how many processes run at once; a comparison that takes longer than the time-out is no match."""
         self._workers = [_Worker(timeout_s) for _ in range(workers)]
 
     def check(self, questions: Sequence[tuple[str, str]]) -> list[bool]:
@@ -108,7 +108,7 @@ class _Worker:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Whatever it does."""
+    """End the process, whatever it does."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):

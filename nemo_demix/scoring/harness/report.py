@@ -51,7 +51,7 @@ def eval_results(tasks: Sequence[ScoredTask], config: SuiteConfig) -> dict[str, 
 
 
 def _plain(value: Any) -> Any:
-    """Through the harness's own conversion of what is no JSON."""
+    """Turn a value into plain JSON, by the harness's own conversion; NaN and infinity become None."""
     from lm_eval.utils import handle_non_serializable
 
     return json.loads(json.dumps(value, default=handle_non_serializable), parse_constant=lambda _: None)

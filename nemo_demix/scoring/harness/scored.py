@@ -26,12 +26,12 @@ class ScoredTask:
     """A score: its tasks, which of their metrics it is, and how they are put together.
 
     Attributes:
-        key: In `suite.tasks`.
+        key: Key in `suite.tasks`.
         leaves: Its tasks; one, unless a group or a tag was named.
         groups: The harness's `Group` objects by name.
         metric: The score.
         by_size: Whether a group's task counts as much as it has documents, or all alike.
-        higher_is_better: Of the metric.
+        higher_is_better: Whether higher values of the metric are better.
         chance: The level of guessing; None: there is none.
     """
 
@@ -114,7 +114,7 @@ def scored_task(key: str, config: TaskConfig, built: BuiltTask, leaves: list[Lea
 
 
 def _share(leaf: Leaf, leaves: Sequence[Leaf], by_size: bool) -> float:
-    """Of a group's weight, which is its number of documents."""
+    """What a task counts of its group's weight, which is its number of documents."""
     if by_size:
         return float(len(leaf.doc_ids))
     return sum(len(one.doc_ids) for one in leaves) / len(leaves)

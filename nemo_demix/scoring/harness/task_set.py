@@ -31,9 +31,9 @@ class TaskResults:
     """What one model's responses come to.
 
     Attributes:
-        items: By task key, the documents' values of the metric that is its score.
+        items: The documents' values of the metric that is a task's score, by task key.
         lm_eval: The harness's own results: every metric of every task and group, with standard errors.
-        samples: By the harness's task name, what it logs of each document; empty unless `suite.log_samples`.
+        samples: What the harness logs of each document, by its task name; empty unless `suite.log_samples`.
     """
 
     items: dict[str, TaskItems]
@@ -66,8 +66,8 @@ class TaskSet:
 
         Args:
             config: The suite.
-            manifest: Of `prepare`.
-            uses: Of the tasks to include; None: all. There may be none of them: the set is empty then.
+            manifest: The manifest that `prepare` wrote.
+            uses: Uses of the tasks to include; None: all. There may be none of them: the set is empty then.
         Raises:
             ConfigError: if a task is unknown, its metric is no mean over documents, or a setting does not fit it.
             DatasetError: if its documents are not there.
@@ -87,7 +87,7 @@ class TaskSet:
 
     @property
     def units(self) -> dict[str, str]:
-        """Of the scores, by task key."""
+        """Units of the scores, by task key."""
         return {task.key: unit_of(task.metric.name) for task in self._tasks}
 
     @property
@@ -97,15 +97,15 @@ class TaskSet:
 
     @property
     def keys(self) -> list[str]:
-        """Of `suite.tasks`, in its order."""
+        """Keys of `suite.tasks`, in its order."""
         return [task.key for task in self._tasks]
 
     def results(self, responses: Mapping[str, Sequence[Any]]) -> TaskResults:
         """What a model's responses come to; may be called again for the next model.
 
         Args:
-            responses: By request type, in the order of `instances`: (log-likelihood, is greedy) of a `loglikelihood`,
-                a log-likelihood of a `loglikelihood_rolling`, text of a `generate_until`.
+            responses: Responses by request type, in the order of `instances`: (log-likelihood, is greedy) of a
+                `loglikelihood`, a log-likelihood of a `loglikelihood_rolling`, text of a `generate_until`.
         Raises:
             ScoreError: if a number of responses differs, or a log-likelihood is no finite number.
         Collective: none; one rank does it. It may run programs that the model wrote, in the sandbox.

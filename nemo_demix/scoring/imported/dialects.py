@@ -46,7 +46,7 @@ class ScoreTable:
     Attributes:
         source: The file or folder.
         shape: What it was read as, for people.
-        values: By mixture, by score; None where the file has no number.
+        values: Values by mixture, by score; None where the file has no number.
         metrics: What each score is, where the file or its name says so.
         notes: What was left out, and why.
         reading: The file that is being read.
@@ -60,7 +60,7 @@ class ScoreTable:
     reading: Path = Path()
 
     def add(self, mixture: str, score: str, value: Value | None, metric: Metric | None) -> None:
-        """One cell.
+        """Add one cell.
 
         Raises:
             ScoreError: if the mixture has that score already, or another file of it points the other way.
@@ -96,8 +96,8 @@ def read_scores(path: Path, table: Table | None, index: str | None, mixtures: Im
     """The scores of a file, or of all files of a folder as one table.
 
     Args:
-        table: Of `scores_table`.
-        index: `search.imported.index`.
+        table: The table that `scores_table` gave.
+        index: The key `search.imported.index`.
         mixtures: What they are scores of: a wide table is joined by the column that names these, where it has it.
 
     Raises:

@@ -61,11 +61,11 @@ class ImportedScores:
 
     @property
     def higher_is_better(self) -> dict[str, bool]:
-        """By score."""
+        """Whether higher is better, by score."""
         return {name: bool(metric.higher_is_better) for name, metric in self.metrics.items()}
 
     def column(self, name: str) -> list[float]:
-        """A score of all rows."""
+        """One score of all rows."""
         return [row.scores[name].score for row in self.rows]
 
     def stderr(self, name: str) -> float | None:
@@ -150,7 +150,7 @@ def by_pattern(given: Mapping[str, Setting], names: Iterable[str]) -> dict[str, 
 
 
 def _given(key: str, given: Mapping[str, Setting], benchmarks: Sequence[str], source: str) -> dict[str, Setting]:
-    """`by_pattern`, where each name and pattern has to fit a score."""
+    """Look up what is given for each score, `by_pattern`; a name or pattern that fits no score is refused."""
     names = set(benchmarks)
     if unknown := [one for one in given if not (one in names or any(fnmatchcase(name, one) for name in names))]:
         raise ConfigError(
@@ -177,7 +177,7 @@ def _metrics(table: ScoreTable, benchmarks: Sequence[str], given: Mapping[str, b
 
 
 def _excluded(table: ScoreTable, mixtures: ImportedMixtures, benchmarks: Sequence[str]) -> dict[str, str]:
-    """By mixture, why it does not count."""
+    """Say why each mixture that does not count does not, by its name."""
     excluded = {}
     for name, cells in table.values.items():
         absent = [benchmark for benchmark in benchmarks if cells.get(benchmark) is None]

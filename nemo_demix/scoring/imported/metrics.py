@@ -13,7 +13,7 @@ class Metric:
 
     Attributes:
         higher_is_better: Which way; None: not known.
-        unit: None: not known.
+        unit: Unit of the values; None: not known.
         known_by: How the direction is known, for people.
     """
 

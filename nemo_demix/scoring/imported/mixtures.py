@@ -30,7 +30,7 @@ class ImportedMixtures:
     Attributes:
         source: The file.
         datasets: What is mixed, in the file's order.
-        weights: By mixture, by dataset; each sums to 1.
+        weights: Weights by mixture, by dataset; each mixture's sum to 1.
         num_rounded: How many did not sum to 1 within 1e-6, and were divided by their sum.
         index: The column that named them; None: none did.
     """
@@ -123,7 +123,7 @@ def _from_table(table: Table, datasets: Sequence[str], index: str | None, known:
 def _checked(
     path: Path, datasets: Sequence[str], value: Mapping[str, Mapping[str, float | None]], known: Collection[str]
 ) -> ImportedMixtures:
-    """Each row on the simplex: divided by its sum where that is 1 but for rounding."""
+    """Put each row on the simplex: it is divided by its sum where that is 1 but for rounding."""
     if set(datasets) & set(known):
         check_names(datasets, known, f"{path}: mixtures")
     weights, num_rounded = {}, 0

@@ -33,8 +33,8 @@ class Table:
 
     Attributes:
         source: The file.
-        columns: By name, the values of all rows, without surrounding spaces.
-        num_rows: One at least.
+        columns: The values of all rows by the column's name, without surrounding spaces.
+        num_rows: Number of rows, one at least.
     """
 
     source: Path

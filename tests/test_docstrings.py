@@ -1,0 +1,84 @@
+"""What docstrings owe their readers: a sentence that begins with its verb or its subject, and the shapes of arrays."""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+
+from tests.helpers import REPOSITORY
+
+PACKAGE = REPOSITORY / "nemo_demix"
+# Folders that are not held to it yet, below nemo_demix/.
+LEFT_OUT = ("config", "prediction", "report/sections", "runtime", "search", "stages", "training")
+# A sentence that begins with one of these leaves its verb or its subject to be guessed: "Of the run."
+CLIPPED = re.compile(
+    r"(Of|By|As|In|At|For|From|On|To|With|Without|Inside|Beside|Until|Through|Nothing|Both|Also|Whose|Those|That)\b"
+)
+SECTION = re.compile(r"(Args|Attributes):$")
+ENTRY = re.compile(r" {4}(\w+(?:, \w+)*): (.*)")
+ARRAY = re.compile(r"\b(Array|Hashes|Mask|NDArray|Tensor|ndarray)\b")
+SHAPE = re.compile(r"\bshapes?\b|\([A-Z][A-Z0-9 +]*,[A-Z0-9 ,+]*\)")  # in words, or as (M, C)
+AXES = re.compile(r"_[A-Z]+[0-9]?$")  # the name says it
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def _modules() -> dict[str, ast.Module]:
+    paths = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+    left_out = tuple(f"{folder}/" for folder in LEFT_OUT)
+    return {
+        name: ast.parse(path.read_text(encoding="utf-8"))
+        for name, path in paths.items()
+        if not name.startswith(left_out)
+    }
+
+
+def _documented(node: Documented) -> Iterator[Documented]:
+    """The node and the classes and functions in it; those inside an `if` or a `with` are not looked for."""
+    yield node
+    for child in node.body:
+        if isinstance(child, Documented):
+            yield from _documented(child)
+
+
+def _sentences(docstring: str) -> Iterator[str]:
+    """Its first line, and what stands behind the names of arguments and attributes."""
+    first, *rest = docstring.splitlines()
+    yield first
+    inside = False
+    for line in rest:
+        inside = bool(SECTION.match(line)) or (inside and not line[:1].strip())
+        entry = ENTRY.match(line)
+        if inside and entry is not None:
+            yield entry[2]
+
+
+def _public_functions(node: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            if isinstance(child, ast.ClassDef):
+                yield from _public_functions(child)
+            else:
+                yield child
+
+
+def test_sentences_begin_with_their_verb_or_subject() -> None:
+    clipped = [
+        f"{name}:{getattr(node, 'lineno', 1)}: {sentence}"
+        for name, module in _modules().items()
+        for node in _documented(module)
+        for sentence in _sentences(ast.get_docstring(node) or "\n")
+        if CLIPPED.match(sentence)
+    ]
+    assert not clipped, "\n".join(clipped)
+
+
+def test_the_shape_of_a_returned_array_is_told() -> None:
+    untold = [
+        f"{name}:{function.lineno}: {function.name}"
+        for name, module in _modules().items()
+        for function in _public_functions(module)
+        if function.returns is not None and ARRAY.search(ast.unparse(function.returns))
+        if not AXES.search(function.name) and not SHAPE.search(ast.get_docstring(function) or "")
+    ]
+    assert not untold, "\n".join(untold)
