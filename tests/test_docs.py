@@ -3,6 +3,8 @@
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,12 @@ def test_commands_are_of_stages_and_keys_that_there_are(page: Path, monkeypatch:
         shipped = [name for name in names if (recipes_folder() / f"{name}.yaml").exists()]
         overrides = [word for word in words if "=" in word and not word.startswith(("-", "hydra"))]
         composed(shipped[0] if shipped else "quickstart", *overrides)
+
+
+def test_figures_are_what_the_results_say() -> None:
+    command = [sys.executable, str(REPOSITORY / "benchmarks/figures.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_is_read_in_five_minutes() -> None:

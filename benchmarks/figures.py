@@ -1,0 +1,105 @@
+"""Write the figures of the pages from templates and the raw results: none is copied by hand.
+
+`benchmarks/results.md.jinja` becomes docs/results.md, and `five_figures.md.jinja` the README's table. In them a result is
+its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file, and
+`gap(arm, other, measure)` is a row of `decision.json`. Figures are printed as the pages have them:
+
+- `n(digits)`: without the zero before the point; `s(digits)`: the same, with a sign; `pct(digits)`: as a percentage.
+- `ci(result, name, digits)`: `name (name_lo to name_hi)`; `cis`: with signs.
+
+A name that no result has, or a figure that is not there, ends it. --check writes nothing, and says whether the pages
+are up to date.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from _provenance import REPOSITORY, RESULTS
+
+TEMPLATES = REPOSITORY / "benchmarks"
+README = REPOSITORY / "README.md"
+TABLE = re.compile(r"(?<=\n)\| what \| figure \|\n(?:\|.*\n)+")  # the README's
+
+
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """A figure as the pages print it: `.86`, `-.020`, `12.4`; a rounded zero has no sign."""
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
+
+
+def percentage(value: float, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def interval(result: Mapping[str, Any], name: str, digits: int, signed: bool = False) -> str:
+    """A figure and its 95 % interval."""
+    low, high = (number(result[f"{name}_{end}"], digits, signed) for end in ("lo", "hi"))
+    return f"{number(result[name], digits, signed)} ({low} to {high})"
+
+
+def gap(rows: list[dict[str, Any]], arm: str, other: str, measure: str, only_mean: bool = False) -> str:
+    """Arm minus other in `decision.json`, bits/byte, with its interval."""
+    for row in rows:
+        if row["kind"] == "figure" and (row["arm"], row["minus"], row["measure"]) == (arm, other, measure):
+            names = ("x", "x_lo", "x_hi")
+            return (
+                number(row["mean"][0], 3, True)
+                if only_mean
+                else interval(dict(zip(names, row["mean"], strict=True)), "x", 3, True)
+            )
+    raise KeyError(f"decision.json: no row of {arm} minus {other}, {measure}")
+
+
+def pages() -> dict[Path, str]:
+    """What each page should be."""
+    records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
+    )
+    environment.filters |= {
+        "n": number,
+        "s": partial(number, signed=True),
+        "pct": percentage,
+    }
+    decision = records["decision"]["rows"]
+    names = {name: record["summary"] for name, record in records.items()}
+    names |= {
+        "ci": interval,
+        "cis": partial(interval, signed=True),
+        "gap": partial(gap, decision),
+        "rows": {name: record["rows"] for name, record in records.items()},
+    }
+    results, five = (
+        environment.from_string((TEMPLATES / f"{name}.md.jinja").read_text(encoding="utf-8")).render(names)
+        for name in ("results", "five_figures")
+    )
+    readme, count = TABLE.subn(lambda found: five, README.read_text(encoding="utf-8"))
+    if count != 1:
+        raise SystemExit(f"{README}: expected one table `| what | figure |`, found {count}")
+    return {REPOSITORY / "docs" / "results.md": results, README: readme}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--quick", action="store_true", help="accepted for uniformity")
+    arguments = parser.parse_args()
+    stale = {path: text for path, text in pages().items() if path.read_text(encoding="utf-8") != text}
+    if arguments.check and stale:
+        names = ", ".join(str(path.relative_to(REPOSITORY)) for path in stale)
+        raise SystemExit(f"{names}: not what the results say; run `python benchmarks/figures.py`")
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
