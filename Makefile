@@ -21,7 +21,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 # -qq: pip's warnings about pages it skips run to hundreds of lines; errors still show.
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
+PIP = $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
 PIP_VERSION := pip==26.3 # the one that came with Python takes twice the time
 IMPORTED := nemo_demix.cli, hydra, hydra._internal.hydra, hypothesis, lightgbm, lm_eval, psutil, pytest, rich.table, \
     scipy.stats, sklearn, xdist.workermanage
