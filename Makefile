@@ -2,14 +2,16 @@
 #   make quickstart   the whole of DeMix on CPU: real text -> a mixture and a final model
 #   make test         the full test suite            make check   read-only: format, lint, types, import order, installed packages
 #   make bench        every benchmark (BENCH_ARGS=--quick for the short form)
-#   make fix          format and fix what can be fixed        make clean   remove .venv
+#   make bridge       .venv-bridge, the environment of backend=bridge, which tests/bridge runs in where it is there
+#   make fix          format and fix what can be fixed        make clean   remove both
 #
-# Variables: PYTHON           the Python 3.11 to build from
+# Variables: PYTHON           the Python 3.11 to build from; PYTHON_BRIDGE the Python 3.12 of Megatron-Bridge
 #            TORCH_INDEX_URL  set to PyTorch's CPU wheel index where your pip would otherwise fetch the CUDA build
 #            RUN_ARGS         more key=value for the quickstart; TEST_ARGS more arguments for pytest
 #            TEST_WORKERS     how many tests run at once; 0: one after another, in pytest's own process
 
 PYTHON ?= python3.11
+PYTHON_BRIDGE ?= python3.12
 TORCH_INDEX_URL ?=
 RUN_ARGS ?=
 TEST_ARGS ?=
@@ -19,14 +21,14 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.installed
 # -qq: pip's warnings about pages it skips run to hundreds of lines; errors still show.
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
+PIP = $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
 PIP_VERSION := pip==26.3 # the one that came with Python takes twice the time
 IMPORTED := nemo_demix.cli, hydra, hydra._internal.hydra, hypothesis, lightgbm, lm_eval, psutil, pytest, rich.table, \
     scipy.stats, sklearn, xdist.workermanage
 # Tests run on so many cores at once.
 TEST_WORKERS ?= $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) : 4 )))
 
-.PHONY: quickstart test slurm check fix bench venv clean
+.PHONY: quickstart test slurm check fix bench venv bridge clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -83,5 +85,21 @@ $(STAMP): pyproject.toml setup.py constraints.txt requirements-data.txt
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, $(IMPORTED)'
 	@touch $@
 
+# Megatron-Bridge asks for packages that exclude NeMo's, and for a Python of its own.
+bridge: .venv-bridge/.installed
+
+.venv-bridge/.installed: BIN := .venv-bridge/bin
+.venv-bridge/.installed: pyproject.toml setup.py constraints-bridge.txt requirements-data.txt
+	@echo "Installing into .venv-bridge (6 GB with the CUDA build of torch, 2 GB with the CPU build; some minutes) ..."
+	@$(PYTHON_BRIDGE) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || \
+	    { echo "$(PYTHON_BRIDGE): expected Python 3.12, which Megatron-Bridge asks for; make bridge PYTHON_BRIDGE=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON_BRIDGE) -m venv .venv-bridge
+	@$(PIP) $(PIP_VERSION) $$(grep '^setuptools==' constraints-bridge.txt) wheel
+	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints-bridge.txt \
+	    $$(grep '^torch==' constraints-bridge.txt)
+	@$(PIP) --no-deps --no-build-isolation -r constraints-bridge.txt -r requirements-data.txt -e .
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, nemo_demix.cli'
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bridge

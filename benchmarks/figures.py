@@ -1,6 +1,6 @@
 """Write the figures of the pages from templates and the raw results: none is copied by hand.
 
-`benchmarks/results.md.jinja` becomes docs/results.md, `five_figures.md.jinja` the table of the README. There, a result is
+`benchmarks/results.md.jinja` becomes docs/results.md, `five_figures.md.jinja` the README's table. There, a result is
 its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file, and
 `gap(arm, other, measure)` is a row of `decision.json`. Figures are printed as the pages have them:
 

@@ -288,7 +288,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             from nemo_demix.stack import check_stack
 
             through = stage == "launch" and config.launch.through != "slurm" and not config.launch.dry_run
-            check_stack(f"launch.through={config.launch.through}" if through else stage)
+            check_stack(f"launch.through={config.launch.through}" if through else stage, config.backend)
         stopping.listen()
         if stage in _WITH_RANKS and not is_imported:
             from nemo_demix.launch.processes import start_fork_server

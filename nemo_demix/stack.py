@@ -32,8 +32,12 @@ class Requirement:
     extra: str = "nemo"  # of ours that brings it; "": the plain installation does
 
 
-REQUIREMENTS = (
-    Requirement("torch", "torch", ">=2.6", "pip install torch==2.13.0", "NeMo 2.7 needs it", "merge"),
+_COMMON = (
+    Requirement("torch", "torch", ">=2.6", "pip install torch==2.13.0", "both back ends need it", "merge"),
+    Requirement("psutil", "psutil", ">=5", "pip install psutil", "without it Megatron's checkpoint writer hangs", ""),
+    Requirement("lightgbm", "lightgbm", ">=4", "pip install lightgbm", "the predictor is made of it", ""),
+)
+_NEMO = (
     Requirement(
         "nemo_toolkit",
         "nemo.collections.llm",
@@ -51,9 +55,27 @@ REQUIREMENTS = (
     Requirement(
         "nemo_run", "nemo_run", ">=0.11,<0.12", "pip install nemo_run==0.11.1", "NeMo's recipes are made of it"
     ),
-    Requirement("psutil", "psutil", ">=5", "pip install psutil", "without it Megatron's checkpoint writer hangs", ""),
-    Requirement("lightgbm", "lightgbm", ">=4", "pip install lightgbm", "the predictor is made of it", ""),
 )
+_BRIDGE = (
+    Requirement(
+        "megatron-bridge",
+        "megatron.bridge",
+        ">=0.6,<0.7",
+        "pip install megatron-bridge==0.6.2",
+        "its recipes and its training loop are called experimental, and change",
+        "bridge",
+    ),
+    Requirement(
+        "megatron-core",
+        "megatron.core",
+        ">=0.19,<0.20",
+        "pip install megatron-core==0.19.2",
+        "Megatron-Bridge 0.6 is made for it",
+        "bridge",
+    ),
+)
+# What each back end needs (`config.backend`).
+REQUIREMENTS = {"nemo": (_COMMON[0], *_NEMO, *_COMMON[1:]), "bridge": (_COMMON[0], *_BRIDGE, *_COMMON[1:])}
 
 # What a command needs beyond the plain installation; what is not named needs all of it.
 EXTRA_OF = {"merge": "merge", "launch": "", "status": "", "cancel": "", "report": ""}
@@ -133,20 +155,38 @@ def find_apex() -> Literal["nvidia", "impostor"] | None:
     return "nvidia" if locate("apex.optimizers.fused_adam") is not None else "impostor"
 
 
-def stack_problems(command: str = "a run") -> list[str]:
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of NVIDIA, under WSL, of AMD
+
+
+def has_gpu_driver() -> bool:
+    """Whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
+def installed_backend() -> str:
+    """The back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
+    has_nemo, has_bridge = locate("nemo.collections.llm"), locate("megatron.bridge")
+    return "bridge" if has_bridge is not None and has_nemo is None else "nemo"
+
+
+def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
     """What keeps a command from starting, one line each; empty where all is well.
 
     Args:
         command: A command of `EXTRA_OF`; any other needs everything.
+        backend: The back end that the run asks for.
     """
-    extra = EXTRA_OF.get(command, "nemo")
+    extra = EXTRA_OF.get(command, backend)
     if not extra:
         return []
-    needed = [one for one in REQUIREMENTS if extra == "nemo" or one.extra == extra]
+    requirements = REQUIREMENTS[backend]
+    needed = [one for one in requirements if extra == backend or one.extra == extra]
     own = [one for one in needed if one.extra == extra]
     if all(_is_absent(one) for one in own):  # the extra was never asked for
         names = ", ".join(one.name for one in needed if _is_absent(one))
-        return [f"{command} needs {names}, not installed here: pip install 'nemo-demix[{extra}]'"]
+        here = installed_backend()
+        other = f"; what is installed here fits backend={here}" if extra == backend != here else ""
+        return [f"{command} needs {names}, not installed here: pip install 'nemo-demix[{extra}]'{other}"]
     problems = [line for requirement in needed if (line := _problem(requirement))]
     if find_apex() == "impostor":
         spec = locate("apex")
@@ -179,12 +219,12 @@ def _problem(requirement: Requirement) -> str | None:
     return None
 
 
-def check_stack(command: str) -> None:
+def check_stack(command: str, backend: str = "nemo") -> None:
     """Refuse an environment in which a command would fail later and less clearly.
 
     Raises:
         StackError: one line, naming every package that is missing, an impostor or outside the tested range.
     """
-    problems = stack_problems(command)
+    problems = stack_problems(command, backend)
     if problems:
         raise StackError("; also: ".join(problems))

@@ -12,6 +12,7 @@ from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.limits import limit_errors
+from nemo_demix.config.models import BACKENDS
 from nemo_demix.config.overrides import STAGES_WITH_JOBS, override_errors, stage_config
 from nemo_demix.config.tracking import track_errors
 from nemo_demix.constraints import Budget, Constraints
@@ -28,6 +29,7 @@ from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
+from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
 from nemo_demix.scoring.external.settings import external_errors
@@ -86,7 +88,10 @@ def _suite(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def _model(config: DemixConfig) -> Iterator[DemixError]:
-    yield from factory_errors(config.model)
+    if config.backend not in BACKENDS:  # told by `limit_errors`
+        return
+    yield from backend_errors(config)
+    yield from factory_errors(config.model, config.backend)
     for stage in ("", *STAGES_WITH_JOBS):
         try:
             own = stage_config(config, stage) if stage else config

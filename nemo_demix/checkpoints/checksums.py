@@ -47,28 +47,34 @@ def write_checksums(root: Path) -> None:
 
 
 def check_small_files(layout: Layout) -> None:
-    """Compare the small files with the record in the checkpoint's root; nothing where there is none.
+    """Compare the small files with the record of each, where there is one.
 
     Raises:
         CheckpointError: naming the first file that is missing or differs, or the record if that is damaged.
     """
-    for name in (CHECKSUMS, _MERGE_RECORD):
-        record = layout.root / name
+    for record in (_record(layout), layout.root / _MERGE_RECORD):
         if not record.is_file():
             continue
+        root = record.parent
         for file, expected in _entries(record, "files").items():
-            path = layout.root / file
+            path = root / file
             if path.suffix != _SHARD:
-                _compare(str(path), _small_file(layout.root, path, record), expected, record)
+                _compare(str(path), _small_file(root, path, record), expected, record)
+
+
+def _record(layout: Layout) -> Path:
+    """Where a checkpoint's `checksums.json` is: in the root, or in the one iteration of a training run it is of."""
+    inner = layout.weights / CHECKSUMS
+    return inner if inner.is_file() else layout.root / CHECKSUMS
 
 
 def check_objects(layout: Layout, objects: Mapping[str, ObjectEntry]) -> None:
-    """Compare byte objects with the record in the checkpoint's root; nothing where there is none.
+    """Compare byte objects with the record of the checkpoint; nothing where there is none.
 
     Raises:
         CheckpointError: naming the first that differs.
     """
-    record = layout.root / CHECKSUMS
+    record = _record(layout)
     if record.is_file():
         expected = _entries(record, "objects")
         for name, item in objects.items():

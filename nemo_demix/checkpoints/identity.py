@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from nemo_demix.artifacts import file_sha256, fingerprint
-from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.layouts import RUN_CONFIG, locate
+from nemo_demix.checkpoints.plain_yaml import parse_yaml
 
 
 def find_weights(checkpoint: Path) -> Path:
@@ -16,9 +18,23 @@ def find_weights(checkpoint: Path) -> Path:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a NeMo 2 checkpoint was saved to its end: metadata.json is written last, the marker then removed."""
+    """Whether a checkpoint of a training run was saved to its end.
+
+    NeMo 2 writes metadata.json last, and then removes a marker; Megatron-Bridge writes run_config.yaml last.
+    """
+    if (checkpoint / "metadata.json").exists():
+        return _is_whole_yaml(checkpoint / RUN_CONFIG)
     marker = checkpoint.with_name(checkpoint.name + "-unfinished")
     return (checkpoint / "weights" / "metadata.json").exists() and not marker.exists()
+
+
+def _is_whole_yaml(path: Path) -> bool:
+    """Whether it ends as Megatron-Bridge ends it: cut off within a line, or before its last section, it does not."""
+    try:
+        content = parse_yaml(read_file(path.parent, path), unknown_tags=True)
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(content, dict) and "validation" in content
 
 
 def checkpoint_identity(checkpoint: Path) -> str:

@@ -101,18 +101,20 @@ class CheckpointReader:
 def relative_distance(checkpoint: Path, base: Path) -> float:
     """delta = |theta - theta_base| / (|theta| + |theta_base|) over all weights, in float64 (DeMix Eq. 4).
 
+    The two may be of different frameworks: of one name, but for the module's prefix.
     Memory: two whole tensors.
 
     Raises:
         CheckpointError: if the two are not of one architecture.
     """
     model, origin = CheckpointReader(checkpoint), CheckpointReader(base)
-    if set(model) != set(origin):
-        odd = sorted(set(model) ^ set(origin))
+    names = {name: stored_name(f"module.{name.removeprefix('module.')}", origin.tensors) for name in model}
+    if set(names.values()) != set(origin):
+        odd = sorted(set(names.values()) ^ set(origin))
         raise CheckpointError(f"{checkpoint} and {base} differ in their tensors, first in {odd[0]}")
     difference = own = other = 0.0
     for name in model:
-        a, b = model.read_tensor(name).double(), origin.read_tensor(name).double()
+        a, b = model.read_tensor(name).double(), origin.read_tensor(names[name]).double()
         if a.shape != b.shape:
             raise CheckpointError(f"{checkpoint}: {name} is {tuple(a.shape)}, in {base} it is {tuple(b.shape)}")
         difference += float((a - b).square().sum())

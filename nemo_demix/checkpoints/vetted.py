@@ -27,7 +27,7 @@ from nemo_demix.artifacts import write_bytes, write_json
 from nemo_demix.checkpoints.common_state import load_common, load_plain
 from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import locate
-from nemo_demix.checkpoints.metadata import ObjectEntry, is_common_state, read_metadata
+from nemo_demix.checkpoints.metadata import ObjectEntry, Stored, is_common_state, is_training_state, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.objects import read_common_state, read_object
 from nemo_demix.errors import CheckpointError
@@ -39,12 +39,13 @@ _EXTRA_STATE = "._extra_state"
 _PLAIN = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
 
 
-def vetted(checkpoint: Path, folder: Path) -> Path:
+def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
     """Make the folder that stands for a checkpoint; what was there is removed.
 
     Args:
         checkpoint: The checkpoint, in any layout that is read.
         folder: A folder on a file system that all ranks share.
+        prefix: What the loader's names of weights begin with: NeMo's with `module.`, others with nothing. None: as they are.
     Returns:
         The folder: a NeMo 2 checkpoint without `context/`.
     Raises:
@@ -53,7 +54,7 @@ def vetted(checkpoint: Path, folder: Path) -> Path:
     Memory: the checkpoint's byte objects, a few MiB; no tensor is read.
     """
     source = locate(checkpoint).weights
-    stored = read_metadata(source)
+    stored = _named(read_metadata(source), prefix)
     if folder.exists():
         shutil.rmtree(folder)
     weights = folder / "weights"
@@ -76,6 +77,23 @@ def vetted(checkpoint: Path, folder: Path) -> Path:
     kind = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     write_json(weights / "metadata.json", {**kind, "common_backend": "torch", "common_backend_version": 1})
     return folder
+
+
+def _named(stored: Stored, prefix: str | None) -> Stored:
+    """What is stored, with names of weights as a loader has them; the shards themselves hold no names."""
+    if prefix is None:
+        return stored
+
+    def name(found: str) -> str:
+        return found if is_training_state(found) or is_common_state(found) else prefix + found.removeprefix("module.")
+
+    planner_data = stored.planner_data
+    return Stored(
+        {name(key): value for key, value in stored.tensors.items()},
+        {name(key): value for key, value in stored.objects.items()},
+        None if planner_data is None else {name(key): value for key, value in planner_data.items()},
+        {name(key): value for key, value in stored.whole_shapes.items()},
+    )
 
 
 def _objects(weights: Path, found: Mapping[str, ObjectEntry]) -> tuple[dict[str, ObjectEntry], bytes]:

@@ -13,7 +13,14 @@ from omegaconf import MISSING
 from nemo_demix.config.data import TokenizerConfig
 from nemo_demix.config.launch import LaunchConfig
 from nemo_demix.config.merging import MergeConfig
-from nemo_demix.config.models import ComponentsConfig, ModelConfig, ReferenceConfig, RoleConfig, TrainConfig
+from nemo_demix.config.models import (
+    BACKENDS,
+    ComponentsConfig,
+    ModelConfig,
+    ReferenceConfig,
+    RoleConfig,
+    TrainConfig,
+)
 from nemo_demix.config.run import DemixConfig
 from nemo_demix.config.search import (
     MergeMixConfig,
@@ -60,6 +67,7 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "seed": _FROM_0,
         "role": Limit(choices=("base", "component", "reference", "final")),
         "index": _FROM_0,
+        "backend": Limit(choices=BACKENDS),
     },
     TokenizerConfig: {"sample_bytes": _FROM_1},
     ModelConfig: {"vocab_size": _FROM_1},

@@ -5,10 +5,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+BACKENDS = ("nemo", "bridge")  # what trains and builds models: NeMo 2, or Megatron-Bridge
+
 
 @dataclass
 class ModelConfig:
-    """A NeMo recipe and what this run changes in it."""
+    """A recipe of the back end's, and what this run changes in it."""
 
     recipe: str = MISSING  # dotted path of a factory, e.g. nemo.collections.llm.recipes.qwen3_1p7b.pretrain_recipe
     recipe_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the factory

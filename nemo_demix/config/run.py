@@ -44,6 +44,7 @@ class DemixConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     suite: SuiteConfig = field(default_factory=SuiteConfig)
+    backend: str = "nemo"  # nemo | bridge (Megatron-Bridge): what `model.recipe` is of, and what trains
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -2,7 +2,10 @@
 
 import gc
 import os
+import sys
 from typing import Any
+
+from nemo_demix.stack import has_gpu_driver
 
 OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
@@ -55,6 +58,8 @@ def why_not_a_fork() -> str | None:
     """What this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
     import torch
 
+    if not has_gpu_driver():  # builds of torch for CUDA count devices all the same
+        return None
     return "a library has asked CUDA for its devices" if torch.cuda._is_in_bad_fork() else None
 
 
@@ -65,12 +70,14 @@ def renew_after_fork(rank: int, local_rank: int) -> None:
     """
     import numpy as np
     import torch
-    from lightning_utilities.core.rank_zero import rank_zero_only
-    from torchmetrics.utilities.prints import rank_zero_only as torchmetrics_rank_zero_only
 
     np.random.seed()  # noqa: NPY002  # the global generator, which libraries use
     torch.default_generator.manual_seed(torch.default_generator.initial_seed())
-    # Both read the environment when they were imported, and no rank was known.
-    rank_zero_only.rank = rank  # type: ignore[attr-defined]
-    torchmetrics_rank_zero_only.rank = local_rank  # type: ignore[attr-defined]
+    # Both read the environment when they were imported, with NeMo, and no rank was known.
+    if "lightning_utilities" in sys.modules:
+        from lightning_utilities.core.rank_zero import rank_zero_only
+        from torchmetrics.utilities.prints import rank_zero_only as torchmetrics_rank_zero_only
+
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]
+        torchmetrics_rank_zero_only.rank = local_rank  # type: ignore[attr-defined]
     gc.enable()

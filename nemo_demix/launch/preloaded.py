@@ -14,12 +14,13 @@ import signal
 import sys
 
 from nemo_demix.launch.environment import OFF, STEP_VARIABLES, load_torch, why_not_forkable
+from nemo_demix.runtime.backend import PRELOADED
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, die_with_parent, name_process
+from nemo_demix.stack import installed_backend
 
-# What ranks run; these bring torch, megatron-core and NeMo.
+# What ranks run; these bring torch, megatron-core and the framework that is installed.
 _MODULES = (
-    "megatron.core",
-    "nemo.collections.llm",
+    *PRELOADED[installed_backend()],
     "nemo_demix.launch.groups",
     "nemo_demix.launch.tasks",
     "nemo_demix.scoring.store",

@@ -65,7 +65,7 @@ def _run(arguments: Sequence[str], printed: str = "") -> NoReturn:
     block_jobs_signals()
     why = os.environ.get(_WHY)
     if rank == 0 and why not in (None, f"{OFF}=0"):
-        logger.warning("each rank imports NeMo by itself, which takes longer: %s", why)
+        logger.warning("each rank imports its framework by itself, which takes longer: %s", why)
 
     from nemo_demix.errors import DemixError
 
@@ -99,7 +99,7 @@ def _work(config_path: Path, logs: Path, group: int) -> None:
 
     config = load_resolved(config_path)
     manifest = DataManifest.load(config.run_dir / "datasets" / "manifest.json")
-    ranks = start_ranks(config.parallel)
+    ranks = start_ranks(config.parallel, config.backend)
     from nemo_demix.launch import tasks
 
     task: dict[str, Any] = json.loads((logs / "task.json").read_text(encoding="utf-8"))

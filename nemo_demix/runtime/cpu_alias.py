@@ -1,8 +1,10 @@
-"""Lets NeMo's and megatron-core's CUDA code run on a machine without CUDA, by treating device `cuda` as `cpu`.
+"""Lets CUDA code of megatron-core and its frameworks run on a machine without CUDA, by treating `cuda` as `cpu`.
 
 Installed only where CUDA is absent, and said so in the log. Nothing of NeMo or megatron-core is edited. Each piece was
 switched off in turn and found necessary. It exists so that the whole pipeline can be tried and tested anywhere; what it
 does not show are Transformer Engine and fused kernels, bf16, NCCL, sequence parallelism and asynchronous saves.
+
+What Megatron-Bridge needs besides is in `runtime/bridge/stand_ins.py`.
 """
 
 import contextlib
@@ -40,33 +42,56 @@ class _CudaAsCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def install() -> None:
+class _Stream:
+    """A CUDA stream where there is none: whatever it is asked to do is done already."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+def alias_cuda() -> bool:
     """Alias CUDA to the CPU in this process, for as long as it lives; a second call does nothing.
 
+    Returns:
+        Whether this call did it.
     Raises:
         RuntimeError: where CUDA is present; there is nothing to stand in for.
     """
     if torch.cuda.is_available():
         raise RuntimeError("the CPU alias is for machines without CUDA")
     if _active:
-        return
+        return False
     torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda *args, **kwargs: None
-    torch.cuda.Stream = lambda *args, **kwargs: None  # type: ignore[assignment,misc]
+    torch.cuda.Stream = _Stream  # type: ignore[assignment,misc]
     torch.cuda.stream = lambda stream: contextlib.nullcontext()  # type: ignore[assignment,return-value]
     mode = _CudaAsCpu()
     mode.__enter__()
     _active.append(mode)
 
-    import nemo.lightning.io.pl as nemo_checkpoint_io
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
+
+    # A tracker whose fork() does nothing; frameworks' own later calls then return early.
+    initialize_rng_tracker(inference_rng_tracker=True)
+    logger.info("no CUDA here: device 'cuda' stands for the CPU; Transformer Engine, NCCL and bf16 are not exercised")
+    return True
+
+
+def install() -> None:
+    """`alias_cuda`, and what NeMo and its megatron-core need besides; a second call does nothing.
+
+    Raises:
+        RuntimeError: as `alias_cuda`.
+    """
+    if not alias_cuda():
+        return
+    import nemo.lightning.io.pl as nemo_checkpoint_io
     from megatron.core.transformer.moe import moe_utils
 
-    # A tracker whose fork() does nothing; NeMo's own later call then returns early.
-    initialize_rng_tracker(inference_rng_tracker=True)
     # It asserts that torch.cuda is initialised, only to move tensors to the device they are on.
     nemo_checkpoint_io._fix_tensors_device = lambda checkpoint: checkpoint
     # The router of a mixture-of-experts model asks for this name, which is only imported with Transformer Engine.
     if not hasattr(moe_utils, "te_general_gemm"):
         moe_utils.te_general_gemm = None
-    logger.info("no CUDA here: device 'cuda' stands for the CPU; Transformer Engine, NCCL and bf16 are not exercised")

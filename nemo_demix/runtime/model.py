@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError
-from nemo_demix.runtime.recipe import DTYPES, apply_overrides, base_recipe, checked_shape, padded_vocab_size
+from nemo_demix.runtime.backend import backend_of
 
 _VOCABULARY = ("word_embeddings.weight", "output_layer.weight")
 
@@ -50,33 +49,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
     Collective: every rank.
     Memory: one shard of the model.
     """
-    import fiddle as fdl
-    from nemo.lightning import _strategy_lib
-
-    recipe = base_recipe(config, config.run_dir / "models", "live")
-    recipe.model.config.vocab_size = padded_vocab_size(config, manifest.tokenizer)
-    apply_overrides(
-        recipe, {key: value for key, value in config.model.overrides.items() if key in ("model", "trainer")}
-    )
-    checked_shape(recipe, config)
-    model_config = fdl.build(recipe.model.config)
-    strategy = fdl.build(recipe.trainer.strategy)
-
-    @dataclass
-    class _Holder:
-        config: Any
-
-        def configure_model(self) -> None: ...
-
-    _strategy_lib.set_model_parallel_attributes(_Holder(model_config), strategy.parallelism)
-    model_config.params_dtype = model_config.pipeline_dtype = getattr(torch, DTYPES[config.train.precision])
-    model_config.bf16 = config.train.precision == "bf16-mixed"
-    model_config.fp16 = config.train.precision == "16-mixed"
-    model_config.perform_initialization = False
-    model = model_config.configure_model(tokenizer=None)
-    if torch.cuda.is_available():
-        model = model.cuda()
-    return model.eval()  # type: ignore[no-any-return]
+    return backend_of(config).build_model(config, manifest)
 
 
 def shards(model: torch.nn.Module) -> Iterator[Shard]:

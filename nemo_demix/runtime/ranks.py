@@ -1,7 +1,7 @@
 """Process groups for one stage: started once by us, then shared by every model the stage trains or scores.
 
-NeMo's strategy finds them initialised and leaves them alone, which is what lets several models be trained by one set of
-ranks without paying imports and rendezvous again.
+Frameworks find them initialised and leave them alone, which is what lets several models be trained by one set of ranks
+without paying imports and rendezvous again.
 
 Importing this does not import torch: how many ranks there are is known before any is started.
 """
@@ -70,15 +70,20 @@ def layout_errors(parallel: ParallelConfig) -> Iterator[DemixError]:
         )
 
 
-def start_ranks(parallel: ParallelConfig) -> Ranks:
+def start_ranks(parallel: ParallelConfig, backend: str = "nemo") -> Ranks:
     """Join the process group that torchrun's environment describes, and make Megatron's groups in it.
 
+    Args:
+        backend: The framework that is to work in them.
     Raises:
         ConfigError: if the world has another size than the configuration.
     Collective: every rank.
     """
     import torch
 
+    from nemo_demix.runtime.backend import backend_module
+
+    framework = backend_module(backend)
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
     expected = world_size(parallel)
     if ranks.world_size != expected:
@@ -88,36 +93,18 @@ def start_ranks(parallel: ParallelConfig) -> Ranks:
         )
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())  # srun may show each task its own GPU only
-        backend = "nccl"
+        collectives = "nccl"
     else:
-        from nemo_demix.runtime import cpu_alias
-
         torch.set_num_threads(1)
-        cpu_alias.install()
-        backend = "gloo"
-    torch.distributed.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world_size)
+        framework.use_cpu()
+        collectives = "gloo"
+    torch.distributed.init_process_group(collectives, store=_store(), rank=ranks.rank, world_size=ranks.world_size)
 
-    from nemo.lightning import _strategy_lib
-    from nemo.lightning.pytorch.strategies.megatron_strategy import ParallelismConfig
-
-    layout = ParallelismConfig(
-        tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
-        virtual_pipeline_model_parallel_size=None,
-        microbatch_group_size_per_vp_stage=1,
-        context_parallel_size=1,
-        sequence_parallel=parallel.sequence,
-        expert_model_parallel_size=parallel.expert,
-        moe_extended_tp=False,
-        pipeline_dtype=torch.float32,
-        expert_tensor_parallel_size=1,
-    )
-    _strategy_lib.init_parallel_ranks(ranks.world_size, ranks.rank, ranks.local_rank, layout)
-    _strategy_lib.init_model_parallel()
+    framework.start_groups(parallel, ranks)
     logger.info(
         "%d ranks over %s: tensor %d x pipeline %d x data %d",
         ranks.world_size,
-        backend,
+        collectives,
         parallel.tensor,
         parallel.pipeline,
         parallel.data,
@@ -142,3 +129,13 @@ def stop_ranks() -> None:
 
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+def from_rank_0(flag: bool) -> bool:
+    """Rank 0's flag, on every rank; it costs one small message. Collective: every rank."""
+    import torch
+
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    box = torch.tensor(int(flag), device=device)
+    torch.distributed.broadcast(box, src=0)
+    return bool(box.item())

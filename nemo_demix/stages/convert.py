@@ -43,6 +43,13 @@ def export_stage(config: DemixConfig) -> None:
     """
     source, output = _paths(config, "export")
     find_weights(source)
+    if config.backend == "bridge":
+        with _converting(config, "export", output) as folder:
+            from nemo_demix.runtime.bridge.export import export_checkpoint as export_with_bridge
+
+            _publish(export_with_bridge(config, source, folder), output)
+        logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
+        return
     source = locate(source).root  # the weights themselves may have been named
     with _converting(config, "export", output) as folder:
         from nemo_demix.runtime.context import read_context
@@ -76,6 +83,8 @@ def import_stage(config: DemixConfig) -> None:
         CheckpointError: if the folder lacks something, or is damaged.
     Memory: the model three times.
     """
+    if config.backend == "bridge":
+        raise ConfigError("import: backend=bridge does not have it yet; set backend=nemo, whose checkpoints both read")
     source, output = _paths(config, "import")
     hf_config = _hf_json(source / "config.json")
     with _converting(config, "import", output) as folder:
@@ -224,7 +233,8 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
 def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, folder: Path) -> Any:
     """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary and dtype."""
     from nemo_demix.runtime.huggingface import dtype_settings
-    from nemo_demix.runtime.recipe import apply_overrides, base_recipe
+    from nemo_demix.runtime.nemo.recipe import base_recipe
+    from nemo_demix.runtime.recipe import apply_overrides
 
     recipe = base_recipe(config, folder, "import")
     if "model" in config.model.overrides:

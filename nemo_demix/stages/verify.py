@@ -36,7 +36,6 @@ from nemo_demix.training.jobs import (
     load_model,
     reference_jobs,
     reference_settings,
-    step_folder,
 )
 
 logger = logging.getLogger(__name__)
@@ -153,8 +152,6 @@ def trained_targets(
                 raise ConfigError(f"verify.trained_shares: {share} is all {job.num_steps} steps of a reference")
             tokens = step * per_step
             model = fingerprint(model=job.fingerprint, tokens=tokens)
-            target = ScoreTarget(
-                f"reference_{job.name}_at_{tokens}", step_folder(job.checkpoints, step).resolve(), model
-            )
+            target = ScoreTarget(f"reference_{job.name}_at_{tokens}", job.step_folder(step).resolve(), model)
             targets.setdefault(tokens, {})[reference.mixture] = target
     return targets

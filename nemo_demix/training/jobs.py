@@ -16,6 +16,8 @@ from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
+from nemo_demix.runtime.backend import backend_errors
+from nemo_demix.runtime.steps import step_folder
 from nemo_demix.training.parts import Part, dataset_parts
 
 FORMAT = 1  # raise when training changes in a way that earlier checkpoints do not share
@@ -27,6 +29,7 @@ class TrainJob:
 
     role: str
     name: str
+    backend: str  # that trains it
     folder: Path
     blend: dict[str, float]  # data shares, by dataset name
     parts: dict[str, Part]  # by dataset name, what the model is shown of it; one left out is shown in full
@@ -63,7 +66,11 @@ class TrainJob:
     @property
     def checkpoint(self) -> Path:
         """The finished model, whether it exists yet or not."""
-        return (self.adopt or step_folder(self.checkpoints, self.num_steps)).resolve()
+        return (self.adopt or self.step_folder(self.num_steps)).resolve()
+
+    def step_folder(self, step: int) -> Path:
+        """Where the checkpoint after `step` optimizer steps lies."""
+        return step_folder(self.checkpoints, step, self.backend)
 
     @property
     def record_path(self) -> Path:
@@ -79,11 +86,6 @@ class TrainJob:
 def model_folder(config: DemixConfig, role: str, name: str) -> Path:
     """`runs/<name>/models/<role>/<model name>`."""
     return config.run_dir / "models" / role / name
-
-
-def step_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint after `step` optimizer steps lies."""
-    return checkpoints / f"step_{step:08d}"
 
 
 def load_model(job: TrainJob) -> ModelRecord:
@@ -331,6 +333,7 @@ def _job(
         MixtureError: if the blend is not on the simplex of the datasets.
         CheckpointError: if a checkpoint to adopt is not there.
     """
+    refuse(backend_errors(config))
     refuse(batch_errors(config))
     refuse(budget_errors(config, role, settings))
     shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")
@@ -362,9 +365,12 @@ def _job(
     }
     if parts:
         inputs["parts"] = {dataset: (part.num_tokens, config.seed) for dataset, part in parts.items()}
+    if config.backend != "nemo":  # what was trained before there was a choice stays known
+        inputs["backend"] = config.backend
     return TrainJob(
         role=role,
         name=name,
+        backend=config.backend,
         folder=model_folder(config, role, name),
         blend=shares,
         parts=parts,

@@ -82,6 +82,7 @@ WRONG: dict[str, Any] = {
     "suite.batch_tokens": 0,
     "suite.generation_batch": 0,
     "suite.seed": -1,
+    "backend": "megatron",
     "model.recipe": "nemo.collections.llm.recipes.qwen3_1p7b.pretrain_recip",
     "model.recipe_args": {"nodes": 1},
     "model.overrides": "attributes of NeMo's own objects: `doctor` and every stage ask NeMo",

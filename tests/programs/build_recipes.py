@@ -14,10 +14,11 @@ from nemo_demix.artifacts import DataManifest, DatasetRecord
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import ParallelConfig, register_schema, to_dataclasses
 from nemo_demix.runtime.model import build_model
+from nemo_demix.runtime.nemo.training import training_recipe
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.runtime.recipe import model_shape
 from nemo_demix.training.jobs import base_job, component_jobs, final_jobs, reference_jobs
-from nemo_demix.training.train import training_recipe
+from nemo_demix.training.train import as_training
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         jobs += reference_jobs(config, manifest, {"r_0": equal}, {"r_0": 0})
         jobs += final_jobs(config, manifest, {"mixture": equal})
         for job in jobs:
-            recipe = training_recipe(config, manifest, job)
+            recipe = training_recipe(config, manifest, as_training(config, manifest, job))
             model, optimizer = fdl.build(recipe.model.config), fdl.build(recipe.optim)
             layout = fdl.build(recipe.trainer.strategy).parallelism
             found[f"{name}/{job.role}/{job.name}"] = {

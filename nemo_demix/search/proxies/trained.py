@@ -9,10 +9,10 @@ from pathlib import Path
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.runtime.backend import Diverged
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.scorer import Scorer
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
-from nemo_demix.training.callbacks import Diverged
 from nemo_demix.training.jobs import TrainJob, load_model, proxy_job
 from nemo_demix.training.train import train_jobs
 

@@ -1,0 +1,145 @@
+"""What a back end gives: recipes, training runs and models of one framework around megatron-core.
+
+Nothing above `runtime/` names a framework. Which one a run uses is its key `backend`; a back end is a module with the
+functions of `Backend`. Importing this imports neither torch nor a framework.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig, ParallelConfig
+from nemo_demix.errors import ConfigError, DemixError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nemo_demix.runtime.lifetime import StopRequest
+    from nemo_demix.runtime.ranks import Ranks
+
+
+class Diverged(RuntimeError):
+    """A model's loss is no longer a number: known to every rank at the same step, since all see the reduced loss."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run, as a back end is asked for it.
+
+    Attributes:
+        label: For people: role/name.
+        folder: The model's, where `losses.jsonl` goes; nothing else of it but `checkpoints` is written.
+        blend: Megatron's data-path list.
+        seed: Of the data order.
+        save_steps: Where a checkpoint is written; of those that `keep_steps` does not name, only the newest is kept.
+        optimizer_at_end: The last checkpoint holds the optimizer's state too; all others do.
+        source: A vetted checkpoint to take weights from; None: the recipe's initial ones.
+        origin: The checkpoint that `source` stands for; nothing of it is shown to a loader that would run it.
+        done_steps: Of this very run, when `source` was saved: it is gone on with, in the same data order.
+        load_optimizer: Take the optimizer's state from a source that is another run's, too.
+        may_diverge: A loss that is no number ends the run on every rank at the same step, and is not a failure of ours.
+    """
+
+    label: str
+    folder: Path
+    checkpoints: Path
+    blend: list[str]
+    seed: int
+    num_steps: int
+    max_lr: float
+    min_lr: float
+    warmup_steps: int
+    save_steps: tuple[int, ...]
+    keep_steps: tuple[int, ...]
+    optimizer_at_end: bool
+    source: Path | None
+    origin: Path | None
+    done_steps: int
+    load_optimizer: bool
+    may_diverge: bool
+
+    @property
+    def losses(self) -> Path:
+        """A line a step. After a resume the steps since the checkpoint stand there twice, with the same values."""
+        return self.folder / "losses.jsonl"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training run ended."""
+
+    final_loss: float | None  # nats a token
+    stopped_at: int | None = None  # the step that it was ended after, as it was asked to
+    diverged: str | None = None  # why it was ended
+
+
+class Backend(Protocol):
+    """The functions that the module of a back end has."""
+
+    def start_groups(self, parallel: ParallelConfig, ranks: "Ranks") -> None:
+        """Make Megatron's process groups in the one that there is. Collective: every rank."""
+        ...
+
+    def use_cpu(self) -> None:
+        """Let the framework run in this process on a machine without CUDA; before it is imported."""
+        ...
+
+    def build_model(self, config: DemixConfig, manifest: DataManifest) -> "torch.nn.Module":
+        """This rank's part of the run's model, in evaluation mode, with weights not yet set. Collective: every rank."""
+        ...
+
+    def train(
+        self,
+        config: DemixConfig,
+        manifest: DataManifest,
+        training: Training,
+        stop_request: "StopRequest",
+        ranks: "Ranks",
+    ) -> Trained:
+        """Train one model, to its end or until it is stopped. Collective: every rank."""
+        ...
+
+    def shape_values(self, config: DemixConfig, vocab_size: int | None) -> Mapping[str, Any]:
+        """The attributes of the recipe's model configuration that `model_shape` asks for; nothing is built."""
+        ...
+
+
+_MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.runtime.bridge.backend"}
+
+
+def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """What a configuration asks for that its back end does not have."""
+    if config.backend != "bridge":
+        return
+    if config.track.tensorboard or config.track.wandb_project is not None:
+        yield ConfigError(
+            "track: backend=bridge writes to no tracker; leave track.* out (losses.jsonl has the losses), or set "
+            "backend=nemo"
+        )
+    roles = {"components": config.components, "reference": config.reference, "final": config.final}
+    for name, role in {**roles, "search.trained": config.search.trained}.items():
+        if role.load_optimizer:
+            yield ConfigError(
+                f"{name}.load_optimizer=true: backend=bridge takes a start's weights alone; leave it out, or set "
+                "backend=nemo"
+            )
+
+
+# What the fork server imports of each for the ranks.
+PRELOADED = {
+    "nemo": ("megatron.core", "nemo.collections.llm", "nemo_demix.runtime.nemo.training"),
+    "bridge": ("nemo_demix.runtime.bridge.training",),
+}
+
+
+def backend_module(name: str) -> Backend:
+    """A back end by its name; imports what of its framework it needs at once."""
+    return cast(Backend, importlib.import_module(_MODULES[name]))
+
+
+def backend_of(config: DemixConfig) -> Backend:
+    """The back end of a run."""
+    return backend_module(config.backend)

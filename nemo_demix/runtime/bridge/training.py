@@ -1,0 +1,204 @@
+"""One training run through Megatron-Bridge's pretrain function."""
+
+import io
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from megatron.bridge.training.callbacks import Callback, CallbackContext
+from megatron.bridge.training.gpt_step import forward_step
+from megatron.bridge.training.pretrain import pretrain
+from megatron.bridge.training.utils.checkpoint_utils import read_run_config, read_train_state
+from megatron.core import parallel_state
+from megatron.core.datasets.utils import get_blend_from_list
+
+from nemo_demix.artifacts import DataManifest, write_bytes, write_text
+from nemo_demix.checkpoints.common_state import load_plain
+from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.layouts import RUN_CONFIG
+from nemo_demix.checkpoints.plain_yaml import parse_yaml
+from nemo_demix.config import DemixConfig
+from nemo_demix.errors import CheckpointError
+from nemo_demix.model_shape import shape_of
+from nemo_demix.runtime.backend import Trained, Training
+from nemo_demix.runtime.bridge.recipe import base_recipe, override, tokenizer_config, values_of
+from nemo_demix.runtime.lifetime import StopRequest
+from nemo_demix.runtime.pace import Pace
+from nemo_demix.runtime.ranks import Ranks, from_rank_0
+from nemo_demix.runtime.recipe import check_shape, padded_vocab_size
+from nemo_demix.runtime.saving import hand_over_in_process
+from nemo_demix.runtime.steps import latest_checkpoint, outdated
+
+logger = logging.getLogger(__name__)
+_TRAIN_STATE = "train_state.pt"
+
+
+def train(
+    config: DemixConfig, manifest: DataManifest, training: Training, stop_request: StopRequest, ranks: Ranks
+) -> Trained:
+    """As `Backend.train`.
+
+    Raises:
+        ConfigError: if the configuration asks for what this back end does not have.
+        CheckpointError: if what a run is resumed from is damaged.
+    """
+    recipe = training_recipe(config, manifest, training)
+    if training.source is not None and ranks.is_main:
+        _complete(training)
+    torch.distributed.barrier()
+    for remembered in (read_run_config, read_train_state):  # by the path, which says another thing now
+        remembered.cache_clear()
+    if not recipe.checkpoint.async_save:
+        hand_over_in_process()
+    tokens_per_step = config.train.global_batch_size * config.train.seq_length
+    every = config.train.log_every_steps
+    pace = Pace(training.label, training.num_steps, tokens_per_step, every, training.losses)
+    steps = Steps(training, pace, stop_request, ranks.is_main)
+    with _groups_kept():
+        pretrain(recipe, forward_step, callbacks=[steps])
+    return Trained(pace.final_loss, steps.stopped_at, pace.diverged)
+
+
+def training_recipe(config: DemixConfig, manifest: DataManifest, training: Training) -> Any:
+    """The whole `ConfigContainer` of a training run: its data blend, schedule, checkpoints and start.
+
+    Raises:
+        ConfigError: if the configuration names something the recipe does not have.
+    """
+    recipe = base_recipe(config)
+    recipe.model.vocab_size, recipe.model.should_pad_vocab = padded_vocab_size(config, manifest.tokenizer), False
+    recipe.tokenizer = tokenizer_config(manifest.tokenizer)
+
+    data = recipe.dataset
+    data.blend, data.blend_per_split, data.data_path = get_blend_from_list(training.blend), None, None
+    data.split = "1,0,0"  # held-out documents are files of their own; an empty split would never finish building
+    data.path_to_cache = str(config.run_dir.absolute() / "datasets" / "index")  # not beside a user's own files
+    data.random_seed = training.seed
+    data.num_workers, data.persistent_workers = config.train.num_workers, config.train.num_workers > 0
+    data.pin_memory = torch.cuda.is_available()
+
+    train, schedule = recipe.train, recipe.scheduler
+    train.train_iters, train.train_samples = training.num_steps, None
+    train.global_batch_size = config.train.global_batch_size
+    train.micro_batch_size = config.train.micro_batch_size
+    recipe.validation.eval_iters, recipe.validation.eval_interval = 0, None
+    recipe.optimizer.lr, recipe.optimizer.min_lr = training.max_lr, training.min_lr
+    schedule.lr_warmup_iters, schedule.lr_warmup_fraction = training.warmup_steps, None
+    schedule.lr_decay_iters, schedule.lr_wsd_decay_iters = training.num_steps, None
+
+    saving = recipe.checkpoint
+    saving.save, saving.save_interval = str(training.checkpoints.absolute()), training.num_steps
+    saving.save_optim, saving.save_rng, saving.load_rng = True, False, False  # the data order is by its seed
+    saving.load = str(training.source / "weights") if training.source is not None and training.done_steps else None
+    saving.pretrained_checkpoint = str(training.source / "weights") if training.source and not saving.load else None
+    saving.finetune = saving.load is None and training.source is not None
+    # All ranks see a loss that is no number together, by its reduced value; this check would end one of them.
+    recipe.rerun_state_machine.check_for_nan_in_loss = False
+    if training.may_diverge:
+        recipe.ddp.check_for_nan_in_grad = False
+
+    recipe.logger.log_interval = config.train.log_every_steps
+    recipe.logger.tensorboard_dir = recipe.logger.wandb_project = None
+    recipe.logger.skip_train_metrics_log = True  # `Pace` says it
+    override(recipe, config.model.overrides)
+    check_shape(shape_of(values_of(recipe)), config)
+    return recipe
+
+
+class Steps(Callback):  # type: ignore[misc]
+    """Decides after each step whether it is saved and whether the run goes on, by Bridge's own settings.
+
+    Bridge saves where the step is a multiple of `save_interval`, and ends after `train_iters`; it reads both at each
+    step. An interval of the step itself saves it; 0 saves nothing. So kept token counts need not be periodic, a run
+    that is told to stop saves at the step it is at, and nothing is saved of a model that has diverged.
+
+    Attributes:
+        stopped_at: The step that the run was ended after, if it was.
+    """
+
+    def __init__(self, training: Training, pace: Pace, stop_request: StopRequest, is_main: bool) -> None:
+        self.stopped_at: int | None = None
+        self._training, self._pace = training, pace
+        self._stop_request, self._is_main = stop_request, is_main
+
+    def on_train_step_end(self, context: CallbackContext) -> None:
+        """Collective: every rank."""
+        training, settings = self._training, context.state.cfg
+        step = context.state.train_state.step + 1  # it is counted after this
+        self._pace.step(step, _reduced_loss(context), self._is_main)
+        stops = step < training.num_steps and from_rank_0(self._stop_request.seen)
+        settings.checkpoint.save_interval = step if step in training.save_steps or stops else 0
+        if step == training.num_steps:
+            settings.checkpoint.save_optim = training.optimizer_at_end
+        if self._pace.diverged:
+            settings.checkpoint.save_interval = 0
+        if self._pace.diverged or stops:
+            settings.train.train_iters = step
+            self.stopped_at = None if self._pace.diverged else step
+
+    def on_checkpoint_save(self, context: CallbackContext) -> None:
+        """Remove what was only for resuming, and lies before the newest."""
+        if self._is_main:
+            newest = latest_checkpoint(self._training.checkpoints, "bridge")[0]
+            for path in outdated(self._training.checkpoints, newest, self._training.keep_steps, "bridge"):
+                shutil.rmtree(path)
+
+
+def _reduced_loss(context: CallbackContext) -> float:
+    """The last step's loss, over all ranks, nats a token. The last pipeline stage has it, and tells the others."""
+    losses = context.loss_dict or {}
+    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        return float(losses["lm loss"])
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    box = torch.tensor(float(losses["lm loss"]) if losses else 0.0, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(box, group=parallel_state.get_pipeline_model_parallel_group())
+    return float(box)
+
+
+@contextmanager
+def _groups_kept() -> Iterator[None]:
+    """Have Megatron's process groups outlive a training run: Bridge forgets them at its end, without closing them.
+
+    Made anew for each model of a stage, they would add up, and with them the memory of NCCL.
+    """
+    kept = {name: value for name, value in vars(parallel_state).items() if name.startswith("_") and name.isupper()}
+    try:
+        yield
+    finally:
+        vars(parallel_state).update(kept)
+
+
+def _complete(training: Training) -> None:
+    """Put what Bridge's loader reads beside a vetted checkpoint's weights: its own, as plain values.
+
+    A checkpoint of another framework gets what says that there is nothing but weights.
+    """
+    assert training.source is not None
+    weights = training.source / "weights"
+    sizes: dict[str, Any] = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
+    if training.done_steps:
+        origin = training.origin
+        assert origin is not None
+        settings = parse_yaml(read_file(origin, origin / RUN_CONFIG), unknown_tags=True)
+        model = settings.get("model", {}) if isinstance(settings, dict) else {}
+        found = {name: model.get(name) for name in sizes}
+        if not all(type(size) is int for size in found.values()):
+            raise CheckpointError(f"{origin / RUN_CONFIG}: expected its model's {', '.join(sizes)}, found {found}")
+        sizes = found
+        path = origin / _TRAIN_STATE
+        try:
+            state = load_plain(read_file(origin, path), path)
+            if not all(isinstance(value, torch.Tensor) for value in state.values()):
+                raise ValueError("other values than tensors")
+        except Exception as error:  # many kinds; nothing of it was run
+            raise CheckpointError(f"{path}: expected Megatron-Bridge's train state ({error})") from None
+        box = io.BytesIO()
+        torch.save(state, box)
+        write_bytes(weights / _TRAIN_STATE, box.getvalue())
+    has = "true" if training.done_steps else "false"
+    lines = ["model:", *(f"  {name}: {size}" for name, size in sizes.items())]
+    lines += ["checkpoint:", "  save_rng: false", f"  save_optim: {has}", "  fully_parallel_save: true", ""]
+    write_text(weights / RUN_CONFIG, "\n".join(lines))
