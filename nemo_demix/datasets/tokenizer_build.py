@@ -9,6 +9,7 @@ from typing import Any
 from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.config import TokenizerConfig
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.runtime.generation import FILE as GENERATION
 from nemo_demix.tokenizer import load_huggingface
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
         )
     _empty_folder(out_dir)
     tokenizer.save_pretrained(out_dir)
+    generation = Path(str(config.path)) / GENERATION
+    if config.kind == "huggingface" and generation.is_file():
+        shutil.copy(generation, out_dir)  # a model's texts may end at more tokens than its tokenizer names
     return _info(config.kind, out_dir, len(tokenizer), int(tokenizer.eos_token_id))
 
 

@@ -4,6 +4,8 @@ No data, no manifest and no ranks are needed; both run in this process, on the C
 `logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16.
 """
 
+import functools
+import inspect
 import logging
 import os
 import shutil
@@ -25,7 +27,9 @@ logger = logging.getLogger(__name__)
 # Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
 _ARCHITECTURE = (
     "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
-    "rms_norm_eps rope_theta rope_scaling attention_bias tie_word_embeddings"
+    "rms_norm_eps rope_theta rope_scaling partial_rotary_factor sliding_window attention_bias mlp_bias "
+    "tie_word_embeddings num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step "
+    "mlp_only_layers"
 ).split()
 
 
@@ -46,7 +50,7 @@ def export_stage(config: DemixConfig) -> None:
     source = locate(source).root  # the weights themselves may have been named
     with _converting(config, "export", output) as folder:
         from nemo_demix.runtime.context import read_context
-        from nemo_demix.runtime.huggingface import export_checkpoint, load_tokenizer_folder
+        from nemo_demix.runtime.huggingface import export_checkpoint
 
         context = read_context(source)
         tokenizer = context.tokenizer
@@ -57,7 +61,7 @@ def export_stage(config: DemixConfig) -> None:
                 f"{source / 'context'}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
                 "tokenizer.path=FOLDER to the one to put beside the model"
             )
-        made = export_checkpoint(source, context, load_tokenizer_folder(tokenizer), folder)
+        made = export_checkpoint(source, context, tokenizer, folder)
         _publish(made, output)
     logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
 
@@ -79,6 +83,7 @@ def import_stage(config: DemixConfig) -> None:
     source, output = _paths(config, "import")
     hf_config = _hf_json(source / "config.json")
     with _converting(config, "import", output) as folder:
+        from nemo_demix.runtime.generation import read_generation
         from nemo_demix.runtime.huggingface import expected_tensors, import_model, load_tokenizer_folder
 
         names, dtype = _tensors(source, hf_config)
@@ -93,6 +98,7 @@ def import_stage(config: DemixConfig) -> None:
                 "tokens that the model has no weights for. Resize the embedding there (resize_token_embeddings), or "
                 "bring the tokenizer that the model was trained with"
             )
+        generation = read_generation(source, rows, hf_config)
         recipe_model = _sized_model(config, hf_config, dtype, folder)
         hf_model = _check_same_model(config, source, recipe_model, tokenizer, folder)
         expected = expected_tensors(hf_model)
@@ -102,7 +108,7 @@ def import_stage(config: DemixConfig) -> None:
         import fiddle as fdl
 
         model_config = fdl.build(recipe_model.config)
-        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, folder)
+        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, generation, folder)
         _publish(made, output)
     logger.info("import: %s is a NeMo 2 checkpoint, for example for base.checkpoint=", output)
     if config.model.vocab_size is None:
@@ -188,7 +194,7 @@ def _indexed(index: Path) -> list[str]:
 
 
 def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
-    """The names of the tensors in a folder's safetensors, and their one dtype."""
+    """The names of the tensors in a folder's safetensors, and the dtype that holds the values of all."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -210,10 +216,15 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
         except SafetensorError as error:
             raise CheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from None
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    if len(dtypes) != 1 or not dtypes <= set(known):
-        raise CheckpointError(f"{source}: holds tensors in {', '.join(sorted(dtypes))}; expected one of {list(known)}")
-    dtype = known[dtypes.pop()]
+    if not dtypes or not dtypes <= set(known):
+        raise CheckpointError(f"{source}: holds tensors in {', '.join(sorted(dtypes))}; expected some of {list(known)}")
+    dtype = functools.reduce(torch.promote_types, (known[name] for name in dtypes))
     stated = hf_config.get("dtype") or hf_config.get("torch_dtype")
+    if len(dtypes) > 1 and f"torch.{stated}" != str(dtype):
+        raise CheckpointError(
+            f"{source / 'config.json'}: says {stated}, but the tensors are {', '.join(sorted(dtypes))}; all values are "
+            f"kept as {str(dtype).removeprefix('torch.')}: say so there (dtype)"
+        )
     if stated is not None and f"torch.{stated}" != str(dtype):
         raise CheckpointError(
             f"{source / 'config.json'}: says {stated}, but the tensors are {dtype}; change one of them"
@@ -222,15 +233,19 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
 
 
 def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, folder: Path) -> Any:
-    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary and dtype."""
+    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary, dtype and longest text."""
     from nemo_demix.runtime.huggingface import dtype_settings
     from nemo_demix.runtime.recipe import apply_overrides, base_recipe
 
     recipe = base_recipe(config, folder, "import")
     if "model" in config.model.overrides:
         apply_overrides(recipe, {"model": config.model.overrides["model"]})
-    vocab_size = config.model.vocab_size or hf_config.get("vocab_size")
-    for name, value in {**dtype_settings(dtype), "vocab_size": vocab_size}.items():
+    values = {**dtype_settings(dtype), "vocab_size": config.model.vocab_size or hf_config.get("vocab_size")}
+    length = hf_config.get("max_position_embeddings")  # which an export says again, of the one or the other
+    if type(length) is int and length > 0:
+        known = inspect.signature(recipe.model.config.__fn_or_cls__).parameters
+        values |= {name: length for name in ("seq_length", "max_position_embeddings") if name in known}
+    for name, value in values.items():
         setattr(recipe.model.config, name, value)
     return recipe.model
 
