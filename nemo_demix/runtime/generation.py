@@ -19,12 +19,15 @@ FILE = "generation_config.json"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def read_generation(folder: Path, vocab_size: int, hf_config: Mapping[str, Any] | None = None) -> Any:
+def read_generation(
+    folder: Path, vocab_size: int, hf_config: Mapping[str, Any] | None = None, root: Path | None = None
+) -> Any:
     """The `transformers.GenerationConfig` of a folder; where it has none, of the ids in a model's config.json.
 
     Args:
         folder: Of a model, or of a tokenizer.
         vocab_size: The rows of the model's embedding, which all ids have to be among.
+        root: What no link may lead out of; None: links are followed, of which Hugging Face's cache is made.
     Returns:
         None where neither says more than a tokenizer does.
     Raises:
@@ -34,7 +37,8 @@ def read_generation(folder: Path, vocab_size: int, hf_config: Mapping[str, Any] 
 
     path = folder / FILE
     try:
-        content = parse_json(read_file(folder, path), path)
+        place = path if root is not None else path.resolve()
+        content = parse_json(read_file(root or place.parent, place), path)
     except FileNotFoundError:
         path, content = folder / "config.json", {name: (hf_config or {}).get(name) for name in _IDS}
         if not isinstance(content["eos_token_id"], list):

@@ -104,7 +104,9 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder:
     without_kernels(settings)
     source = _ModelState(state, fdl.build(settings))
     write_context(folder / "source", context.model_class, settings)
-    named = NamedTokenizer(tokenizer, len(embedding), read_generation(tokenizer_folder, len(embedding)))
+    root = checkpoint if tokenizer_folder.is_relative_to(checkpoint) else None
+    generation = read_generation(tokenizer_folder, len(embedding), root=root)
+    named = NamedTokenizer(tokenizer, len(embedding), generation)
     exporter = _exporter_class(context.model_class, checkpoint, source, named)
     # A target NeMo does not know goes straight to our connector; "hf" would load the model twice, through pickle.
     made = llm.export_ckpt(
@@ -212,9 +214,7 @@ def _count(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     return sum(t.numel() for t in tensors.values()), sum(int(t.isnan().sum()) for t in tensors.values())
 
 
-def import_model(
-    source: Path, model: Any, model_config: Any, hf_tokenizer: Any, generation: Any, folder: Path
-) -> Path:
+def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any, generation: Any, folder: Path) -> Path:
     """Write a Hugging Face model as a NeMo 2 checkpoint of tensor parallel size 1, bit for bit in its dtype.
 
     Args:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import parse_json, sync
-from nemo_demix.checkpoints.files import check_name
+from nemo_demix.checkpoints.files import check_name, read_file
 from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig
@@ -165,11 +165,14 @@ def _publish(made: Path, output: Path) -> None:
 
 def _hf_json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_bytes(), path)
+        real = path.resolve()  # Hugging Face's cache is made of links
+        content = parse_json(read_file(real.parent, real), path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: not found; expected a Hugging Face model (config.json, *.safetensors, a tokenizer)"
         ) from None
+    except CheckpointError:
+        raise
     except DemixError as error:
         raise CheckpointError(f"{str(error).partition(';')[0]}; copy the model again") from None
     if not isinstance(content, dict):

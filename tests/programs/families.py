@@ -3,11 +3,12 @@
     families.py FOLDER FAMILY ...
 
 Everything is made here, with random weights, and written to FOLDER/<family>. The last line is
-{family: {"imported": largest difference of the logits before, "exported": after, "trained": how far the weights moved,
-"size": of the logits}}.
+{family: {"size": of the logits, "trained": delta of the weights, "changed": largest difference that it made to the
+logits; "imported", "exported": largest difference between Hugging Face's logits and Megatron's, before and after}}.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from nemo_demix.artifacts import DataManifest, DatasetRecord, load_record
-from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.artifacts import DataManifest, DatasetRecord, ModelRecord, load_record
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import DemixConfig, ModelConfig, TokenizerConfig, register_schema, to_dataclasses
 from nemo_demix.datasets.tokenizer_build import build_tokenizer
@@ -92,19 +92,22 @@ def there_and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks)
     train_jobs(config, manifest, [job], ranks)
 
     components = {"imported": folder / "imported", "trained": job.checkpoint}
-    merge_checkpoints(components, folder / "merged", {"half": {"imported": 0.5, "trained": 0.5}}, objects_from="trained")
+    mixture = {"half": {"imported": 0.5, "trained": 0.5}}
+    merge_checkpoints(components, folder / "merged", mixture, objects_from="trained")
     merged = folder / "merged/half"
     convert(config, export_stage, merged, folder / "hf_merged")
+    if family == "llama3":
+        shutil.copytree(merged, folder / "bare", ignore=shutil.ignore_patterns("tokenizer"))
+        config.tokenizer = TokenizerConfig(kind="huggingface", path=str(folder / "hf"))
+        convert(config, export_stage, folder / "bare", folder / "hf_without_tokenizer")
     model = build_model(config, manifest)
-    delta = load_record(job.record_path)["delta"]
     imported, exported = (megatron_logits(model, path) for path in (folder / "imported", merged))
     return {
         "size": float(np.abs(exported).max()),
-        "trained": delta,
+        "trained": load_record(job.record_path, ModelRecord).delta or 0.0,
         "imported": float(np.abs(imported - before).max()),
         "exported": float(np.abs(exported - huggingface_logits(folder / "hf_merged")).max()),
-        "steps": float(np.abs(imported - exported).max()),
-        "tensors": len(list(CheckpointReader(merged))),
+        "changed": float(np.abs(imported - exported).max()),
     }
 
 

@@ -1,0 +1,47 @@
+"""A Hugging Face folder of each family that has a recipe: imported, trained from, merged and exported again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import run_program
+from tests.programs.families import ENDS, FAMILIES, VOCAB_SIZE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, dict[str, Any]]:
+    return run_program("families", str(folder), *FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_same_on_both_sides(found: dict[str, dict[str, Any]], family: str) -> None:
+    row = found[family]
+    assert row["size"] > 0.1, "the comparison would mean little"
+    assert row["imported"] <= 1e-4, "transformers' model and what it was imported as"
+    assert row["trained"] > 1e-3
+    assert row["changed"] > 1e-2, "training changed nothing that is seen here"
+    assert row["exported"] <= 1e-4, "the merged model and what it was exported as"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_folder_said_of_itself_is_there_again(found: dict[str, Any], folder: Path, family: str) -> None:
+    before, after = (json.loads((folder / family / name / "config.json").read_text()) for name in ("hf", "hf_merged"))
+    lost = {"max_position_embeddings", "transformers_version", "dtype", "max_window_layers", "router_aux_loss_coef"}
+    different = {key for key in before if before[key] != after.get(key)} - lost
+    assert not different, {key: (before[key], after.get(key)) for key in different}
+    assert after["vocab_size"] == VOCAB_SIZE
+    generation = json.loads((folder / family / "hf_merged/generation_config.json").read_text())
+    assert (generation["eos_token_id"], generation["temperature"]) == (ENDS, 0.6)
+
+
+def test_a_tokenizer_that_the_checkpoint_lost_is_taken_from_the_recipe(found: dict[str, Any], folder: Path) -> None:
+    one, other = (folder / "llama3" / name for name in ("hf_merged", "hf_without_tokenizer"))
+    for name in ("model.safetensors", "tokenizer.json", "generation_config.json", "config.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
