@@ -27,6 +27,7 @@ from nemo_demix.runtime.context import ModelContext, write_context
 from nemo_demix.runtime.generation import read_generation
 from nemo_demix.runtime.recipe import without_kernels
 from nemo_demix.runtime.saving import hand_over_in_process
+from nemo_demix.tokenizer import num_ids
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +87,18 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder:
         CheckpointError: if the tensors are not those of the model that the context describes.
     Memory: the model twice.
     """
+    tokenizer = load_tokenizer_folder(tokenizer_folder)
+    state = read_state(checkpoint)
+    embedding = state[_VOCABULARY]
+    if (needed := num_ids(tokenizer)) > len(embedding):
+        raise CheckpointError(
+            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {needed} tokens; give the "
+            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
+        )
     import fiddle as fdl
     from nemo.collections import llm
     from nemo.lightning.io.state import _ModelState
 
-    tokenizer = load_tokenizer_folder(tokenizer_folder)
-    state = read_state(checkpoint)
-    embedding = state[_VOCABULARY]
-    if len(tokenizer) > len(embedding):
-        raise CheckpointError(
-            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {len(tokenizer)} tokens; give the "
-            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
-        )
     settings = fdl.Config(
         context.config_class, **context.values, vocab_size=embedding.shape[0], **dtype_settings(embedding.dtype)
     )

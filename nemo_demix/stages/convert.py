@@ -22,6 +22,7 @@ from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to
+from nemo_demix.tokenizer import num_ids
 
 logger = logging.getLogger(__name__)
 # Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
@@ -92,9 +93,9 @@ def import_stage(config: DemixConfig) -> None:
         if free < needed:  # Megatron's writer would die of it in a trace
             raise DemixError(f"convert.output={output}: needs {needed} bytes, its disk has {free} free")
         tokenizer = load_tokenizer_folder(source)
-        if len(tokenizer) > (rows := _vocabulary(source, hf_config)):
+        if (needed_rows := num_ids(tokenizer)) > (rows := _vocabulary(source, hf_config)):
             raise CheckpointError(
-                f"{source}: its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows: text would hold "
+                f"{source}: its tokenizer has {needed_rows} tokens, its embedding {rows} rows: text would hold "
                 "tokens that the model has no weights for. Resize the embedding there (resize_token_embeddings), or "
                 "bring the tokenizer that the model was trained with"
             )
