@@ -89,8 +89,8 @@ class _Fast:
         self._backend.no_padding()
         if (found := self._backend.get_vocab_size()) > info["vocab_size"]:
             raise DatasetError(
-                f"{path}: has {found} tokens, {info['vocab_size']} when it was prepared, and models have rows for these "
-                "alone: it was changed; run the prepare stage again with force=true"
+                f"{path}: has {found} tokens, {info['vocab_size']} when it was prepared, and models have rows for "
+                "these alone: it was changed; run the prepare stage again with force=true"
             )
         self.vocab_size: int = info["vocab_size"]
         self.eos_id: int = info["eos_id"]

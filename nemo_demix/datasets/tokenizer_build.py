@@ -27,7 +27,8 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
         sample_texts: What `train_bpe` is trained on; not read for other kinds. The same texts give the same bytes.
         out_dir: Folder that will hold the tokenizer; replaced if it exists.
     Returns:
-        info: path (absolute), vocab_size (rows that an embedding needs), eos_id, kind, and a fingerprint of the files' content.
+        info: path (absolute), vocab_size (rows that an embedding needs), eos_id, kind, and a fingerprint of the files'
+            content.
     Raises:
         ConfigError: if the configuration is incomplete.
         DatasetError: if the tokenizer cannot be read, or has no end-of-document token.
