@@ -1,9 +1,9 @@
 """What merging makes of flipped bits in checkpoints that others trained: no checksums cover the files around weights.
 
 Single bits are flipped over all files of a component, JSON and YAML around the weights among them: in NeMo's layout,
-with a context that NeMo wrote, and in Megatron-LM's, as megatron-core 0.16 and 0.19 wrote it. The merge has to refuse, or to
-give what it gives without the damage. What it cannot know is whether a value that stands nowhere else is the one that
-was written: a difference that it names in a warning is counted as `told`, one that it does not as `silent`.
+with a context that NeMo wrote, and in Megatron-LM's, as megatron-core 0.16 and 0.19 wrote it. The merge has to refuse,
+or to give what it gives without the damage. What it cannot know is whether a value that stands nowhere else is the one
+that was written: a difference that it names in a warning is counted as `told`, one that it does not as `silent`.
 """
 
 import argparse

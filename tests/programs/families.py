@@ -8,6 +8,7 @@ logits; "imported", "exported": largest difference between Hugging Face's logits
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -37,13 +38,13 @@ HF = {
     "num_key_value_heads": 2, "vocab_size": VOCAB_SIZE, "initializer_range": 0.1, "bos_token_id": 0,
     "eos_token_id": ENDS,
 }  # fmt: skip
-_LLAMA31 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+_LLAMA31 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 _RECIPES = "nemo.collections.llm.recipes"
 # By family: NeMo's recipe and what is overridden in it; transformers' classes and what is set there.
 FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "llama3": ("llama3_8b", {}, "Llama", {"rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}),
     "llama31": (
-        "llama31_8b", {"old_context_len": 32}, "Llama",
+        "llama31_8b", {"old_context_len": 16}, "Llama",
         {"rope_theta": 5e5, "rms_norm_eps": 1e-5, "rope_scaling": {**_LLAMA31, "rope_type": "llama3"}},
     ),
     "qwen3": ("qwen3_1p7b", {"kv_channels": 32}, "Qwen3", {"rope_theta": 1e6, "head_dim": 32,
@@ -62,32 +63,41 @@ def main() -> None:
     register_schema()
     with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
         config = to_dataclasses(compose("smoke", overrides=["hydra.searchpath=[pkg://nemo_demix.conf]"]))
+    config.parallel.tensor = 1
     config.train.seq_length, config.train.global_batch_size, config.train.micro_batch_size = 32, 4, 4
     config.components.num_tokens, config.components.max_lr = 2 * 4 * 32, 0.05
-    ranks = start_ranks(config.parallel)
     make_corpus(folder / "corpus")
-    found = {family: there_and_back(config, family, folder / family, ranks) for family in sys.argv[2:]}
+    before, environment = {}, dict(os.environ)
+    for family in sys.argv[2:]:  # first all of these: NeMo's importer leaves the process groups, and no WORLD_SIZE
+        of_family(config, family, folder)
+        before[family] = make_model(folder / family / "hf", FAMILIES[family][2], {**HF, **FAMILIES[family][3]})
+        convert(config, import_stage, folder / family / "hf", folder / family / "imported")
+    os.environ.update(environment)
+    ranks = start_ranks(config.parallel)
+    found = {family: and_back(config, family, folder, ranks, before[family]) for family in sys.argv[2:]}
     print(json.dumps(found), flush=True)
     stop_ranks()
 
 
-def there_and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks) -> dict[str, float]:
-    recipe, overrides, classes, sizes = FAMILIES[family]
-    config.model = ModelConfig(f"{_RECIPES}.{recipe}.pretrain_recipe", overrides={"model": {"config": MEGATRON}})
-    config.model.overrides["model"]["config"] = {**MEGATRON, **overrides}
-    config.model.vocab_size = VOCAB_SIZE
-    config.runs_dir = str(folder / "runs")
-    before = make_model(folder / "hf", classes, {**HF, **sizes})
-    convert(config, import_stage, folder / "hf", folder / "imported")
+def of_family(config: DemixConfig, family: str, folder: Path) -> None:
+    recipe, overrides = FAMILIES[family][:2]
+    config.model = ModelConfig(
+        f"{_RECIPES}.{recipe}.pretrain_recipe", overrides={"model": {"config": {**MEGATRON, **overrides}}},
+        vocab_size=VOCAB_SIZE,
+    )  # fmt: skip
+    config.runs_dir, config.base.checkpoint = str(folder / family / "runs"), str(folder / family / "imported")
 
-    tokenizer = build_tokenizer(TokenizerConfig(kind="huggingface", path=str(folder / "hf")), [], folder / "tokenizer")
-    prefix = str(folder.parent / "corpus/corpus")
+
+def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, before: np.ndarray) -> dict[str, float]:
+    """Train what was imported, merge it with its start, and export the merge."""
+    of_family(config, family, folder)
+    prefix, folder = str(folder / "corpus/corpus"), folder / family
+    settings = TokenizerConfig(kind="huggingface", path=str(folder / "hf"))
     datasets = {
         name: DatasetRecord(name, value.capability, prefix, None, 1, 0, 1, 1, 1, 1, [], {}, name)
         for name, value in config.datasets.items()
     }
-    manifest = DataManifest(tokenizer, datasets, {}, "m")
-    config.base.checkpoint = str(folder / "imported")
+    manifest = DataManifest(build_tokenizer(settings, [], folder / "tokenizer"), datasets, {}, "m")
     (job,) = (job for job in component_jobs(config, manifest) if job.name == "code_1")
     train_jobs(config, manifest, [job], ranks)
 
@@ -98,16 +108,16 @@ def there_and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks)
     convert(config, export_stage, merged, folder / "hf_merged")
     if family == "llama3":
         shutil.copytree(merged, folder / "bare", ignore=shutil.ignore_patterns("tokenizer"))
-        config.tokenizer = TokenizerConfig(kind="huggingface", path=str(folder / "hf"))
+        config.tokenizer = settings
         convert(config, export_stage, folder / "bare", folder / "hf_without_tokenizer")
     model = build_model(config, manifest)
     imported, exported = (megatron_logits(model, path) for path in (folder / "imported", merged))
     return {
         "size": float(np.abs(exported).max()),
         "trained": load_record(job.record_path, ModelRecord).delta or 0.0,
+        "changed": float(np.abs(imported - exported).max()),
         "imported": float(np.abs(imported - before).max()),
         "exported": float(np.abs(exported - huggingface_logits(folder / "hf_merged")).max()),
-        "changed": float(np.abs(imported - exported).max()),
     }
 
 
