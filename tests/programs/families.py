@@ -110,6 +110,8 @@ def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, befor
         shutil.copytree(merged, folder / "bare", ignore=shutil.ignore_patterns("tokenizer"))
         config.tokenizer = settings
         convert(config, export_stage, folder / "bare", folder / "hf_without_tokenizer")
+    if family == "llama31":
+        convert(config, export_stage, folder / "imported", folder / "hf_again")
     model = build_model(config, manifest)
     imported, exported = (megatron_logits(model, path) for path in (folder / "imported", merged))
     return {
