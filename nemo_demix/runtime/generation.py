@@ -58,7 +58,7 @@ def read_generation(
     try:
         found = GenerationConfig.from_dict(content)
         found.validate(strict=True)
-    except (TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # of many kinds: what it holds may be anything
         reason = " ".join(str(error).split())
         logger.warning("%s: not one that transformers would write (%.200s); its token ids alone are kept", path, reason)
         found = GenerationConfig.from_dict({name: content.get(name) for name in _IDS})

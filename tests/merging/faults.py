@@ -88,7 +88,7 @@ def nemo_checkpoint(root: Path, seed: int, num_layers: int = 2, hidden: int = 48
     config = Qwen3Config1P7B(num_layers=num_layers, hidden_size=hidden, ffn_hidden_size=8 * hidden, vocab_size=512,
                              apply_rope_fusion=False)  # fmt: skip
     model = Qwen3Model(config, tokenizer=AutoTokenizer(str(root / "tokenizer")))
-    TrainerContext(model, None).io_dump(root / "context", yaml_attrs=["model"])
+    TrainerContext(model, None, {}).io_dump(root / "context", yaml_attrs=["model"])
     shutil.rmtree(root / "tokenizer")
     return without_record(root)
 
