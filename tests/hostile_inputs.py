@@ -43,9 +43,9 @@ from nemo_demix.launch.seal import Seal
 from nemo_demix.merging.output import load_output_record
 from nemo_demix.merging.verify import verify
 from nemo_demix.mixture import load_mixtures
+from nemo_demix.runtime.generation import read_generation
 from nemo_demix.scoring.imported import read_imported
 from nemo_demix.search.baselines import heuristic_shares
-from nemo_demix.runtime.generation import read_generation
 from nemo_demix.stages.convert import _hf_json, _indexed
 from tests.helpers import merge_checkpoints
 from tests.hostile_checkpoints import (
