@@ -109,7 +109,7 @@ def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, befor
     if family == "llama3":
         shutil.copytree(merged, folder / "bare", ignore=shutil.ignore_patterns("tokenizer"))
         config.tokenizer = settings
-        convert(config, export_stage, folder / "bare", folder / "hf_without_tokenizer")
+        convert(config, export_stage, folder / "bare/weights", folder / "hf_without_tokenizer")
     if family == "llama31":
         convert(config, export_stage, folder / "imported", folder / "hf_again")
     model = build_model(config, manifest)
