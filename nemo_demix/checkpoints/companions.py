@@ -17,7 +17,7 @@ from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError, DemixError
 
 _METADATA_KEYS = ("sharded_backend", "sharded_backend_version", "common_backend", "common_backend_version")
-_LAYER = re.compile(r"(?:module\.)?decoder\.layers\.(\d+)?")
+_LAYER = re.compile(r"(?:module\.)?decoder\.layers\.(\d{1,9}(?=\.))?")
 _EMBEDDING = re.compile(r"(?:module\.)?embedding\.word_embeddings\.weight")
 _AGAIN = "one of them is damaged or was changed: copy the checkpoint again, or make them agree"
 
@@ -87,14 +87,15 @@ def _compare_models(root: Path, model: Any, values: Mapping[str, Any]) -> None:
 
 def _check_sizes(layout: Layout, tensors: Mapping[str, TensorEntry]) -> None:
     said = layout.architecture
-    layers: set[int] = set()
+    layers = 0
     for name, entry in tensors.items():
-        if _EMBEDDING.fullmatch(name) and said.hidden_size not in (None, entry.shape[-1]):
-            raise _other(layout, "hidden_size", said.hidden_size, f"{name} is {entry.shape[-1]} wide")
+        width = entry.shape[-1] if entry.shape else 1
+        if _EMBEDDING.fullmatch(name) and said.hidden_size not in (None, width):
+            raise _other(layout, "hidden_size", said.hidden_size, f"{name} is {width} wide")
         if match := _LAYER.match(name):
-            layers |= {int(match[1])} if match[1] else set(range(entry.shape[0] if entry.shape else 0))
-    if layers and said.num_layers not in (None, len(layers)):
-        raise _other(layout, "num_layers", said.num_layers, f"its tensors are of {len(layers)}")
+            layers = max(layers, int(match[1]) + 1 if match[1] else entry.shape[0] if entry.shape else 1)
+    if layers and said.num_layers not in (None, layers):
+        raise _other(layout, "num_layers", said.num_layers, f"its tensors are of {layers}")
 
 
 def _other(layout: Layout, name: str, said: int | None, found: str) -> CheckpointError:

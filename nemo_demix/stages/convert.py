@@ -1,7 +1,8 @@
 """`export` and `import`: between NeMo 2 checkpoints and Hugging Face folders, through NeMo's own connectors.
 
 No data, no manifest and no ranks are needed; both run in this process, on the CPU. What NeMo prints goes to
-`logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16.
+`logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16;
+of several precisions, it is the one that holds all values.
 """
 
 import functools
