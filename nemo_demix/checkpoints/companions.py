@@ -71,7 +71,9 @@ def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
 def _compare_models(root: Path, model: Any, values: Mapping[str, Any]) -> None:
     """NeMo writes its model twice: what was set as a graph, and all of it as YAML."""
     config = model.get("config") if isinstance(model, dict) else None
-    for name, value in values.items() if isinstance(config, dict) else ():
+    if not isinstance(config, dict):
+        return
+    for name, value in values.items():
         if name not in config:
             continue
         found = config[name]
