@@ -33,7 +33,7 @@ def load_tokenizer(info: dict[str, Any]) -> Tokenizer:
     """The tokenizer that `build_tokenizer` described.
 
     Raises:
-        DatasetError: if its files are gone.
+        DatasetError: if its files are gone, or have tokens that models made with it do not know.
     """
     path = Path(info["path"])
     if not path.exists():
@@ -73,6 +73,11 @@ def load_huggingface(path: str) -> Any:
         ) from None
 
 
+def num_ids(tokenizer: Any) -> int:
+    """The rows that an embedding needs for a transformers tokenizer: more than its length where its ids have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 class _Fast:
     """A Hugging Face directory with a tokenizer.json, read without importing transformers."""
 
@@ -82,6 +87,11 @@ class _Fast:
         self._backend = Backend.from_file(str(path))
         self._backend.no_truncation()
         self._backend.no_padding()
+        if (found := self._backend.get_vocab_size()) > info["vocab_size"]:
+            raise DatasetError(
+                f"{path}: has {found} tokens, {info['vocab_size']} when it was prepared, and models have rows for "
+                "these alone: it was changed; run the prepare stage again with force=true"
+            )
         self.vocab_size: int = info["vocab_size"]
         self.eos_id: int = info["eos_id"]
 

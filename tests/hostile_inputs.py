@@ -43,6 +43,7 @@ from nemo_demix.launch.seal import Seal
 from nemo_demix.merging.output import load_output_record
 from nemo_demix.merging.verify import verify
 from nemo_demix.mixture import load_mixtures
+from nemo_demix.runtime.generation import read_generation
 from nemo_demix.scoring.imported import read_imported
 from nemo_demix.search.baselines import heuristic_shares
 from nemo_demix.stages.convert import _hf_json, _indexed
@@ -380,6 +381,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Right | None, bool]] = {
     "YAML": ("a.yaml", lambda path: parse_yaml(path.read_bytes()), None, False),
     "a Hugging Face configuration": ("config.json", _hf_json, None, False),
     "an index of weights": ("index.json", _indexed, None, True),
+    "how text is generated": ("generation_config.json", lambda path: read_generation(path.parent, 8), None, False),
 }
 
 

@@ -167,6 +167,8 @@ def test_mixtures_files_have_the_authors_shape(tmp_path):
     assert mixtures["mix_1"]["code_1"] == 1.0
     write_mixtures(path, mixtures)
     assert load_mixtures(path, DATASETS) == mixtures
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Windows' editors begin a file
+    assert load_mixtures(path, DATASETS) == mixtures
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,10 @@ def test_mixtures_files_have_the_authors_shape(tmp_path):
         ("[]", r'samples.json: expected \{"mix_0"'),
         ("{}", r'samples.json: expected \{"mix_0"'),
         ("{", "samples.json: expected JSON"),
+        ('{"m": {"general": 1}, "m": {"math_1": 1}}', "samples.json: expected JSON, found: the key 'm' twice"),
+        ('{"m": {"general": 1, "general": 0}}', "samples.json: expected JSON, found: the key 'general' twice"),
+        ("m:\n  general: 1\n", "samples.json: expected JSON"),  # YAML
+        ('{"general": 1}\n{"math_1": 1}\n', "samples.json: expected JSON, found: Extra data"),  # a mixture a line
     ],
 )
 def test_other_mixtures_files_are_refused(tmp_path, text, message):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from nemo_demix.config import TokenizerConfig
+from nemo_demix.config import DemixConfig, ModelConfig, TokenizerConfig
 from nemo_demix.datasets.tokenizer_build import EOS, build_tokenizer, tokenizer_identity
 from nemo_demix.errors import ConfigError, DatasetError
+from nemo_demix.runtime.recipe import padded_vocab_size
 from nemo_demix.tokenizer import Tokenizer, load_tokenizer, nemo_tokenizer
 from tests.datasets.helpers import sentence
 
@@ -186,6 +187,46 @@ def test_identity_follows_the_content_not_the_place(tmp_path: Path) -> None:
     assert same[0] == same[1]
     with pytest.raises(DatasetError, match=r"gone\.json: expected a file for kind tokenizers"):
         tokenizer_identity(TokenizerConfig(kind="tokenizers", path=str(tmp_path / "gone.json")))
+
+
+def write_with_gaps(folder: Path) -> Path:
+    """A Hugging Face folder of four tokens, whose ids go up to 9."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Backend(models.WordLevel({"a": 0, "b": 1, "</s>": 7, "c": 9}, unk_token="</s>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+def test_ids_with_gaps_have_rows_for_all_of_them(tmp_path: Path) -> None:
+    path = write_with_gaps(tmp_path / "tokenizer")
+    info = build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path)), [], tmp_path / "out")
+    assert info["vocab_size"] == 10, "its length is 4"
+    assert load_tokenizer(info).encode("a b c") == [0, 1, 9]
+
+
+def test_a_tokenizer_that_grew_since_it_was_prepared_is_refused(tmp_path: Path) -> None:
+    path = write_with_gaps(tmp_path / "tokenizer")
+    info = build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path)), [], tmp_path / "out")
+    content = json.loads((tmp_path / "out/tokenizer.json").read_text())
+    content["model"]["vocab"] |= {f"word{number}": number for number in range(10, 17)}
+    (tmp_path / "out/tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"tokenizer\.json: has 11 tokens, 10 when it was prepared.*force=true"):
+        load_tokenizer(info)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens", "size"),
+    [(None, 300, 384), (None, 384, 384), (None, 385, 512), (300, 300, 300), (320, 300, 320)],
+)
+def test_a_model_has_a_row_for_every_token(asked: int | None, tokens: int, size: int) -> None:
+    assert padded_vocab_size(DemixConfig(model=ModelConfig(vocab_size=asked)), {"vocab_size": tokens}) == size
+
+
+def test_a_model_that_lacks_rows_for_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=299: the tokenizer has 300 tokens"):
+        padded_vocab_size(DemixConfig(model=ModelConfig(vocab_size=299)), {"vocab_size": 300})
 
 
 def test_a_tokenizer_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -168,18 +168,36 @@ def _from_config(config: Mapping[str, Any], model_class: Any, complete: bool = T
 
 def _from_io_json(path: Path) -> Architecture:
     """Read fiddle's graph of the model's configuration: it holds what was set, without the defaults of its classes."""
-    data = read_file(path.parents[1], path)
     try:
-        graph = parse_json(data, path)
+        graph = parse_json(read_file(path.parents[1], path), path)
+    except CheckpointError:
+        raise
+    except DemixError as error:
+        logger.warning("%s: not the graph NeMo writes (%r); the architecture is unknown", path, error)
+        return Architecture()
+    values = io_json_config(graph)
+    if not values:
+        logger.warning("%s: not the graph NeMo writes; the architecture is unknown", path)
+    return _from_config(values, values.get(_CLASS), complete=False)
+
+
+_CLASS = "_target_"  # as in model.yaml
+
+
+def io_json_config(graph: Any) -> dict[str, Any]:
+    """The plain values that NeMo's `context/io.json` sets in the model's configuration, by name; empty: it is none.
+
+    `_target_` is the model's class.
+    """
+    try:
         objects = graph["objects"]
         model = _attributes(objects, _attributes(objects, graph["root"])["model"])
         config = _attributes(objects, model["config"])
         target = model["__fn_or_cls__"]
-    except (DemixError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        logger.warning("%s: not the graph NeMo writes (%r); the architecture is unknown", path, error)
-        return Architecture()
-    values = {name: value.get("value") for name, value in config.items() if value.get("type") == "leaf"}
-    return _from_config(values, f"{target['module']}.{target['name']}", complete=False)
+        values = {name: value.get("value") for name, value in config.items() if value.get("type") == "leaf"}
+        return {**values, _CLASS: f"{target['module']}.{target['name']}"}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def _attributes(objects: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
     Args:
         checkpoint: The checkpoint, in any layout that is read.
         folder: A folder on a file system that all ranks share.
-        prefix: What the loader's names of weights begin with: NeMo's with `module.`, others with nothing. None: as they are.
+        prefix: What the loader's names of weights begin with: NeMo's with `module.`. None: they stay as they are.
     Returns:
         The folder: a NeMo 2 checkpoint without `context/`.
     Raises:

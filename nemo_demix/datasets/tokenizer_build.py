@@ -9,7 +9,8 @@ from typing import Any
 from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.config import TokenizerConfig
 from nemo_demix.errors import ConfigError, DatasetError
-from nemo_demix.tokenizer import load_huggingface
+from nemo_demix.runtime.generation import FILE as GENERATION
+from nemo_demix.tokenizer import load_huggingface, num_ids
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
         sample_texts: What `train_bpe` is trained on; not read for other kinds. The same texts give the same bytes.
         out_dir: Folder that will hold the tokenizer; replaced if it exists.
     Returns:
-        info: path (absolute), vocab_size (tokens), eos_id, kind, and a fingerprint of the files' content.
+        info: path (absolute), vocab_size (rows that an embedding needs), eos_id, kind, and a fingerprint of the files'
+            content.
     Raises:
         ConfigError: if the configuration is incomplete.
         DatasetError: if the tokenizer cannot be read, or has no end-of-document token.
@@ -48,7 +50,10 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
         )
     _empty_folder(out_dir)
     tokenizer.save_pretrained(out_dir)
-    return _info(config.kind, out_dir, len(tokenizer), int(tokenizer.eos_token_id))
+    generation = Path(str(config.path)) / GENERATION
+    if config.kind == "huggingface" and generation.is_file():
+        shutil.copy(generation, out_dir)  # a model's texts may end at more tokens than its tokenizer names
+    return _info(config.kind, out_dir, num_ids(tokenizer), int(tokenizer.eos_token_id))
 
 
 def tokenizer_identity(config: TokenizerConfig) -> dict[str, Any]:

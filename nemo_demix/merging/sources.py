@@ -14,6 +14,7 @@ import torch
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
 from nemo_demix.checkpoints.common_state import without_training_state
+from nemo_demix.checkpoints.companions import check_companions
 from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
@@ -104,6 +105,7 @@ def open_source(name: str, path: Path) -> Source:
                 f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[str(relative)][0]}; "
                 "copy the checkpoint again"
             )
+    check_companions(layout, tensors)
     check_objects(layout, objects)
     common = {}
     for key, found in common_objects(layout.weights, objects).items():

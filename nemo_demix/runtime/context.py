@@ -22,12 +22,15 @@ _PACKAGE = "nemo.collections.llm."
 _CARRIED = (
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels layernorm_epsilon "
     "init_method_std rotary_base share_embeddings_and_output_weights seq_length max_position_embeddings scale_factor "
-    "low_freq_factor high_freq_factor old_context_len"
+    "low_freq_factor high_freq_factor old_context_len num_moe_experts moe_ffn_hidden_size moe_router_topk "
+    "moe_aux_loss_coeff"
 ).split()
 # Changes what the model computes, but NeMo's exporters assume the model family's own value.
 _ASSUMED = (
     "activation_func add_bias_linear add_qkv_bias apply_residual_connection_post_layernorm gated_linear_unit "
-    "layernorm_zero_centered_gamma multi_latent_attention normalization num_moe_experts position_embedding_type "
+    "layernorm_zero_centered_gamma moe_layer_freq moe_router_enable_expert_bias moe_router_pre_softmax "
+    "moe_router_score_function moe_router_topk_scaling_factor moe_shared_expert_intermediate_size "
+    "multi_latent_attention normalization position_embedding_type "
     "qk_layernorm rotary_interleaved rotary_percent seq_len_interpolation_factor softmax_scale softmax_type window_size"
 ).split()
 

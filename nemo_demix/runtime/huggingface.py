@@ -6,11 +6,15 @@ NeMo's connectors translate names, layouts and configurations; that is used as i
   restricted reader, so no Megatron model, no process group and no unpickling is needed;
 - the context: see `runtime/context.py`;
 - the tokenizer: NeMo loads an importer's with `trust_remote_code=True` by way of one folder in /tmp for all users;
+- the end of text: NeMo writes one id, of the tokenizer or of the published model (`runtime/generation.py`);
 - silence: NeMo leaves a tensor it finds no source for as it happens to be in memory. Here every tensor is accounted
   for.
 """
 
-from collections.abc import Mapping
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +22,36 @@ import torch
 
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError
+from nemo_demix.runtime.connector_names import connector_name, unstacked
 from nemo_demix.runtime.context import ModelContext, write_context
+from nemo_demix.runtime.generation import read_generation
+from nemo_demix.runtime.nemo.recipe import without_kernels
 from nemo_demix.runtime.saving import hand_over_in_process
+from nemo_demix.tokenizer import num_ids
 
-_STACKED = "decoder.layers."  # these tensors hold all layers, on their first axis
+logger = logging.getLogger(__name__)
+
 _VOCABULARY = "embedding.word_embeddings.weight"
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """A checkpoint's tensors as one rank holding the whole model names them, in their stored dtype.
 
+    A Hugging Face model has one dtype. Where a checkpoint has several, it is the one that holds the values of all.
+
     Raises:
-        CheckpointError: if a tensor is damaged, or there are several dtypes.
+        CheckpointError: if a tensor is damaged.
     Memory: the whole model.
     """
     reader = CheckpointReader(checkpoint)
-    state: dict[str, torch.Tensor] = {}
-    for name in reader:
-        tensor, short = reader.read_tensor(name), name.removeprefix("module.")
-        if short.startswith(_STACKED):
-            rest = short.removeprefix(_STACKED)
-            state |= {f"{_STACKED}{layer}.{rest}": part for layer, part in enumerate(tensor.unbind())}
-        else:
-            state[short] = tensor
+    state = unstacked({name: reader.read_tensor(name) for name in reader})
     if _VOCABULARY not in state:
         raise CheckpointError(f"{checkpoint}: has no tensor module.{_VOCABULARY}; expected a GPT model")
-    if len(dtypes := sorted({str(tensor.dtype) for tensor in state.values()})) > 1:
-        raise CheckpointError(f"{checkpoint}: holds {', '.join(dtypes)}; expected one dtype for all of its tensors")
+    dtypes = sorted({tensor.dtype for tensor in state.values()}, key=str)
+    if len(dtypes) > 1:
+        widest = functools.reduce(torch.promote_types, dtypes)
+        logger.info("%s: holds %s; written as %s, which keeps all values", checkpoint, dtypes, widest)
+        state = {name: tensor.to(widest) for name, tensor in state.items()}
     return state
 
 
@@ -68,10 +75,11 @@ def load_tokenizer_folder(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: expected a Hugging Face tokenizer, found: {reason}") from None
 
 
-def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer: Any, folder: Path) -> Path:
+def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder: Path, folder: Path) -> Path:
     """Write a checkpoint as a Hugging Face model and tokenizer, bit for bit in its dtype.
 
     Args:
+        tokenizer_folder: A transformers tokenizer, and how text is generated, where it says so.
         folder: An empty folder for NeMo's and our files; the model is written below it.
     Returns:
         The model's folder.
@@ -79,37 +87,41 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer: Any, f
         CheckpointError: if the tensors are not those of the model that the context describes.
     Memory: the model twice.
     """
+    tokenizer = load_tokenizer_folder(tokenizer_folder)
+    state = read_state(checkpoint)
+    embedding = state[_VOCABULARY]
+    if (needed := num_ids(tokenizer)) > len(embedding):
+        raise CheckpointError(
+            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {needed} tokens; give the "
+            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
+        )
     import fiddle as fdl
     from nemo.collections import llm
     from nemo.lightning.io.state import _ModelState
 
-    state = read_state(checkpoint)
-    embedding = state[_VOCABULARY]
-    if len(tokenizer) > len(embedding):
-        raise CheckpointError(
-            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {len(tokenizer)} tokens; give the "
-            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
-        )
     settings = fdl.Config(
         context.config_class, **context.values, vocab_size=embedding.shape[0], **dtype_settings(embedding.dtype)
     )
+    without_kernels(settings)
     source = _ModelState(state, fdl.build(settings))
     write_context(folder / "source", context.model_class, settings)
-    exporter = _exporter_class(context.model_class, checkpoint, source, tokenizer)
+    root = checkpoint if tokenizer_folder.is_relative_to(checkpoint) else None
+    generation = read_generation(tokenizer_folder, len(embedding), root=root)
+    named = NamedTokenizer(tokenizer, len(embedding), generation)
+    exporter = _exporter_class(context.model_class, checkpoint, source, named)
     # A target NeMo does not know goes straight to our connector; "hf" would load the model twice, through pickle.
-    return llm.export_ckpt(
-        folder / "source",
-        "nemo-demix",
-        folder / "model",
-        load_connector=lambda path, target: exporter(str(path)),
-        trust_remote_code=False,
+    made = llm.export_ckpt(
+        folder / "source", "nemo-demix", folder / "model", load_connector=lambda path, target: exporter(str(path))
     )
+    tokenizer.save_pretrained(made)  # some of NeMo's exporters only warn where this fails
+    return made
 
 
 def expected_config(model_class: type, model_config: Any, tokenizer: Any, folder: Path) -> Any:
     """The Hugging Face configuration that NeMo's exporter makes of a model configuration (a `fiddle.Config`)."""
     write_context(folder, model_class, model_config)
-    return _exporter_class(model_class, folder, None, tokenizer)(str(folder)).config
+    named = NamedTokenizer(tokenizer, model_config.vocab_size, None)
+    return _exporter_class(model_class, folder, None, named)(str(folder)).config
 
 
 def expected_tensors(hf_config: Any) -> set[str]:
@@ -128,22 +140,43 @@ def _connector_class(model_class: type, kind: str) -> Any:
         raise ConfigError(f"{model_class.__name__}: NeMo has no Hugging Face {kind} for it") from None
 
 
-def _exporter_class(model_class: type, checkpoint: Path, source: Any, hf_tokenizer: Any) -> Any:
+class NamedTokenizer:
+    """A transformers tokenizer, under the names of NeMo's too: some exporters use the one, some the other.
+
+    Attributes:
+        vocab_size: The rows of the embedding; a tokenizer's own number leaves out padding, and tokens added later.
+        generation: A `transformers.GenerationConfig`, or None.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, generation: Any) -> None:
+        self.tokenizer, self.vocab_size, self.generation = tokenizer, vocab_size, generation
+        self.bos_id, self.eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def _exporter_class(model_class: type, checkpoint: Path, source: Any, named: NamedTokenizer) -> Any:
     base = _connector_class(model_class, "exporter")
 
     class Exporter(base):  # type: ignore[misc,valid-type]
         def nemo_load(self, path: Any, trainer: Any = None, cpu: bool = True) -> tuple[Any, Any]:
             return source, None
 
+        def apply(self, output_path: Path) -> Path:
+            return super().apply(output_path, **_no_code(super().apply))  # type: ignore[no-any-return]
+
         @property
         def tokenizer(self) -> Any:
-            return hf_tokenizer
+            return named
 
         @property
         def config(self) -> Any:
             found = super().config
+            found.vocab_size = named.vocab_size
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # NeMo writes the published model's
-                setattr(found, name, getattr(hf_tokenizer, name))
+                own = getattr(named.generation, name, None)
+                setattr(found, name, getattr(named.tokenizer, name) if own is None else own)
             return found
 
         def init(self, dtype: torch.dtype) -> Any:
@@ -152,10 +185,12 @@ def _exporter_class(model_class: type, checkpoint: Path, source: Any, hf_tokeniz
                 parameter.data.fill_(torch.nan)  # what stays so was not converted
             return target
 
-        def convert_state(self, source: Any, target: Any) -> Any:
+        def convert_state(self, source: Any, target: Any, *more: Any) -> Any:
             tensors = source.state_dict()
+            if named.generation is not None:
+                target.generation_config = named.generation
             try:
-                target = super().convert_state(source, target)
+                target = super().convert_state(source, target, *more)
             except (ValueError, RuntimeError, LookupError) as error:
                 raise CheckpointError(f"{checkpoint}: its tensors are not its context's model: {error}") from None
             target.tie_weights()
@@ -170,18 +205,24 @@ def _exporter_class(model_class: type, checkpoint: Path, source: Any, hf_tokeniz
     return Exporter
 
 
+def _no_code(apply: Callable[..., Any]) -> dict[str, bool]:
+    """How a connector is told to run no code of a folder; those that do not take it load classes of transformers."""
+    return {"trust_remote_code": False} if "trust_remote_code" in inspect.signature(apply).parameters else {}
+
+
 def _count(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     """How many elements there are, and how many of them are NaN."""
     return sum(t.numel() for t in tensors.values()), sum(int(t.isnan().sum()) for t in tensors.values())
 
 
-def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any, folder: Path) -> Path:
+def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any, generation: Any, folder: Path) -> Path:
     """Write a Hugging Face model as a NeMo 2 checkpoint of tensor parallel size 1, bit for bit in its dtype.
 
     Args:
         source: The Hugging Face folder.
         model: The NeMo model class.
         model_config: Its configuration, built, as large as the source's model.
+        generation: How text is generated with it, kept beside the tokenizer; None: nothing is.
         folder: An empty folder for NeMo's and our files; the checkpoint is written below it.
     Returns:
         The checkpoint's folder.
@@ -197,10 +238,15 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
     _start_alone()
     # NeMo copies the whole folder that a tokenizer was loaded from, so it gets one of its own.
     hf_tokenizer.save_pretrained(folder / "tokenizer")
+    if generation is not None:
+        generation.save_pretrained(folder / "tokenizer")
     nemo_tokenizer = AutoTokenizer(str(folder / "tokenizer"))
 
     class Importer(base):  # type: ignore[misc,valid-type]
         config, tokenizer = model_config, nemo_tokenizer
+
+        def apply(self, output_path: Path) -> Path:
+            return super().apply(output_path, **_no_code(super().apply))  # type: ignore[no-any-return]
 
         def nemo_setup(self, target: Any, trainer: Any = None, *args: Any, **kwargs: Any) -> Any:
             return super().nemo_setup(target, trainer, *args, ckpt_async_save=False, **kwargs)
@@ -219,7 +265,7 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
     instance = model(model_config)
     instance.importer = lambda path: Importer(str(source))  # where NeMo asks which importer to use
     hand_over_in_process()
-    return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint", trust_remote_code=False)
+    return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint")
 
 
 class _AsSaved(torch.nn.Module):
@@ -235,9 +281,10 @@ class _AsSaved(torch.nn.Module):
         super().__init__()
         self.config = config
         self._shards = list(shards(live))
+        self._stored = {shard.name for shard in self._shards}
         sizes: dict[str, tuple[torch.dtype, list[int]]] = {}
         for shard in self._shards:
-            name, box = _layer(shard.name, shard.offsets, shard.sizes)
+            name, box = self._place(shard)
             _, ends = sizes.setdefault(name, (shard.view.dtype, [0] * len(box)))
             ends[:] = [max(end, piece.stop) for end, piece in zip(ends, box, strict=True)]
         for name, (dtype, ends) in sizes.items():
@@ -254,17 +301,14 @@ class _AsSaved(torch.nn.Module):
         """Copy every tensor into the live model."""
         full = dict(self.named_parameters())
         for shard in self._shards:
-            name, box = _layer(shard.name, shard.offsets, shard.sizes)
+            name, box = self._place(shard)
             shard.view.copy_(full[name].data[box].view(shard.view.shape))
 
-
-def _layer(name: str, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[str, tuple[slice, ...]]:
-    """One layer's name for a shard of a stacked tensor, and the box it covers of that layer's tensor."""
-    name = name.removeprefix("module.")
-    box = tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))
-    if name.startswith(_STACKED):
-        return f"{_STACKED}{offsets[0]}.{name.removeprefix(_STACKED)}", box[1:]
-    return name, box
+    def _place(self, shard: Any) -> tuple[str, tuple[slice, ...]]:
+        """The connectors' name for the tensor that a shard is of, and the box of it that the shard is."""
+        name, axes = connector_name(shard.name, shard.offsets, self._stored)
+        pairs = zip(shard.offsets[axes:], shard.sizes[axes:], strict=True)
+        return name, tuple(slice(offset, offset + size) for offset, size in pairs)
 
 
 def _start_alone() -> None:

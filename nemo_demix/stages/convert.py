@@ -1,9 +1,12 @@
 """`export` and `import`: between NeMo 2 checkpoints and Hugging Face folders, through NeMo's own connectors.
 
 No data, no manifest and no ranks are needed; both run in this process, on the CPU. What NeMo prints goes to
-`logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16.
+`logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16;
+of several precisions, it is the one that holds all values.
 """
 
+import functools
+import inspect
 import logging
 import os
 import shutil
@@ -14,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import parse_json, sync
-from nemo_demix.checkpoints.files import check_name
+from nemo_demix.checkpoints.files import check_name, read_file
 from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to
+from nemo_demix.tokenizer import num_ids
 
 logger = logging.getLogger(__name__)
 # Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
 _ARCHITECTURE = (
     "num_hidden_layers hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim hidden_act "
-    "rms_norm_eps rope_theta rope_scaling attention_bias tie_word_embeddings"
+    "rms_norm_eps rope_theta rope_scaling partial_rotary_factor sliding_window attention_bias mlp_bias "
+    "tie_word_embeddings num_experts num_experts_per_tok moe_intermediate_size norm_topk_prob decoder_sparse_step "
+    "mlp_only_layers"
 ).split()
 
 
@@ -53,7 +59,7 @@ def export_stage(config: DemixConfig) -> None:
     source = locate(source).root  # the weights themselves may have been named
     with _converting(config, "export", output) as folder:
         from nemo_demix.runtime.context import read_context
-        from nemo_demix.runtime.huggingface import export_checkpoint, load_tokenizer_folder
+        from nemo_demix.runtime.huggingface import export_checkpoint
 
         context = read_context(source)
         tokenizer = context.tokenizer
@@ -64,7 +70,7 @@ def export_stage(config: DemixConfig) -> None:
                 f"{source / 'context'}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
                 "tokenizer.path=FOLDER to the one to put beside the model"
             )
-        made = export_checkpoint(source, context, load_tokenizer_folder(tokenizer), folder)
+        made = export_checkpoint(source, context, tokenizer, folder)
         _publish(made, output)
     logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
 
@@ -88,6 +94,7 @@ def import_stage(config: DemixConfig) -> None:
     source, output = _paths(config, "import")
     hf_config = _hf_json(source / "config.json")
     with _converting(config, "import", output) as folder:
+        from nemo_demix.runtime.generation import read_generation
         from nemo_demix.runtime.huggingface import expected_tensors, import_model, load_tokenizer_folder
 
         names, dtype = _tensors(source, hf_config)
@@ -96,12 +103,13 @@ def import_stage(config: DemixConfig) -> None:
         if free < needed:  # Megatron's writer would die of it in a trace
             raise DemixError(f"convert.output={output}: needs {needed} bytes, its disk has {free} free")
         tokenizer = load_tokenizer_folder(source)
-        if len(tokenizer) > (rows := _vocabulary(source, hf_config)):
+        if (needed_rows := num_ids(tokenizer)) > (rows := _vocabulary(source, hf_config)):
             raise CheckpointError(
-                f"{source}: its tokenizer has {len(tokenizer)} tokens, its embedding {rows} rows: text would hold "
+                f"{source}: its tokenizer has {needed_rows} tokens, its embedding {rows} rows: text would hold "
                 "tokens that the model has no weights for. Resize the embedding there (resize_token_embeddings), or "
                 "bring the tokenizer that the model was trained with"
             )
+        generation = read_generation(source, rows, hf_config)
         recipe_model = _sized_model(config, hf_config, dtype, folder)
         hf_model = _check_same_model(config, source, recipe_model, tokenizer, folder)
         expected = expected_tensors(hf_model)
@@ -111,7 +119,7 @@ def import_stage(config: DemixConfig) -> None:
         import fiddle as fdl
 
         model_config = fdl.build(recipe_model.config)
-        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, folder)
+        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, generation, folder)
         _publish(made, output)
     logger.info("import: %s is a NeMo 2 checkpoint, for example for base.checkpoint=", output)
     if config.model.vocab_size is None:
@@ -168,11 +176,14 @@ def _publish(made: Path, output: Path) -> None:
 
 def _hf_json(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_bytes(), path)
+        real = path.resolve()  # Hugging Face's cache is made of links
+        content = parse_json(read_file(real.parent, real), path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: not found; expected a Hugging Face model (config.json, *.safetensors, a tokenizer)"
         ) from None
+    except CheckpointError:
+        raise
     except DemixError as error:
         raise CheckpointError(f"{str(error).partition(';')[0]}; copy the model again") from None
     if not isinstance(content, dict):
@@ -197,7 +208,7 @@ def _indexed(index: Path) -> list[str]:
 
 
 def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
-    """The names of the tensors in a folder's safetensors, and their one dtype."""
+    """The names of the tensors in a folder's safetensors, and the dtype that holds the values of all."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -219,10 +230,15 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
         except SafetensorError as error:
             raise CheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from None
     known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    if len(dtypes) != 1 or not dtypes <= set(known):
-        raise CheckpointError(f"{source}: holds tensors in {', '.join(sorted(dtypes))}; expected one of {list(known)}")
-    dtype = known[dtypes.pop()]
+    if not dtypes or not dtypes <= set(known):
+        raise CheckpointError(f"{source}: holds tensors in {', '.join(sorted(dtypes))}; expected some of {list(known)}")
+    dtype = functools.reduce(torch.promote_types, (known[name] for name in dtypes))
     stated = hf_config.get("dtype") or hf_config.get("torch_dtype")
+    if len(dtypes) > 1 and f"torch.{stated}" != str(dtype):
+        raise CheckpointError(
+            f"{source / 'config.json'}: says {stated}, but the tensors are {', '.join(sorted(dtypes))}; all values are "
+            f"kept as {str(dtype).removeprefix('torch.')}: say so there (dtype)"
+        )
     if stated is not None and f"torch.{stated}" != str(dtype):
         raise CheckpointError(
             f"{source / 'config.json'}: says {stated}, but the tensors are {dtype}; change one of them"
@@ -231,7 +247,7 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
 
 
 def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, folder: Path) -> Any:
-    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary and dtype."""
+    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary, dtype and longest text."""
     from nemo_demix.runtime.huggingface import dtype_settings
     from nemo_demix.runtime.nemo.recipe import base_recipe
     from nemo_demix.runtime.recipe import apply_overrides
@@ -239,8 +255,12 @@ def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, fol
     recipe = base_recipe(config, folder, "import")
     if "model" in config.model.overrides:
         apply_overrides(recipe, {"model": config.model.overrides["model"]})
-    vocab_size = config.model.vocab_size or hf_config.get("vocab_size")
-    for name, value in {**dtype_settings(dtype), "vocab_size": vocab_size}.items():
+    values = {**dtype_settings(dtype), "vocab_size": config.model.vocab_size or hf_config.get("vocab_size")}
+    length = hf_config.get("max_position_embeddings")  # which an export says again, of the one or the other
+    if type(length) is int and length > 0:
+        known = inspect.signature(recipe.model.config.__fn_or_cls__).parameters
+        values |= {name: length for name in ("seq_length", "max_position_embeddings") if name in known}
+    for name, value in values.items():
         setattr(recipe.model.config, name, value)
     return recipe.model
 

@@ -7,9 +7,11 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import sys
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,28 @@ def save_checkpoint(root: Path, seed: int, num_layers: int, hidden: int, dtype: 
     (weights / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
     write_checksums(root)
     return root
+
+
+def nemo_checkpoint(root: Path, seed: int, num_layers: int = 2, hidden: int = 48) -> Path:
+    """As `save_checkpoint`, with the context that NeMo itself writes, and a tokenizer in it, and without checksums."""
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+    from nemo.collections.llm import Qwen3Config1P7B, Qwen3Model
+    from nemo.lightning.io.pl import TrainerContext
+
+    from nemo_demix.config import TokenizerConfig
+    from nemo_demix.datasets.tokenizer_build import build_tokenizer
+
+    save_checkpoint(root, seed, num_layers, hidden)
+    texts = [f"the {number} tokens of a text" for number in range(40)]
+    build_tokenizer(TokenizerConfig("train_bpe", vocab_size=300), texts, root / "tokenizer")
+    for file in (root / "context").iterdir():
+        file.unlink()
+    config = Qwen3Config1P7B(num_layers=num_layers, hidden_size=hidden, ffn_hidden_size=8 * hidden, vocab_size=512,
+                             apply_rope_fusion=False)  # fmt: skip
+    model = Qwen3Model(config, tokenizer=AutoTokenizer(str(root / "tokenizer")))
+    TrainerContext(model, None, {}).io_dump(root / "context", yaml_attrs=["model"])
+    shutil.rmtree(root / "tokenizer")
+    return without_record(root)
 
 
 def plan_of(
@@ -185,11 +209,15 @@ def meaning(output: Path) -> dict[str, Any]:
         path = output / name
         if path.name == ".metadata":
             found[name] = read_metadata(path.parent)
+        elif path.name == "common.pt":  # as torch reads it: what lies between its parts is not
+            with zipfile.ZipFile(path) as archive:
+                found[name] = {item: archive.read(item) for item in archive.namelist()}
         elif path.name == "merge.json":
             record = json.loads(path.read_text())
             record["sources"] = list(record["sources"])
             del record["fingerprint"]
-            record["files"] = {key: value for key, value in record["files"].items() if not key.endswith(".metadata")}
+            read_above = (".metadata", "common.pt")
+            record["files"] = {key: value for key, value in record["files"].items() if not key.endswith(read_above)}
             found[name] = record
     return found
 

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
 from nemo_demix.checkpoints.metadata import _check_tiling, read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.live import LiveProxies
+from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.run import MergeOptions
 from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints
@@ -60,6 +63,69 @@ def test_what_overflows_is_refused_or_counted(
     found = {name: json.loads((tmp_path / "out" / name / "merge.json").read_text())["nonfinite"] for name in mixtures}
     assert found == {"mix": {f"-> mix: {NAME}": 3}, "small": {}}
     assert int((~CheckpointReader(tmp_path / "out/mix").read_tensor(NAME).isfinite()).sum()) == 3
+
+
+class Resident(torch.nn.Module):
+    """A model of one rank, that says what it holds as Megatron's do."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.held = {name.removeprefix("module."): torch.zeros_like(x, dtype=dtype) for name, x in tensors.items()}
+
+    def sharded_state_dict(self, prefix: str) -> dict[str, ShardedTensor]:
+        return {name: ShardedTensor.from_rank_offsets(prefix + name, x) for name, x in self.held.items()}
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties"])
+@pytest.mark.parametrize(
+    ("value", "stored", "live"),
+    [
+        (70144.0, torch.bfloat16, torch.float16),
+        (3.4e38, torch.float32, torch.bfloat16),
+        (3.3e38, torch.float32, torch.float32),
+        (65504.0, torch.float16, torch.float16),
+    ],
+)
+def test_a_live_proxy_that_overflows_is_refused(
+    tmp_path: Path, value: float, stored: torch.dtype, live: torch.dtype, method: str
+) -> None:
+    """Also one that was merged ahead, from the same read as another."""
+    paths = pair(tmp_path, value, stored)
+    ones = {
+        NAME: torch.ones(2, 4, 8, dtype=stored),
+        "module.decoder.final_layernorm.weight": torch.ones(8, dtype=stored),
+    }
+    paths["small"] = write_checkpoint(tmp_path / "small", ones)
+    scale = 1.1 if method != "linear" else 1.0
+    parameters = {"linear": {}, "task_arithmetic": {"scale": scale},
+                  "ties": {"density": 1.0, "scale": scale, "normalize": False}}[method]  # fmt: skip
+    base = None if method == "linear" else paths["small"]
+    built = build_method(method, parameters, 0, 3, base is not None)
+    model = Resident(ones, live)
+    proxies = LiveProxies(model, paths, built, base, batch=2)
+    fine, large = {"small": 1.0}, {"one": 0.5, "two": 0.5}
+    proxies.write(fine)
+    assert all(bool(x.isfinite().all()) for x in model.held.values())
+    if method == "linear" and torch.finfo(live).max >= value:
+        proxies.write(large)  # an average is never larger than what it is of
+        assert float(model.held[NAME.removeprefix("module.")].max()) == torch.tensor(value).to(live)
+        return
+    for announced in ([large], [fine, large]):
+        proxies.announce(announced)
+        kind = str(live).removeprefix("torch.")
+        with pytest.raises(
+            CheckpointError, match=rf"one, two, small: 3 values of {NAME} .*and rounded to {kind}; leave"
+        ):
+            proxies.write(announced[0])
+
+
+def test_a_component_that_is_not_finite_is_named_by_a_live_proxy(tmp_path: Path) -> None:
+    paths = pair(tmp_path / "odd", float("nan"), torch.bfloat16)
+    paths["two"] = pair(tmp_path / "fine", 2.0, torch.bfloat16)["two"]
+    tensors = {name: CheckpointReader(paths["one"]).read_tensor(name) for name in CheckpointReader(paths["one"])}
+    proxies = LiveProxies(Resident(tensors, torch.bfloat16), paths, build_method("linear", {}, 0, 2, False))
+    with pytest.raises(CheckpointError, match=rf"3 values of {NAME} are NaN or infinite, as are some of one; leave"):
+        proxies.write({"one": 0.5, "two": 0.5})
 
 
 def test_the_largest_finite_values_are_no_overflow(tmp_path: Path) -> None:

@@ -116,7 +116,11 @@ def _fit_to_cpu(recipe: Any) -> None:
     recipe.optim.config.use_distributed_optimizer = False  # it cannot be restored without Apex or TE
     model = recipe.model.config
     model.use_cpu_initialization = True
-    # These need Transformer Engine, streams or CUDA's random state.
-    model.apply_rope_fusion = model.persist_layer_norm = model.moe_grouped_gemm = model.moe_permute_fusion = False
+    without_kernels(model)
     model.moe_token_dispatcher_type = "allgather"
     model.recompute_granularity = model.recompute_method = model.recompute_num_layers = None
+
+
+def without_kernels(model: Any) -> None:
+    """Switch off, in a NeMo model configuration, what needs Transformer Engine, streams or CUDA's random state."""
+    model.apply_rope_fusion = model.persist_layer_norm = model.moe_grouped_gemm = model.moe_permute_fusion = False
