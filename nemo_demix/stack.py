@@ -165,8 +165,8 @@ def has_gpu_driver() -> bool:
 
 def installed_backend() -> str:
     """The back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
-    has_nemo, has_bridge = locate("nemo.collections.llm"), locate("megatron.bridge")
-    return "bridge" if has_bridge is not None and has_nemo is None else "nemo"
+    has_bridge, has_nemo = (locate(module) is not None for module in ("megatron.bridge", "nemo.collections.llm"))
+    return "bridge" if has_bridge and not has_nemo else "nemo"
 
 
 def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
@@ -184,9 +184,7 @@ def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
     own = [one for one in needed if one.extra == extra]
     if all(_is_absent(one) for one in own):  # the extra was never asked for
         names = ", ".join(one.name for one in needed if _is_absent(one))
-        here = installed_backend()
-        other = f"; what is installed here fits backend={here}" if extra == backend != here else ""
-        return [f"{command} needs {names}, not installed here: pip install 'nemo-demix[{extra}]'{other}"]
+        return [f"{command} needs {names}, not installed here: pip install 'nemo-demix[{extra}]'"]
     problems = [line for requirement in needed if (line := _problem(requirement))]
     if find_apex() == "impostor":
         spec = locate("apex")
@@ -195,6 +193,8 @@ def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
             f"apex {installed_version('apex', 'apex') or ''}".rstrip() + f" ({where}) is not NVIDIA's but an unrelated "
             f"web package, which Megatron would import: {_REPLACED}"
         )
+    if problems and extra == backend != (here := installed_backend()):
+        problems[-1] += f"; what is installed here fits backend={here}"
     return problems
 
 

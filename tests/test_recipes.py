@@ -14,7 +14,8 @@ from nemo_demix.runtime.ranks import world_size
 from nemo_demix.training.jobs import reference_settings
 from tests.helpers import run_program
 
-RECIPES = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+ALL = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+RECIPES = [name for name in ALL if not name.startswith("bridge_")]  # Megatron-Bridge's need its own environment
 ON_GPUS = ["llama3_8b", "qwen3_1p7b", "qwen3_30b_a3b", "qwen3_8b_final"]
 
 
@@ -38,7 +39,7 @@ def composed(name: str, *overrides: str) -> DemixConfig:
         return to_dataclasses(compose(name, overrides=["hydra.searchpath=[pkg://nemo_demix.conf]", *overrides]))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_it_composes(name: str) -> None:
     config = composed(name)
     assert config.name == name

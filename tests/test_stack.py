@@ -181,3 +181,29 @@ def test_no_apex_is_fine(site: FakeSite) -> None:
 
 def test_a_version_that_is_none_is_outside_every_range() -> None:
     assert not within("unknown", ">=0.15,<0.16")
+
+
+def install_bridge(site: FakeSite) -> None:
+    absent = {"nemo_toolkit": None, "nemo_run": None, "megatron_core": ("0.19.2", "megatron/core")}
+    install_good(site, **absent)
+    site.install("megatron_bridge", "0.6.2", "megatron/bridge")
+
+
+def test_the_tested_releases_of_bridge_pass_and_nothing_is_imported(site: FakeSite) -> None:
+    install_bridge(site)
+    assert site.run("print(stack_problems('train', 'bridge'), installed_backend())") == "[] bridge"
+
+
+def test_a_run_of_the_other_back_end_is_told_which_one_fits(site: FakeSite) -> None:
+    install_good(site)
+    message = site.run("print(*stack_problems('train', 'bridge'))")
+    assert "pip install megatron-bridge==0.6.2" in message
+    assert "megatron-core 0.15.3 is outside the tested range" in message
+    assert message.endswith("what is installed here fits backend=nemo")
+
+
+def test_one_environment_for_each_back_end(site: FakeSite) -> None:
+    install_bridge(site)
+    message = site.run("print(*stack_problems('train', 'nemo'))")
+    assert "nemo_toolkit is not installed" in message
+    assert message.endswith("what is installed here fits backend=bridge")
