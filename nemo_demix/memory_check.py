@@ -16,7 +16,7 @@ from nemo_demix.progress import doing
 from nemo_demix.remembered import recalled, remembered
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
-from nemo_demix.search.space import MERGED
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stack import REQUIREMENTS, installed_version, locate
 from nemo_demix.terminal import set_aside
 
@@ -90,8 +90,7 @@ def _estimates(
     shape = _shape(config, size)
     if shape is None:
         return
-    is_merged = config.search.strategy in MERGED
-    search_shape = _shape(search_config, size) if is_merged else shape
+    search_shape = _shape(search_config, size) if strategy_of(config.search).mixes_components() else shape
     assert search_shape is not None
     yield from _estimates_of((config, shape), (search_config, search_shape), on_gpu)
 
@@ -105,7 +104,7 @@ def _estimates_of(
         "training", config, training.total, str(training),
         "raise parallel.tensor (with sequence=true) or pipeline, or lower train.micro_batch_size",
     )  # fmt: skip
-    if config.search.strategy not in MERGED:
+    if not strategy_of(config.search).mixes_components():
         return
     search_config, shape = search_of
     merge, count = config.merge, len(config.datasets)

@@ -157,8 +157,23 @@ def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -
     value = read_json(path, is_ours=False)
     if not isinstance(value, dict) or not value or not all(isinstance(item, dict) for item in value.values()):
         raise MixtureError(f'{path}: expected {{"mix_0": {{"{names[0]}": 0.5, ...}}, ...}}, found {str(value)[:80]}')
+    return checked_mixtures(value, names, str(path), any_weights)
+
+
+def checked_mixtures(
+    mixtures: Mapping[str, Mapping[str, float]], names: Sequence[str], what: str, any_weights: bool = False
+) -> dict[str, dict[str, float]]:
+    """Mixtures by name, each with a weight of every component.
+
+    Args:
+        what: Where they are from, for the message.
+        any_weights: Take finite weights that need not be on the simplex.
+
+    Raises:
+        MixtureError: if a mixture is not on the simplex over `names`.
+    """
     check = check_finite if any_weights else check_simplex
-    return {name: check(weights, names, f"{path}: {name}") for name, weights in value.items()}
+    return {name: check(weights, names, f"{what}: {name}") for name, weights in mixtures.items()}
 
 
 def write_mixtures(path: Path, mixtures: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,5 +1,6 @@
 """What the pages say that a program can check: links lead somewhere, commands and keys are the program's."""
 
+import ast
 import itertools
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 from nemo_demix.cli import STAGES
 from nemo_demix.command_line import recipes_folder
 from tests.helpers import REPOSITORY
+from tests.merging.grids import random_model, write_checkpoint
 from tests.test_recipes import composed
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "AGENTS.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -57,3 +59,26 @@ def test_figures_are_what_the_results_say() -> None:
 
 def test_the_readme_is_read_in_five_minutes() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_examples_in_python_run_as_printed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after another, in a folder that has the files they name."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    csv = (REPOSITORY / "docs/imported_scores.md").read_text(encoding="utf-8").partition("```csv\n")[2]
+    (tmp_path / "scores.csv").write_text(csv.partition("```")[0])
+    model = random_model(0)
+    for seed, component in enumerate(("general", "code")):
+        write_checkpoint(tmp_path / "ckpt" / component, random_model(seed, near=model))
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, name, "exec"), {"__name__": "example"})
+        printed = capsys.readouterr().out
+        if "data_shares" in example:
+            found = ast.literal_eval(printed[printed.index("{") : printed.index("}") + 1])
+            assert sum(found.values()) == pytest.approx(1, abs=1e-9)
+        assert printed

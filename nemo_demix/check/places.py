@@ -10,7 +10,7 @@ from nemo_demix.config.run import name_errors
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.memory import GIB, checkpoint_bytes
 from nemo_demix.memory_check import known_shape
-from nemo_demix.search.space import MERGED
+from nemo_demix.search.strategies import strategy_of
 
 
 def place_errors(config: DemixConfig) -> Iterator[DemixError]:
@@ -48,7 +48,7 @@ def checkpoints_to_come(config: DemixConfig) -> float | None:
         return None
     kept, resumed = checkpoint_bytes(shape, config.train.precision)
     roles = {"base": (config.base, ["base"]), "final": (config.final, ["mixture", *config.final.baselines])}
-    if config.search.strategy in MERGED:
+    if strategy_of(config.search).mixes_components():
         roles["component"] = (config.components, list(config.datasets))
     total, in_training = 0.0, False
     for role, (settings, names) in roles.items():

@@ -36,8 +36,9 @@ from nemo_demix.scoring.external.settings import external_errors
 from nemo_demix.scoring.identity import suite_errors
 from nemo_demix.scoring.suite import heldout_errors, judged_errors
 from nemo_demix.search.imported import read_problem
-from nemo_demix.search.space import MERGED, TRAINED, space_errors, token_counts
-from nemo_demix.search.strategies import settings_errors
+from nemo_demix.search.rules import space_errors
+from nemo_demix.search.space import token_counts
+from nemo_demix.search.strategies import settings_errors, strategy_of
 from nemo_demix.training.jobs import (
     batch_errors,
     blend_errors,
@@ -107,18 +108,19 @@ def _model(config: DemixConfig) -> Iterator[DemixError]:
     shape = known_shape(config)
     if shape is not None:
         yield from found_by(lambda: check_layout(shape, config.parallel))
-    if config.search.strategy in MERGED:
+    if strategy_of(config.search).mixes_components():
         yield from found_by(lambda: search_groups(config))
 
 
 def _training(config: DemixConfig) -> Iterator[DemixError]:
     yield from blend_errors(config)
     roles = {"base": config.base, "final": config.final}
-    if config.search.strategy in MERGED or config.launch.verify:
+    strategy = strategy_of(config.search)
+    if strategy.mixes_components() or config.launch.verify:
         roles["components"] = config.components
     if config.launch.verify or config.reference.name:
         roles["reference"] = reference_settings(config)
-    if config.search.strategy in TRAINED and sum(config.search.iterations) > 0:
+    if strategy.trains_proxies() and sum(config.search.iterations) > 0:
         roles["search.trained"] = proxy_settings(config, sum(config.search.iterations))
     for name, role in roles.items():
         yield from budget_errors(config, name, role)

@@ -14,7 +14,7 @@ from nemo_demix.memory import GIB
 from nemo_demix.memory_check import known_memory, known_shape
 from nemo_demix.search.imported import read_problem
 from nemo_demix.search.imported_table import print_imported
-from nemo_demix.search.space import MERGED, num_proxies
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.training.jobs import component_blend
 
 _SHOWN_SOURCES = 3
@@ -96,7 +96,7 @@ def _run(config: DemixConfig) -> Table:
         "batch": f"{config.train.global_batch_size} sequences of {config.train.seq_length} tokens",
         "scored on": f"{scored[0]} benchmarks, {scored[1]} tasks, {scored[2]} external commands, held-out text: "
         f"{config.suite.heldout_tokens:,} tokens a dataset",
-        "search": f"{search.strategy}, objective {search.objective}, {num_proxies(search)} proxies by {search.proxy}",
+        "search": f"{search.strategy}, objective {search.objective}, {_num_proxies(config)} proxies by {search.proxy}",
         "written to": str(config.run_dir.absolute()),
     }
     to_come = checkpoints_to_come(config)
@@ -113,7 +113,7 @@ def _stages(config: DemixConfig) -> Table:
     for heading in ("stage", "models", "tokens", "time", "memory of a rank (an estimate)"):
         table.add_column(heading, justify="right" if heading in ("models", "tokens") else "left")
     table.add_row("prepare", "", "", "", "")
-    is_merged = config.search.strategy in MERGED
+    is_merged = strategy_of(config.search).mixes_components()
     finals = ["mixture", *config.final.baselines]
     trained = [("base", "base", 1 if config.base.checkpoint is None else 0, config.base.num_tokens)]
     if is_merged:
@@ -125,8 +125,18 @@ def _stages(config: DemixConfig) -> Table:
             stage, str(count), f"{count * tokens:,}", _time(config, role, count * tokens), memory.get("training", "")
         )
         if stage != "final" and stage == ("components" if is_merged else "base"):
-            table.add_row("search", "", f"{num_proxies(config.search)} proxies", "", memory.get("search", ""))
+            table.add_row(
+                "search",
+                "",
+                f"{_num_proxies(config)} proxies",
+                "",
+                memory.get("search", ""),
+            )
     return table
+
+
+def _num_proxies(config: DemixConfig) -> int:
+    return strategy_of(config.search).num_proxies(config.search)
 
 
 def _time(config: DemixConfig, role: str, tokens: int) -> str:

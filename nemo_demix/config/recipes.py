@@ -15,6 +15,7 @@ import hydra._internal.core_plugins.file_config_source as files
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
+from nemo_demix.config.recorded import drop_retired
 from nemo_demix.config.run import DemixConfig
 from nemo_demix.config.values import fitted, hints_of, kind_at
 from nemo_demix.errors import DemixError
@@ -57,6 +58,7 @@ class RecipeSource(files.FileConfigSource):
 def _recipe(content: dict[Any, Any], name: str) -> dict[Any, Any]:
     """A recipe's content; what it replaces is noted for those that it names."""
     apart = {key: content.pop(key) for key in ("defaults", "hydra") if key in content}
+    drop_retired(content)
     READING.first = READING.first or name
     if name == READING.first:  # also one that was written by an earlier release, or by hand and whole
         apart.setdefault("defaults", ["demix_schema", "_self_"])

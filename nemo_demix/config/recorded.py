@@ -1,8 +1,23 @@
 """What a run's folder says of itself: the configuration of its last command, and where that was started."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+# Keys of earlier releases, and the value by which they asked for nothing. Every folder of theirs records them all.
+RETIRED: dict[str, Any] = {"merge.reuse_slots": 0}
+
+
+def drop_retired(content: dict[Any, Any]) -> None:
+    """Take from a configuration the retired keys that ask for nothing; one that does is the schema's to refuse."""
+    for key, idle in RETIRED.items():
+        *sections, name = key.split(".")
+        found: Any = content
+        for section in sections:
+            found = found.get(section) if isinstance(found, dict) else None
+        if isinstance(found, dict) and found.get(name, object()) == idle:
+            del found[name]
 
 
 def recorded_recipe(folder: Path) -> Path | None:

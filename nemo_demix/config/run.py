@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from nemo_demix.config.models import (
     ReferenceConfig,
     TrainConfig,
 )
+from nemo_demix.config.recorded import drop_retired
 from nemo_demix.config.search import SearchConfig, TrustConfig, VerifyConfig
 from nemo_demix.config.suite import ScoreConfig, SuiteConfig
 from nemo_demix.config.tracking import TrackConfig
@@ -114,4 +116,6 @@ def save_resolved(config: DemixConfig, path: Path) -> None:
 
 def load_resolved(path: Path) -> DemixConfig:
     """Read back what `save_resolved` wrote."""
-    return to_dataclasses(OmegaConf.merge(OmegaConf.structured(DemixConfig), OmegaConf.load(path)))  # type: ignore[arg-type]
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    drop_retired(content)
+    return to_dataclasses(OmegaConf.merge(OmegaConf.structured(DemixConfig), OmegaConf.create(content)))  # type: ignore[arg-type]

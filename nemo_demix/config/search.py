@@ -1,6 +1,7 @@
 """From proxies to a mixture, and how far it is trusted."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from nemo_demix.config.models import RoleConfig
 
@@ -22,7 +23,7 @@ class SamplerConfig:
 class PredictorConfig:
     """From mixtures to scores, one regressor a benchmark."""
 
-    kind: str = "lightgbm"  # lightgbm | ridge | log_linear | gaussian_process | auto | stacked
+    kind: str = "lightgbm"  # see nemo_demix/prediction/predictors.py
     learning_rate: float = 0.02  # these four: LightGBM (DeMix §2.4)
     num_rounds: int = 300
     num_leaves: int = 15
@@ -97,8 +98,8 @@ class ImportedConfig:
 class SearchConfig:
     """From proxies' scores to a mixture."""
 
-    # recommended | demix | mergemix | bayes | regmix | climb | mixmin | proportional | equal | unimax | heuristic
-    strategy: str = "demix"
+    strategy: str = "demix"  # see nemo_demix/search/strategies
+    parameters: dict[str, Any] = field(default_factory=dict)  # of a strategy that has no section here
     # merge | predictions: log-likelihood scores only | both: screened, then confirmed | auto (recommended alone):
     # predictions choose where they can be mixed, and merges are scored beside them; else merges
     proxy: str = "merge"

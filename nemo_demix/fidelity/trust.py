@@ -5,7 +5,7 @@ from typing import Any
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.prediction.cross_validation import CrossValidation
-from nemo_demix.search.space import chooser
+from nemo_demix.search.strategies import proxy_plan
 
 
 def trust_report(
@@ -73,7 +73,7 @@ def _rank_gate(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[
     if fidelity is None:
         reason = "not measured: run `nemo-demix verify`" + (", which trust.require_verify asks for" if required else "")
         return _gate(name, None, limit, False if required else None, reason)
-    kind = "predictions" if chooser(config) == "predictions" else "merge"
+    kind = "predictions" if proxy_plan(config).chosen_by == "predictions" else "merge"
     scores = fidelity.get("benchmarks") or fidelity["heldout"]
     if kind not in scores["proxies"]:
         reason = f"`verify` has not looked at {kind} proxies: run it again"

@@ -24,14 +24,16 @@ from nemo_demix.prediction.ridge import Linear
 _DIGITS = 9  # by which a mixture is known again
 
 
-def portable(model: Model | Function, weights_MC: Array) -> dict[str, Any]:
-    """A fitted model's predictions, without their standard deviation.
+def portable(model: Model | Function, weights_MC: Array) -> dict[str, Any] | None:
+    """A fitted model's predictions, without their standard deviation; None: of a kind that the page cannot evaluate.
 
     Args:
         weights_MC: Scored mixtures, each once; a Gaussian process says what it has of each.
     """
     if isinstance(model, Stack):
         members = [portable(one, weights_MC) for one in model.models]
+        if None in members:
+            return None
         return {"kind": "sum", "weights": model.weights_K.tolist(), "models": members}
     if isinstance(model, Bootstrapped):
         return portable(model.function, weights_MC)
@@ -46,8 +48,7 @@ def portable(model: Model | Function, weights_MC: Array) -> dict[str, Any]:
             "exponents": model.parameters_P[1:].tolist(), "mean": model.mean, "scale": model.scale,
             "bounds": list(model.bounds),
         }  # fmt: skip
-    assert isinstance(model, Regressor)
-    return _trees(model)
+    return _trees(model) if isinstance(model, Regressor) else None
 
 
 def packed(values: npt.ArrayLike, dtype: str = "<f8") -> str:

@@ -33,14 +33,17 @@ def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, di
     return shares
 
 
-def baseline_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Baselines that do not exist or cannot be worked out: of the final run, of the floors, and the user's own."""
+def baseline_errors(config: DemixConfig, others: Collection[str] = ()) -> Iterator[DemixError]:
+    """Baselines that do not exist or cannot be worked out: of the final run, of the floors, and the user's own.
+
+    Args:
+        others: What the strategy puts beside the baselines, which the final run may train on too.
+    """
     own = (HEURISTIC,) if config.search.heuristic or config.search.heuristic_from is not None else ()
     known = (*PLAIN_BASELINES, *own)
-    published = (PUBLISHED,) if config.search.strategy == "recommended" else ()
     for name in config.final.baselines:
-        if name not in (*known, *published):
-            yield unknown_baseline(name, (*known, *published))
+        if name not in (*known, *others):
+            yield unknown_baseline(name, (*known, *others))
     if config.search.floor_baseline not in known:
         yield unknown_floor_baseline(config.search.floor_baseline, known)
     yield from found_by(lambda: heuristic_shares(config, list(config.datasets)))

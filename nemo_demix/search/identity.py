@@ -1,4 +1,4 @@
-"""What the scores of a search's proxies depend on, besides their weights: see `ProxyIdentity`."""
+"""What a search depends on, and what the scores of its proxies do besides their weights: see `ProxyIdentity`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, group_fingerprints, judged_scores
 from nemo_demix.search.score_log import ProxyIdentity
-from nemo_demix.search.space import NOTHING_TO_SEE
+from nemo_demix.search.space import NOTHING_TO_SEE, search_settings, token_counts
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.training.jobs import TrainJob, base_job, proxy_settings
 
 KINDS = ("merge", "predictions", "trained")
@@ -50,6 +51,30 @@ def proxy_identity(
         needed=tuple(judged),
         uses_all=kind == "merge" and config.merge.method != "linear",
         averaged=averaged_scores(judged),
+    )
+
+
+def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
+    """Of everything that can change the mixture; a strategy without component models does not depend on them."""
+    strategy = strategy_of(config.search)
+    models: dict[str, str] = {}
+    if strategy.mixes_components():
+        models = {job.name: job.fingerprint for job in components}
+    elif strategy.trains_proxies():
+        models = {"base": base_job(config, manifest).fingerprint}
+    return fingerprint(
+        models=models,
+        merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
+        precision=config.train.precision,
+        groups=group_fingerprints(config.suite, manifest) if models else {},
+        benchmarks={
+            name: (score.capability, score.use, score.weight)
+            for name, score in judged_scores(config.suite, manifest).items()
+        },
+        search=search_settings(config),
+        seed=config.seed,
+        final_tokens=config.final.num_tokens,
+        tokens=token_counts(manifest),
     )
 
 

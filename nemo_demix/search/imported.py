@@ -16,20 +16,21 @@ from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ConfigError, found_by, refuse
 from nemo_demix.mixture import BlendMatrix, token_proportional
-from nemo_demix.scoring.imported import ImportedScores, by_pattern, read_imported
+from nemo_demix.scoring.imported import ImportedScores, Table, by_pattern, read_imported
 from nemo_demix.scoring.imported.mixtures import ROUNDING_TOLERANCE
 from nemo_demix.scoring.scores import check_units
 from nemo_demix.search.baselines import baseline_shares, heuristic_shares
-from nemo_demix.search.choose import choose_from_rows
+from nemo_demix.search.choose import Choice
+from nemo_demix.search.objective import OBJECTIVES
+from nemo_demix.search.ranking import objective_errors
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
-from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.score_log import Row
 from nemo_demix.search.space import SearchSpace, search_folder, search_settings
+from nemo_demix.search.strategies import STRATEGIES, strategy_of
 
 _REVISION = 2  # raised whenever the same inputs give another mixture
 
 logger = logging.getLogger(__name__)
-CHOOSE = {"demix": choose_from_rows, "regmix": choose_from_rows, "recommended": choose_refined}  # by strategy
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ class ImportedProblem:
     fingerprint: str
 
 
-def read_problem(config: DemixConfig) -> ImportedProblem:
+def read_problem(config: DemixConfig, given: Table | None = None) -> ImportedProblem:
     """What `search.imported` and the recipe ask for.
 
     Where the mixtures are of the recipe's datasets, their numbers are merge weights of component models, and the data
     shares follow by the recipe's blends; `components.beta=0` says that they are data shares themselves. Mixtures of
     other datasets are data shares.
+
+    Args:
+        given: The table of scores where a program has it.
 
     Raises:
         ConfigError: if a setting does not fit the files, the strategy needs proxies of its own, or the objective or a
@@ -69,13 +73,14 @@ def read_problem(config: DemixConfig) -> ImportedProblem:
         MixtureError: if a mixture is not one, or none satisfies the constraints.
     """
     settings = config.search
-    if settings.strategy not in CHOOSE:
+    if strategy_of(settings).from_rows is None:
+        able = [name for name, strategy in STRATEGIES.items() if strategy.from_rows is not None]
         raise ConfigError(
-            f"search.strategy={settings.strategy}: imported scores cannot be added to; "
-            f"expected one of {', '.join(CHOOSE)}"
+            f"search.strategy={settings.strategy}: imported scores cannot be added to; expected one of "
+            f"{', '.join(able)}"
         )
     manifest = _manifest(config)
-    found = read_imported(settings.imported, list(config.datasets))
+    found = read_imported(settings.imported, list(config.datasets), given)
     fixed = fixed_weights(config, found)
     space = imported_space(config, found, manifest, fixed)
     check_mean(settings, space, found)
@@ -86,19 +91,37 @@ def read_problem(config: DemixConfig) -> ImportedProblem:
             f"every mixture has the same share of {shown}: no score knows what another one does, so it is kept; score "
             "mixtures that vary it, or leave it out of the recipe"
         )
-    if settings.default_floor is not None and settings.floor_baseline not in space.baselines:
-        notes.append(
-            f"no floor under the capabilities: it is counted from the {settings.floor_baseline} mixture, and these "
-            f"datasets' tokens are not known; set search.floor_baseline to one of {', '.join(space.baselines)}, or "
-            "search.default_floor=null"
-        )
+    if note := no_floor(settings, space):
+        notes.append(note)
         settings = replace(settings, default_floor=None)
-    expected = imported_fingerprint(config, manifest)
+    expected = imported_fingerprint(config, manifest, given)
     return ImportedProblem(found, space, settings, fixed, _is_of_recipe(config, found), notes, expected)
+
+
+def no_floor(settings: SearchConfig, space: SearchSpace) -> str:
+    """Why no default floor holds: there is no mixture to count it from; empty: there is, or none is asked for."""
+    if settings.default_floor is None or settings.floor_baseline in space.baselines:
+        return ""
+    return (
+        f"no floor under the capabilities: it is counted from the {settings.floor_baseline} mixture, and these "
+        f"datasets' tokens are not known; set search.floor_baseline to one of {', '.join(space.baselines)}, or "
+        "search.default_floor=null"
+    )
 
 
 def search_imported(config: DemixConfig, problem: ImportedProblem) -> Path:
     """Search, and write `search/mixture.json`; returns its path.
+
+    Raises:
+        ScoreError, MixtureError: as `choose_imported`.
+    """
+    record, choice = choose_imported(config, problem)
+    write_mixture(search_folder(config), record, choice)
+    return search_folder(config) / "mixture.json"
+
+
+def choose_imported(config: DemixConfig, problem: ImportedProblem) -> tuple[dict[str, Any], Choice]:
+    """The record of `search/mixture.json`, and the choice.
 
     Raises:
         ScoreError: if the scores are too few for the predictor.
@@ -113,7 +136,9 @@ def search_imported(config: DemixConfig, problem: ImportedProblem) -> Path:
         len(found.datasets),
         len(found.benchmarks),
     )
-    choice = CHOOSE[settings.strategy](settings, space, rows, config.seed)
+    choose = strategy_of(settings).from_rows
+    assert choose is not None, "`read_problem` refuses others"
+    choice = choose(settings, space, rows, config.seed)
     imported = {"num_rows": len(rows), "excluded": found.excluded, "notes": problem.notes, "fixed": problem.fixed}
     choice = replace(choice, notes={**choice.notes, "imported": imported})
     facts = Facts(
@@ -123,8 +148,7 @@ def search_imported(config: DemixConfig, problem: ImportedProblem) -> Path:
         is_merge=problem.is_of_recipe,
         num_proxies=len(rows),
     )
-    write_mixture(search_folder(config), mixture_record(config.search, space, choice, facts), choice)
-    return search_folder(config) / "mixture.json"
+    return mixture_record(config.search, space, choice, facts), choice
 
 
 def fixed_weights(config: DemixConfig, found: ImportedScores) -> dict[str, float]:
@@ -146,6 +170,7 @@ def check_mean(settings: SearchConfig, space: SearchSpace, found: ImportedScores
     Raises:
         ConfigError: naming two scores.
     """
+    refuse(objective_errors(settings))
     units = {name: found.metrics[name].unit or "a unit that is not known" for name in space.objective_capabilities}
     members: dict[str, dict[str, float]] = {}
     for name, owner in space.objective_capabilities.items():
@@ -153,10 +178,11 @@ def check_mean(settings: SearchConfig, space: SearchSpace, found: ImportedScores
     refuse(
         ConfigError(f"search.imported.capabilities: {error}") for error in found_by(lambda: check_units(members, units))
     )
-    if settings.objective == "mean" and len(set(units.values())) > 1:
+    if OBJECTIVES[settings.objective].needs_one_unit and len(set(units.values())) > 1:
         first = {unit: name for name, unit in reversed(units.items())}
+        which = "; ".join(f"{name} is in {unit}" for unit, name in first.items())
         raise ConfigError(
-            f"search.objective=mean: {'; '.join(f'{name} is in {unit}' for unit, name in first.items())}, and these "
+            f"search.objective={settings.objective}: {which}, and these "
             "have no mean; set search.objective=utility, which scales each, or end the columns' names in their metrics"
         )
 
@@ -241,12 +267,13 @@ def imported_rows(found: ImportedScores) -> list[Row]:
     ]
 
 
-def imported_fingerprint(config: DemixConfig, manifest: DataManifest | None) -> str:
+def imported_fingerprint(config: DemixConfig, manifest: DataManifest | None, given: Table | None = None) -> str:
     """Of everything that can change the mixture: the files' content, the settings, and what is known of tokens."""
     imported = config.search.imported
     return fingerprint(
         revision=_REVISION,
-        files={path.name: file_sha256(path) for path in _files(imported.scores) + _files(imported.mixtures)},
+        files={path.name: file_sha256(path) for path in _files(imported.scores) + _files(imported.mixtures)}
+        | ({} if given is None else {str(given.source): fingerprint(columns=given.columns)}),
         search=search_settings(config),
         blends=(list(config.datasets), config.components.general, config.components.beta, config.components.blends),
         suite={name: (entry.capability, entry.use) for name, entry in config.suite.benchmarks.items()},

@@ -36,6 +36,56 @@ class SearchResult:
     num_failed: int
 
 
+class Search:
+    """A search by asking and telling, step by step: what `run_loop` drives, and `nemo_demix.Study`.
+
+    Attributes:
+        rows: Those told so far that have scores, in order.
+        num_failed: How many told so far have none.
+        step: Which step is asked for next, counted from 0.
+    """
+
+    def __init__(self, problem: Problem, strategy: Strategy) -> None:
+        self.rows: list[Row] = []
+        self.num_failed = self.step = 0
+        self._problem, self._strategy = problem, strategy
+
+    def ask(self) -> dict[str, dict[str, float]]:
+        """The next step's mixtures by name, each by component; empty: the strategy has all that it wants."""
+        start = len(self.rows) + self.num_failed
+        batch_MC = self._strategy.ask()
+        return {f"mix_{start + place}": self._problem.space.as_weights(row_C) for place, row_C in enumerate(batch_MC)}
+
+    def tell(self, scored: Sequence[Row]) -> None:
+        """Take the rows of the mixtures asked for last, in their order, FAILED ones too.
+
+        Raises:
+            ScoreError: if more than `search.max_failed_share` of them failed.
+        """
+        limit = self._problem.settings.max_failed_share
+        told = [row for row in scored if row["status"] == "OK"]
+        failed = [row for row in scored if row["status"] != "OK"]
+        self.rows += told
+        self.num_failed += len(failed)
+        if len(failed) > limit * len(scored):
+            raise ScoreError(
+                f"iteration {self.step}: {len(failed)} of {len(scored)} proxies failed, more than "
+                f"search.max_failed_share={limit:g}; the first with: {failed[0]['reason']}"
+            )
+        doing(logger, f"search: fitting the predictor on {len(self.rows)} proxies")
+        self._strategy.tell(told)
+        self.step += 1
+
+    def result(self) -> SearchResult:
+        """The mixture.
+
+        Raises:
+            DemixError: if the strategy cannot choose.
+        """
+        doing(logger, "search: choosing the mixture, and how sure it is")
+        return SearchResult(self._strategy.result(), self.rows, self.num_failed)
+
+
 def run_loop(
     problem: Problem,
     strategy: Strategy,
@@ -48,28 +98,11 @@ def run_loop(
         ScoreError: if more than `search.max_failed_share` of the proxies of one step failed.
         DemixError: if the strategy cannot choose.
     """
-    limit = problem.settings.max_failed_share
-    rows: list[Row] = []
-    num_failed = step = 0
-    progress = _Progress(strategy.num_proxies)
-    while batch := [problem.space.as_weights(weights_C) for weights_C in strategy.ask()]:
-        start = len(rows) + num_failed
-        names = [f"mix_{start + place}" for place in range(len(batch))]
-        scored = score_proxies(log, evaluate, step, dict(zip(names, batch, strict=True)), partial(progress.tell, step))
-        told = [row for row in scored if row["status"] == "OK"]
-        failed = [row for row in scored if row["status"] != "OK"]
-        rows += told
-        num_failed += len(failed)
-        if len(failed) > limit * len(batch):
-            raise ScoreError(
-                f"iteration {step}: {len(failed)} of {len(batch)} proxies failed, more than search.max_failed_share="
-                f"{limit:g}; the first with: {failed[0]['reason']}"
-            )
-        doing(logger, f"search: fitting the predictor on {len(rows)} proxies")
-        strategy.tell(told)
-        step += 1
-    doing(logger, "search: choosing the mixture, and how sure it is")
-    return SearchResult(strategy.result(), rows, num_failed)
+    search = Search(problem, strategy)
+    progress = _Progress(strategy.num_proxies(problem.settings))
+    while mixtures := search.ask():
+        search.tell(score_proxies(log, evaluate, search.step, mixtures, partial(progress.tell, search.step)))
+    return search.result()
 
 
 def score_proxies(
@@ -104,6 +137,7 @@ def score_proxies(
             logger.warning("%s FAILED: %s", name, report)
         else:
             if (harness := report.pop("lm_eval", None)) is not None:
+                assert log.path is not None, "models are scored in a run's folder"
                 write_json(log.path.parent / "lm_eval" / f"{name}.json", harness)
             row |= {"status": "OK", "reason": None, **report}
         tell(log.append(row))

@@ -129,27 +129,53 @@ def negative_utility(averages: Mapping[str, Array], scales: Mapping[str, Scale])
     return -_weighted_mean(utilities, averages, scales)
 
 
-OBJECTIVES: dict[str, Callable[[Mapping[str, Array], Mapping[str, Scale]], Array]] = {
-    "percentile_rank": mean_percentile_rank,
-    "mean": mean_score,
-    "utility": negative_utility,
+@dataclass(frozen=True)
+class Objective:
+    """An objective, and what it says of itself.
+
+    Attributes:
+        name: What `search.objective` calls it.
+        of: The objective of a pool, shape (M,), from averages by capability and their scales; lower is better.
+        unit: Where it is a weighted sum of the averages, so smooth and, for losses, convex: the size of an average that
+            counts as one; 0: that capability does not count. None: it is no such sum.
+        needs_one_unit: It adds averages up as they are, so they have to be of one unit.
+        is_rank: It looks at the order alone, so that a long tail of scores is worth no more than their middle.
+    """
+
+    name: str
+    of: Callable[[Mapping[str, Array], Mapping[str, Scale]], Array]
+    unit: Callable[[Scale], float] | None = None
+    needs_one_unit: bool = False
+    is_rank: bool = False
+
+    def __call__(self, averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
+        """The objective of a pool, see `of`."""
+        return self.of(averages, scales)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective
+    for objective in (
+        Objective("percentile_rank", mean_percentile_rank, is_rank=True),
+        Objective("mean", mean_score, unit=lambda scale: 1.0, needs_one_unit=True),
+        Objective("utility", negative_utility, unit=lambda scale: abs(scale.best - scale.worst)),
+    )
 }
-
-
-LINEAR = ("mean", "utility")  # in the capabilities' averages, so smooth and, for losses, convex
+LINEAR = tuple(name for name, objective in OBJECTIVES.items() if objective.unit is not None)
 
 
 def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]:
     """What a unit of each capability's average counts in an objective of `LINEAR`, up to a constant; lower is better.
 
     Args:
-        kind: mean | utility.
+        kind: One of `LINEAR`.
         scales: By capability; a capability in which `utility` sees no spread counts 0.
 
     Raises:
         ConfigError: if the objective is another.
     """
-    if kind not in LINEAR:
+    unit_of = OBJECTIVES[kind].unit
+    if unit_of is None:
         raise ConfigError(
             f"search.objective={kind}: cannot be minimised exactly: ranks have no slope; expected one of "
             f"{', '.join(LINEAR)}"
@@ -157,7 +183,7 @@ def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]
     total = sum(scale.weight for scale in scales.values())
     found = {}
     for name, scale in scales.items():
-        unit = abs(scale.best - scale.worst) if kind == "utility" else 1.0
+        unit = unit_of(scale)
         sign = -1.0 if scale.higher_is_better else 1.0
         found[name] = sign * scale.weight / (total * unit) if unit else 0.0
     return found

@@ -81,11 +81,12 @@ class Ranking:
         seed: int,
         by_capability: bool = False,
     ) -> None:
+        refuse(objective_errors(settings))
         self.settings, self.space, self.seed = settings, space, seed
         self.scored = Scored(space, rows, by_capability)
-        if settings.objective == "mean" and len(self.scored.units) > 1:
+        if OBJECTIVES[settings.objective].needs_one_unit and len(self.scored.units) > 1:
             raise ConfigError(
-                f"search.objective=mean: scores in {' and '.join(self.scored.units)} have no mean; set "
+                f"search.objective={settings.objective}: scores in {' and '.join(self.scored.units)} have no mean; set "
                 "search.objective=utility, and the same command goes on from the proxies that are scored"
             )
         columns = self.scored.columns | self.scored.fit_columns

@@ -5,7 +5,7 @@ A field that does not apply to a strategy is null or empty. Importing this does 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import epochs
+from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.reach import edges
 from nemo_demix.search.space import SearchSpace
+from nemo_demix.search.strategies import strategy_of
 
 BINDING = 1e-6  # of a share: a constraint that is met this closely decided something
 
@@ -59,7 +61,7 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
         "proxy": facts.proxy,
         "objective": settings.objective if choice.predicted else None,
         "seed": facts.seed,
-        "iterations": list(settings.iterations) if settings.strategy in ("demix", "regmix", "climb") else [],
+        "iterations": list(settings.iterations) if strategy_of(settings).is_iterated else [],
         "num_proxies": facts.num_proxies,
         "num_failed": facts.num_failed,
         "num_prior": facts.num_prior,
@@ -80,6 +82,13 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
         "notes": choice.notes,
         "fingerprint": facts.fingerprint,
     }
+
+
+def with_published(space: SearchSpace, choice: Choice) -> SearchSpace:
+    """The space with what DeMix's published search would have chosen among its baselines, where the choice says it."""
+    if choice.published is None:
+        return space
+    return replace(space, baselines={**space.baselines, PUBLISHED: space.blend.data_shares(choice.published)})
 
 
 def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> None:

@@ -15,23 +15,16 @@ from nemo_demix.progress import doing
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
 from nemo_demix.scoring.items import ModelItems, Score, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
-from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import Choice
-from nemo_demix.search.identity import proxy_identity
+from nemo_demix.search.identity import proxy_identity, search_fingerprint
 from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
+from nemo_demix.search.objective import OBJECTIVES
 from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies
 from nemo_demix.search.reach import edges
-from nemo_demix.search.record import Facts, mixture_record
+from nemo_demix.search.record import Facts, mixture_record, with_published
 from nemo_demix.search.score_log import Row, ScoreLog, prior_points
-from nemo_demix.search.space import (
-    SearchSpace,
-    chooser,
-    search_fingerprint,
-    search_folder,
-    strategy_space,
-    token_counts,
-)
-from nemo_demix.search.strategies import Problem, Screen, build_strategy
+from nemo_demix.search.space import SearchSpace, search_folder, search_space, token_counts
+from nemo_demix.search.strategies import Problem, Screen, build_strategy, proxy_plan, strategy_of
 from nemo_demix.training.jobs import TrainJob
 
 logger = logging.getLogger(__name__)
@@ -57,9 +50,11 @@ def run_search(
 
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
     """
-    searched_by, kind, kinds = _kinds(config, noise)
-    space = strategy_space(config, manifest)
-    if config.search.objective == "percentile_rank" and all(
+    strategy = strategy_of(config.search)
+    plan = proxy_plan(config, noise.proxy_std)
+    kind, judge_kind = plan.asked, plan.judge
+    space = search_space(config, manifest, strategy.mixes)
+    if OBJECTIVES[config.search.objective].is_rank and all(
         name.startswith("benchmark/") for name in space.objective_capabilities
     ):
         logger.warning(
@@ -69,7 +64,7 @@ def run_search(
         )
     has_report = len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES))
     measured: dict[str, Any] = {}
-    with open_proxies(config, manifest, components, groups, kinds, PROXY_USES) as proxies:
+    with open_proxies(config, manifest, components, groups, plan.kinds, PROXY_USES) as proxies:
         screen = proxies.get("predictions")
         assert screen is None or isinstance(screen, PredictionProxies)
         result, num_prior = _search(config, manifest, components, space, proxies[kind], screen)
@@ -79,15 +74,13 @@ def run_search(
                 "(bpb), or use=fit",
                 name,
             )
-        if result.choice.published is not None:
-            shares = space.blend.data_shares(result.choice.published)
-            space = replace(space, baselines={**space.baselines, PUBLISHED: shares})
+        space = with_published(space, result.choice)
         if kind != "trained" and not has_report:
-            measured = _measured(space, result.choice, proxies[kind], proxies[searched_by], noise)
+            measured = _measured(space, result.choice, proxies[kind], proxies[judge_kind], noise)
     if kind != "trained" and has_report:
         # Mixed predictions generate no text.
         has_all = all(name.startswith("benchmark/") for name in judged_scores(config.suite, manifest))
-        judge = searched_by if has_all else kind
+        judge = judge_kind if has_all else kind
         with open_proxies(config, manifest, components, groups, tuple({kind, judge}), None) as judged:
             measured = _measured(space, result.choice, judged[kind], judged[judge], noise)
     tokens = max((job.num_tokens for job in components), default=0)
@@ -97,7 +90,7 @@ def run_search(
     facts = Facts(
         seed=config.seed,
         fingerprint=search_fingerprint(config, manifest, components),
-        proxy="both" if config.search.proxy == "both" else searched_by,
+        proxy="both" if config.search.proxy == "both" else judge_kind,
         is_merge=kind != "trained",
         num_proxies=len(result.rows),
         num_failed=result.num_failed,
@@ -151,21 +144,6 @@ def guessed_by_all(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if all(is_guessed(Score(**row["scores"][name])) for row in rows)]
 
 
-def _kinds(config: DemixConfig, noise: Noise) -> tuple[str, str, tuple[str, ...]]:
-    """The kind of proxy that chooses, the kind that the search asks for, and all kinds that it needs."""
-    settings, chosen_by = config.search, chooser(config)
-    if settings.strategy == "recommended":
-        shown = noise.proxy_std
-        if settings.proxy == "auto" and shown.get("merge", np.inf) < shown.get("predictions", -np.inf):
-            logger.info("search: merges choose: `verify` found them nearer to trained references than predictions")
-            chosen_by = "merge"
-        asked = "predictions" if settings.proxy == "predictions" else "merge"
-        return chosen_by, asked, tuple(dict.fromkeys([asked, chosen_by]))
-    if settings.proxy == "both" or settings.strategy == "mixmin":
-        return "merge", "merge", ("merge", "predictions")
-    return chosen_by, chosen_by, (chosen_by,)
-
-
 def _search(
     config: DemixConfig,
     manifest: DataManifest,
@@ -182,8 +160,7 @@ def _search(
     problem = Problem(config.search, space, config.seed, tuple(prior_points(search_folder(config), expected, log)))
     if problem.prior_rows:
         logger.info("search: %d earlier proxies serve as points to fit on", len(problem.prior_rows))
-    strategy = build_strategy(problem, screen)
-    result = run_loop(problem, strategy, log, partial(_reports, proxies))
+    result = run_loop(problem, build_strategy(problem, screen), log, partial(_reports, proxies))
     return result, len(problem.prior_rows)
 
 

@@ -78,28 +78,31 @@ class ScoreLog:
 
     Rows of one set of merge weights: the latest counts.
 
+    Args:
+        path: None: the rows are kept in memory alone.
+
     Raises:
         DemixError: if a line other than the last is not a row.
     """
 
-    def __init__(self, path: Path, identity: ProxyIdentity) -> None:
+    def __init__(self, path: Path | None, identity: ProxyIdentity) -> None:
         self.path = path
         self.identity = identity
         self._fingerprint = identity.fingerprint
         self._rows: dict[str, Row] = {}
-        if path.exists():
-            self._read()
+        if path is not None and path.exists():
+            self._read(path)
 
     @property
     def fingerprint(self) -> str:
         """The identity's."""
         return self._fingerprint
 
-    def _read(self) -> None:
-        data = self.path.read_bytes()
+    def _read(self, path: Path) -> None:
+        data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole != len(data):  # a row that was being written when the process was killed
-            os.truncate(self.path, whole)
+            os.truncate(path, whole)
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
                 stored = json.loads(line)
@@ -108,7 +111,7 @@ class ScoreLog:
                 row = self.identity.row(stored) if "components" in stored else None
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DemixError(
-                    f"{self.path}:{number}: expected a row of scores, found {type(error).__name__}: {error}; "
+                    f"{path}:{number}: expected a row of scores, found {type(error).__name__}: {error}; "
                     "move the file away to score everything again"
                 ) from None
             if row is not None:
@@ -133,11 +136,12 @@ class ScoreLog:
             "fingerprint": self._fingerprint,
         }
         line = canonical_json({**row, **belongs})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         stored = identity.row(json.loads(line))
         assert stored is not None, "a row holds for the identity it was written with"
         self._rows[_key(stored["merge_weights"])] = stored
@@ -158,7 +162,8 @@ def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[R
         log: The search's log, as it is before its first proxy.
     """
     path = folder / "prior_points.json"
-    if path.exists() and log.path.exists():  # without the log, which `force` moves away, there is nothing to go on from
+    # Without the log, which `force` moves away, there is nothing to go on from.
+    if path.exists() and log.path is not None and log.path.exists():
         frozen = read_json(path)
         if frozen["fingerprint"] == search_fingerprint:
             rows: list[Row] = frozen["rows"]

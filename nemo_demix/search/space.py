@@ -7,32 +7,24 @@ the blend matrix is the identity, and the weights are data shares.
 Importing this does not import torch: imported scores are searched where there is none.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest, fingerprint
-from nemo_demix.config import DemixConfig, SearchConfig
-from nemo_demix.constraints import Budget, Constraints, constraint_errors
-from nemo_demix.errors import ConfigError, DemixError, ScoreError, found_by
+from nemo_demix.artifacts import DataManifest
+from nemo_demix.config import DemixConfig
+from nemo_demix.constraints import Budget, Constraints
+from nemo_demix.errors import ConfigError, DemixError, ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
-from nemo_demix.scoring.identity import PROXY_USES, declared_capabilities, group_fingerprints, judged_scores
-from nemo_demix.search.baselines import baseline_errors, baseline_shares, given_heuristic
-from nemo_demix.search.objective import capability_weights, floor_errors
+from nemo_demix.scoring.identity import PROXY_USES, judged_scores
+from nemo_demix.search.baselines import baseline_shares, given_heuristic
 
-if TYPE_CHECKING:
-    from nemo_demix.training.jobs import TrainJob
-
-MERGED = ("recommended", "demix", "mergemix", "bayes", "mixmin")  # strategies over merge weights of components
-TRAINED = ("regmix", "climb")  # over data shares, each proxy trained
-PLAIN = ("proportional", "equal", "unimax", "heuristic")  # given data shares, no proxies
 NOTHING_TO_SEE = "the search may see no benchmark; add one to suite.benchmarks or suite.tasks with use=search"
-STRATEGIES = MERGED + TRAINED + PLAIN
 
 
 @dataclass(frozen=True)
@@ -99,57 +91,11 @@ class SearchSpace:
         return np.array([weights.get(name, 0.0) for name in self.names])
 
 
-def num_proxies(settings: SearchConfig) -> int:
-    """How many proxies the strategy asks for in all, known before it is made: see `Strategy.num_proxies`."""
-    if settings.strategy in PLAIN or settings.strategy == "mixmin":
-        return 0
-    if settings.strategy == "recommended" and settings.proxy == "predictions":
-        return 0
-    if settings.proxy == "both":
-        return settings.confirm
-    if settings.strategy == "bayes":
-        return settings.bayes.budget
-    if settings.strategy == "mergemix":
-        return settings.mergemix.seeds + settings.mergemix.verified
-    return sum(settings.iterations)
-
-
-def chooser(config: DemixConfig) -> str:
-    """The kind of proxy that the mixture is chosen by, as far as the configuration says: merge | predictions | trained.
-
-    `search.proxy=auto` goes by predictions where every score in the objective can be had from them; what `verify`
-    measured may turn it to merges.
-    """
-    settings = config.search
-    if settings.strategy in TRAINED:
-        return "trained"
-    if settings.proxy == "auto":
-        return "predictions" if can_mix_predictions(config) else "merge"
-    return "predictions" if settings.proxy == "predictions" or settings.strategy == "mixmin" else "merge"
-
-
 def can_mix_predictions(config: DemixConfig) -> bool:
     """Whether the objective can be had from mixed predictions: merges are linear, scores are likelihoods of text."""
     others = [one.use for one in config.suite.tasks.values()]
     others += [score.use for command in config.suite.external.values() for score in command.scores.values()]
     return config.merge.method == "linear" and "search" not in others
-
-
-def space_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Names, shares and kinds of scores under `search` that the datasets and the suite do not have."""
-    settings, datasets = config.search, list(config.datasets)
-    yield from constraint_errors(settings.constraints, datasets)
-    capabilities = dict.fromkeys(declared_capabilities(config.suite, ("search",)).values(), True)
-    if capabilities:
-        yield from floor_errors(settings.floors, capabilities)
-        yield from found_by(lambda: capability_weights(settings.capability_weights, capabilities))
-    yield from baseline_errors(config)
-    if settings.strategy in PLAIN:
-        return
-    if not declared_capabilities(config.suite, PROXY_USES):
-        yield ScoreError(NOTHING_TO_SEE)
-    if settings.proxy in ("predictions", "both") or settings.strategy == "mixmin":
-        yield from linear_errors(config)
 
 
 def linear_errors(config: DemixConfig) -> Iterator[DemixError]:
@@ -171,63 +117,27 @@ def token_counts(manifest: DataManifest) -> dict[str, int]:
     return {name: record.num_train_tokens for name, record in manifest.datasets.items()}
 
 
-def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence["TrainJob"]) -> str:
-    """Of everything that can change the mixture; a strategy without component models does not depend on them."""
-    from nemo_demix.training.jobs import base_job
-
-    strategy = config.search.strategy
-    models: dict[str, str] = {}
-    if strategy in MERGED:
-        models = {job.name: job.fingerprint for job in components}
-    elif strategy in TRAINED:
-        models = {"base": base_job(config, manifest).fingerprint}
-    return fingerprint(
-        models=models,
-        merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
-        precision=config.train.precision,
-        groups=group_fingerprints(config.suite, manifest) if models else {},
-        benchmarks={
-            name: (score.capability, score.use, score.weight)
-            for name, score in judged_scores(config.suite, manifest).items()
-        },
-        search=search_settings(config),
-        seed=config.seed,
-        final_tokens=config.final.num_tokens,
-        tokens=token_counts(manifest),
-    )
-
-
 def search_settings(config: DemixConfig) -> dict[str, Any]:
     """`search.*` without what is no part of the result."""
     settings = {key: value for key, value in asdict(config.search).items() if key not in ("merge_batch", "groups")}
     del settings["heuristic_from"]  # what that file says decides, not where it is
+    if not settings["parameters"]:  # as in records that were written before there were any
+        del settings["parameters"]
     return settings | {"heuristic": given_heuristic(config)}
 
 
-def search_space(config: DemixConfig, manifest: DataManifest) -> SearchSpace:
-    """The space of merge weights over the component models.
+def search_space(
+    config: DemixConfig, manifest: DataManifest, mixes: Literal["components", "datasets"] = "components"
+) -> SearchSpace:
+    """The space of merge weights over the component models, or of data shares.
 
     Raises:
         MixtureError: if no mixture satisfies the constraints.
     """
     from nemo_demix.training.jobs import blend_matrix
 
-    return _space(config, manifest, blend_matrix(config))
-
-
-def strategy_space(config: DemixConfig, manifest: DataManifest) -> SearchSpace:
-    """The space of the configured strategy: merge weights over components, or data shares.
-
-    Raises:
-        MixtureError: if no mixture satisfies the constraints.
-    """
-    if config.search.strategy in MERGED:
-        return search_space(config, manifest)
     datasets = tuple(manifest.datasets)
-    return _space(config, manifest, BlendMatrix(datasets, datasets, np.eye(len(datasets))))
-
-
-def _space(config: DemixConfig, manifest: DataManifest, blend: BlendMatrix) -> SearchSpace:
+    blend = blend_matrix(config) if mixes == "components" else BlendMatrix(datasets, datasets, np.eye(len(datasets)))
     tokens = token_counts(manifest)
     prior = token_proportional(tokens)
     multiple = config.search.sampler.max_prior_multiple

@@ -28,6 +28,9 @@ def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
     scored = ranking.scored
     rows_MC = np.unique(scored.weights_MC, axis=0)  # in an order that is not the log's
     models = _models(ranking.predictor, ranking, rows_MC)
+    if None in models.values():
+        kind = ranking.settings.predictor.kind
+        return {"reason": f"search.predictor.kind={kind} is of a kind that a page cannot evaluate by itself"}
     is_forest = any("trees" in canonical_json(model) for model in models.values())
     predictor = {
         "kind": "fitted",

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,14 +14,15 @@ from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, MixtureError, refuse
 from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
+from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import DTYPES, setting_errors
-from nemo_demix.mixture import is_folder_name, load_mixtures
+from nemo_demix.mixture import checked_mixtures, is_folder_name, load_mixtures
 from nemo_demix.progress import Meter
 
 if TYPE_CHECKING:
     from nemo_demix.merging.plan import MergePlan
-    from nemo_demix.merging.run import MergeReport
+    from nemo_demix.merging.run import MergeOptions, MergeReport
 
 logger = logging.getLogger(__name__)
 _MAX_WORKERS = 8
@@ -34,30 +36,45 @@ def merge_stage(config: DemixConfig) -> None:
     """
     settings = config.merge
     plan = plan_merge(config)
-    from nemo_demix.merging.run import MergeOptions, merge  # torch comes after all that is refused without it
-
     output = Path(settings.output) if settings.output is not None else config.run_dir / "merged"
-    options = MergeOptions(
-        workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
-        memory_gib=settings.memory_gib,
-        force=config.force,
-    )
     cohort = find_cohort()
     if settings.dry_run:
         if cohort.rank == 0:
             from nemo_demix.stages.merge_plan import print_plan
 
-            print_plan(plan, output, options)
+            print_plan(plan, output, _options(settings, config.force))
         return
     signal.signal(signal.SIGTERM, _stop)
+    report = carry_out(plan, settings, output, config.force, cohort)
+    if cohort.rank == 0:
+        _tell(plan, output, report)
+
+
+def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: bool, cohort: Cohort) -> "MergeReport":
+    """Merge what is planned. Collective: every process of the cohort.
+
+    Raises:
+        DemixError: as `merging.run.merge`, and where another process is at work in the output.
+    """
+    from nemo_demix.merging.run import merge
+
     cohort.join()
     lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
-        report = merge(plan, output, options, cohort, meter)
+        report = merge(plan, output, _options(settings, force), cohort, meter)
     cohort.leave()
-    if cohort.rank == 0:
-        _tell(plan, output, report)
+    return report
+
+
+def _options(settings: MergeConfig, force: bool) -> "MergeOptions":
+    from nemo_demix.merging.run import MergeOptions  # torch comes after all that is refused without it
+
+    return MergeOptions(
+        workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
+        memory_gib=settings.memory_gib,
+        force=force,
+    )
 
 
 def _stop(number: int, frame: object) -> NoReturn:
@@ -78,21 +95,41 @@ def plan_merge(config: DemixConfig) -> "MergePlan":
     refuse(setting_errors(settings, settings.components or config.datasets))
     components, base = _checkpoints(config)
     mixtures = load_mixtures(Path(settings.mixtures), list(components), any_weights=settings.any_weights)
-    for name in mixtures:
+    return plan_of(settings, components, base, mixtures, settings.mixtures)
+
+
+def plan_of(
+    settings: MergeConfig,
+    components: Mapping[str, Path],
+    base: Path | None,
+    mixtures: Mapping[str, Mapping[str, float]],
+    what: str,
+) -> "MergePlan":
+    """The plan of a merge of given checkpoints into given mixtures.
+
+    Args:
+        what: Where the mixtures are from, for messages.
+
+    Raises:
+        DemixError: if the checkpoints, the mixtures or the settings do not go together.
+    """
+    refuse(setting_errors(settings, components))
+    checked = checked_mixtures(mixtures, list(components), what, settings.any_weights)
+    for name in checked:
         if not is_folder_name(name) or name == _REPORT:
-            raise MixtureError(f"{settings.mixtures}: {name!r} cannot be a folder's name here; rename the mixture")
+            raise MixtureError(f"{what}: {name!r} cannot be a folder's name here; rename the mixture")
     method = build_method(settings.method, settings.parameters, settings.seed, len(components), base is not None)
     import torch
 
     from nemo_demix.merging.plan import make_plan
     from nemo_demix.merging.sources import open_sources
 
-    sources, base_source = open_sources(components, base if method.uses_base else None, settings.objects_from)
+    sources, base_source = open_sources(dict(components), base if method.uses_base else None, settings.objects_from)
     return make_plan(
         sources,
         base_source,
         method,
-        mixtures,
+        checked,
         dtype=None if settings.dtype is None else getattr(torch, DTYPES[settings.dtype]),
         objects_from=settings.objects_from,
         allow_nonfinite=settings.allow_nonfinite,

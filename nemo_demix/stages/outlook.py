@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from nemo_demix.artifacts import ModelRecord, load_record, read_json_lines
 from nemo_demix.config import DemixConfig
 from nemo_demix.progress import Progress
-from nemo_demix.search.space import MERGED, PLAIN, num_proxies, search_folder
+from nemo_demix.search.space import search_folder
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.pipeline import prepared
 from nemo_demix.terminal import clock
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs
@@ -56,8 +57,9 @@ class Outlook:
             more = [job for job in jobs if f"{job.role}/{job.name}" != at_hand]
             if more:
                 found.append(("train", len(more), "models", float(sum(job.num_tokens for job in more))))
-        if place < ORDER.index("search") and settings.strategy not in PLAIN and num_proxies(settings):
-            found.append(("search", num_proxies(settings), "proxies", float(num_proxies(settings))))
+        num_proxies = strategy_of(settings).num_proxies(settings)
+        if place < ORDER.index("search") and num_proxies:
+            found.append(("search", num_proxies, "proxies", float(num_proxies)))
         if place < ORDER.index("final"):
             count = 1 + len(self.config.final.baselines)
             found.append(("final", count, "models", float(count * self.config.final.num_tokens)))
@@ -76,7 +78,7 @@ def _untrained(config: DemixConfig) -> list[TrainJob]:
     if manifest is None:
         return []
     jobs = [base_job(config, manifest)]
-    if config.search.strategy in MERGED:
+    if strategy_of(config.search).mixes_components():
         jobs += component_jobs(config, manifest)
     return [job for job in jobs if not job.is_done]
 

@@ -8,7 +8,9 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.fidelity.record import fidelity_path, load_fidelity
-from nemo_demix.search.space import MERGED, search_fingerprint, search_folder
+from nemo_demix.search.identity import search_fingerprint
+from nemo_demix.search.space import search_folder
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, final_jobs, reference_jobs
 
@@ -45,9 +47,8 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     Raises:
         ConfigError: if an override of launch.jobs.<stage> cannot be applied.
     """
-    merged = config.search.strategy in MERGED
     after: dict[str, tuple[str, ...]] = {"prepare": (), "base": ("prepare",)}
-    if merged or config.launch.verify:
+    if strategy_of(config.search).mixes_components() or config.launch.verify:
         after["components"] = ("base",)
     if config.launch.verify:
         after |= {"references": ("base",), "verify": ("components", "references")}

@@ -8,10 +8,11 @@ from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.placement import search_groups
+from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.run import Noise, run_search
-from nemo_demix.search.space import MERGED, PLAIN, TRAINED, search_fingerprint, search_folder, strategy_space
-from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
+from nemo_demix.search.space import search_folder, search_space
+from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.stages.identity import load_manifest
 from nemo_demix.stages.trust import judge
 from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
@@ -26,9 +27,11 @@ def search_stage(config: DemixConfig) -> None:
     """
     refuse(settings_errors(config.search))
     manifest = load_manifest(config)
-    strategy = config.search.strategy
+    strategy = strategy_of(config.search)
     components = component_jobs(config, manifest)
-    needed = components if strategy in MERGED else [] if strategy in PLAIN else [base_job(config, manifest)]
+    needed = [base_job(config, manifest)] if strategy.trains_proxies() else []
+    if strategy.mixes_components():
+        needed = components
     for job in needed:
         load_model(job)
     folder = search_folder(config)
@@ -39,7 +42,7 @@ def search_stage(config: DemixConfig) -> None:
         logger.info("search: earlier scores kept as %s", kept)
     if not config.force and is_done(folder / "mixture.json", expected):
         logger.info("search: done already")
-    elif strategy in PLAIN:
+    elif not strategy.proxies:
         _take_baseline(config, manifest, expected)
     else:
         _search(config, manifest, components)
@@ -51,7 +54,7 @@ def _search(config: DemixConfig, manifest: DataManifest, components: list[TrainJ
     shown = fidelity.get("benchmarks", {}).get("residual_std", {}) if fidelity else {}
     noise = Noise(macro_seeds_std(fidelity), {kind: stds["macro"] for kind, stds in shown.items()})
     # A training run needs all ranks together.
-    num_groups = 1 if config.search.strategy in TRAINED else search_groups(config)
+    num_groups = 1 if strategy_of(config.search).trains_proxies() else search_groups(config)
     with RankGroups(config, "search", num_groups) as groups:
         record, choice = run_search(config, manifest, components, groups, noise)
     trust = judge(config, components, record["proxy"], choice.cross_validation, fidelity)
@@ -60,7 +63,7 @@ def _search(config: DemixConfig, manifest: DataManifest, components: list[TrainJ
 
 def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -> None:
     """A mixture without proxies needs no ranks."""
-    space = strategy_space(config, manifest)
+    space = search_space(config, manifest, strategy_of(config.search).mixes)
     choice = build_strategy(Problem(config.search, space, config.seed)).result()
     facts = Facts(seed=config.seed, fingerprint=expected, proxy=None, is_merge=False)
     record = mixture_record(config.search, space, choice, facts)

@@ -17,7 +17,7 @@ from nemo_demix.artifacts import read_json, read_json_lines
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.search.space import num_proxies
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
@@ -163,7 +163,7 @@ def _of_search(config: DemixConfig) -> Progress:
     if not rows:
         return Progress("")
     rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
-    total = num_proxies(config.search)
+    total = strategy_of(config.search).num_proxies(config.search)
     recent = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows[-_RECENT_PROXIES:]]
     left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
     remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)

@@ -24,8 +24,8 @@ def shown(recipe: Path, *overrides: str) -> str:
     return run_cli("check", "--config-name", str(recipe), "--cfg", "job", *overrides).stdout
 
 
-def test_the_readmes_recipe_works_as_printed(folder: Path) -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_documented_recipe_works_as_printed(folder: Path) -> None:
+    text = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
     recipe = folder / "readme.yaml"
     recipe.write_text(text.partition("```yaml\n")[2].partition("```")[0])
     import pyarrow as pa

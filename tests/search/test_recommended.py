@@ -16,7 +16,7 @@ from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.minimise import minimise
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
-from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
+from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.search.token_predictions import TokenPredictions
 from tests.search.bowls import BEST, FAST, NAMES, Bowl, space_of
 
@@ -120,7 +120,7 @@ def test_with_merges_beside_them_predictions_still_choose_and_demix_is_shown() -
         strategy.tell(rows)
         demix.tell(rows)
         asked += len(batch)
-    assert asked == strategy.num_proxies == 22
+    assert asked == strategy_of(SETTINGS).num_proxies(SETTINGS) == 22
     choice = strategy.result()
     assert choice.merge_weights == alone.merge_weights
     assert choice.published == demix.result().merge_weights
@@ -161,8 +161,8 @@ def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
     ("changed", "message"),
     [
         ({"objective": "percentile_rank"}, "ranks have no slope; expected one of mean, utility"),
-        ({"proxy": "both"}, "recommended asks for both kinds by itself"),
-        ({"strategy": "demix"}, "search.proxy=auto: demix asks for one kind of proxy"),
+        ({"proxy": "both"}, r"recommended takes auto, merge or predictions; set search\.proxy=auto"),
+        ({"strategy": "demix"}, r"search\.proxy=auto: demix takes merge, predictions or both; set search\.proxy=merge"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changed: dict[str, str], message: str) -> None:

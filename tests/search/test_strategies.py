@@ -15,8 +15,8 @@ from nemo_demix.errors import ConfigError, MixtureError, ScoreError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.convex import Limit, Optimum
-from nemo_demix.search.space import PLAIN, SearchSpace, num_proxies
-from nemo_demix.search.strategies import Problem, build_strategy, settings_errors
+from nemo_demix.search.space import SearchSpace
+from nemo_demix.search.strategies import PROXIES, STRATEGIES, Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.search.strategies.mergemix import seed_mixtures
 from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, distance, search, space_of
 from tests.search.bowls import row as scored_row
@@ -31,15 +31,19 @@ _BASE = SearchConfig(
     mergemix=MergeMixConfig(seeds=20, verified=3),
 )
 _GAUSSIAN = replace(FAST, kind="gaussian_process")
-SEARCHES = {
-    "demix": _BASE,
-    "mergemix": replace(_BASE, strategy="mergemix", objective="utility"),
-    "bayes": replace(_BASE, strategy="bayes", objective="mean", predictor=_GAUSSIAN),
-    "regmix": replace(_BASE, strategy="regmix"),
-    "climb": replace(_BASE, strategy="climb"),
-    "recommended": replace(_BASE, strategy="recommended", objective="mean", predictor=_GAUSSIAN),
+# What a strategy needs besides `_BASE` to come near the optimum with so few proxies.
+_OWN: dict[str, dict[str, Any]] = {
+    "mergemix": {"objective": "utility"},
+    "bayes": {"objective": "mean", "predictor": _GAUSSIAN},
+    "recommended": {"objective": "mean", "predictor": _GAUSSIAN},
+    "heuristic": {"heuristic": dict.fromkeys(NAMES, 1 / 3)},
+    "mixmin": {"objective": "mean"},
 }
+SETTINGS = {name: replace(_BASE, strategy=name, **_OWN.get(name, {})) for name in STRATEGIES}
+# Every strategy that is registered and asks for proxies, by its own account.
+SEARCHES = {name: settings for name, settings in SETTINGS.items() if strategy_of(settings).num_proxies(settings)}
 NUM_PROXIES = {"demix": 36, "mergemix": 23, "bayes": 22, "regmix": 36, "climb": 36, "recommended": 36}
+PLAIN = [name for name, strategy in STRATEGIES.items() if not strategy.proxies]
 # On data shares: math is 0.5 x its merge weight, so this keeps every mixture away from BEST.
 TIGHT = ConstraintsConfig(
     min={"math": 0.15}, max={"code": 0.1}, groups={"stem": GroupConfig(["math", "code"], max=0.3)}
@@ -52,8 +56,8 @@ every_search = pytest.mark.parametrize("settings", SEARCHES.values(), ids=SEARCH
 def test_it_asks_for_what_it_says_and_ends_on_the_simplex(settings: SearchConfig, tmp_path: Path) -> None:
     bowl = Bowl()
     result = search(settings, tmp_path / "scores.jsonl", bowl)
-    assert bowl.calls == len(result.rows) == NUM_PROXIES[settings.strategy]
-    assert build_strategy(Problem(settings, space_of(), 0)).num_proxies == num_proxies(settings) == bowl.calls
+    assert bowl.calls == len(result.rows) == strategy_of(settings).num_proxies(settings)
+    assert bowl.calls == NUM_PROXIES.get(settings.strategy, bowl.calls)
     weights = result.choice.merge_weights
     assert sum(weights.values()) == pytest.approx(1, abs=1e-9)
     assert min(weights.values()) >= 0
@@ -105,7 +109,7 @@ def test_cut_off_halfway_it_ends_in_the_same_bytes(settings: SearchConfig, tmp_p
 @every_search
 def test_failed_proxies_are_left_out_and_counted(settings: SearchConfig, tmp_path: Path) -> None:
     result = search(settings, tmp_path / "scores.jsonl", Bowl(fail_at=3))
-    assert (result.num_failed, len(result.rows)) == (1, NUM_PROXIES[settings.strategy] - 1)
+    assert (result.num_failed, len(result.rows)) == (1, strategy_of(settings).num_proxies(settings) - 1)
     assert distance(result.choice.merge_weights) < 0.2
 
 
@@ -177,7 +181,7 @@ def test_a_baseline_is_moved_no_farther_than_the_constraints_ask(name: str) -> N
         "heuristic": {"general": 0.1, "math": 0.1, "code": 0.8},
     }
     free = replace(space_of(blend=IDENTITY), baselines=baselines)
-    settings = replace(_BASE, strategy=name)
+    settings = SETTINGS[name]
     choice = build_strategy(Problem(settings, free, 0)).result()
     assert choice.merge_weights == pytest.approx(baselines[name])
     assert choice.notes["moved_share"] == pytest.approx(0, abs=1e-12)
@@ -219,7 +223,7 @@ def test_both_kinds_of_proxy_screen_a_pool_and_confirm_its_best() -> None:
     space = space_of()
     strategy = build_strategy(Problem(settings, space, 0), BowlScreen())
     asked = strategy.ask()
-    assert len(asked) == strategy.num_proxies == num_proxies(settings) == 5
+    assert len(asked) == strategy_of(settings).num_proxies(settings) == 5
     assert all(np.abs(one - other).sum() >= 0.01 for one in asked for other in asked if one is not other)
     strategy.tell([_told(space, weights_C) for weights_C in asked])
     assert not strategy.ask()
@@ -314,7 +318,10 @@ def test_missing_and_too_few_scores_are_refused() -> None:
         ({"strategy": "best"}, "search.strategy=best: expected one of recommended, demix, mergemix"),
         ({"proxy": "trained"}, "search.proxy=trained: expected one of merge, predictions, both"),
         ({"objective": "best"}, "search.objective=best: expected one of percentile_rank, mean, utility"),
-        ({"strategy": "bayes", "proxy": "both"}, "search.proxy=both: bayes asks for one kind of proxy"),
+        (
+            {"strategy": "bayes", "proxy": "both"},
+            "proxy=both: bayes takes merge or predictions; set search.proxy=merge",
+        ),
         ({"strategy": "regmix", "proxy": "predictions"}, "regmix trains its proxies"),
         ({"strategy": "equal", "floors": {"math": 0.1}}, "search.floors: equal predicts nothing"),
     ],
@@ -322,6 +329,30 @@ def test_missing_and_too_few_scores_are_refused() -> None:
 def test_impossible_settings_are_refused_before_anything_starts(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         refuse(settings_errors(replace(_BASE, **change)))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_it_says_of_itself_goes_together(name: str) -> None:
+    """What the command asks of a strategy before it starts: which models, which proxies, how many."""
+    strategy, settings = STRATEGIES[name], SETTINGS[name]
+    assert strategy.name == name
+    taken = [value for value in PROXIES if value in strategy.proxies] or ["merge"]
+    for value in taken:
+        asked = replace(settings, proxy=value)
+        refuse(settings_errors(asked))
+        one = strategy_of(asked)
+        for can_mix in (True, False):
+            plan = one.plan(asked, can_mix)
+            assert {plan.asked, plan.chosen_by, plan.judge} <= {"merge", "predictions", "trained"}
+            assert ("trained" in plan.kinds) == one.trains_proxies()
+            assert one.mixes_components() or not plan.screen, "predictions are of components"
+        assert one.num_proxies(asked) >= 0
+        assert one.proxies or not one.num_proxies(asked)
+    for value in set(PROXIES) - set(strategy.proxies) if strategy.mixes_components() else ():
+        with pytest.raises(ConfigError, match=rf"search\.proxy={value}: {name} takes .*; set search\.proxy="):
+            refuse(settings_errors(replace(settings, proxy=value)))
+    with pytest.raises(ConfigError, match=rf"search\.parameters\.nosuch: {name} has no such parameter"):
+        refuse(settings_errors(replace(settings, parameters={"nosuch": 1})))
 
 
 def test_impossible_budgets_of_bayes_are_refused() -> None:

@@ -9,7 +9,7 @@ from nemo_demix.artifacts import write_json
 from nemo_demix.config import SourceConfig
 from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.progress import Progress
-from nemo_demix.search.space import num_proxies
+from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.outlook import Outlook
 from tests.report.runs import Run
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_what_was_not_measured_is_not_guessed(run: Run) -> None:
     outlook = Outlook(run.config, "train")
-    count = num_proxies(run.config.search)
+    count = strategy_of(run.config.search).num_proxies(run.config.search)
     assert outlook() == (
         f"then train: 4 models, search: {count} proxies, final: 2 models (how long train, search and final will take "
         "was not measured yet)"

@@ -1,11 +1,11 @@
 """The merge methods by name. A new one is a class, a line in `METHODS` and a line in tests/merging/oracles.py."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_demix.errors import ConfigError
+from nemo_demix.config.parameters import typed_parameters
+from nemo_demix.errors import ConfigError, near
 from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Method, Statistics
 from nemo_demix.merging.methods.geodesic import Karcher, MultiSlerp, NuSlerp, Slerp
 from nemo_demix.merging.methods.linear import Linear, ModelStock, TaskArithmetic
@@ -20,7 +20,7 @@ from nemo_demix.merging.methods.sparse import (
     Ties,
 )
 
-__all__ = ["METHODS", "Block", "DeltaMethod", "LinearMethod", "Method", "Statistics", "build_method", "parameters_of"]
+__all__ = ["METHODS", "Block", "DeltaMethod", "LinearMethod", "Method", "Statistics", "build_method"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -44,12 +44,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def parameters_of(method: type[Method]) -> dict[str, bool | int | float]:
-    """A method's own parameters with their defaults; the merge's seed is not one of them."""
-    assert dataclasses.is_dataclass(method)
-    return {field.name: field.default for field in dataclasses.fields(method) if field.name != "seed"}
-
-
 def build_method(name: str, parameters: Mapping[str, Any], seed: int, num_components: int, has_base: bool) -> Method:
     """The method of that name with its parameters.
 
@@ -65,15 +59,9 @@ def build_method(name: str, parameters: Mapping[str, Any], seed: int, num_compon
             number of components does not fit, or the base is missing.
     """
     if name not in METHODS:
-        raise ConfigError(f"merge.method: expected one of {list(METHODS)}, found {name!r}{_hint(name, METHODS)}")
+        raise ConfigError(f"merge.method: expected one of {list(METHODS)}, found {name!r}{near(name, METHODS)}")
     method_class = METHODS[name]
-    defaults = parameters_of(method_class)
-    for key in parameters:
-        if key not in defaults:
-            expected = f"one of {list(defaults)}" if defaults else "no parameters"
-            hint = _hint(str(key), defaults) or "; remove it"
-            raise ConfigError(f"merge.parameters.{key}: {name} has no such parameter; expected {expected}{hint}")
-    values = {key: _typed(key, value, defaults[key]) for key, value in parameters.items()}
+    values = typed_parameters("merge.parameters", name, method_class, parameters)
     if any(field.name == "seed" for field in dataclasses.fields(method_class)):  # type: ignore[arg-type]
         values["seed"] = seed
     method = method_class(**values)
@@ -86,18 +74,3 @@ def build_method(name: str, parameters: Mapping[str, Any], seed: int, num_compon
     if method.uses_base and not has_base:
         raise ConfigError(f"merge.base: {name} works on differences from a base, found none; name its checkpoint")
     return method
-
-
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(known))
-    return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def _typed(key: str, value: Any, default: bool | int | float) -> Any:
-    """The value in its default's type; an integer may stand for a number, nothing else is converted."""
-    kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    valid = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
-    if not valid:
-        what = {bool: "true or false", int: "an integer", float: "a number"}[type(default)]
-        raise ConfigError(f"merge.parameters.{key}: expected {what} (default {default}), found {value!r}; correct it")
-    return type(default)(value)

@@ -6,5 +6,6 @@ shapes of files mean, `join` puts both together by name.
 
 from nemo_demix.scoring.imported.dialects import Value
 from nemo_demix.scoring.imported.join import ImportedRow, ImportedScores, by_pattern, read_imported
+from nemo_demix.scoring.imported.tables import Table, table_of
 
-__all__ = ["ImportedRow", "ImportedScores", "Value", "by_pattern", "read_imported"]
+__all__ = ["ImportedRow", "ImportedScores", "Table", "Value", "by_pattern", "read_imported", "table_of"]

@@ -19,7 +19,7 @@ from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.scoring.imported.dialects import ScoreTable, Value, is_opencompass, read_scores, scores_table, wide
 from nemo_demix.scoring.imported.metrics import PERCENT, SHARE, Metric
 from nemo_demix.scoring.imported.mixtures import ImportedMixtures, own_mixtures, read_mixtures
-from nemo_demix.scoring.imported.tables import shown
+from nemo_demix.scoring.imported.tables import Table, shown
 
 Setting = TypeVar("Setting")
 TINY = 1e-50  # a standard error below it is none: its inverse square would overflow
@@ -74,7 +74,7 @@ class ImportedScores:
         return median(errors) if errors else None
 
 
-def read_imported(settings: ImportedConfig, datasets: Sequence[str]) -> ImportedScores:
+def read_imported(settings: ImportedConfig, datasets: Sequence[str], given: Table | None = None) -> ImportedScores:
     """Read `search.imported.scores`, and `search.imported.mixtures` where the scores do not hold the mixtures.
 
     A score that is absent, NaN or infinite excludes its mixture. Repeated measurements of a mixture are averaged, by
@@ -82,15 +82,16 @@ def read_imported(settings: ImportedConfig, datasets: Sequence[str]) -> Imported
 
     Args:
         datasets: The recipe's. The files' are either all among these, or none is.
+        given: The table of scores where a program has it; `search.imported.scores` is not looked at then.
 
     Raises:
         ConfigError: if it is not known which way a score is better, or a setting names no score.
         ScoreError: if a file cannot be used, or no mixture is whole.
         MixtureError: if a mixture is not on the simplex, or names an unknown dataset.
     """
-    assert settings.scores is not None
-    path = Path(settings.scores)
-    table = scores_table(path)
+    assert given is not None or settings.scores is not None
+    path = given.source if given is not None else Path(str(settings.scores))
+    table = given or scores_table(path)
     if settings.mixtures is not None:
         own = [] if table is None else table.identities
         mixtures = read_mixtures(Path(settings.mixtures), settings.index, datasets, own)

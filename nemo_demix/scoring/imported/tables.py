@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,38 @@ def read_table(path: Path) -> Table:
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ScoreError(f"{path}: expected a table in UTF-8, found: {error}; save it as CSV in UTF-8") from None
+    return _parsed(text, path)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
+    """Rows that a program has, as if they had been written to a file and read; None and NaN are no values.
+
+    Args:
+        name: What messages call them.
+
+    Raises:
+        ScoreError: as `read_table`.
+    """
+    rows = list(rows)
+    columns = list(dict.fromkeys(str(column) for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        cells = {str(column): cell for column, cell in row.items()}
+        writer.writerow(["" if cells.get(column) is None else str(cells[column]) for column in columns])
+    return _parsed(text.getvalue(), Path(name))
+
+
+def _parsed(text: str, path: Path) -> Table:
+    try:
         first = text.lstrip("\r\n").partition("\n")[0]
         delimiter = max(",\t;", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         lines = [(number, [cell.strip() for cell in row]) for number, row in enumerate(reader, start=1)]
-    except (csv.Error, UnicodeDecodeError) as error:
+    except csv.Error as error:
         raise ScoreError(f"{path}: expected a table in UTF-8, found: {error}; save it as CSV in UTF-8") from None
     lines = [(number, row) for number, row in lines if any(row)]
     if len(lines) < 2:

@@ -1,31 +1,90 @@
-"""How a mixture is looked for: one module a family of strategies, behind one interface of ask and tell."""
+"""How a mixture is looked for: one class a strategy, which says of itself what it needs, in one registry.
 
-from collections.abc import Callable, Iterator
+A new one is a class and its place in `STRATEGIES`; the contract suite (tests/search/test_strategies.py) then runs it.
+"""
 
-from nemo_demix.config import SearchConfig
-from nemo_demix.errors import ConfigError, DemixError, near
+from collections.abc import Iterator, Mapping
+
+from nemo_demix.config import DemixConfig, SearchConfig
+from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
+from nemo_demix.mixture import Array
 from nemo_demix.prediction.predictors import predictor_errors
-from nemo_demix.search.objective import LINEAR, OBJECTIVES
+from nemo_demix.search.choose import Choice
 from nemo_demix.search.ranking import objective_errors
 from nemo_demix.search.sample import sampler_errors
-from nemo_demix.search.space import PLAIN, STRATEGIES, TRAINED
-from nemo_demix.search.strategies.base import Problem, Screen, Strategy
-from nemo_demix.search.strategies.bayes import Bayes, bayes_errors
-from nemo_demix.search.strategies.demix import climb, demix, regmix
-from nemo_demix.search.strategies.fixed import MixMin, Plain, mixmin_errors, no_shares
+from nemo_demix.search.space import can_mix_predictions
+from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy, no_steps
+from nemo_demix.search.strategies.bayes import Bayes
+from nemo_demix.search.strategies.demix import Climb, Demix, RegMix
+from nemo_demix.search.strategies.fixed import Equal, Heuristic, MixMin, Proportional, UniMax
 from nemo_demix.search.strategies.mergemix import MergeMix
 from nemo_demix.search.strategies.recommended import Recommended
-from nemo_demix.search.strategies.screened import Screened
 
-_SEARCHES: dict[str, Callable[[Problem], Strategy]] = {
-    "demix": demix,
-    "mergemix": MergeMix,
-    "bayes": Bayes,
-    "regmix": regmix,
-    "climb": climb,
+__all__ = [
+    "PROXIES",
+    "STRATEGIES",
+    "Problem",
+    "ProxyPlan",
+    "Screen",
+    "Strategy",
+    "build_strategy",
+    "proxy_plan",
+    "settings_errors",
+    "strategy_of",
+]
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    strategy.name: strategy
+    for strategy in (
+        Recommended,
+        Demix,
+        MergeMix,
+        Bayes,
+        MixMin,
+        RegMix,
+        Climb,
+        Proportional,
+        Equal,
+        UniMax,
+        Heuristic,
+    )
 }
-PROXIES = ("merge", "predictions", "both", "auto")
-_ITERATED = ("recommended", "demix", "regmix", "climb")  # draw their proxies in search.iterations
+PROXIES = ("merge", "predictions", "both", "auto")  # values of search.proxy
+
+
+class _Unknown(Strategy):
+    """What a name that is no strategy's stands for until `settings_errors` is told: it needs nothing."""
+
+    name = "unknown"
+    mixes = "datasets"
+    proxies = ()
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
+        """None."""
+        return 0
+
+    def ask(self) -> list[Array]:
+        """Nothing."""
+        return []
+
+    def result(self) -> Choice:
+        """Never called."""
+        raise NotImplementedError
+
+
+def strategy_of(settings: SearchConfig) -> type[Strategy]:
+    """The class that searches with these settings; one that needs nothing where the name is no strategy's."""
+    return STRATEGIES.get(settings.strategy, _Unknown).variant(settings)
+
+
+def proxy_plan(config: DemixConfig, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
+    """Which proxies this configuration's search is answered by.
+
+    Args:
+        shown_std: By kind of proxy, how far trained models were from theirs, where `verify` measured it.
+    """
+    return strategy_of(config.search).plan(config.search, can_mix_predictions(config), shown_std)
 
 
 def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
@@ -33,7 +92,8 @@ def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
     yield from objective_errors(settings)
     yield from sampler_errors(settings.sampler)
     yield from predictor_errors(settings.predictor)
-    yield from bayes_errors(settings.bayes)
+    for strategy in STRATEGIES.values():
+        yield from strategy.section_errors(settings)
     known = settings.strategy in STRATEGIES
     if not known:
         yield ConfigError(
@@ -44,60 +104,36 @@ def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
         yield ConfigError(
             f"search.proxy={settings.proxy}: expected one of {', '.join(PROXIES)}{near(settings.proxy, PROXIES)}"
         )
-    if any(count < 1 for count in settings.iterations) or (settings.strategy in _ITERATED and not settings.iterations):
-        yield ConfigError(f"search.iterations={settings.iterations}: expected numbers of proxies of at least 1")
-    if not known:
+    chosen = strategy_of(settings)
+    if any(count < 1 for count in settings.iterations) or (chosen.is_iterated and not settings.iterations):
+        yield no_steps(settings)
+    if known:
+        yield from _proxy_errors(chosen, settings)
+        yield from chosen.errors(settings)
+        yield from found_by(lambda: chosen.parameters(settings))
+
+
+def _proxy_errors(strategy: type[Strategy], settings: SearchConfig) -> Iterator[DemixError]:
+    """A kind of proxy that exists, but not for this strategy."""
+    given, name = settings.proxy, settings.strategy
+    if given not in PROXIES or not strategy.proxies or given in strategy.proxies:
         return
-    yield from _proxy_errors(settings)
-    if settings.strategy in PLAIN and (settings.floors or settings.default_floor is not None):
-        yield ConfigError(f"search.floors: {settings.strategy} predicts nothing; take another search.strategy")
-    if settings.strategy == "mixmin":
-        yield from mixmin_errors(settings)
-    if settings.strategy == "heuristic" and not settings.heuristic and settings.heuristic_from is None:
-        yield no_shares("heuristic")
-
-
-def _proxy_errors(settings: SearchConfig) -> Iterator[DemixError]:
-    """Kinds of proxies and objectives that a strategy cannot use."""
-    if settings.strategy == "recommended":
-        if settings.proxy == "both":
-            yield ConfigError("search.proxy=both: recommended asks for both kinds by itself; set search.proxy=auto")
-        if settings.objective in OBJECTIVES and settings.objective not in LINEAR:
-            yield ConfigError(
-                f"search.objective={settings.objective}: recommended minimises, and ranks have no slope; expected one "
-                f"of {', '.join(LINEAR)}"
-            )
-    elif settings.proxy == "auto":
-        yield ConfigError(f"search.proxy=auto: {settings.strategy} asks for one kind of proxy; set search.proxy=merge")
-    elif settings.proxy == "both" and settings.strategy not in ("demix", "mixmin"):
-        yield ConfigError(
-            f"search.proxy=both: {settings.strategy} asks for one kind of proxy; set search.proxy=merge, or "
-            "search.strategy=demix"
-        )
-    elif settings.strategy in TRAINED and settings.proxy != "merge":
-        yield ConfigError(
-            f"search.proxy={settings.proxy}: {settings.strategy} trains its proxies; leave search.proxy out"
-        )
+    if not strategy.trains_proxies():
+        *others, last = strategy.proxies
+        takes = f"{', '.join(others)} or {last}" if others else last
+        yield ConfigError(f"search.proxy={given}: {name} takes {takes}; set search.proxy={strategy.proxies[0]}")
+    elif given != SearchConfig.proxy:
+        yield ConfigError(f"search.proxy={given}: {name} trains its proxies; leave search.proxy out")
 
 
 def build_strategy(problem: Problem, screen: Screen | None = None) -> Strategy:
-    """The strategy that checked settings ask for.
+    """The strategy that the settings ask for, checked as the command checks them.
 
     Args:
-        screen: Prediction proxies, which `mixmin` and `search.proxy=both` need; with them `recommended` goes by them.
+        screen: Prediction proxies, where the strategy's plan has them.
 
     Raises:
-        ConfigError: if the strategy's own settings are impossible.
+        ConfigError: if the settings are impossible, as `settings_errors`.
     """
-    settings = problem.settings
-    if settings.strategy in PLAIN:
-        return Plain(problem, settings.strategy)
-    if settings.strategy == "recommended":
-        return Recommended(problem, screen)
-    if settings.strategy == "mixmin":
-        assert screen is not None
-        return MixMin(problem, screen)
-    if settings.proxy == "both":
-        assert screen is not None
-        return Screened(problem, screen)
-    return _SEARCHES[settings.strategy](problem)
+    refuse(settings_errors(problem.settings))
+    return strategy_of(problem.settings)(problem, screen)

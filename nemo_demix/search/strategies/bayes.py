@@ -1,50 +1,51 @@
 """Bayesian search: fewer proxies, each batch where the predictor's lower bound on the objective is lowest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import ClassVar
 
-from nemo_demix.config import BayesConfig
-from nemo_demix.errors import ConfigError, DemixError, refuse
+from nemo_demix.config import SearchConfig
+from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw
 from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.pool import wide_draw, wide_pool
-from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import spread_rows
-from nemo_demix.search.strategies.base import Problem
+from nemo_demix.search.strategies.base import Problem, Screen, Strategy
 
 BOUND = 1.0  # standard deviations below the prediction: what a mixture could be, if the predictor is too pessimistic
 _SPACING = 0.1  # least L1 distance between proxies of a batch and from scored ones: nearer ones tell little more
 
 
-def bayes_errors(settings: BayesConfig) -> Iterator[DemixError]:
-    """Numbers of proxies that do not go together."""
-    if not 1 <= settings.initial <= settings.budget or settings.batch < 1 or settings.candidates < settings.batch:
-        yield ConfigError(
-            "search.bayes: expected 1 <= initial <= budget, batch >= 1 and candidates >= batch, found "
-            f"initial={settings.initial}, budget={settings.budget}, batch={settings.batch}, "
-            f"candidates={settings.candidates}"
-        )
-
-
-class Bayes:
+class Bayes(Strategy):
     """Asks for random mixtures, then for batches by their acquisition: the objective of optimistic predictions.
 
     The bound is taken on capability averages, before the objective, so that it serves every objective, ranks included.
     The members of a batch keep a distance from each other (a local penalty), since they are chosen from one fit.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        settings = problem.settings.bayes
-        refuse(bayes_errors(settings))
-        self._problem, self._settings = problem, settings
-        self._rows: list[Row] = list(problem.prior_rows)
+    name: ClassVar[str] = "bayes"
+
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
+        self._settings = problem.settings.bayes
         self._asked = self._step = 0
 
-    @property
-    def num_proxies(self) -> int:
+    @classmethod
+    def section_errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
+        """Numbers of proxies that do not go together."""
+        own = settings.bayes
+        if not 1 <= own.initial <= own.budget or own.batch < 1 or own.candidates < own.batch:
+            yield ConfigError(
+                "search.bayes: expected 1 <= initial <= budget, batch >= 1 and candidates >= batch, found "
+                f"initial={own.initial}, budget={own.budget}, batch={own.batch}, candidates={own.candidates}"
+            )
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
         """The budget."""
-        return self._settings.budget
+        return settings.bayes.budget
 
     def ask(self) -> list[Array]:
         """The initial mixtures, or the next batch."""
@@ -60,10 +61,6 @@ class Bayes:
         ranking = Ranking(settings, space, self._rows, seed)
         candidates_MC = wide_draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
-
-    def tell(self, rows: Sequence[Row]) -> None:
-        """Add a batch's rows."""
-        self._rows += rows
 
     def result(self) -> Choice:
         """What the last fit's predictions are least at, without any bound; of ranks, the mean of a pool's top."""

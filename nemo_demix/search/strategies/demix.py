@@ -4,10 +4,11 @@
 Both mix datasets and train each proxy.
 """
 
-from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import (
     DRAW_STREAM,
@@ -16,33 +17,40 @@ from nemo_demix.search.choose import (
     Choice,
     RankedPool,
     best_mean,
+    choose_from_rows,
     describe,
     draw,
     rank_pool,
 )
-from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.select import draw_next
-from nemo_demix.search.strategies.base import Problem
+from nemo_demix.search.strategies.base import TRAINED, FromRows, Problem, Screen, Strategy
+from nemo_demix.search.strategies.screened import Screened
 
 
-class Resampling:
+class Resampling(Strategy):
     """Sample, score, fit, predict a pool, resample from its top, and again; the mixture is the mean of the last top.
 
-    Args:
-        iterations: Proxies of each step.
-        select_top: The mixture is the mean of so many.
     Source: DeMix §2.4 and Table 3.
     """
 
-    def __init__(self, problem: Problem, iterations: Sequence[int], select_top: int) -> None:
-        self._problem, self._iterations, self._select_top = problem, list(iterations), select_top
-        self._rows: list[Row] = list(problem.prior_rows)
+    is_iterated: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
+        self._iterations = self.steps(problem.settings)
+        self._select_top = problem.settings.select_top
         self._step = 0
 
-    @property
-    def num_proxies(self) -> int:
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
         """Of all steps."""
-        return sum(self._iterations)
+        return sum(settings.iterations)
+
+    @staticmethod
+    def steps(settings: SearchConfig) -> list[int]:
+        """Proxies of each step."""
+        return list(settings.iterations)
 
     def ask(self) -> list[Array]:
         """The next step's mixtures: at random first, then from the top 2 % of a fresh pool."""
@@ -57,10 +65,6 @@ class Resampling:
         scored_MC = np.array([space.as_array(row["merge_weights"]) for row in self._rows])
         rng = np.random.default_rng([seed, step, DRAW_STREAM])
         return list(draw_next(pool.weights_MC, pool.objective_M, settings.resample_top, count, scored_MC, rng))
-
-    def tell(self, rows: Sequence[Row]) -> None:
-        """Add a step's rows."""
-        self._rows += rows
 
     def result(self) -> Choice:
         """The mean of the top of the last pool."""
@@ -82,16 +86,40 @@ class Resampling:
         return ranking, draw(settings, space, settings.pool_size, [seed, step, POOL_STREAM])
 
 
-def demix(problem: Problem) -> Resampling:
-    """The paper's three iterations over merged proxies."""
-    return Resampling(problem, problem.settings.iterations, problem.settings.select_top)
+class Demix(Resampling):
+    """The paper's three iterations over proxies of the components."""
+
+    name: ClassVar[str] = "demix"
+    proxies: ClassVar[tuple[str, ...]] = ("merge", "predictions", "both")
+    from_rows: ClassVar[FromRows | None] = staticmethod(choose_from_rows)
+
+    @classmethod
+    def variant(cls, settings: SearchConfig) -> type[Strategy]:
+        """With both kinds of proxy, another search: predictions screen, merges confirm."""
+        return Screened if settings.proxy == "both" else cls
 
 
-def regmix(problem: Problem) -> Resampling:
+class RegMix(Resampling):
     """All proxies drawn at once, as many as `search.iterations` has in all (RegMix, arXiv:2407.01492)."""
-    return Resampling(problem, [sum(problem.settings.iterations)], problem.settings.select_top)
+
+    name: ClassVar[str] = "regmix"
+    mixes: ClassVar[Literal["components", "datasets"]] = "datasets"
+    proxies: ClassVar[tuple[str, ...]] = (TRAINED,)
+    from_rows: ClassVar[FromRows | None] = staticmethod(choose_from_rows)
+
+    @staticmethod
+    def steps(settings: SearchConfig) -> list[int]:
+        """One."""
+        return [sum(settings.iterations)]
 
 
-def climb(problem: Problem) -> Resampling:
+class Climb(Resampling):
     """Iterations, then the single best prediction (CLIMB, arXiv:2504.13161)."""
-    return Resampling(problem, problem.settings.iterations, 1)
+
+    name: ClassVar[str] = "climb"
+    mixes: ClassVar[Literal["components", "datasets"]] = "datasets"
+    proxies: ClassVar[tuple[str, ...]] = (TRAINED,)
+
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
+        self._select_top = 1

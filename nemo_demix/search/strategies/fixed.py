@@ -1,18 +1,18 @@
 """Mixtures that need no search: a plain baseline, and the exact optimum of prediction proxies."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from nemo_demix.config import SearchConfig
-from nemo_demix.errors import ConfigError, DemixError, refuse
+from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.objective import capability_weights
-from nemo_demix.search.ranking import Row
-from nemo_demix.search.strategies.base import Problem, Screen
+from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy
 
 logger = logging.getLogger(__name__)
 OPTIMUM = "optimum over mixed predictions: %.6f bits/byte, at most %.2g from the best"
@@ -26,40 +26,39 @@ def no_shares(name: str) -> ConfigError:
     )
 
 
-def mixmin_errors(settings: SearchConfig) -> Iterator[DemixError]:
-    """What `mixmin` does not take."""
-    if settings.objective != "mean":
-        yield ConfigError(
-            f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
-            "set search.objective=mean"
-        )
-    if settings.floors or settings.default_floor is not None:
-        yield ConfigError(
-            "search.floors: mixmin takes none; set search.strategy=recommended, which keeps them at its optimum"
-        )
+class Plain(Strategy):
+    """One of the space's baselines, moved to the nearest mixture that satisfies the constraints.
 
+    A subclass's name is the baseline's.
+    """
 
-class Plain:
-    """One of the space's baselines, moved to the nearest mixture that satisfies the constraints."""
+    mixes: ClassVar[Literal["components", "datasets"]] = "datasets"
+    proxies: ClassVar[tuple[str, ...]] = ()
 
-    num_proxies = 0
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
+        if self.name not in problem.space.baselines:
+            raise no_shares(self.name)
 
-    def __init__(self, problem: Problem, name: str) -> None:
-        if name not in problem.space.baselines:
-            raise no_shares(name)
-        self._problem, self._name = problem, name
+    @classmethod
+    def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
+        """Floors: nothing is predicted."""
+        if settings.floors or settings.default_floor is not None:
+            yield ConfigError(f"search.floors: {cls.name} predicts nothing; take another search.strategy")
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
+        """None."""
+        return 0
 
     def ask(self) -> list[Array]:
         """Nothing: no proxy is scored."""
         return []
 
-    def tell(self, rows: Sequence[Row]) -> None:
-        """Never called with rows."""
-
     def result(self) -> Choice:
         """The baseline; `moved_share` says how much of the data the constraints changed."""
         space = self._problem.space
-        wanted = space.baselines[self._name]
+        wanted = space.baselines[self.name]
         weights, _ = space.blend.merge_weights_for(wanted)
         wanted_D = np.array([wanted[name] for name in space.blend.datasets])
         weights_C = space.constraints.nearest(space.as_array(weights))
@@ -67,39 +66,88 @@ class Plain:
         return Choice(space.as_weights(weights_C), notes={"moved_share": distance / 2})
 
 
-class MixMin:
+class Proportional(Plain):
+    """Every dataset in proportion to its tokens."""
+
+    name: ClassVar[str] = "proportional"
+
+
+class Equal(Plain):
+    """Every dataset alike."""
+
+    name: ClassVar[str] = "equal"
+
+
+class UniMax(Plain):
+    """As uniform as can be while no dataset is repeated too often, see `unimax_shares`."""
+
+    name: ClassVar[str] = "unimax"
+
+
+class Heuristic(Plain):
+    """The user's own shares."""
+
+    name: ClassVar[str] = "heuristic"
+
+    @classmethod
+    def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
+        """As of any plain mixture, and shares that nothing gives."""
+        yield from super().errors(settings)
+        if not settings.heuristic and settings.heuristic_from is None:
+            yield no_shares(cls.name)
+
+
+class MixMin(Strategy):
     """The exact optimum of a weighted mean of scores over mixed predictions, which is convex; nothing is fitted.
 
     Source: MixMin (arXiv:2502.10510): convex minimisation over the mixture of the sources' models.
     """
 
-    num_proxies = 0
+    name: ClassVar[str] = "mixmin"
+    proxies: ClassVar[tuple[str, ...]] = ("merge", "predictions", "both")  # its optimum's own is a merge, whichever
 
-    def __init__(self, problem: Problem, screen: Screen) -> None:
-        refuse(mixmin_errors(problem.settings))
-        self._problem, self._screen = problem, screen
+    @classmethod
+    def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
+        """What it does not take: floors, and objectives that are not a mean."""
+        if settings.objective != "mean":
+            yield ConfigError(
+                f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
+                "set search.objective=mean"
+            )
+        if settings.floors or settings.default_floor is not None:
+            yield ConfigError(
+                "search.floors: mixmin takes none; set search.strategy=recommended, which keeps them at its optimum"
+            )
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
+        """None: the components' own predictions are enough."""
+        return 0
+
+    @classmethod
+    def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
+        """Predictions choose; the optimum's merge is scored, and compared with the baselines' merges."""
+        return ProxyPlan("merge", "predictions", judged_by="merge", screen=True)
 
     def ask(self) -> list[Array]:
-        """Nothing: the components' own predictions are enough."""
+        """Nothing."""
         return []
-
-    def tell(self, rows: Sequence[Row]) -> None:
-        """Never called with rows."""
 
     def result(self) -> Choice:
         """The optimum; `optimality_gap` is how far above the least possible value it can be."""
-        space = self._problem.space
+        space, screen = self._problem.space, self._screen
+        assert screen is not None, "the plan asks for one"
         objective = space.objective_capabilities
         by_capability = capability_weights(self._problem.settings.capability_weights, space.capability_directions())
         owners = list(objective.values())
         total = sum(by_capability.values())
         weights = {name: by_capability[owner] / (total * owners.count(owner)) for name, owner in objective.items()}
-        optimum = self._screen.optimum(space.constraints, weights)
+        optimum = screen.optimum(space.constraints, weights)
         logger.info(OPTIMUM, optimum.value, max(0.0, optimum.optimality_gap))
         return Choice(
             space.as_weights(optimum.weights_C),
-            predicted=without_std(screened(self._problem, self._screen, optimum.weights_C)),
-            baselines=screened_baselines(self._problem, self._screen),
+            predicted=without_std(screened(self._problem, screen, optimum.weights_C)),
+            baselines=screened_baselines(self._problem, screen),
             notes={"objective": optimum.value, "optimality_gap": optimum.optimality_gap},
         )
 

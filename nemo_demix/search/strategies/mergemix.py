@@ -6,31 +6,34 @@ which the best measured one is taken.
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 
+from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw, rank_pool
 from nemo_demix.search.ranking import Ranking, Row
 from nemo_demix.search.select import NEAR_DUPLICATE_L1, spread_rows
-from nemo_demix.search.strategies.base import Problem
+from nemo_demix.search.strategies.base import Problem, Screen, Strategy
 
 _SPACING = 0.05  # least L1 distance between the optima that are verified
 
 
-class MergeMix:
+class MergeMix(Strategy):
     """Asks twice: the seeds, then the predicted optima."""
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._rows: list[Row] = list(problem.prior_rows)
+    name: ClassVar[str] = "mergemix"
+
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
         self._verified: list[Row] = []
         self._step = 0
 
-    @property
-    def num_proxies(self) -> int:
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
         """Seeds and verified optima."""
-        return self._problem.settings.mergemix.seeds + self._problem.settings.mergemix.verified
+        return settings.mergemix.seeds + settings.mergemix.verified
 
     def ask(self) -> list[Array]:
         """The seeds; then the mean of the predicted top, and its best mixtures that are apart."""
@@ -51,7 +54,7 @@ class MergeMix:
         """Add the seeds' or the optima's rows."""
         if self._step == 2:
             self._verified = list(rows)
-        self._rows += rows
+        super().tell(rows)
 
     def result(self) -> Choice:
         """The optimum with the best measured objective among all proxies; the predicted one where none is verified."""

@@ -8,27 +8,29 @@ Axes: M mixtures of the pool, N resamples, C components, D datasets.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from nemo_demix.config import SearchConfig
+from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
 from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
-from nemo_demix.search.objective import OBJECTIVES, above_floors, linear_objective
+from nemo_demix.search.objective import LINEAR, OBJECTIVES, above_floors, linear_objective
 from nemo_demix.search.pool import wide_draw
 from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import top_rows
 from nemo_demix.search.slices import slices
-from nemo_demix.search.strategies.base import Problem, Screen
-from nemo_demix.search.strategies.demix import demix
+from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Screen, Strategy, no_steps
+from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
 from nemo_demix.search.what_if import of_mixed
 
@@ -36,22 +38,50 @@ logger = logging.getLogger(__name__)
 _REFIT_STREAM = 5  # of random numbers: the items' resamples
 
 
-class Recommended:
+class Recommended(Strategy):
     """Asks for DeMix's merged proxies, unless predictions alone are wanted; then minimises.
 
     Args:
         screen: Prediction proxies, which choose; None: merged proxies do.
     """
 
-    def __init__(self, problem: Problem, screen: Screen | None) -> None:
-        self._problem, self._screen = problem, screen
-        self._rows: list[Row] = list(problem.prior_rows)
-        self._demix = None if problem.settings.proxy == "predictions" else demix(published(problem))
+    name: ClassVar[str] = "recommended"
+    proxies: ClassVar[tuple[str, ...]] = ("auto", "merge", "predictions")
+    from_rows: ClassVar[FromRows | None] = staticmethod(choose_refined)
+    own_baselines: ClassVar[tuple[str, ...]] = (PUBLISHED,)
 
-    @property
-    def num_proxies(self) -> int:
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(problem, screen)
+        self._demix = None if problem.settings.proxy == "predictions" else Demix(published(problem))
+
+    @classmethod
+    def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
+        """Objectives without a slope; and DeMix, which it asks for, has no steps."""
+        if not settings.iterations:
+            yield no_steps(settings)
+        if settings.objective in OBJECTIVES and settings.objective not in LINEAR:
+            yield ConfigError(
+                f"search.objective={settings.objective}: recommended minimises, and ranks have no slope; expected one "
+                f"of {', '.join(LINEAR)}"
+            )
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
         """Of merged ones."""
-        return 0 if self._demix is None else self._demix.num_proxies
+        return 0 if settings.proxy == "predictions" else Demix.num_proxies(settings)
+
+    @classmethod
+    def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
+        """Predictions choose where they can be mixed, unless `verify` found merges nearer to trained models."""
+        if settings.proxy == "predictions":
+            return ProxyPlan("predictions", "predictions", screen=True)
+        shown = shown_std or {}
+        if settings.proxy == "auto" and shown.get("merge", np.inf) < shown.get("predictions", -np.inf):
+            logger.info("search: merges choose: `verify` found them nearer to trained references than predictions")
+            can_mix = False
+        if settings.proxy == "auto" and can_mix:
+            return ProxyPlan("merge", "predictions", screen=True)
+        return ProxyPlan("merge", "merge")
 
     def ask(self) -> list[Array]:
         """DeMix's next iteration."""
@@ -60,7 +90,7 @@ class Recommended:
     def tell(self, rows: Sequence[Row]) -> None:
         """Add its rows."""
         assert self._demix is not None
-        self._rows += rows
+        super().tell(rows)
         self._demix.tell(rows)
 
     def result(self) -> Choice:
@@ -148,7 +178,9 @@ class Recommended:
 def published(problem: Problem) -> Problem:
     """The problem as DeMix's published search would have it, on the same proxies: no floors, LightGBM."""
     predictor = replace(problem.settings.predictor, kind="lightgbm")
-    settings = replace(problem.settings, strategy="demix", predictor=predictor, floors={}, default_floor=None)
+    settings = replace(
+        problem.settings, strategy="demix", proxy="merge", predictor=predictor, floors={}, default_floor=None
+    )
     return replace(problem, settings=settings)
 
 

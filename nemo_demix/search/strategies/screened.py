@@ -3,38 +3,51 @@
 No predictor is fitted: the screen scores every mixture of the pool itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
+from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.cross_validation import spearman
 from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, front, prediction, share_intervals
 from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
 from nemo_demix.search.pool import REFINE_STREAM, Judge, capped, refined, wide_draw
-from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
+from nemo_demix.search.ranking import Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.select import spread_rows, top_rows
-from nemo_demix.search.strategies.base import Problem, Screen
+from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy
 from nemo_demix.search.strategies.fixed import screened, screened_averages, screened_baselines
 
 _SPACING = 0.05  # least L1 distance between the mixtures that are confirmed
 
 
-class Screened:
+class Screened(Strategy):
     """Asks once, for the best of the pool that are apart; the best *measured* of them is the mixture."""
 
-    def __init__(self, problem: Problem, screen: Screen) -> None:
-        self._problem, self._screen = problem, screen
-        self._rows: list[Row] = []
+    name: ClassVar[str] = "demix"  # its variant for search.proxy=both
+    proxies: ClassVar[tuple[str, ...]] = ("both",)
+    is_iterated: ClassVar[bool] = True  # by the name that it goes under
+
+    def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
+        super().__init__(replace(problem, prior_rows=()), screen)  # what is confirmed is scored anew
+        assert screen is not None, "the plan asks for one"
+        self._with = screen
         self._asked = False
         self._pool: RankedPool | None = None
 
-    @property
-    def num_proxies(self) -> int:
-        """Of merged proxies; the pool is not counted."""
-        return self._problem.settings.confirm
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
+        """Of merged ones; the pool is not counted."""
+        return settings.confirm
+
+    @classmethod
+    def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
+        """Predictions screen, merges choose."""
+        return ProxyPlan("merge", "merge", screen=True)
 
     def ask(self) -> list[Array]:
         """The best `search.confirm` of the pool, at least a little apart."""
@@ -43,11 +56,7 @@ class Screened:
         self._asked = True
         pool = self._screened_pool()
         none_EC = np.empty((0, pool.weights_MC.shape[1]))
-        return list(spread_rows(pool.weights_MC, pool.objective_M, self.num_proxies, _SPACING, none_EC))
-
-    def tell(self, rows: Sequence[Row]) -> None:
-        """The confirmed ones."""
-        self._rows += rows
+        return list(spread_rows(pool.weights_MC, pool.objective_M, self._problem.settings.confirm, _SPACING, none_EC))
 
     def result(self) -> Choice:
         """The best by measured objective; its predictions are the screen's, their std how far these were off."""
@@ -60,16 +69,16 @@ class Screened:
         scales = objective_scales(settings, space, measured)
         objective_M = OBJECTIVES[settings.objective](measured, scales)
         best_C = scored.weights_MC[int(np.argmin(objective_M))]
-        predicted = screened_averages(self._problem, self._screen, scored.weights_MC)
+        predicted = screened_averages(self._problem, self._with, scored.weights_MC)
         rmse = {name: float(np.sqrt(np.mean((predicted[name] - measured[name]) ** 2))) for name in measured}
         top_MC = pool.weights_MC[top_rows(pool.objective_M, settings.select_top)]
         return Choice(
             space.as_weights(best_C),
             predicted={
                 name: prediction(score, 0.0, rmse[name])
-                for name, score in screened(self._problem, self._screen, best_C).items()
+                for name, score in screened(self._problem, self._with, best_C).items()
             },
-            baselines=screened_baselines(self._problem, self._screen),
+            baselines=screened_baselines(self._problem, self._with),
             intervals=share_intervals(space, space.blend.data_shares_MD(top_MC), None),
             pareto=front(space, pool.weights_MC, pool.averages),
             notes={
@@ -83,12 +92,12 @@ class Screened:
         if self._pool is None:
             settings, space = self._problem.settings, self._problem.space
             pool_MC = wide_draw(settings, space, settings.pool_size, [self._problem.seed, 0, POOL_STREAM])
-            averages = screened_averages(self._problem, self._screen, pool_MC)
+            averages = screened_averages(self._problem, self._with, pool_MC)
             scales = objective_scales(settings, space, averages)
             floors = floors_of(settings, space)
-            baseline = screened(self._problem, self._screen, floor_weights(settings, space)) if floors else {}
+            baseline = screened(self._problem, self._with, floor_weights(settings, space)) if floors else {}
             judge = Judge(
-                partial(screened_averages, self._problem, self._screen),
+                partial(screened_averages, self._problem, self._with),
                 lambda averages: above_floors(averages, baseline, floors, scales),
                 lambda averages: OBJECTIVES[settings.objective](averages, scales),
             )

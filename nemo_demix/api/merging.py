@@ -1,0 +1,63 @@
+"""A merge from Python: what `nemo-demix merge` does, without a recipe."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_demix.config import MergeConfig
+from nemo_demix.launch.cohort import find_cohort
+from nemo_demix.stages.merge import carry_out, plan_of
+
+if TYPE_CHECKING:
+    from nemo_demix.merging.run import MergeReport
+
+
+def merge(
+    components: Mapping[str, str | Path],
+    mixtures: Mapping[str, Mapping[str, float]],
+    output: str | Path,
+    *,
+    method: str = "linear",
+    parameters: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    any_weights: bool = False,
+    workers: int | None = None,
+    memory_gib: float = 1.0,
+    force: bool = False,
+) -> "MergeReport":
+    """Merge Megatron checkpoints into one for each mixture, at `<output>/<mixture>/`, reading each component once.
+
+    What is there already is left; a merge that was killed goes on. Under torchrun or srun every process calls it.
+
+    Args:
+        components: Checkpoints by name, of one model in any layout.
+        mixtures: By name, merge weights by component; they sum to 1 unless `any_weights`.
+        method: As `merge.method`; `parameters`, `base` and `seed` are its.
+        dtype: fp32 | bf16 | fp16; None: as the components.
+        workers: Processes here; None: one a core, at most 8.
+        memory_gib: Of all processes here together; refused beforehand if it cannot be kept.
+        force: Replace what another merge made.
+
+    Returns:
+        What was merged, and what it cost.
+
+    Raises:
+        ConfigError: if a setting is impossible.
+        MixtureError: if a mixture is not one.
+        CheckpointError: if a checkpoint is damaged, of another model, or something else stands in the output's place.
+    Memory: as `memory_gib` says, whatever the size of the model.
+    """
+    settings = MergeConfig(
+        method=method,
+        parameters=dict(parameters or {}),
+        seed=seed,
+        dtype=dtype,
+        any_weights=any_weights,
+        workers=workers,
+        memory_gib=memory_gib,
+    )
+    paths = {name: Path(path) for name, path in components.items()}
+    plan = plan_of(settings, paths, None if base is None else Path(base), mixtures, "mixtures")
+    return carry_out(plan, settings, Path(output), force, find_cohort())
