@@ -2,7 +2,7 @@
 #   make quickstart   the whole of DeMix on CPU: real text -> a mixture and a final model
 #   make test         the full test suite            make check   read-only: format, lint, types, import order, installed packages
 #   make bench        every benchmark (BENCH_ARGS=--quick for the short form)
-#   make bridge       .venv-bridge, the environment of backend=bridge, which tests/bridge runs in where it is there
+#   make bridge       .venv-bridge, the environment of backend=bridge
 #   make fix          format and fix what can be fixed        make clean   remove both
 #
 # Variables: PYTHON           the Python 3.11 to build from; PYTHON_BRIDGE the Python 3.12 of Megatron-Bridge

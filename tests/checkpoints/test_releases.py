@@ -129,3 +129,16 @@ def test_training_can_start_from_a_newer_release_s_checkpoint(newest: dict[str, 
     stored, source = (read_metadata(weights) for weights in (stand_in / "weights", detect(newest["one"]).weights))
     assert stored.tensors == source.tensors
     assert set(source.objects) - set(stored.objects) == {"common_state/shard_0_1"}
+
+
+def test_weights_have_the_names_that_the_loader_of_either_back_end_asks_for(
+    newest: dict[str, Path], tmp_path: Path
+) -> None:
+    """NeMo's begin with the module's; what is stored under them stays."""
+    source = read_metadata(detect(newest["one"]).weights)
+    nemo = read_metadata(vetted(newest["one"], tmp_path / "nemo", "module.") / "weights")
+    bridge = read_metadata(vetted(newest["one"], tmp_path / "bridge", "") / "weights")
+    weights = {name for name in source.tensors if not name.startswith("optimizer.")}
+    assert {name for name in nemo.tensors if name.startswith("module.")} == {f"module.{name}" for name in weights}
+    assert all(nemo.tensors[f"module.{name}"] == source.tensors[name] for name in weights)
+    assert bridge.tensors == source.tensors
