@@ -43,6 +43,7 @@ def test_the_merge_method_is_one(module: types.ModuleType, monkeypatch: pytest.M
     exec(source, module.__dict__)
     monkeypatch.setitem(METHODS, "sharpened", module.Sharpened)
     monkeypatch.setitem(oracles.ORACLES, "sharpened", module.sharpened)
+    test_methods.test_every_method_has_an_oracle_and_says_what_it_is("sharpened")
     test_methods.test_agrees_with_the_float64_oracle("sharpened", {"power": 2}, 9, 37)
     test_methods.test_bits_do_not_depend_on_where_blocks_are_cut("sharpened", {}, (4, 5))
     test_methods.test_the_same_call_gives_the_same_bits("sharpened")
