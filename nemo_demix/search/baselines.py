@@ -51,12 +51,12 @@ def baseline_errors(config: DemixConfig, others: Collection[str] = ()) -> Iterat
 
 
 def unknown_baseline(name: str, known: Collection[str]) -> ConfigError:
-    """Of a name under `final.baselines`."""
+    """Make the error for an unknown name under `final.baselines`."""
     return ConfigError(f"final.baselines: {name} is unknown; expected some of {', '.join(known)}{near(name, known)}")
 
 
 def unknown_floor_baseline(name: str, known: Collection[str]) -> ConfigError:
-    """Of a name under `search.floor_baseline`."""
+    """Make the error for an unknown name under `search.floor_baseline`."""
     return ConfigError(f"search.floor_baseline={name}: expected one of {', '.join(known)}{near(name, known)}")
 
 
@@ -105,7 +105,7 @@ def given_heuristic(config: DemixConfig) -> dict[str, float]:
 
 
 def unimax_shares(tokens_by_dataset: Mapping[str, int], num_tokens: int, max_epochs: float) -> dict[str, float]:
-    """As uniform as can be while no dataset is repeated more than `max_epochs` times.
+    """Work out shares as uniform as can be while no dataset is repeated more than `max_epochs` times.
 
     From the smallest dataset to the largest, each gets an equal part of the budget that is left, or all of its capped
     repetitions if these are less. Where the whole budget does not fit under the cap, the shares are in proportion to
@@ -113,7 +113,7 @@ def unimax_shares(tokens_by_dataset: Mapping[str, int], num_tokens: int, max_epo
 
     Args:
         tokens_by_dataset: Training tokens of each dataset, not all 0.
-        num_tokens: Budget of the final run.
+        num_tokens: Token budget of the final run.
 
     Raises:
         ConfigError: if `max_epochs` is not a finite number above 0.

@@ -1,4 +1,4 @@
-"""From scored mixtures to the mixture: predict a pool, rank it, take the mean of its top, and say how sure that is.
+"""How scored mixtures lead to the mixture: predict a pool, rank it, take the mean of its top, and say how sure it is.
 
 Importing this does not import torch.
 
@@ -35,20 +35,20 @@ class Choice:
     """What a strategy ends with; a field that does not apply to it is empty or None.
 
     Attributes:
-        merge_weights: By component (data shares by dataset, where the space is of datasets).
-        predicted: By capability of the objective: score; std, the larger of fit_std (of the predictor at this mixture)
-            and cv_rmse (out of fold, so with the noise of scores).
+        merge_weights: Weights by component (data shares by dataset, where the space is of datasets).
+        predicted: Predictions by capability of the objective: score; std, the larger of fit_std (of the predictor at
+            this mixture) and cv_rmse (out of fold, so with the noise of scores).
         fit_scores: The same by benchmark of use=fit, which is in no objective.
         baselines: Predicted capability averages of each baseline's nearest merge.
-        intervals: By dataset, the 5th and 95th percentile of its share: `top` over the mixtures whose mean was taken,
-            `refits` over what bootstrap refits of the predictor would have chosen.
+        intervals: The 5th and 95th percentile of each dataset's share, by dataset: `top` over the mixtures whose mean
+            was taken, `refits` over what bootstrap refits of the predictor would have chosen.
         pareto: Mixtures of the pool that no other one is predicted to beat in every capability.
         reach: The edges of what the components can stand for that the mixture lies on, see `reach.edges`.
         published: Merge weights that DeMix's published search ends with on the same proxies, where another rule chose.
         notes: What else the strategy has to say.
         slices: The predicted objective along lines through the mixture, see `Slices.record`; None: it has no slopes.
         what_if: The predictor as plain values, see `what_if`; None: there is none.
-        out_of_fold: By capability, averages of the scored mixtures as measured, and as predicted without them.
+        out_of_fold: Averages of the scored mixtures as measured, and as predicted without them, by capability.
     """
 
     merge_weights: dict[str, float]
@@ -102,8 +102,8 @@ def choose_from_rows(
 
     Args:
         rows: Scored mixtures, each {name, merge_weights, scores: {benchmark: {score}}}; their order does not matter.
-        seed: Of the pool, the predictor and the folds.
-        step: Of the search, so that its pools differ.
+        seed: Seed of the pool, the predictor and the folds.
+        step: Step of the search, so that its pools differ.
 
     Raises:
         ConfigError, MixtureError, ScoreError: as `Ranking`, `sample_mixtures`, `cross_validate` and `mean_of_top`.

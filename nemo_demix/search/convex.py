@@ -49,9 +49,9 @@ def best_prediction_mixture(
     satisfies it; the gap is to the optimum without, so it tells what the move cost.
 
     Args:
-        predictions: Of the components that the constraints are about, in the same order.
+        predictions: Predictions of the components that the constraints are about, in the same order.
         objective: Weight of each score, at least 0, e.g. 1 / (capabilities x benchmarks in its capability).
-        limits: Of other sums of scores.
+        limits: Bounds on other sums of scores.
     Raises:
         ScoreError: if a score is not in bits per byte, a weight is negative, or all are 0.
         MixtureError: if no mixture was found that keeps the limits.

@@ -55,7 +55,7 @@ def proxy_identity(
 
 
 def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
-    """Of everything that can change the mixture; a strategy without component models does not depend on them."""
+    """Fingerprint all that can change the mixture; a strategy without component models does not depend on them."""
     strategy = strategy_of(config.search)
     models: dict[str, str] = {}
     if strategy.mixes_components():
@@ -81,7 +81,7 @@ def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: 
 def merge_fingerprint(
     config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], weights: Mapping[str, float]
 ) -> str:
-    """Of a merge's weights: the components that matter in it, how they are merged, and their merge weights."""
+    """Fingerprint a merge's weights: the components that matter, how they are merged, and their merge weights."""
     linear = config.merge.method == "linear"
     return fingerprint(
         components={job.name: job.fingerprint for job in components if weights.get(job.name) or not linear},

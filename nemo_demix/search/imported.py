@@ -40,11 +40,11 @@ class ImportedProblem:
     Attributes:
         found: What was read.
         space: What may be mixed; what no mixture varies is pinned in it.
-        settings: As the recipe has them, without a default floor that nothing can be counted from.
+        settings: The recipe's settings, without a default floor that nothing can be counted from.
         fixed: Weight of each component that is the same in all mixtures, so that no score knows what it does.
         is_of_recipe: The mixtures are merge weights of the recipe's components; else they are data shares.
         notes: What the user should know.
-        fingerprint: Of everything that can change the mixture.
+        fingerprint: Fingerprint of everything that can change the mixture.
     """
 
     found: ImportedScores
@@ -193,7 +193,7 @@ def imported_space(
     """What may be mixed: components of the recipe's datasets, or the files' own datasets.
 
     Args:
-        fixed: Of `fixed_weights`. The equal baseline shares the rest between the others.
+        fixed: What `fixed_weights` gave. The equal baseline shares the rest between the others.
 
     The prior is the datasets' token shares where `prepare` has counted them, else equal.
 
@@ -268,7 +268,7 @@ def imported_rows(found: ImportedScores) -> list[Row]:
 
 
 def imported_fingerprint(config: DemixConfig, manifest: DataManifest | None, given: Table | None = None) -> str:
-    """Of everything that can change the mixture: the files' content, the settings, and what is known of tokens."""
+    """Fingerprint all that can change the mixture: the files' content, the settings, and what is known of tokens."""
     imported = config.search.imported
     return fingerprint(
         revision=_REVISION,

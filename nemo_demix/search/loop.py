@@ -40,8 +40,8 @@ class Search:
     """A search by asking and telling, step by step: what `run_loop` drives, and `nemo_demix.Study`.
 
     Attributes:
-        rows: Those told so far that have scores, in order.
-        num_failed: How many told so far have none.
+        rows: Rows told so far that have scores, in order.
+        num_failed: How many of the rows told so far have none.
         step: Which step is asked for next, counted from 0.
     """
 

@@ -29,7 +29,7 @@ def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], s
 
     Args:
         loss: What is minimised.
-        constraints: Of the search.
+        constraints: Constraints of the search.
         limits: Functions that have to be at most 0, in units of the loss.
         starts_SC: Mixtures to start from, shape (S, C); those that satisfy everything are candidates themselves.
 
@@ -53,7 +53,7 @@ def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], s
 
 
 def equalities(constraints: Constraints) -> tuple[Array, Array]:
-    """Rows and values of all equalities: the weights sum to 1, and those of the constraints."""
+    """Rows, (E, C), and values, shape (E,), of all equalities: the weights' sum of 1, and those of the constraints."""
     equal_EC = np.vstack([np.ones(constraints.matrix_KC.shape[1]), constraints.equal_EC])
     return equal_EC, np.append(1.0, constraints.values_E)
 
@@ -105,6 +105,6 @@ def _descend(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], s
 
 
 def _inside(weights_C: Array) -> Array:
-    """On the simplex: a step may be beyond it by rounding."""
+    """Put weights back on the simplex: a step may be beyond it by rounding."""
     clipped_C = np.clip(weights_C, 0.0, 1.0)
     return clipped_C / clipped_C.sum()

@@ -24,8 +24,9 @@ class Scale:
 
     Attributes:
         higher_is_better: The direction of its scores.
-        weight: In the objective; only the ratios of weights matter.
-        worst: Of the proxies' measured averages, as `best`; only `utility` looks at them.
+        weight: Weight in the objective; only the ratios of weights matter.
+        worst: The worst of the proxies' measured averages; `utility` alone looks at it and at `best`.
+        best: The best of them.
     """
 
     higher_is_better: bool
@@ -65,7 +66,7 @@ def mean_percentile_rank(averages: Mapping[str, Array], scales: Mapping[str, Sca
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
-        scales: By capability.
+        scales: What the scores mean, by capability.
 
     Returns:
         Objective, float64, shape (M,), in [0, 1]; lower is better.
@@ -88,7 +89,7 @@ def mean_score(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Ar
 
     Args:
         averages: Predicted average score by capability, each of shape (M,), all in one unit.
-        scales: By capability, of one direction.
+        scales: What the scores mean, by capability; all of one direction.
 
     Returns:
         Objective, float64, shape (M,), in the scores' unit; lower is better.
@@ -110,7 +111,7 @@ def negative_utility(averages: Mapping[str, Array], scales: Mapping[str, Scale])
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
-        scales: By capability, with the worst and the best measured average.
+        scales: What the scores mean, by capability, with the worst and the best measured average.
 
     Returns:
         Objective, float64, shape (M,); lower is better, -1 is as good as the best proxy in every capability. A
@@ -169,7 +170,7 @@ def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]
 
     Args:
         kind: One of `LINEAR`.
-        scales: By capability; a capability in which `utility` sees no spread counts 0.
+        scales: What the scores mean, by capability; one in which `utility` sees no spread counts 0.
 
     Raises:
         ConfigError: if the objective is another.
@@ -220,8 +221,8 @@ def above_floors(
     Args:
         averages: Predicted average score by capability, each of shape (M,).
         baseline: The baseline's predicted averages.
-        floors: By capability, how much worse a mixture may be, in the scores' unit.
-        scales: By capability.
+        floors: How much worse a mixture may be, by capability, in the scores' unit.
+        scales: What the scores mean, by capability.
 
     Returns:
         bool, shape (M,).
@@ -255,7 +256,7 @@ def nearest_miss(
 
 
 def worse_by(values_M: Array, baseline: float, scale: Scale) -> Array:
-    """How much worse than a baseline each score is, in the scores' unit; negative: better."""
+    """How much worse than a baseline each score is, shape (M,), in the scores' unit; negative: better."""
     return baseline - values_M if scale.higher_is_better else values_M - baseline
 
 

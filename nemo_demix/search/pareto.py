@@ -21,7 +21,7 @@ def pareto_front(averages: Mapping[str, Array], higher_is_better: Mapping[str, b
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
-        higher_is_better: By capability.
+        higher_is_better: Whether higher is better, by capability.
 
     Returns:
         Row numbers, shape (F,), in the pool's order.
@@ -42,9 +42,12 @@ def pareto_front(averages: Mapping[str, Array], higher_is_better: Mapping[str, b
 def thinned(
     front_F: npt.NDArray[np.intp], averages: Mapping[str, Array], higher_is_better: Mapping[str, bool], count: int
 ) -> npt.NDArray[np.intp]:
-    """At most `count` rows of a front: the best of each capability, then always the one farthest from those kept.
+    """Keep at most `count` rows of a front: the best of each capability, then always the one farthest from those kept.
 
     Distances are between averages, each capability scaled to its span over the front.
+
+    Returns:
+        The kept rows' numbers in the pool, ascending, shape (N,), N at most `count`.
     """
     if len(front_F) <= count:
         return front_F

@@ -52,7 +52,7 @@ def wide_pool(ranking: Ranking, step: int = 0) -> RankedPool:
 
 
 def wide_draw(settings: SearchConfig, space: SearchSpace, count: int, stream: Sequence[int]) -> Array:
-    """As `choose.draw`, of mixtures that reach the corners."""
+    """Draw mixtures that reach the corners, float64, shape (M, C), M at most `count`; see `choose.draw`."""
     constraints = capped(settings.sampler, space.prior, space.constraints)
     return wide_mixtures(settings.sampler, space.prior, constraints, count, np.random.default_rng(list(stream)))
 
@@ -68,7 +68,7 @@ def wide_mixtures(
     """Distinct mixtures: half as `sample_mixtures` draws them, the rest on and near faces of what is allowed.
 
     Args:
-        constraints: With the sampler's caps, see `capped`.
+        constraints: The constraints with the sampler's caps, see `capped`.
 
     Returns:
         Merge weights, float64, shape (M, C), M at most `count`.
@@ -94,8 +94,8 @@ def refined(
     """A pool with what was found by moving its best rows, round after round.
 
     Args:
-        constraints: With the sampler's caps, see `capped`.
-        stream: Of random numbers, of this pool alone.
+        constraints: The constraints with the sampler's caps, see `capped`.
+        stream: Seeds of random numbers that are for this pool alone.
     """
     rng = np.random.default_rng(stream)
     num_components = pool.weights_MC.shape[1]

@@ -29,12 +29,12 @@ class Scored:
     Attributes:
         weights_MC: Merge weights, float64, shape (M, C).
         columns: Scores in the objective, each of shape (M,): by benchmark, or by capability if a strategy fits these.
-        capability_of: Of each of these columns.
-        weights: Of benchmarks in their capability's average.
-        units: Of all scores in the objective, as far as the rows say.
-        higher_is_better: Of each of these columns.
+        capability_of: Capability of each of these columns.
+        weights: Weights of benchmarks in their capability's average.
+        units: Units of all scores in the objective, as far as the rows say.
+        higher_is_better: Whether higher is better, of each of these columns.
         fit_columns: Scores that are predicted and in no objective (use=fit).
-        fit_higher_is_better: Of each of those.
+        fit_higher_is_better: Whether higher is better, of each of those.
     """
 
     def __init__(self, space: SearchSpace, rows: Sequence[Row], by_capability: bool = False) -> None:
@@ -99,7 +99,7 @@ class Ranking:
         return self.over_capabilities(self.predictor.predict(weights_XC))
 
     def averages_std(self, weights_XC: Array) -> dict[str, Array]:
-        """Standard deviation of `averages`: the mean of its benchmarks', as if these erred together."""
+        """Standard deviation of `averages`, each of shape (X,): the mean of its benchmarks', as if all erred alike."""
         return self.over_capabilities(self.predictor.predict_std(weights_XC))
 
     def fit_scores(self, weights_C: Array) -> dict[str, tuple[float, float]]:
@@ -118,7 +118,7 @@ class Ranking:
         return above_floors(averages, self.floor_baseline, self.floors, self.scales)
 
     def nearest_miss(self, averages: Mapping[str, Array]) -> MixtureError:
-        """What to raise where none is."""
+        """What to raise where no mixture of a pool is above the floors."""
         return nearest_miss(averages, self.floor_baseline, self.floors, self.scales)
 
     @cached_property
@@ -130,13 +130,13 @@ class Ranking:
         return {name: float(values[0]) for name, values in self.averages(weights_C[None]).items()}
 
     def over_capabilities(self, scores: Mapping[str, Array]) -> dict[str, Array]:
-        """Capability averages of scores by column, those of use=fit left out."""
+        """Capability averages of scores by column, each of shape (X,); those of use=fit are left out."""
         columns = {name: scores[name] for name in self.scored.columns}
         return capability_averages(columns, self.scored.capability_of, self.scored.weights)
 
 
 def floors_of(settings: SearchConfig, space: SearchSpace) -> dict[str, float]:
-    """How much worse than the floors' baseline each capability may be, in its scores' unit; one left out: as may be."""
+    """How much worse than the floors' baseline each capability may be, in its scores' unit; none for one left out."""
     if settings.default_floor is None:
         return dict(settings.floors)
     return {**dict.fromkeys(space.capability_directions(), settings.default_floor), **settings.floors}

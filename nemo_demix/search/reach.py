@@ -24,10 +24,10 @@ def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Arr
 
     Args:
         weights_C: The chosen merge weights, shape (C,).
-        objective: Of mixtures of shape (X, C), shape (X,), lower is better; None: not known.
+        objective: The objective, shape (X,), of mixtures of shape (X, C); lower is better; None: not known.
 
     Returns:
-        By dataset: `dataset`, `share`, `bound` (least | most), and `gain`: the objective's slope there, how much
+        A mapping an edge: `dataset`, `share`, `bound` (least | most), and `gain`: the objective's slope there, how much
         lower it would be for each further share of one hundredth, were it a straight line (null: not known). Where a
         gain is below 0, nothing is expected beyond.
     """
@@ -46,7 +46,7 @@ def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Arr
 def _gain(
     space: SearchSpace, weights_C: Array, column: int, limit: float, objective: Callable[[Array], Array]
 ) -> float:
-    """By how much the objective rises for a step back from the edge, towards the component that leads away from it."""
+    """How much the objective rises for a step back from the edge, towards the component that leads away from it."""
     rows_C = space.blend.rows_CD[:, column]
     away = int(np.abs(rows_C - limit).argmax())
     length = STEP / abs(rows_C[away] - limit)

@@ -30,7 +30,7 @@ class Facts:
     Attributes:
         proxy: merge | predictions | both | trained | imported; None where the strategy has no proxies.
         is_merge: The space is of component models, so that the weights are merge weights.
-        component_epochs: By dataset, the most epochs that a component saw of it.
+        component_epochs: The most epochs that a component saw of each dataset, by dataset.
         measured: The choice's own proxy, by capability, and its macro average; None where none was scored.
         baselines: What was measured of each baseline, by name.
     """

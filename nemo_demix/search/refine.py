@@ -39,8 +39,8 @@ def choose_refined(
 
     Args:
         rows: Scored mixtures, each {name, merge_weights, scores: {benchmark: {score}}}; their order does not matter.
-        seed: Of the pool, the predictor and the folds.
-        step: Of the search, so that its pools differ.
+        seed: Seed of the pool, the predictor and the folds.
+        step: Step of the search, so that its pools differ.
 
     Raises:
         ConfigError: if the objective is not linear in the capabilities, and as `Ranking`.
@@ -63,7 +63,7 @@ def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], 
     """The mixture with the least objective that keeps the floors, shape (C,); the first start if none is found.
 
     Args:
-        averages: The predictor's.
+        averages: What the predictor gives: capability averages of mixtures.
         baseline: Averages that floors are counted from.
         starts_SC: Mixtures to start from, the first of which keeps the floors.
     """
@@ -112,7 +112,7 @@ class Slopes:
 
 
 def starts(ranking: Ranking, pool: RankedPool) -> Array:
-    """The pool's best that are apart, and the scored mixture of which the best is predicted above the floors."""
+    """Take the pool's best that are apart, and the scored mixture predicted best above the floors; shape (S, C)."""
     none_EC = np.empty((0, pool.weights_MC.shape[1]))
     found = [spread_rows(pool.weights_MC, pool.objective_M, STARTS, SPACING, none_EC)]
     averages = ranking.averages(ranking.scored.weights_MC)

@@ -35,8 +35,8 @@ class Noise:
     """What references showed of a model's macro score; None and left out: not measured.
 
     Attributes:
-        seeds_std: Between data orders.
-        proxy_std: Of trained models around their proxies, by kind of proxy.
+        seeds_std: Standard deviation between data orders.
+        proxy_std: Standard deviation of trained models around their proxies, by kind of proxy.
     """
 
     seeds_std: float | None = None

@@ -199,7 +199,11 @@ def _to_grid(weights_MC: Array, num_units: int) -> Units:
 
 
 def to_feasible(config: SamplerConfig, constraints: Constraints, weights_MC: Array) -> Array:
-    """Rows on the simplex as a pool has them: on the grid where that can be, and without those that break a rule."""
+    """Turn rows on the simplex into a pool's: on the grid where that can be, without those that break a rule.
+
+    Returns:
+        The rows that are left, float64, shape (at most M, C).
+    """
     weights_MC = np.where(np.abs(weights_MC) < 1e-12, 0.0, weights_MC)  # an edge is met but for rounding
     if not constraints.suits_grid:
         rows_MC: Array = weights_MC[constraints.satisfied_M(weights_MC)]

@@ -32,7 +32,7 @@ class ProxyIdentity:
         groups: Fingerprint of each score that these proxies get, by score name.
         needed: The scores that a row must have.
         uses_all: A component matters even where it weighs 0, as in every merge method but the linear one.
-        averaged: Those that count towards a capability's average, by score name.
+        averaged: Scores that count towards a capability's average, by score name.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class ProxyIdentity:
 
     @property
     def fingerprint(self) -> str:
-        """Of all of it."""
+        """Fingerprint of all of it."""
         return fingerprint(identity=self)
 
     def row(self, stored: Row) -> Row | None:
@@ -79,7 +79,7 @@ class ScoreLog:
     Rows of one set of merge weights: the latest counts.
 
     Args:
-        path: None: the rows are kept in memory alone.
+        path: The file; None: the rows are kept in memory alone.
 
     Raises:
         DemixError: if a line other than the last is not a row.
@@ -95,7 +95,7 @@ class ScoreLog:
 
     @property
     def fingerprint(self) -> str:
-        """The identity's."""
+        """Fingerprint of the identity."""
         return self._fingerprint
 
     def _read(self, path: Path) -> None:
@@ -158,7 +158,7 @@ def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[R
 
     Args:
         folder: The search's folder.
-        search_fingerprint: Of everything that can change the search's result.
+        search_fingerprint: Fingerprint of everything that can change the search's result.
         log: The search's log, as it is before its first proxy.
     """
     path = folder / "prior_points.json"

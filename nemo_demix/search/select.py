@@ -14,7 +14,7 @@ NEAR_DUPLICATE_L1 = 1e-5  # as in the released script
 
 
 def top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
-    """Row numbers of the `count` lowest objectives, best first; ties keep the pool's order.
+    """Row numbers of the `count` lowest objectives, shape (count,), best first; ties keep the pool's order.
 
     Raises:
         MixtureError: if the pool has fewer than `count` rows, or `count` is below 1.
@@ -104,8 +104,8 @@ def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: floa
     """The best rows that keep a distance from each other and from rows already scored: a local penalty.
 
     Args:
-        weights_MC: Shape (M, C).
-        objective_M: Shape (M,); lower is better.
+        weights_MC: The pool's merge weights, shape (M, C).
+        objective_M: The pool's objective, shape (M,); lower is better.
         spacing: Least L1 distance between two rows taken. It is halved as often as needed to find `count` rows.
         exclude_EC: Rows already scored, shape (E, C).
 

@@ -25,8 +25,8 @@ class Slices:
 
     Attributes:
         weights_PC: All points: the chosen mixture first, then the lines'.
-        line: From the baseline: the places of its points, and where each lies on its axis.
-        datasets: By dataset: the same, and the chosen share.
+        line: The line from the baseline: the places of its points, and where each lies on its axis; None: no baseline.
+        datasets: The same for the line of each dataset, and its chosen share.
     """
 
     weights_PC: Array
@@ -40,8 +40,8 @@ class Slices:
         """The lines as plain values.
 
         Args:
-            averages: The predictor's.
-            objective: Of averages, each mixture's by itself; lower is better.
+            averages: What the predictor gives: capability averages of mixtures.
+            objective: The objective from averages, each mixture's by itself; lower is better.
             refits: Averages of predictors fitted on resampled mixtures or items; none: there are no intervals.
 
         Returns:

@@ -34,10 +34,10 @@ class SearchSpace:
     Attributes:
         blend: What each component was trained on; its rows' names are the components.
         prior: Token-count shares, by component; they sum to 1.
-        capabilities: Of each benchmark that is predicted, by score name.
+        capabilities: Capability of each benchmark that is predicted, by score name.
         higher_is_better: Direction of each of these scores.
         use: search (in the objective) or fit (predicted only), of each of these scores.
-        weights: In its capability's average, of each of these scores.
+        weights: Weight of each of these scores in its capability's average.
         constraints: What a mixture has to satisfy.
         baselines: Data shares of the plain alternatives, by name.
     """
@@ -87,7 +87,7 @@ class SearchSpace:
         return {name: float(weight) for name, weight in zip(self.names, weights_C, strict=True)}
 
     def as_array(self, weights: Mapping[str, float]) -> Array:
-        """Named weights as a row, in the components' order; a name left out weighs 0."""
+        """Named weights as a row, float64, shape (C,), in the components' order; a name left out weighs 0."""
         return np.array([weights.get(name, 0.0) for name in self.names])
 
 

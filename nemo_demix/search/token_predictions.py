@@ -53,7 +53,7 @@ class TokenPredictions:
     Attributes:
         logprobs_CT: Natural-log probabilities, float32, shape (C, T).
         offsets_R: Where each request's tokens start, int64, shape (R + 1,).
-        token_weights: By score: tokens (indices, int64) and what -log2 of their probability counts, float64.
+        token_weights: Tokens (indices, int64) and what -log2 of their probability counts (float64), by score.
     """
 
     logprobs_CT: Float32Array
@@ -116,9 +116,9 @@ class TokenPredictions:
         """What the named scores are worked out from, as plain values; arrays are base64 of their bytes.
 
         Returns:
-            By score: `logprobs` (float32, a component after the other), `lengths` of its requests in tokens (int32),
-            `weights` of a bit of each request (float64), and `draws`: how often each resample has drawn each request
-            (uint8, a resample after the other).
+            A mapping a score: `logprobs` (float32, a component after the other), `lengths` of its requests in tokens
+            (int32), `weights` of a bit of each request (float64), and `draws`: how often each resample has drawn each
+            request (uint8, a resample after the other).
         """
         request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
         scores = {}

@@ -21,7 +21,7 @@ LARGEST = 1_700_000  # bytes: a page has 3 MB in all
 
 
 def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
-    """Of a predictor fitted on scored mixtures; refits on resampled ones are the intervals.
+    """Describe a predictor fitted on scored mixtures; refits on resampled ones give the intervals.
 
     Forests are many numbers: theirs are left out, and intervals are those of the errors out of fold.
     """
@@ -45,7 +45,7 @@ def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
 def of_mixed(
     space: SearchSpace, tokens: Mapping[str, Any], objective: str, scales: Mapping[str, Scale]
 ) -> dict[str, Any]:
-    """Of mixed predictions; resampled items are the intervals."""
+    """Describe mixed predictions; resampled items give the intervals."""
     shares = _shares(space.objective_capabilities, space.weights)
     return _record(space, {"kind": "tokens", **tokens}, shares, objective, scales)
 
@@ -91,7 +91,7 @@ def _finite(bound: float) -> float | None:
 
 
 def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """By capability, what each of its scores counts in its average."""
+    """What each score counts in its capability's average, by capability."""
     members: dict[str, dict[str, float]] = {}
     for name, owner in capability_of.items():
         members.setdefault(owner, {})[name] = weights.get(name, 1.0)

@@ -48,9 +48,9 @@ def open_proxies(
     """Proxies of several kinds, by kind; no external command of theirs runs any more when this is left.
 
     Args:
-        groups: Of ranks. They are asked for nothing that is stored already.
-        kinds: Of merge, predictions and trained. Trained proxies share `search.iterations`' budget.
-        uses: Of the benchmarks that proxies are scored on, see `build_suite`; None: all.
+        groups: Groups of ranks. They are asked for nothing that is stored already.
+        kinds: Kinds to open, of merge, predictions and trained. Trained proxies share `search.iterations`' budget.
+        uses: Uses of the benchmarks that proxies are scored on, see `build_suite`; None: all.
     Raises:
         ConfigError: if predictions are asked for where merges are not linear, or an external command cannot be run.
         ScoreError: if a component cannot be scored for predictions, or predictions alone cannot serve the suite.

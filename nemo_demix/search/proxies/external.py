@@ -40,7 +40,7 @@ class Background:
             threading.Thread(target=self._work, daemon=True).start()
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Have it done some time; it must not raise."""
+        """Have a task done some time; the task must not raise."""
         self._tasks.put(task)
 
     def _work(self) -> None:
@@ -169,7 +169,7 @@ def kept_formats(config: DemixConfig) -> set[str]:
 
 @contextmanager
 def folder_maker(config: DemixConfig, folder: Path) -> Iterator[FolderMaker]:
-    """Of this run, to write below a folder; what an earlier process left there when it was killed is removed."""
+    """Make folders of models for this run, below a folder; what a killed process left there is removed, unless kept."""
     if folder.exists() and not kept_formats(config):
         shutil.rmtree(folder)
     tokenizer = config.tokenizer.path if config.tokenizer.kind == "huggingface" else None

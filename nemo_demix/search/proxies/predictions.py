@@ -159,7 +159,7 @@ def _stored(
 
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By score: the places of its gold tokens, and what a bit of each counts in it.
+    """The places of each score's gold tokens, and what a bit of each counts in it, by score; both of one shape.
 
     A benchmark is the mean over items of bits per byte; a held-out set is total bits over total bytes.
     """

@@ -61,15 +61,15 @@ class _Unknown(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """None."""
+        """No proxy is asked for."""
         return 0
 
     def ask(self) -> list[Array]:
-        """Nothing."""
+        """Return no weights: nothing is asked for."""
         return []
 
     def result(self) -> Choice:
-        """Never called."""
+        """Raise: it is never called."""
         raise NotImplementedError
 
 
@@ -82,7 +82,7 @@ def proxy_plan(config: DemixConfig, shown_std: Mapping[str, float] | None = None
     """Which proxies this configuration's search is answered by.
 
     Args:
-        shown_std: By kind of proxy, how far trained models were from theirs, where `verify` measured it.
+        shown_std: How far trained models were from their proxies, by kind of proxy, where `verify` measured it.
     """
     return strategy_of(config.search).plan(config.search, can_mix_predictions(config), shown_std)
 

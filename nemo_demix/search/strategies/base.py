@@ -161,7 +161,7 @@ class Strategy(ABC):
 
         Args:
             can_mix: Whether the scores of the objective can be had from mixed predictions.
-            shown_std: By kind of proxy, how far trained models were from theirs, where `verify` measured it.
+            shown_std: How far trained models were from their proxies, by kind of proxy, where `verify` measured it.
         """
         kind = TRAINED if cls.trains_proxies() else "predictions" if settings.proxy == "predictions" else "merge"
         return ProxyPlan(kind, kind)
@@ -178,7 +178,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def ask(self) -> list[Array]:
-        """The next weights to be scored, each of shape (C,); none: done."""
+        """The next weights to be scored, each of shape (C,); none: the strategy is done."""
 
     def tell(self, rows: Sequence[Row]) -> None:
         """Take the rows of the mixtures asked for last that could be scored."""
@@ -194,5 +194,5 @@ class Strategy(ABC):
 
 
 def no_steps(settings: SearchConfig) -> ConfigError:
-    """Of steps without proxies, where there have to be some."""
+    """Make the error for steps without proxies, where there have to be some."""
     return ConfigError(f"search.iterations={settings.iterations}: expected numbers of proxies of at least 1")

@@ -44,11 +44,11 @@ class Bayes(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """The budget."""
+        """How many mixtures it asks for in all: its budget."""
         return settings.bayes.budget
 
     def ask(self) -> list[Array]:
-        """The initial mixtures, or the next batch."""
+        """The initial mixtures, then the next batch, each of shape (C,); none where the budget is spent."""
         settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed
         step, first = self._step, self._asked == 0
         count = min(self._settings.initial if first else self._settings.batch, self._settings.budget - self._asked)

@@ -44,7 +44,7 @@ class Resampling(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """Of all steps."""
+        """How many proxies all steps have together."""
         return sum(settings.iterations)
 
     @staticmethod
@@ -53,7 +53,7 @@ class Resampling(Strategy):
         return list(settings.iterations)
 
     def ask(self) -> list[Array]:
-        """The next step's mixtures: at random first, then from the top 2 % of a fresh pool."""
+        """The next step's mixtures, each of shape (C,): at random first, then from the top of a fresh pool."""
         if self._step == len(self._iterations):
             return []
         settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed
@@ -95,7 +95,7 @@ class Demix(Resampling):
 
     @classmethod
     def variant(cls, settings: SearchConfig) -> type[Strategy]:
-        """With both kinds of proxy, another search: predictions screen, merges confirm."""
+        """The class itself; `Screened` where both kinds of proxy are asked for: predictions screen, merges confirm."""
         return Screened if settings.proxy == "both" else cls
 
 
@@ -109,7 +109,7 @@ class RegMix(Resampling):
 
     @staticmethod
     def steps(settings: SearchConfig) -> list[int]:
-        """One."""
+        """All proxies in one step."""
         return [sum(settings.iterations)]
 
 

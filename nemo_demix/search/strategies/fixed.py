@@ -19,7 +19,7 @@ OPTIMUM = "optimum over mixed predictions: %.6f bits/byte, at most %.2g from the
 
 
 def no_shares(name: str) -> ConfigError:
-    """Of a strategy whose data shares are given by nothing."""
+    """Make the error for a strategy whose data shares are given by nothing."""
     return ConfigError(
         f"search.strategy={name}: expected its data shares in search.{name}, or another run's mixture.json in "
         f"search.{name}_from; found neither"
@@ -42,17 +42,17 @@ class Plain(Strategy):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """Floors: nothing is predicted."""
+        """What it cannot do: keep floors, as nothing is predicted."""
         if settings.floors or settings.default_floor is not None:
             yield ConfigError(f"search.floors: {cls.name} predicts nothing; take another search.strategy")
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """None."""
+        """No proxy is asked for."""
         return 0
 
     def ask(self) -> list[Array]:
-        """Nothing: no proxy is scored."""
+        """Return no weights, which would be of shape (C,): no proxy is scored."""
         return []
 
     def result(self) -> Choice:
@@ -79,7 +79,7 @@ class Equal(Plain):
 
 
 class UniMax(Plain):
-    """As uniform as can be while no dataset is repeated too often, see `unimax_shares`."""
+    """Shares as uniform as can be while no dataset is repeated too often, see `unimax_shares`."""
 
     name: ClassVar[str] = "unimax"
 
@@ -91,7 +91,7 @@ class Heuristic(Plain):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """As of any plain mixture, and shares that nothing gives."""
+        """What any plain mixture refuses, and shares that nothing gives."""
         yield from super().errors(settings)
         if not settings.heuristic and settings.heuristic_from is None:
             yield no_shares(cls.name)
@@ -121,7 +121,7 @@ class MixMin(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """None: the components' own predictions are enough."""
+        """No proxy is asked for: the components' own predictions are enough."""
         return 0
 
     @classmethod
@@ -130,7 +130,7 @@ class MixMin(Strategy):
         return ProxyPlan("merge", "predictions", judged_by="merge", screen=True)
 
     def ask(self) -> list[Array]:
-        """Nothing."""
+        """Return no weights, which would be of shape (C,): the optimum is found without proxies."""
         return []
 
     def result(self) -> Choice:

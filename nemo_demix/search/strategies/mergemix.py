@@ -32,11 +32,11 @@ class MergeMix(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """Seeds and verified optima."""
+        """How many mixtures it asks for in all: seeds and verified optima."""
         return settings.mergemix.seeds + settings.mergemix.verified
 
     def ask(self) -> list[Array]:
-        """The seeds; then the mean of the predicted top, and its best mixtures that are apart."""
+        """The seeds, each of shape (C,); then the mean of the predicted top, and its best mixtures that are apart."""
         settings, space = self._problem.settings, self._problem.space
         self._step += 1
         if self._step == 1:

@@ -67,7 +67,7 @@ class Recommended(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """Of merged ones."""
+        """How many merged proxies it asks for."""
         return 0 if settings.proxy == "predictions" else Demix.num_proxies(settings)
 
     @classmethod
@@ -84,11 +84,11 @@ class Recommended(Strategy):
         return ProxyPlan("merge", "merge")
 
     def ask(self) -> list[Array]:
-        """DeMix's next iteration."""
+        """The weights of DeMix's next iteration, each of shape (C,); none where predictions alone are wanted."""
         return [] if self._demix is None else self._demix.ask()
 
     def tell(self, rows: Sequence[Row]) -> None:
-        """Add its rows."""
+        """Take the rows, and hand them to DeMix's iterations."""
         assert self._demix is not None
         super().tell(rows)
         self._demix.tell(rows)
@@ -185,7 +185,7 @@ def published(problem: Problem) -> Problem:
 
 
 def _shares(problem: Problem) -> dict[str, dict[str, float]]:
-    """By capability, what each of its scores counts in its average."""
+    """What each score counts in its capability's average, by capability."""
     members: dict[str, dict[str, float]] = {}
     for name, owner in problem.space.objective_capabilities.items():
         members.setdefault(owner, {})[name] = problem.space.weights.get(name, 1.0)

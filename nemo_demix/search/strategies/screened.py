@@ -1,4 +1,4 @@
-"""Both kinds of proxy: prediction proxies screen a whole pool, merged proxies confirm its best.
+"""A search by both kinds of proxy: prediction proxies screen a whole pool, merged proxies confirm its best.
 
 No predictor is fitted: the screen scores every mixture of the pool itself.
 """
@@ -41,7 +41,7 @@ class Screened(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """Of merged ones; the pool is not counted."""
+        """How many merged proxies it asks for; the pool is not counted."""
         return settings.confirm
 
     @classmethod
@@ -50,7 +50,7 @@ class Screened(Strategy):
         return ProxyPlan("merge", "merge", screen=True)
 
     def ask(self) -> list[Array]:
-        """The best `search.confirm` of the pool, at least a little apart."""
+        """The best `search.confirm` of the pool, each of shape (C,), at least a little apart."""
         if self._asked:
             return []
         self._asked = True
