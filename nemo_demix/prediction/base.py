@@ -96,11 +96,11 @@ class Bootstrapped:
         return [self._fit(weights_MC[rows_M], scores_M[rows_M], self._seed) for rows_M in drawn]
 
     def predict(self, weights_XC: Array) -> Array:
-        """The function fitted on all rows."""
+        """Predictions of the function fitted on all rows, float64, shape (X,)."""
         return self.function(weights_XC)
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """The spread of the refits.
+        """Standard deviation of the refits' predictions, float64, shape (X,).
 
         Memory: the predictions of every refit at once, `count` x X float64.
         """
@@ -108,5 +108,5 @@ class Bootstrapped:
 
 
 def resampled_rows(num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of as many rows, drawn with replacement, ascending."""
+    """Draw as many rows with replacement: their indices, ascending, shape (num_rows,)."""
     return np.sort(rng.integers(num_rows, size=num_rows))

@@ -19,7 +19,7 @@ def capability_averages(
     Args:
         scores: Scores by benchmark, each of shape (X,), in one unit.
         capability_of: The capability that each benchmark belongs to.
-        weights: Of benchmarks in their capability's mean; one left out weighs 1.
+        weights: Weights of benchmarks in their capability's mean; one left out weighs 1.
 
     Returns:
         Averages by capability, float64, shape (X,), unit and direction of the scores.

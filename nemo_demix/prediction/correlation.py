@@ -12,9 +12,9 @@ MIN_RANKED = 3  # any two points correlate perfectly
 
 
 def average_ranks(values: Array) -> Array:
-    """Ranks along the last axis, 1 the smallest; equal values share the mean of theirs, and none may be NaN.
+    """Ranks along the last axis, 1 the smallest, in the shape of `values`; equal values share the mean of theirs.
 
-    The same bits as `scipy.stats.rankdata`, whose import takes a second.
+    No value may be NaN. The bits are the same as those of `scipy.stats.rankdata`, whose import takes a second.
     """
     order = np.argsort(values, axis=-1)
     ordered = np.take_along_axis(values, order, axis=-1)

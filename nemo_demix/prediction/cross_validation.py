@@ -45,7 +45,7 @@ class CrossValidation:
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """Of one capability: each mixture's average as it was scored, and as it was predicted (mean over the repeats)."""
+    """Each mixture's average of one capability, as it was scored and as it was predicted (mean over the repeats)."""
 
     measured_M: Array
     predicted_M: Array
@@ -83,10 +83,10 @@ def cross_validated(
         weights_MC: Merge weights (or data shares) of the scored mixtures, float64, shape (M, C).
         scores: Measured scores by benchmark, each of shape (M,).
         capability_of: The capability that each benchmark belongs to.
-        seed: Of the folds and of the predictor.
+        seed: Seed of the folds and of the predictor.
         higher_is_better: Direction by benchmark; it decides which quarter is the best. None: lower is better for all,
             as for bits per byte.
-        weights: Of benchmarks in their capability's average, see `capability_averages`.
+        weights: Weights of benchmarks in their capability's average, see `capability_averages`.
 
     Raises:
         ConfigError: if the folds are not from 2 to half the distinct mixtures, or repeats are below 1.

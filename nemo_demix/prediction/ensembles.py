@@ -71,19 +71,22 @@ class Stack:
     """A weighted mean of models.
 
     Attributes:
-        weights_K: >= 0, sum 1.
-        models: K of them.
+        weights_K: Weights of the models, shape (K,), >= 0 and of sum 1.
+        models: The K models.
     """
 
     weights_K: Array
     models: Sequence[Model]
 
     def predict(self, weights_XC: Array) -> Array:
-        """The weighted mean of the members' predictions."""
+        """The weighted mean of the members' predictions, float64, shape (X,)."""
         return self.weights_K @ np.array([model.predict(weights_XC) for model in self.models])
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """Of the mixture of the members' distributions: their own variances, and that of their means."""
+        """Standard deviation of the mixture of the members' distributions, float64, shape (X,).
+
+        It comes from their own variances, and from that of their means.
+        """
         means_KX = np.array([model.predict(weights_XC) for model in self.models])
         variances_KX = np.array([model.predict_std(weights_XC) for model in self.models]) ** 2
         return np.sqrt(self.weights_K @ (variances_KX + (means_KX - self.weights_K @ means_KX) ** 2))

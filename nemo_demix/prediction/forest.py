@@ -28,7 +28,7 @@ CHUNK = 16_384  # rows at a time: their words and look-ups stay in the cache
 
 @cache
 def first_leaf() -> npt.NDArray[np.intp]:
-    """The lowest bit that is set, by word of `MAX_LEAVES` bits."""
+    """The lowest bit that is set in each word of `MAX_LEAVES` bits, shape (2 ** MAX_LEAVES,); -1 for the word 0."""
     return np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
 
 
@@ -37,8 +37,8 @@ class Forest:
     """The trees of one regressor as look-up tables.
 
     Attributes:
-        cuts: By feature, its thresholds, ascending.
-        words: By feature, shape (W, thresholds + 1): the leaves still allowed, by the number of thresholds below.
+        cuts: Thresholds of each feature, ascending.
+        words: Leaves that each feature still allows, by the number of its thresholds below, shape (W, thresholds + 1).
         values_TL: Leaf values, left to right; a tree with fewer leaves is padded.
     """
 
@@ -113,7 +113,7 @@ class Tree:
 
     @classmethod
     def parsed(cls, text: str) -> "Tree":
-        """From its lines `key=values` in the model's text, which keeps every bit of a number."""
+        """Read a tree from its lines `key=values` in the model's text, which keeps every bit of a number."""
         lines = dict(line.split("=", 1) for line in text.split("\n\n")[0].splitlines() if "=" in line)
         assert set(lines.get("decision_type", "").split()) <= {NUMERICAL}, lines["decision_type"]
         features, left, right = (

@@ -25,7 +25,7 @@ STARTS = ((1.0, 3.0, 0.1), (1.0, 1.5, 0.01))  # variance, every length, noise
 
 
 def weights(weights_XC: Array) -> Array:
-    """The mixture as it is: scores of merged models are smooth in it."""
+    """Take the mixtures as they are, (X, C): scores of merged models are smooth in them."""
     return weights_XC
 
 
@@ -65,14 +65,14 @@ class Process:
     """The posterior of the function, given the scored mixtures and the settings.
 
     Attributes:
-        features: Of the mixture.
+        features: What makes features, (X, C), of mixtures, (X, C).
         scale_C: What a feature is divided by: its spread times its length scale.
         rows_MC: The scored mixtures' features, so divided.
-        variance: Of the function, before anything was scored.
-        mean: Of the scores.
+        variance: Variance of the function of standardised scores, before anything was scored.
+        mean: Mean of the scores.
         unit: Standard deviation of the scores.
         factor_MM: Lower Cholesky factor of the scores' covariance.
-        solved_M: That covariance's inverse times the standardised scores.
+        solved_M: The inverse of that covariance, times the standardised scores.
     """
 
     features: Callable[[Array], Array]
@@ -88,7 +88,10 @@ class Process:
     def fit(
         cls, features: Callable[[Array], Array], settings_T: Array, weights_MC: Array, scores_M: Array
     ) -> "Process":
-        """Memory: one array of (M, M) float64."""
+        """Fit the posterior to scored mixtures, with the settings themselves, not their logarithms.
+
+        Memory: one array of (M, M) float64.
+        """
         from scipy.linalg import cho_solve, cholesky
 
         scale_C = _spread(features(weights_MC)) * settings_T[1:-1]
@@ -101,12 +104,15 @@ class Process:
         return cls(features, scale_C, rows_MC, float(settings_T[0]), mean, unit, factor_MM, solved_M)
 
     def predict(self, weights_XC: Array) -> Array:
-        """The posterior mean, in the unit of the scores."""
+        """The posterior mean, float64, shape (X,), in the unit of the scores."""
         chunks = [covariance_XM @ self.solved_M for covariance_XM in self._covariances(weights_XC)]
         return self.mean + self.unit * np.concatenate([np.empty(0), *chunks])
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """The posterior's standard deviation, in the unit of the scores; it takes M times as long as the mean."""
+        """The posterior's standard deviation, float64, shape (X,), in the unit of the scores.
+
+        It takes M times as long as the mean.
+        """
         from scipy.linalg import solve_triangular
 
         chunks = [np.empty(0)]
@@ -123,7 +129,7 @@ class Process:
 
 
 def marginal_loss(settings_T: Array, apart_CMM: Array, standard_M: Array) -> tuple[float, Array]:
-    """The negative logarithm of the marginal likelihood, without its constant, and its gradient."""
+    """The negative logarithm of the marginal likelihood, without its constant, and its gradient, shape (T,)."""
     from scipy.linalg import cho_solve, cholesky
 
     variance, lengths_C, noise = np.exp(settings_T[0]), np.exp(settings_T[1:-1]), np.exp(settings_T[-1])

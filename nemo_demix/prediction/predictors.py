@@ -36,8 +36,8 @@ class FittedPredictor:
 
     Attributes:
         num_components: C, the number of weights that it was fitted on.
-        models: By benchmark.
-        chosen: The kind of each model.
+        models: The fitted model of each benchmark.
+        chosen: The kind of each model, by benchmark.
     """
 
     num_components: int
@@ -45,12 +45,12 @@ class FittedPredictor:
     chosen: dict[str, str]
 
     def predict(self, weights_XC: Array) -> dict[str, Array]:
-        """See `Predictor`."""
+        """Predicted scores by benchmark, each float64, shape (X,); see `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
         return _by_benchmark(self.models, lambda name: self.models[name].predict(weights_XC), len(weights_XC) <= FEW)
 
     def predict_std(self, weights_XC: Array) -> dict[str, Array]:
-        """See `Predictor`."""
+        """Standard deviation by benchmark, each float64, shape (X,); see `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
         return _by_benchmark(
             self.models, lambda name: self.models[name].predict_std(weights_XC), len(weights_XC) <= FEW
@@ -79,7 +79,7 @@ def fit_predictor(config: PredictorConfig, weights_MC: Array, scores: Mapping[st
         config: The kind, and its settings.
         weights_MC: Merge weights (or data shares) of the scored mixtures, float64, shape (M, C).
         scores: Measured scores by benchmark, each of shape (M,), in any unit and direction.
-        seed: Of LightGBM, inner folds and resamples.
+        seed: Seed of LightGBM, of inner folds and of resamples.
 
     Raises:
         ConfigError: if the kind is unknown or a setting is out of range.
@@ -122,7 +122,10 @@ def refits(
 def checked_inputs(
     config: PredictorConfig, weights_MC: Array, scores: Mapping[str, Array]
 ) -> tuple[Array, dict[str, Array], int]:
-    """What the kind can be fitted on, in an order of its own, and the number of distinct mixtures.
+    """Check mixtures and scores, and put them in an order that does not depend on the order given.
+
+    Returns:
+        Weights, shape (M, C), scores by benchmark, each of shape (M,), and the number of distinct mixtures.
 
     Raises:
         ConfigError, MixtureError, ScoreError: as `fit_predictor`.

@@ -24,7 +24,7 @@ def linear(weights_XC: Array) -> Array:
 
 
 def quadratic(weights_XC: Array) -> Array:
-    """Weights and their pairwise products, (X, C (C + 1) / 2): every quadratic function on the simplex (Scheffé)."""
+    """Weights and their pairwise products, shape (X, C (C + 1) / 2): every quadratic on the simplex (Scheffé)."""
     first, second = np.triu_indices(weights_XC.shape[1], 1)
     return np.hstack([weights_XC, weights_XC[:, first] * weights_XC[:, second]])
 
@@ -67,11 +67,12 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 def leave_one_out(features_MF: Array, targets_M: Array) -> Array:
     """The mean squared error of each mixture by a ridge on the others, for each of `PENALTIES`, shape (P,).
 
-    Without refitting: the error of a mixture that was fitted on, over what its own score did not decide of it.
+    Nothing is refitted: a fitted mixture's error is divided by the part of its prediction that its own score did not
+    decide.
 
     Args:
-        features_MF: Columns of mean 0.
-        targets_M: Of mean 0.
+        features_MF: Features of the mixtures, each column of mean 0.
+        targets_M: Scores of mean 0.
     """
     left_MR, singular_R, _ = np.linalg.svd(features_MF, full_matrices=False)
     kept_PR = singular_R**2 / (singular_R**2 + PENALTIES[:, None])
