@@ -40,7 +40,7 @@ def proxy_kinds(config: DemixConfig) -> list[str]:
 def verify_fingerprint(
     config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], references: Sequence[TrainJob]
 ) -> str:
-    """Of everything that can change `verify/fidelity.json`."""
+    """Fingerprint everything that can change `verify/fidelity.json`."""
     return fingerprint(
         references=[job.fingerprint for job in references],
         proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
@@ -75,7 +75,7 @@ def final_fingerprint(
     jobs: Sequence[TrainJob],
     fidelity: dict[str, Any] | None,
 ) -> str:
-    """Of everything that can change `final/result.json`."""
+    """Fingerprint everything that can change `final/result.json`."""
     return fingerprint(
         mixture=mixture["fingerprint"],
         models=[job.fingerprint for job in jobs],

@@ -61,7 +61,7 @@ def _mixture(record: Mapping[str, Any]) -> Table:
 
 
 def _predicted(problem: ImportedProblem, record: Mapping[str, Any]) -> Table:
-    """Of the mixture and of each baseline, and how well the predictor ranks mixtures that it was not fitted on."""
+    """Tabulate what is predicted of the mixture and of each baseline, and how well the predictor ranks out of fold."""
     baselines = {name: one["predicted"] for name, one in record["baselines"].items()}
     table = Table(title="Predicted scores (± one standard deviation)", title_justify="left")
     for heading in ("capability", "better", "unit", "the mixture", *baselines, "rho (out of fold)"):

@@ -158,7 +158,7 @@ def write_recipe(config: DemixConfig) -> None:
 
 
 def configuration_fingerprint(config: DemixConfig) -> str:
-    """Of all that the jobs run; how they are queued is no part of it."""
+    """Fingerprint all that the jobs run; how they are queued is no part of it."""
     return fingerprint(configuration=_identity(_content(config)))
 
 

@@ -78,7 +78,7 @@ def _options(settings: MergeConfig, force: bool) -> "MergeOptions":
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    """Slurm's way to end a job; what is finished is kept, and the workers end with this process."""
+    """End the process when a signal asks for it; what is finished is kept, and the workers end with this process."""
     print(f"stopped by {signal.Signals(number).name}; the same command goes on from here", file=sys.stderr)
     sys.exit(128 + number)
 

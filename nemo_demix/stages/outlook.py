@@ -19,10 +19,10 @@ _KEPT_S = 2.0  # files are looked at again after so long
 
 @dataclass
 class Outlook:
-    """Of one run, from inside one of its stages.
+    """What one run has still to do, seen from inside one of its stages.
 
     Attributes:
-        stage: One of `ORDER`.
+        stage: The stage that is at work, one of `ORDER`.
     """
 
     config: DemixConfig

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_stages(config: DemixConfig) -> None:
-    """From text to a final model. What each call took of each stage is added to `timing.jsonl`."""
+    """Run all stages, from text to a final model; what each took in this call is added to `timing.jsonl`."""
     path = config.run_dir / "timing.jsonl"
     stages: dict[str, Callable[[DemixConfig], object]] = {
         "prepare": _prepare,

@@ -52,7 +52,7 @@ def score_target(job: TrainJob) -> ScoreTarget:
 
 
 def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
-    """Those that ranks have not scored yet, as a task's plain values."""
+    """The targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores first."""
     if config.force:
         for target in targets:
             target.forget(config)

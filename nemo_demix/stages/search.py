@@ -62,7 +62,7 @@ def _search(config: DemixConfig, manifest: DataManifest, components: list[TrainJ
 
 
 def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -> None:
-    """A mixture without proxies needs no ranks."""
+    """Write the mixture of a strategy that scores nothing: no ranks are needed."""
     space = search_space(config, manifest, strategy_of(config.search).mixes)
     choice = build_strategy(Problem(config.search, space, config.seed)).result()
     facts = Facts(seed=config.seed, fingerprint=expected, proxy=None, is_merge=False)

@@ -127,7 +127,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _of_models(folders: Sequence[Path]) -> Progress:
-    """Steps of those that are being trained; several at a time end when the last of them does."""
+    """Steps of the models that are being trained; several at a time end when the last of them does."""
     parts = [found for folder in folders if (found := model_progress(folder)) is not None]
     done = sum((folder / "record.json").exists() for folder in folders)
     trained = f"{done}/{len(folders)} models" if len(folders) > 1 else ""

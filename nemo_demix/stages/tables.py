@@ -58,7 +58,7 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
 
 
 def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
-    """DeMix's own answer on the same proxies."""
+    """Say what DeMix's own search answers on the same proxies."""
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in demix["data_shares"].items())
     line = f"DeMix's published search ends, on the same {mixture['num_proxies']} merged proxies, with {shares}."
     if (gap := demix["chosen_minus_this"]) is not None:
