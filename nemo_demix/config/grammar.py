@@ -53,7 +53,7 @@ def parsed(text: str) -> Override:
 
 
 def refusal(text: str, why: str = "") -> ConfigError:
-    """Of an argument that the grammar does not take.
+    """Make the error for an argument that the grammar does not take.
 
     Args:
         why: Hydra's words, for a fault that is not one of characters.

@@ -14,7 +14,7 @@ class LaunchJobConfig:
 
 @dataclass
 class LaunchJobsConfig:
-    """Of each stage that can be a job."""
+    """What the jobs of each stage have of their own, for each stage that can be a job."""
 
     prepare: LaunchJobConfig = field(default_factory=LaunchJobConfig)
     base: LaunchJobConfig = field(default_factory=LaunchJobConfig)

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass
 class MergeConfig:
-    """Merging component models: on disk (`merge`), and in memory (`search`, `score`) by the same method."""
+    """How component models are merged: on disk (`merge`), and in memory (`search`, `score`) by the same method."""
 
     method: str = "linear"  # see nemo_demix/merging/methods
     parameters: dict[str, Any] = field(default_factory=dict)  # the method's own, e.g. {density: 0.9}
@@ -26,7 +26,7 @@ class MergeConfig:
 
 @dataclass
 class ConvertConfig:
-    """Between Hugging Face and Megatron checkpoints (`export`, `import`)."""
+    """How checkpoints become Hugging Face folders and the other way round (`export`, `import`)."""
 
     source: str | None = None
     output: str | None = None

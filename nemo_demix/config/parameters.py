@@ -21,8 +21,8 @@ def typed_parameters(key: str, name: str, owner: type | None, given: Mapping[str
     """What is given, in the types of the defaults.
 
     Args:
-        key: Of the mapping in the configuration.
-        name: Of the method or the strategy.
+        key: Key of the mapping in the configuration.
+        name: Name of the method or the strategy, for messages.
         owner: The dataclass whose fields the parameters are.
 
     Raises:

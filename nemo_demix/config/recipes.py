@@ -41,7 +41,7 @@ class RecipeSource(files.FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Of its entries in Hydra's search path."""
+        """What its entries in Hydra's search path begin with."""
         return "recipe"
 
     def load_config(self, config_path: str) -> ConfigResult:

@@ -1,4 +1,4 @@
-"""From proxies to a mixture, and how far it is trusted."""
+"""How proxies lead to a mixture, and how far it is trusted."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ class SamplerConfig:
 
 @dataclass
 class PredictorConfig:
-    """From mixtures to scores, one regressor a benchmark."""
+    """How scores are predicted from mixtures, by one regressor a benchmark."""
 
     kind: str = "lightgbm"  # see nemo_demix/prediction/predictors.py
     learning_rate: float = 0.02  # these four: LightGBM (DeMix §2.4)
@@ -96,7 +96,7 @@ class ImportedConfig:
 
 @dataclass
 class SearchConfig:
-    """From proxies' scores to a mixture."""
+    """How proxies' scores lead to a mixture."""
 
     strategy: str = "demix"  # see nemo_demix/search/strategies
     parameters: dict[str, Any] = field(default_factory=dict)  # of a strategy that has no section here

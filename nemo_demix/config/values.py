@@ -43,7 +43,7 @@ def fitted(content: Mapping[str, Any], errors: list[DemixError], section: Any = 
     """What of a section's values fits the schema, with counts as numbers.
 
     Args:
-        content: As YAML has it; interpolations are taken as they are.
+        content: The section as YAML has it; interpolations are taken as they are.
         errors: Gets one for each key that does not exist, and each value of another type.
         section: The section's type.
         key: Where it stands; empty: the whole configuration.
@@ -75,7 +75,7 @@ def is_section(key: str) -> bool:
 
 
 def unknown_key(key: str, section: Any) -> ConfigError:
-    """Of a key that its section does not have, with those that are near."""
+    """Make the error for a key that its section does not have; it names those that are near, else all known ones."""
     known = list(hints_of(section)) if is_dataclass(section) else []
     name = key.rpartition(".")[2]
     hint = near(name, known) or f"; expected one of {', '.join(known)}"
