@@ -30,15 +30,15 @@ class Training:
     """One training run, as a back end is asked for it.
 
     Attributes:
-        label: For people: role/name.
-        folder: The model's, where `losses.jsonl` goes; nothing else of it but `checkpoints` is written.
+        label: Name for people: role/name.
+        folder: The model's folder, where `losses.jsonl` goes; a back end writes nothing else of it but `checkpoints`.
         blend: Megatron's data-path list.
-        seed: Of the data order.
-        save_steps: Where a checkpoint is written; of those that `keep_steps` does not name, only the newest is kept.
+        seed: Seed of the data order.
+        save_steps: Steps that end in a checkpoint; of those that `keep_steps` does not name, only the newest is kept.
         optimizer_at_end: The last checkpoint holds the optimizer's state too; all others do.
         source: A vetted checkpoint to take weights from; None: the recipe's initial ones.
         origin: The checkpoint that `source` stands for; nothing of it is shown to a loader that would run it.
-        done_steps: Of this very run, when `source` was saved: it is gone on with, in the same data order.
+        done_steps: Steps that this very run had done when `source` was saved; it goes on in the same data order.
         load_optimizer: Take the optimizer's state from a source that is another run's, too.
         may_diverge: A loss that is no number ends the run on every rank at the same step, and is not a failure of ours.
     """

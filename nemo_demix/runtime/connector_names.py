@@ -22,7 +22,7 @@ def connector_name(name: str, place: Sequence[int], stored: Collection[str]) -> 
     """The name of one layer's (and expert's) tensor, and how many axes before it are those of layers and experts.
 
     Args:
-        name: Of the stored tensor.
+        name: Name of the stored tensor.
         place: Where on its first axes the layer, and the expert, is.
         stored: The names of all tensors beside it.
     """
@@ -41,7 +41,10 @@ def connector_name(name: str, place: Sequence[int], stored: Collection[str]) -> 
 
 
 def unstacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors by the connectors' names: views, but where the halves of a gated MLP are joined."""
+    """A checkpoint's tensors by the connectors' names, each of one layer's (and expert's) shape.
+
+    They are views, but where the halves of a gated MLP are joined.
+    """
     found: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         axes = connector_name(name, (0, 0), tensors)[1]

@@ -25,7 +25,7 @@ def read_generation(
     """The `transformers.GenerationConfig` of a folder; where it has none, of the ids in a model's config.json.
 
     Args:
-        folder: Of a model, or of a tokenizer.
+        folder: Folder of a model, or of a tokenizer.
         vocab_size: The rows of the model's embedding, which all ids have to be among.
         root: What no link may lead out of; None: links are followed, of which Hugging Face's cache is made.
     Returns:

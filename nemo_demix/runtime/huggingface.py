@@ -35,7 +35,7 @@ _VOCABULARY = "embedding.word_embeddings.weight"
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors as one rank holding the whole model names them, in their stored dtype.
+    """A checkpoint's tensors by the connectors' names, see `unstacked` for their shapes; in their stored dtype.
 
     A Hugging Face model has one dtype. Where a checkpoint has several, it is the one that holds the values of all.
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pace:
-    """Of one training run, on one rank; rank 0 writes and speaks. After a resume steps may come a second time."""
+    """Pace of one training run, on one rank; rank 0 writes and speaks. After a resume steps may come a second time."""
 
     def __init__(self, label: str, num_steps: int, tokens_per_step: int, every_steps: int, losses: Path) -> None:
         self.label = label
@@ -29,7 +29,7 @@ class Pace:
         """Take note of a finished step; the first of a run pays warm-up and is left out of the rate.
 
         Args:
-            loss: Over all ranks, nats a token.
+            loss: The loss over all ranks, nats a token.
         Returns:
             Tokens a second, where it has just said so.
         """

@@ -6,14 +6,14 @@ from nemo_demix.config import DemixConfig
 
 
 def tensorboard_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Of a `TensorBoardLogger` for one model or stage; None: not asked for."""
+    """Arguments of a `TensorBoardLogger` for one model or stage; None: not asked for."""
     if not config.track.tensorboard:
         return None
     return {"save_dir": str(config.run_dir.absolute() / "tensorboard"), "name": name, "version": ""}
 
 
 def wandb_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Of a `WandbLogger` for one model or stage, grouped by the run; None: not asked for."""
+    """Arguments of a `WandbLogger` for one model or stage, grouped by the run; None: not asked for."""
     if config.track.wandb_project is None:
         return None
     return {

@@ -16,7 +16,7 @@ __all__ = ["build_model", "shape_values", "start_groups", "train", "use_cpu"]
 
 
 def use_cpu() -> None:
-    """Done when this package is imported: see `stand_ins`."""
+    """Do nothing: importing this package has done it, see `stand_ins`."""
 
 
 def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
@@ -30,7 +30,7 @@ def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
 
 
 def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
-    """As `runtime.model.build_model`, with Bridge's model provider."""
+    """Build this rank's part of the model by Bridge's model provider, see `runtime.model.build_model`."""
     recipe = base_recipe(config)
     provider = recipe.model
     provider.vocab_size, provider.should_pad_vocab = padded_vocab_size(config, manifest.tokenizer), False

@@ -67,7 +67,7 @@ class _WhileLora:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """As `importlib.abc.MetaPathFinder` has it."""
+        """Find one of Bridge's LoRA modules, which is executed beside the stand-in; None for any other module."""
         if name not in _LORA:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)

@@ -39,7 +39,7 @@ _TRAIN_STATE = "train_state.pt"
 def train(
     config: DemixConfig, manifest: DataManifest, training: Training, stop_request: StopRequest, ranks: Ranks
 ) -> Trained:
-    """As `Backend.train`.
+    """Train one model by Bridge's own pretrain function, see `Backend.train`.
 
     Raises:
         ConfigError: if the configuration asks for what this back end does not have.
@@ -125,7 +125,7 @@ class Steps(Callback):  # type: ignore[misc]
         self._stop_request, self._is_main = stop_request, is_main
 
     def on_train_step_end(self, context: CallbackContext) -> None:
-        """Collective: every rank."""
+        """Note the step, and decide whether it is saved and whether the run goes on. Collective: every rank."""
         training, settings = self._training, context.state.cfg
         step = context.state.train_state.step + 1  # it is counted after this
         self._pace.step(step, _reduced_loss(context), self._is_main)

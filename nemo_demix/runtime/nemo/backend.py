@@ -17,7 +17,7 @@ __all__ = ["build_model", "shape_values", "start_groups", "train", "use_cpu"]
 
 
 def use_cpu() -> None:
-    """See `runtime/cpu_alias.py`."""
+    """Let CUDA code run on the CPU in this process, see `runtime/cpu_alias.py`."""
     from nemo_demix.runtime import cpu_alias
 
     cpu_alias.install()
@@ -45,7 +45,7 @@ def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
 
 
 def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
-    """As `runtime.model.build_model`, with NeMo's model configuration."""
+    """Build this rank's part of the model by NeMo's model configuration, see `runtime.model.build_model`."""
     import fiddle as fdl
     from nemo.lightning import _strategy_lib
 
@@ -78,7 +78,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
 def train(
     config: DemixConfig, manifest: DataManifest, training: Training, stop_request: StopRequest, ranks: Ranks
 ) -> Trained:
-    """As `Backend.train`, by NeMo's own pretrain function."""
+    """Train one model by NeMo's own pretrain function, see `Backend.train`."""
     from nemo_demix.runtime.nemo.training import train as train_with_nemo
 
     return train_with_nemo(config, manifest, training, stop_request, ranks)

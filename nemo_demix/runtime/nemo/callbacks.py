@@ -60,10 +60,10 @@ class StepCheckpoint(ModelCheckpoint):
             self._remove_checkpoint(trainer, f"{path}.ckpt")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Nothing: steps decide."""
+        """Save nothing: steps decide, not epochs."""
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Nothing: steps decide."""
+        """Save nothing: steps decide, not validations."""
 
 
 class Progress(Callback):

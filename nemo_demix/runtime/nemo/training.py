@@ -23,7 +23,7 @@ from nemo_demix.tokenizer import nemo_tokenizer
 def train(
     config: DemixConfig, manifest: DataManifest, training: Training, stop_request: StopRequest, ranks: Ranks
 ) -> Trained:
-    """As `Backend.train`."""
+    """Train one model by NeMo's own pretrain function, see `Backend.train`."""
     recipe = training_recipe(config, manifest, training)
     if not recipe.trainer.strategy.ckpt_async_save:
         hand_over_in_process()
