@@ -74,7 +74,7 @@ class TrainJob:
 
     @property
     def record_path(self) -> Path:
-        """Written last."""
+        """Where the record is, which is written last."""
         return self.folder / "record.json"
 
     @property
@@ -223,7 +223,7 @@ def reference_jobs(
 
     Args:
         shares: Data shares, by reference name.
-        seeds: Of the data order, by reference name.
+        seeds: Seeds of the data order, by reference name.
     """
     settings, base = reference_settings(config), base_job(config, manifest)
     kept = [round(share * settings.num_tokens) for share in config.verify.trained_shares]
@@ -303,7 +303,7 @@ def budget_errors(config: DemixConfig, role: str, settings: RoleConfig) -> Itera
     """A budget of less than a step, or checkpoints kept beyond its end.
 
     Args:
-        role: For the message.
+        role: The role that the settings are of, for the message.
     """
     tokens_per_step = config.train.global_batch_size * config.train.seq_length
     num_steps = settings.num_tokens // max(1, tokens_per_step)

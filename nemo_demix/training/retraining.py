@@ -36,7 +36,7 @@ class Retraining:
 
 
 def retrainings(jobs: Sequence[TrainJob]) -> list[Retraining]:
-    """Of these jobs those whose folders hold a finished model of other inputs."""
+    """Find the jobs whose folders hold a finished model of other inputs."""
     return [_retraining(job) for job in jobs if job.record_path.exists() and not job.is_done and job.adopt is None]
 
 
