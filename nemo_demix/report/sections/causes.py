@@ -79,7 +79,7 @@ def effects(weights_MC: Array, scores_MB: Array) -> tuple[Array, Array]:
     """Least-squares effects of STEP more of each component from the mean mixture, and their standard errors.
 
     Args:
-        weights_MC: Of full column rank, rows summing to 1; M > C.
+        weights_MC: Weights of the mixtures, of full column rank, rows summing to 1; M > C.
 
     Returns:
         Both of shape (C, B), in the scores' units.
@@ -109,7 +109,7 @@ def _effect(value: float, reach: float, scale: float) -> Cell:
 
 
 def _strongest(names: list[str], scores: list[str], effects_CB: Array, reach_CB: Array) -> str:
-    """In words: for each component the score that it helps most beyond its interval."""
+    """Say for each component which score it helps most, among those whose interval is clear of 0."""
     parts = []
     for c, name in enumerate(names):
         clear = [(effects_CB[c, b], scores[b]) for b in range(len(scores)) if effects_CB[c, b] < -reach_CB[c, b]]
@@ -119,7 +119,7 @@ def _strongest(names: list[str], scores: list[str], effects_CB: Array, reach_CB:
 
 
 def noise_section(run: RunRecords) -> Section:
-    """Of each score, the spread between mixtures over its standard error."""
+    """Divide each score's spread between mixtures by its standard error."""
     key, title, question = "noise", "Signal and noise of each score", "Which scores are noise?"
     drawn = [row for row in run.scored if row["iteration"] in (0, None)]
     rows = drawn if len(drawn) >= 8 else run.scored

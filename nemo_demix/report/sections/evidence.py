@@ -17,7 +17,7 @@ _SETS = {"benchmarks": "the benchmarks", "heldout": "held-out text"}
 
 
 def proxies_section(run: RunRecords) -> Section:
-    """Against trained references where `verify` has any, else against the final models."""
+    """Compare proxies with trained references where `verify` has any, else predictions with the final models."""
     key, title, question = "proxies", "Proxies against trained models", "Is the proxy true?"
     if run.fidelity is not None:
         return Section(key, title, question, **_study(run))

@@ -47,7 +47,7 @@ def losers_section(run: RunRecords) -> Section:
 
 
 def _differences(run: RunRecords, name: str) -> list[tuple[Mark, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Of each capability and its scores: the difference, the name, and both trained models' scores."""
+    """Compare each capability and its scores: the difference, the name, and both trained models' scores."""
     assert run.result is not None
     models = run.result["models"]
     rows = []
@@ -96,7 +96,7 @@ def _trained(run: RunRecords, name: str) -> Section:
 
 
 def _members(run: RunRecords, model: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """By capability, what each score counts in its average."""
+    """What each score counts in its capability's average, by capability."""
     if run.manifest is None:
         return {}
     shares = shares_of(averaged_scores(judged_scores(run.config.suite, run.manifest)))
@@ -168,7 +168,7 @@ def _forecast(run: RunRecords, name: str) -> list[Mark]:
 
 
 def _predicted(run: RunRecords, name: str) -> Section:
-    """By capability: what proxies or the predictor say of the chosen mixture and of the baseline's nearest merge."""
+    """Show what proxies or the predictor say of the chosen mixture and the baseline's nearest merge, by capability."""
     assert run.mixture is not None
     chosen, other = run.mixture["predicted"], run.mixture["baselines"][name]["predicted"]
     marks = _forecast(run, name)

@@ -70,7 +70,7 @@ def comparisons(run: RunRecords) -> Comparisons:
 
 
 def _predicted(run: RunRecords) -> dict[str, dict[str, Any]]:
-    """Of the predicted macro scores, where these have one unit; what the predictor is off by counts for both sides."""
+    """Compare the predicted macro scores, where these have one unit; the predictor's error counts for both sides."""
     from nemo_demix.scoring.scores import Comparison, combined
 
     assert run.mixture is not None
@@ -125,7 +125,7 @@ def verdict(run: RunRecords) -> Section:
 
 
 def tone(run: RunRecords) -> str:
-    """Better, worse or neither: of the leading comparison."""
+    """Say whether the leading comparison is better, worse or neither."""
     found = comparisons(run)
     name = leading(found)
     said = None if name is None else found.of[name]["verdict"]
