@@ -76,7 +76,7 @@ def _arc_easy_documents() -> Iterator[dict[str, Any]]:
 
 
 def _hellaswag_documents() -> Iterator[dict[str, Any]]:
-    """From the rows as they were published: the request files clean them a little differently from the harness."""
+    """Read the rows as they were published: the request files clean them a little differently from the harness."""
     import datasets
     from lm_eval.tasks.hellaswag.utils import process_docs
 

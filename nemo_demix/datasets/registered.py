@@ -17,8 +17,9 @@ class RegistryBenchmark:
     Attributes:
         items: {id, context, gold, choices, gold_index}, see `item`; scored in bits per byte.
         num_items: How many there are.
-        package: Whose files they are read from; its version is part of the benchmark's identity.
-        documents: Of `tasks/definitions/demix_<name>.yaml`, where the benchmark is a task of lm-evaluation-harness too.
+        package: The package whose files they are read from; its version is part of the benchmark's identity.
+        documents: Documents of `tasks/definitions/demix_<name>.yaml`, where the benchmark is a task of
+            lm-evaluation-harness too; None: it is none.
         shots: Worked examples of that task, as documents; None: its definition holds them, or there are none.
     """
 
