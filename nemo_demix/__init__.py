@@ -27,5 +27,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """With what is not imported yet."""
+    """The names of this package, with those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -33,11 +33,11 @@ def merge(
 
     Args:
         components: Checkpoints by name, of one model in any layout.
-        mixtures: By name, merge weights by component; they sum to 1 unless `any_weights`.
-        method: As `merge.method`; `parameters`, `base` and `seed` are its.
+        mixtures: Merge weights by component, by name of the mixture; they sum to 1 unless `any_weights`.
+        method: What `merge.method` would name; `parameters`, `base` and `seed` belong to it.
         dtype: fp32 | bf16 | fp16; None: as the components.
         workers: Processes here; None: one a core, at most 8.
-        memory_gib: Of all processes here together; refused beforehand if it cannot be kept.
+        memory_gib: Memory of all processes here together; the merge is refused beforehand if it cannot be kept.
         force: Replace what another merge made.
 
     Returns:

@@ -22,11 +22,11 @@ class Result:
     """The mixture that a search has found.
 
     Attributes:
-        data_shares: By dataset; they sum to 1.
+        data_shares: Shares by dataset; they sum to 1.
         weights: Merge weights by component; empty where the mixtures are data shares.
-        predicted: By capability of the objective, in its scores' unit.
-        intervals: By dataset, the 5th and the 95th percentile of its share over what resampled scores would have chosen
-            (over the best of the pool where nothing was resampled).
+        predicted: What is predicted, by capability of the objective, in its scores' unit.
+        intervals: The 5th and the 95th percentile of each dataset's share over what resampled scores would have chosen
+            (over the best of the pool where nothing was resampled), by dataset.
         baselines: Data shares of the plain alternatives, by name.
         predicted_baselines: What is predicted of each of these, by capability.
         num_scored: Mixtures with scores.
@@ -48,7 +48,7 @@ class Result:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], notes: tuple[str, ...] = ()) -> "Result":
-        """From the content of `search/mixture.json`, of this release or an earlier one."""
+        """Make it from the content of `search/mixture.json`, of this release or an earlier one."""
         intervals = {name: one.get("refits") or one["top"] for name, one in record.get("intervals", {}).items()}
         return cls(
             data_shares=dict(record["data_shares"]),

@@ -40,10 +40,10 @@ class Trial:
     """A mixture to be scored.
 
     Attributes:
-        name: In this study: `mix_0`, `mix_1`, ...
+        name: Its name in this study: `mix_0`, `mix_1`, ...
         weights: Merge weights by component; data shares by dataset where the study has no blends.
-        data_shares: By dataset, what the weights stand for.
-        step: Of the strategy, counted from 0: all trials of a step are told before it asks for more.
+        data_shares: What the weights stand for, by dataset.
+        step: Step of the strategy, counted from 0: all trials of a step are told before it asks for more.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Study:
     Args:
         datasets: Candidate datasets, with their tokens where these are known: they give the proportional baseline, and
             epochs.
-        scores: By name, the capability that each serves. A capability is the mean of its scores.
-        higher_is_better: Of all scores, or by name.
-        strategy: As `search=` on the command line.
+        scores: The capability that each score serves, by its name. A capability is the mean of its scores.
+        higher_is_better: Whether higher is better, for all scores, or by name.
+        strategy: What `search=` on the command line would name.
         settings: Keys below `search`, as in a recipe: `{"iterations": [16, 8], "constraints": {"max": {"web": 0.5}}}`.
-        blends: By component, the data shares it was trained on, where mixtures are merge weights of components.
-        num_tokens: Of the final run, for epochs and their caps; needs the datasets' tokens.
-        seed: Of everything random.
+        blends: The data shares that each component was trained on, where mixtures are merge weights of components.
+        num_tokens: Tokens of the final run, for epochs and their caps; needs the datasets' tokens.
+        seed: Seed of everything random.
         folder: A run's folder: rows are appended to `search/scores.jsonl` as they are told, and `result` writes
             `search/mixture.json`. A study that is made again with the same arguments goes on from there.
         evaluator: What the scores depend on besides the mixture, such as a version; told rows count for it alone.
@@ -140,10 +140,10 @@ class Study:
                 mixture, with its shares in columns `datasets` (else `train_*`) and its scores in the others.
             mixtures: A file of the mixtures, where the scores do not hold them.
             datasets: The columns that are shares.
-            capabilities: By score or pattern; one left out is its own.
-            higher_is_better: By score or pattern, where its name does not say.
-            settings: As of a study.
-            folder: As of a study; there are no rows to be kept.
+            capabilities: Capabilities by score or pattern; a score left out is a capability of its own.
+            higher_is_better: Whether higher is better, by score or pattern, where its name does not say.
+            settings: Keys below `search`, as of any study.
+            folder: A run's folder, as of any study; there are no rows to be kept.
 
         Raises:
             ConfigError, MixtureError, ScoreError: as `nemo-demix search` would, with the keys below `search.imported`.
