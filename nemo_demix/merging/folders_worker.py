@@ -79,7 +79,7 @@ def _merge(request: dict[str, Any], folder: Path) -> None:
 def _export(checkpoint: Path, tokenizer: str | None, folder: Path) -> None:
     from nemo_demix.errors import CheckpointError
     from nemo_demix.runtime.context import read_context
-    from nemo_demix.runtime.huggingface import export_checkpoint, load_tokenizer_folder
+    from nemo_demix.runtime.huggingface import export_checkpoint
 
     context = read_context(checkpoint)
     found = context.tokenizer or (None if tokenizer is None else Path(tokenizer))
@@ -92,7 +92,7 @@ def _export(checkpoint: Path, tokenizer: str | None, folder: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)  # of one that was killed
     work.mkdir(parents=True)
     try:
-        export_checkpoint(checkpoint, context, load_tokenizer_folder(found), work).rename(folder)
+        export_checkpoint(checkpoint, context, found, work).rename(folder)
     finally:
         shutil.rmtree(work)
 

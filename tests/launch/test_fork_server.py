@@ -89,11 +89,11 @@ def test_where_a_fork_would_not_be_safe_each_rank_imports_by_itself_and_scores_t
     """pyarrow's allocator runs a thread where the user asks for it."""
     forked, said = score(smoke_run, tmp_path / "forked", run_cli)
     assert forked["forked"] is True
-    assert "each rank imports NeMo by itself" not in said
+    assert "each rank imports its framework by itself" not in said
     threads = {"JE_ARROW_MALLOC_CONF": "background_thread:true"}
     alone, said = score(smoke_run, tmp_path / "alone", run_fresh, **threads)
     assert alone["forked"] is False
-    assert "each rank imports NeMo by itself, which takes longer: libraries have started threads" in said
+    assert "each rank imports its framework by itself, which takes longer: libraries have started threads" in said
     rows = [(tmp_path / name / "smoke/scores/proxies.jsonl").read_text() for name in ("forked", "alone")]
     scores = [[json.loads(line)["scores"] for line in text.splitlines()] for text in rows]
     assert len(scores[0]) == 2
