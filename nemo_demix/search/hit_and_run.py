@@ -21,11 +21,6 @@ THINNING = 1  # times the number of directions: steps between two rows of a chai
 MAX_SHRINKS = 60  # of a chord; then the chain stays where it is for this step
 
 
-def num_batches(count: int) -> int:
-    """How many batches of `feasible_rows` hold so many rows."""
-    return -(-count // MAX_CHAINS) + 1
-
-
 def feasible_rows(constraints: Constraints, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Batches of feasible rows without end, each row with the centre of the convex set that it is from.
 

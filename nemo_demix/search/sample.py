@@ -9,7 +9,6 @@ Axes: M mixtures, C components, S strengths, V rows that violate a constraint.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from nemo_demix.config import SamplerConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
 from nemo_demix.mixture import Array, check_simplex
-from nemo_demix.search.hit_and_run import feasible_rows, num_batches
+from nemo_demix.search.hit_and_run import feasible_rows
 
 Units = npt.NDArray[np.int32]  # multiples of the grid; a row sums to 1 / grid
 Rows = npt.NDArray[Any]
@@ -146,7 +145,12 @@ def _without_unused(constraints: Constraints, weights_MC: Array) -> Array:
 
 def _inside(constraints: Constraints, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
     """Rows drawn from the feasible set itself, with their centres: MAX_DRAWS times the wanted number at most."""
-    return islice(feasible_rows(constraints, count, rng), num_batches(MAX_DRAWS * count))
+    left = MAX_DRAWS * count
+    for rows_MC, centres_MC in feasible_rows(constraints, count, rng):
+        yield rows_MC, centres_MC
+        left -= len(rows_MC)  # a batch is smaller than asked for where some of the set's parts are single points
+        if left <= 0:
+            return
 
 
 def _gather(found_MC: Rows, batches: Iterator[Rows], count: int) -> Rows:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nemo_demix.config import ConstraintsConfig, SamplerConfig
@@ -69,6 +69,7 @@ def test_a_sparse_optimum_beside_a_pinned_share_is_found() -> None:
 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000))
+@example(seed=673)  # `min_used` leaves it some faces and many single points
 def test_all_rows_satisfy_random_constraints_and_come_nearer_to_their_edge(seed: int) -> None:
     config, best_C = draw_case(np.random.default_rng(seed))
     constraints = build(config)
