@@ -1,6 +1,6 @@
 """Checkpoints to be damaged, merges to be killed, and what a merge left, in a form that compares.
 
-Used by test_damage, test_interrupt and benchmarks/merge_faults.py.
+Used by test_damage, test_interrupt, benchmarks/merge_faults.py and benchmarks/foreign_faults.py.
 """
 
 import json
@@ -261,6 +261,26 @@ def refused(components: Components, output: Path, message: str, mixtures: Mixtur
     assert len(text.splitlines()) == 1, text
     nothing_published(output)
     return text
+
+
+def outcome(plan: Callable[[], MergePlan], output: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """What a merge makes of damage: `refused` with the message, `harmless`, or `silent` with the files that differ.
+
+    Args:
+        plan: Makes the merge's plan, which may be refused too.
+        output: What is merged into it is removed.
+        expected: The `meaning` of the output without the damage.
+    """
+    try:
+        run_merge(plan(), output)
+        found = meaning(output)
+    except DemixError as error:
+        published = sorted(path.name for path in output.iterdir() if path.name[0] != ".") if output.exists() else []
+        return {"outcome": "silent" if published else "refused", "message": str(error)[-160:]}
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    different = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
+    return {"outcome": "silent", "different": different} if different else {"outcome": "harmless"}
 
 
 def nothing_published(output: Path) -> None:
