@@ -39,6 +39,11 @@ class TokenizerConfig:
     sample_bytes: int = 4_000_000  # text a BPE is trained on, shared equally between the datasets
     datasets: list[str] = field(default_factory=list)  # whose text a BPE is trained on; empty: all
 
+    @property
+    def huggingface_path(self) -> str | None:
+        """The path of a tokenizer in Hugging Face's format; None: it is brought in none, or trained here."""
+        return self.path if self.kind == "huggingface" else None
+
 
 @dataclass
 class PrepareConfig:

@@ -77,22 +77,16 @@ def _merge(request: dict[str, Any], folder: Path) -> None:
 
 
 def _export(checkpoint: Path, tokenizer: str | None, folder: Path) -> None:
-    from nemo_demix.errors import CheckpointError
     from nemo_demix.runtime.context import read_context
-    from nemo_demix.runtime.huggingface import export_checkpoint
+    from nemo_demix.runtime.huggingface import export_checkpoint, tokenizer_beside
 
     context = read_context(checkpoint)
-    found = context.tokenizer or (None if tokenizer is None else Path(tokenizer))
-    if found is None:
-        raise CheckpointError(
-            f"{checkpoint / 'context'}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
-            "tokenizer.path=FOLDER to the one to put beside the model"
-        )
+    beside = tokenizer_beside(checkpoint / "context", context.tokenizer, tokenizer)
     work = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)  # of one that was killed
     work.mkdir(parents=True)
     try:
-        export_checkpoint(checkpoint, context, found, work).rename(folder)
+        export_checkpoint(checkpoint, context, beside, work).rename(folder)
     finally:
         shutil.rmtree(work)
 

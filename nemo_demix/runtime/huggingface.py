@@ -31,7 +31,7 @@ from nemo_demix.tokenizer import num_ids
 
 logger = logging.getLogger(__name__)
 
-_VOCABULARY = "embedding.word_embeddings.weight"
+VOCABULARY = "embedding.word_embeddings.weight"
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -45,8 +45,8 @@ def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
     """
     reader = CheckpointReader(checkpoint)
     state = unstacked({name: reader.read_tensor(name) for name in reader})
-    if _VOCABULARY not in state:
-        raise CheckpointError(f"{checkpoint}: has no tensor module.{_VOCABULARY}; expected a GPT model")
+    if VOCABULARY not in state:
+        raise CheckpointError(f"{checkpoint}: has no tensor module.{VOCABULARY}; expected a GPT model")
     dtypes = sorted({tensor.dtype for tensor in state.values()}, key=str)
     if len(dtypes) > 1:
         widest = functools.reduce(torch.promote_types, dtypes)
@@ -75,6 +75,36 @@ def load_tokenizer_folder(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: expected a Hugging Face tokenizer, found: {reason}") from None
 
 
+def tokenizer_beside(checkpoint: Path, found: Path | None, given: str | None) -> Path:
+    """The folder of the tokenizer to put beside an exported model: the checkpoint's own, else the recipe's.
+
+    Args:
+        found: The checkpoint's, where it has one of Hugging Face's format.
+        given: The recipe's, see `TokenizerConfig.huggingface_path`.
+    Raises:
+        CheckpointError: if there is neither.
+    """
+    if found is None and given is None:
+        raise CheckpointError(
+            f"{checkpoint}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
+            "tokenizer.path=FOLDER to the one to put beside the model"
+        )
+    return found or Path(str(given))
+
+
+def check_rows(checkpoint: Path, num_rows: int, tokenizer: Any) -> None:
+    """Refuse a model whose embedding has no row for a token of its tokenizer.
+
+    Raises:
+        CheckpointError: with both numbers.
+    """
+    if (needed := num_ids(tokenizer)) > num_rows:
+        raise CheckpointError(
+            f"{checkpoint}: its embedding has {num_rows} rows, the tokenizer {needed} tokens; give the "
+            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
+        )
+
+
 def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder: Path, folder: Path) -> Path:
     """Write a checkpoint as a Hugging Face model and tokenizer, bit for bit in its dtype.
 
@@ -89,12 +119,8 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder:
     """
     tokenizer = load_tokenizer_folder(tokenizer_folder)
     state = read_state(checkpoint)
-    embedding = state[_VOCABULARY]
-    if (needed := num_ids(tokenizer)) > len(embedding):
-        raise CheckpointError(
-            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {needed} tokens; give the "
-            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
-        )
+    embedding = state[VOCABULARY]
+    check_rows(checkpoint, len(embedding), tokenizer)
     import fiddle as fdl
     from nemo.collections import llm
     from nemo.lightning.io.state import _ModelState

@@ -49,28 +49,19 @@ def export_stage(config: DemixConfig) -> None:
     """
     source, output = _paths(config, "export")
     find_weights(source)
-    if config.backend == "bridge":
-        with _converting(config, "export", output) as folder:
+    with _converting(config, "export", output) as folder:
+        if config.backend == "bridge":
             from nemo_demix.runtime.bridge.export import export_checkpoint as export_with_bridge
 
-            _publish(export_with_bridge(config, source, folder), output)
-        logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
-        return
-    source = locate(source).root  # the weights themselves may have been named
-    with _converting(config, "export", output) as folder:
-        from nemo_demix.runtime.context import read_context
-        from nemo_demix.runtime.huggingface import export_checkpoint
+            made = export_with_bridge(config, source, folder)
+        else:
+            from nemo_demix.runtime.context import read_context
+            from nemo_demix.runtime.huggingface import export_checkpoint, tokenizer_beside
 
-        context = read_context(source)
-        tokenizer = context.tokenizer
-        if tokenizer is None and config.tokenizer.kind == "huggingface" and config.tokenizer.path is not None:
-            tokenizer = Path(config.tokenizer.path)
-        if tokenizer is None:
-            raise CheckpointError(
-                f"{source / 'context'}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface "
-                "tokenizer.path=FOLDER to the one to put beside the model"
-            )
-        made = export_checkpoint(source, context, tokenizer, folder)
+            source = locate(source).root  # the weights themselves may have been named
+            context = read_context(source)
+            tokenizer = tokenizer_beside(source / "context", context.tokenizer, config.tokenizer.huggingface_path)
+            made = export_checkpoint(source, context, tokenizer, folder)
         _publish(made, output)
     logger.info("export: %s is a Hugging Face model: AutoModelForCausalLM.from_pretrained", output)
 

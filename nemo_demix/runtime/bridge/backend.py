@@ -7,7 +7,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, ParallelConfig
 from nemo_demix.model_shape import shape_of
-from nemo_demix.runtime.bridge.recipe import base_recipe, override, shape_values, values_of
+from nemo_demix.runtime.bridge.recipe import base_recipe, override_model, shape_values, values_of
 from nemo_demix.runtime.bridge.training import train
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import check_shape, padded_vocab_size
@@ -34,7 +34,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
     recipe = base_recipe(config)
     provider = recipe.model
     provider.vocab_size, provider.should_pad_vocab = padded_vocab_size(config, manifest.tokenizer), False
-    override(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
+    override_model(recipe, config)
     check_shape(shape_of(values_of(recipe)), config)
     provider.perform_initialization = False
     provider.finalize()

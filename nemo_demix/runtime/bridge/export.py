@@ -18,11 +18,16 @@ from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.config import DemixConfig, ParallelConfig
 from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.runtime.bridge.backend import start_groups
-from nemo_demix.runtime.bridge.recipe import base_recipe, override
-from nemo_demix.runtime.huggingface import expected_tensors, load_tokenizer_folder, read_state
+from nemo_demix.runtime.bridge.recipe import base_recipe, override_model
+from nemo_demix.runtime.huggingface import (
+    VOCABULARY,
+    check_rows,
+    expected_tensors,
+    load_tokenizer_folder,
+    read_state,
+    tokenizer_beside,
+)
 from nemo_demix.runtime.ranks import Ranks
-
-_VOCABULARY = "embedding.word_embeddings.weight"
 
 
 def export_checkpoint(config: DemixConfig, checkpoint: Path, folder: Path) -> Path:
@@ -40,15 +45,11 @@ def export_checkpoint(config: DemixConfig, checkpoint: Path, folder: Path) -> Pa
     """
     tokenizer = load_tokenizer_folder(_tokenizer(config, checkpoint))
     state = read_state(checkpoint)
-    embedding = state[_VOCABULARY]
-    if len(tokenizer) > len(embedding):
-        raise CheckpointError(
-            f"{checkpoint}: its embedding has {len(embedding)} rows, the tokenizer {len(tokenizer)} tokens; give the "
-            "tokenizer that the model was trained with (tokenizer.kind=huggingface tokenizer.path=FOLDER)"
-        )
+    embedding = state[VOCABULARY]
+    check_rows(checkpoint, len(embedding), tokenizer)
     _start_alone()
     recipe = base_recipe(config)
-    override(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
+    override_model(recipe, config)
     model = recipe.model
     model.vocab_size, model.params_dtype = len(embedding), embedding.dtype
     model.bf16, model.fp16 = embedding.dtype == torch.bfloat16, embedding.dtype == torch.float16
@@ -114,14 +115,8 @@ def _converted(checkpoint: Path, bridge: Any, model: Any, state: dict[str, torch
 
 def _tokenizer(config: DemixConfig, checkpoint: Path) -> Path:
     folder = locate(checkpoint).weights / "tokenizer"
-    if (folder / "tokenizer_config.json").is_file():
-        return folder
-    if config.tokenizer.kind == "huggingface" and config.tokenizer.path is not None:
-        return Path(config.tokenizer.path)
-    raise CheckpointError(
-        f"{folder}: has no tokenizer of Hugging Face's format; set tokenizer.kind=huggingface tokenizer.path=FOLDER to "
-        "the one to put beside the model"
-    )
+    found = folder if (folder / "tokenizer_config.json").is_file() else None
+    return tokenizer_beside(folder, found, config.tokenizer.huggingface_path)
 
 
 def _start_alone() -> None:

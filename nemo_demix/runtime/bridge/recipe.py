@@ -72,6 +72,15 @@ def override(recipe: Any, overrides: Mapping[str, Any]) -> None:
     apply_overrides(recipe, rest)
 
 
+def override_model(recipe: Any, config: DemixConfig) -> None:
+    """Apply of `model.overrides` what is about the model alone, where nothing is trained.
+
+    Raises:
+        ConfigError: as `override`.
+    """
+    override(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
+
+
 def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
     """What `shape_of` asks for, of the run's model as it would be on GPUs; nothing is built.
 
@@ -82,7 +91,7 @@ def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
     recipe.model.seq_length = config.train.seq_length
     if vocab_size is not None:
         recipe.model.vocab_size = vocab_size
-    override(recipe, {key: value for key, value in config.model.overrides.items() if key == "model"})
+    override_model(recipe, config)
     return values_of(recipe)
 
 

@@ -172,8 +172,7 @@ def folder_maker(config: DemixConfig, folder: Path) -> Iterator[FolderMaker]:
     """Make folders of models for this run, below a folder; what a killed process left there is removed, unless kept."""
     if folder.exists() and not kept_formats(config):
         shutil.rmtree(folder)
-    tokenizer = config.tokenizer.path if config.tokenizer.kind == "huggingface" else None
-    maker = FolderMaker(config.run_dir / "logs" / "external" / "models.log", tokenizer)
+    maker = FolderMaker(config.run_dir / "logs" / "external" / "models.log", config.tokenizer.huggingface_path)
     try:
         yield maker
     finally:
