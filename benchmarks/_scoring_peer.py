@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from lm_eval.models.huggingface import HFLM
 
 from nemo_demix.artifacts import DataManifest
@@ -19,7 +18,6 @@ from nemo_demix.scoring.items import score_of
 
 
 def main() -> None:
-    torch.set_num_threads(2)
     run, folder, answers, output = map(Path, sys.argv[1:5])
     config = load_resolved(run / "config.yaml").suite
     tasks = TaskSet.load(config, DataManifest.load(run / "datasets" / "manifest.json"), None)

@@ -139,7 +139,7 @@ class Landscape:
 
     def __init__(self, truth: Truth) -> None:
         names = tuple(f"d{place}" for place in range(truth.num_components))
-        blend = BlendMatrix(names, names, np.eye(len(names)))
+        blend = BlendMatrix.unmixed(names)
         self.truth, self.columns = truth, [f"benchmark/{place}" for place in range(truth.num_scores)]
         self.space = SearchSpace(
             blend=blend,

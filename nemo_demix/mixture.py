@@ -212,6 +212,15 @@ class BlendMatrix:
         object.__setattr__(self, "rows_CD", rows_CD)
 
     @classmethod
+    def unmixed(cls, datasets: Sequence[str]) -> "BlendMatrix":
+        """Components that are the datasets themselves, so that merge weights are data shares.
+
+        Raises:
+            MixtureError: if a name stands twice, or there is none.
+        """
+        return cls(tuple(datasets), tuple(datasets), np.eye(len(datasets)))
+
+    @classmethod
     def demix(cls, datasets: Sequence[str], general: str, beta: float) -> "BlendMatrix":
         """The paper's design: each component trains on `beta` general data and 1 - `beta` of its own dataset.
 

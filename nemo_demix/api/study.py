@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-
 from nemo_demix.api.result import Result
 from nemo_demix.api.settings import search_settings
 from nemo_demix.artifacts import fingerprint, plain
@@ -19,6 +17,7 @@ from nemo_demix.scoring.imported import Table, table_of
 from nemo_demix.search.imported import ImportedProblem, choose_imported, no_floor, read_problem
 from nemo_demix.search.loop import Search
 from nemo_demix.search.record import Facts, mixture_record, with_published, write_mixture
+from nemo_demix.search.sample import max_prior_weights
 from nemo_demix.search.score_log import ProxyIdentity, Row, ScoreLog
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy, strategy_of
@@ -289,12 +288,11 @@ def _space(
     tokens = dict(datasets) if isinstance(datasets, Mapping) else None
     if num_tokens is not None and tokens is None:
         raise ConfigError("num_tokens: epochs need the datasets' tokens; give datasets={name: tokens, ...}")
-    blend = BlendMatrix(names, names, np.eye(len(names))) if blends is None else BlendMatrix.from_blends(blends, names)
+    blend = BlendMatrix.unmixed(names) if blends is None else BlendMatrix.from_blends(blends, names)
     equal = dict.fromkeys(names, 1.0 / len(names))
     prior = equal if tokens is None else token_proportional(tokens)
     baselines = {"equal": equal} if tokens is None else {"proportional": prior, "equal": equal}
     over = blend.merge_weights_for(prior)[0]  # of merge weights, where these are mixed
-    multiple = settings.sampler.max_prior_multiple
     directions = (
         dict(higher_is_better)
         if isinstance(higher_is_better, Mapping)
@@ -311,7 +309,7 @@ def _space(
             blend,
             None if num_tokens is None or tokens is None else Budget(num_tokens, tokens),
             prior,
-            None if multiple is None else {name: multiple * share for name, share in over.items()},
+            max_prior_weights(settings.sampler, over),
         ),
         baselines=baselines,
     )

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint
 from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.constraints import Budget, Constraints
@@ -24,6 +22,7 @@ from nemo_demix.search.choose import Choice
 from nemo_demix.search.objective import OBJECTIVES
 from nemo_demix.search.ranking import objective_errors
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
+from nemo_demix.search.sample import max_prior_weights
 from nemo_demix.search.score_log import Row
 from nemo_demix.search.space import SearchSpace, search_folder, search_settings
 from nemo_demix.search.strategies import STRATEGIES, strategy_of
@@ -204,7 +203,7 @@ def imported_space(
     if _is_of_recipe(config, found):
         blend = _recipe_blends(config)
     else:
-        blend = BlendMatrix(found.datasets, found.datasets, np.eye(len(found.datasets)))
+        blend = BlendMatrix.unmixed(found.datasets)
         manifest = None
     names = list(blend.datasets)
     budget, prior = None, dict.fromkeys(names, 1.0 / len(names))
@@ -217,8 +216,7 @@ def imported_space(
         baselines = baseline_shares(config, manifest) | (baselines if fixed else {})
     elif heuristic := heuristic_shares(config, names):
         baselines["heuristic"] = heuristic
-    multiple = config.search.sampler.max_prior_multiple
-    max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
+    max_weights = max_prior_weights(config.search.sampler, prior)
     suite = config.suite.benchmarks
     use = {name: suite[name].use if name in suite else "search" for name in found.benchmarks}
     capabilities = {

@@ -23,6 +23,7 @@ from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
 from nemo_demix.search.baselines import baseline_shares, given_heuristic
+from nemo_demix.search.sample import max_prior_weights
 
 NOTHING_TO_SEE = "the search may see no benchmark; add one to suite.benchmarks or suite.tasks with use=search"
 
@@ -136,12 +137,10 @@ def search_space(
     """
     from nemo_demix.training.jobs import blend_matrix
 
-    datasets = tuple(manifest.datasets)
-    blend = blend_matrix(config) if mixes == "components" else BlendMatrix(datasets, datasets, np.eye(len(datasets)))
+    blend = blend_matrix(config) if mixes == "components" else BlendMatrix.unmixed(list(manifest.datasets))
     tokens = token_counts(manifest)
     prior = token_proportional(tokens)
-    multiple = config.search.sampler.max_prior_multiple
-    max_weights = None if multiple is None else {name: multiple * share for name, share in prior.items()}
+    max_weights = max_prior_weights(config.search.sampler, prior)
     budget = Budget(config.final.num_tokens, tokens)
     judged = judged_scores(config.suite, manifest, PROXY_USES)
     directions = dict.fromkeys(judged, False) | task_directions(config.suite, manifest, PROXY_USES)

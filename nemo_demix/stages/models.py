@@ -82,13 +82,13 @@ def write_missing_parts(config: DemixConfig, jobs: list[TrainJob]) -> None:
         return
     manifest = load_manifest(config)
     for job in jobs:
-        for part in job.parts.values():
+        for dataset, part in job.parts.items():
             if not Path(f"{part.prefix}.idx").exists():
-                whole = manifest.datasets[part.dataset]
+                whole = manifest.datasets[dataset]
                 counts = write_part(whole.train_prefix, part.num_tokens, config.seed, Path(part.prefix))
                 logger.info(
                     "%s/%s: is shown %d of %d documents of %s, %d tokens: components.epochs=%g",
-                    job.role, job.name, counts.num_documents, whole.num_documents, part.dataset, counts.num_tokens,
+                    job.role, job.name, counts.num_documents, whole.num_documents, dataset, counts.num_tokens,
                     config.components.epochs,
                 )  # fmt: skip
 

@@ -15,7 +15,6 @@ from nemo_demix.config import DemixConfig
 class Part:
     """A part of a dataset: documents drawn at random, so many tokens of them."""
 
-    dataset: str
     num_tokens: int
     prefix: str  # where it is, or will be
 
@@ -27,14 +26,12 @@ def dataset_parts(config: DemixConfig, manifest: DataManifest, blend: Mapping[st
     Megatron, which keeps what it has worked out of a file by the file's name, never meets another text under it.
     """
     settings, parts = config.components, {}
+    if settings.epochs is None:
+        return {}
     for name, share in blend.items():
         record = manifest.datasets[name]
-        wanted = (
-            max(1, math.floor(settings.num_tokens * share / settings.epochs))
-            if settings.epochs
-            else record.num_train_tokens
-        )
-        if 0 < wanted < record.num_train_tokens:
+        wanted = max(1, math.floor(settings.num_tokens * share / settings.epochs))
+        if wanted < record.num_train_tokens:
             key = fingerprint(dataset=record.fingerprint, num_tokens=wanted, seed=config.seed)[:12]
-            parts[name] = Part(name, wanted, str(config.run_dir / "datasets" / "parts" / f"{name}_{key}"))
+            parts[name] = Part(wanted, str(config.run_dir / "datasets" / "parts" / f"{name}_{key}"))
     return parts

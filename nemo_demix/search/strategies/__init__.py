@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
-from nemo_demix.mixture import Array
 from nemo_demix.prediction.predictors import predictor_errors
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.ranking import objective_errors
 from nemo_demix.search.sample import sampler_errors
 from nemo_demix.search.space import can_mix_predictions
-from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy, no_steps
+from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy, WithoutProxies, no_steps
 from nemo_demix.search.strategies.bayes import Bayes
 from nemo_demix.search.strategies.demix import Climb, Demix, RegMix
 from nemo_demix.search.strategies.fixed import Equal, Heuristic, MixMin, Proportional, UniMax
@@ -52,21 +51,12 @@ STRATEGIES: dict[str, type[Strategy]] = {
 PROXIES = ("merge", "predictions", "both", "auto")  # values of search.proxy
 
 
-class _Unknown(Strategy):
+class _Unknown(WithoutProxies):
     """What a name that is no strategy's stands for until `settings_errors` is told: it needs nothing."""
 
     name = "unknown"
     mixes = "datasets"
     proxies = ()
-
-    @classmethod
-    def num_proxies(cls, settings: SearchConfig) -> int:
-        """No proxy is asked for."""
-        return 0
-
-    def ask(self) -> list[Array]:
-        """Return no weights: nothing is asked for."""
-        return []
 
     def result(self) -> Choice:
         """Raise: it is never called."""

@@ -193,6 +193,19 @@ class Strategy(ABC):
         """
 
 
+class WithoutProxies(Strategy):
+    """A strategy for which nothing is scored on the way."""
+
+    @classmethod
+    def num_proxies(cls, settings: SearchConfig) -> int:
+        """No proxy is asked for."""
+        return 0
+
+    def ask(self) -> list[Array]:
+        """Return no weights, which would be of shape (C,): no proxy is scored."""
+        return []
+
+
 def no_steps(settings: SearchConfig) -> ConfigError:
     """Make the error for steps without proxies, where there have to be some."""
     return ConfigError(f"search.iterations={settings.iterations}: expected numbers of proxies of at least 1")

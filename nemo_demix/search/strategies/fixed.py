@@ -12,7 +12,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.objective import capability_weights
-from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy
+from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, WithoutProxies
 
 logger = logging.getLogger(__name__)
 OPTIMUM = "optimum over mixed predictions: %.6f bits/byte, at most %.2g from the best"
@@ -26,7 +26,7 @@ def no_shares(name: str) -> ConfigError:
     )
 
 
-class Plain(Strategy):
+class Plain(WithoutProxies):
     """One of the space's baselines, moved to the nearest mixture that satisfies the constraints.
 
     A subclass's name is the baseline's.
@@ -45,15 +45,6 @@ class Plain(Strategy):
         """What it cannot do: keep floors, as nothing is predicted."""
         if settings.floors or settings.default_floor is not None:
             yield ConfigError(f"search.floors: {cls.name} predicts nothing; take another search.strategy")
-
-    @classmethod
-    def num_proxies(cls, settings: SearchConfig) -> int:
-        """No proxy is asked for."""
-        return 0
-
-    def ask(self) -> list[Array]:
-        """Return no weights, which would be of shape (C,): no proxy is scored."""
-        return []
 
     def result(self) -> Choice:
         """The baseline; `moved_share` says how much of the data the constraints changed."""
@@ -97,8 +88,10 @@ class Heuristic(Plain):
             yield no_shares(cls.name)
 
 
-class MixMin(Strategy):
+class MixMin(WithoutProxies):
     """The exact optimum of a weighted mean of scores over mixed predictions, which is convex; nothing is fitted.
+
+    The components' own predictions are enough: no proxy is asked for.
 
     Source: MixMin (arXiv:2502.10510): convex minimisation over the mixture of the sources' models.
     """
@@ -120,18 +113,9 @@ class MixMin(Strategy):
             )
 
     @classmethod
-    def num_proxies(cls, settings: SearchConfig) -> int:
-        """No proxy is asked for: the components' own predictions are enough."""
-        return 0
-
-    @classmethod
     def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
         """Predictions choose; the optimum's merge is scored, and compared with the baselines' merges."""
         return ProxyPlan("merge", "predictions", judged_by="merge", screen=True)
-
-    def ask(self) -> list[Array]:
-        """Return no weights, which would be of shape (C,): the optimum is found without proxies."""
-        return []
 
     def result(self) -> Choice:
         """The optimum; `optimality_gap` is how far above the least possible value it can be."""
