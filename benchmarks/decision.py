@@ -114,7 +114,9 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
             name, _, order = score.stem.removeprefix("reference_").rpartition("_order")
             record = read_json(score)
             row = {"kind": "model", "replicate": int(replicate), "arm": name, "order": int(order)}
-            rows.append({**row, "judged": values(record["capabilities"]), "scores": values(record["scores"])})
+            items = {score: one["num_items"] for score, one in record["scores"].items()}
+            row |= {"judged": values(record["capabilities"]), "scores": values(record["scores"]), "items": items}
+            rows.append(row)
     for run in sorted(runs.glob(f"{QUICKSTART}_seed*")):
         if (run / "final" / "result.json").exists():
             rows.append({"kind": QUICKSTART, "seed": int(run.name.removeprefix(f"{QUICKSTART}_seed")), **verdict(run)})
@@ -146,6 +148,11 @@ class Study:
         for (name, replicate, order), row in self._models.items():
             against = self._models.get((other, replicate, order))
             if name == arm and against is not None:
+                if row.get("items") != against.get("items"):
+                    raise SystemExit(
+                        f"replicate {replicate}: {arm} and {other} were scored on other items: collect it again with "
+                        f"--replicates {replicate} --arms {arm} {other}"
+                    )
                 gap = self._measure(row, measure) - self._measure(against, measure)
                 by_replicate.setdefault(replicate, []).append(gap)
         return [float(np.mean(gaps)) for _, gaps in sorted(by_replicate.items())]
