@@ -25,8 +25,9 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile
 PIP_VERSION := pip==26.3 # the one that came with Python takes twice the time
 IMPORTED := nemo_demix.cli, hydra, hydra._internal.hydra, hypothesis, lightgbm, lm_eval, psutil, pytest, rich.table, \
     scipy.stats, sklearn, xdist.workermanage
-# Tests run on so many cores at once.
-TEST_WORKERS ?= $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) : 4 )))
+# Tests run on so many cores at once; nproc would count OMP_NUM_THREADS instead where that is set.
+NPROC = $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+TEST_WORKERS ?= $(shell echo $$(( $(NPROC) < 4 ? $(NPROC) : 4 )))
 
 .PHONY: quickstart test slurm check fix bench venv bridge clean
 .DELETE_ON_ERROR:
