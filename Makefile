@@ -3,6 +3,7 @@
 #   make test         the full test suite            make check   read-only: format, lint, types, import order, installed packages
 #   make bench        every benchmark (BENCH_ARGS=--quick for the short form)
 #   make bridge       .venv-bridge, the environment of backend=bridge
+#   make docs         the pages as a site, in site/, by an environment of its own
 #   make fix          format and fix what can be fixed        make clean   remove both
 #
 # Variables: PYTHON           the Python 3.11 to build from; PYTHON_BRIDGE the Python 3.12 of Megatron-Bridge
@@ -29,7 +30,7 @@ IMPORTED := nemo_demix.cli, hydra, hydra._internal.hydra, hypothesis, lightgbm, 
 NPROC = $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 TEST_WORKERS ?= $(shell echo $$(( $(NPROC) < 4 ? $(NPROC) : 4 )))
 
-.PHONY: quickstart test slurm check fix bench venv bridge clean
+.PHONY: quickstart test slurm check fix bench venv bridge docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(STAMP)
@@ -87,6 +88,15 @@ $(STAMP): pyproject.toml setup.py constraints.txt requirements-data.txt
 	@touch $@
 
 # Megatron-Bridge asks for packages that exclude NeMo's, and for a Python of its own.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+.venv-docs/.installed: BIN := .venv-docs/bin
+.venv-docs/.installed: constraints-docs.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv-docs
+	@$(PIP) --no-deps -r constraints-docs.txt
+	@touch $@
+
 bridge: .venv-bridge/.installed
 
 .venv-bridge/.installed: BIN := .venv-bridge/bin
@@ -103,4 +113,4 @@ bridge: .venv-bridge/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bridge
+	rm -rf .venv .venv-bridge .venv-docs site

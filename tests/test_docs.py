@@ -28,6 +28,14 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+def test_the_site_has_every_page_of_docs_and_links_none_outside() -> None:
+    pages = PAGES[2:]
+    named = re.findall(r"[\w.]+\.md", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(page.name for page in pages)
+    outside = [page.name for page in pages if "](../" in page.read_text(encoding="utf-8")]
+    assert not outside
+
+
 @by_page
 def test_modules_that_are_named_are_there(page: Path) -> None:
     named = re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py|[a-z_0-9/]+\.sbatch)`", page.read_text(encoding="utf-8"))
