@@ -18,6 +18,7 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.report import fidelity_report
 from nemo_demix.report.compare import compare_command
 from nemo_demix.report.page import report_stage
+from nemo_demix.report.sections.causes import effects
 from nemo_demix.report.sections.verdict import DETECTABLE
 from nemo_demix.search.imported import read_problem, search_imported
 from tests.fidelity import test_report as study
@@ -96,7 +97,7 @@ KINDS: dict[str, tuple[Callable[[Path], DemixConfig], set[str]]] = {  # and the 
     "imported": (imported, {"proxies", "progress", "cost", "inputs"}),
     "verified": (
         verified,
-        {"mixture", "losers", "predictor", "trades", "shape", "whatif", "effects", "noise", "progress", "cost"},
+        {"mixture", "losers", "predictor", "trades", "shape", "whatif", "progress", "cost"},
     ),
 }
 
@@ -290,6 +291,32 @@ def test_the_study_is_judged_beside_nulls_and_a_ridge(tmp_path: Path) -> None:
     assert titles[0] == "Trained references against merged proxies of the same mixtures"
     marks = page.sections["proxies"].find(".//svg").findall(".//g[@data-mark]")
     assert len(marks) == report["num_references"]
+    rho = report["benchmarks"]["proxies"]["merge"]["rho"]
+    by_capability = page.table("proxies", 2)["merged"]
+    assert shown(by_capability["rho, math"]) == pytest.approx(rho["math"]["value"], abs=0.0051)
+    assert shown(by_capability["rho, mean"]) == pytest.approx(rho["macro"]["value"], abs=0.0051)
+    (verdict,) = page.sections["verdict"].iterfind("./p[@class='answer']")
+    assert verdict.text_content().startswith(
+        f"On the benchmarks, against 12 trained references: merged: rho {row_rho(row)}"
+    )
+
+
+def row_rho(row: dict[str, str]) -> str:
+    return f"{row['rho (higher is better)']} ({row['95 % interval']})"
+
+
+def test_a_study_says_what_datasets_do_by_its_references(tmp_path: Path) -> None:
+    page = Page(report_stage(verified(tmp_path)))
+    measured = study.make_measured(12, noise=0.05)
+    first = [one for one in measured.references if one.name == one.mixture]
+    weights_RC = np.array([list(one.data_shares.values()) for one in first])
+    scores_RB = np.array([[measured.rows[one.name]["scores"]["benchmark/gsm8k"]["score"]] for one in first])
+    found, _ = effects(weights_RC, scores_RB)
+    table = page.table("effects")
+    assert [shown(row["gsm8k, bits/byte"]) for row in table.values()] == pytest.approx(found[:, 0], abs=5e-5)
+    assert all("dataset" in row for row in table.values())
+    assert "one on each of 12 mixtures: no proxy is in this" in page.text("effects")
+    assert "12 mixtures drawn at random, a model trained on each" in page.text("noise")
 
 
 def test_a_whole_run_ends_with_its_page(smoke_run: Path) -> None:
@@ -341,3 +368,12 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
     rmse = made.mixture["cross_validation"]["capability_rmse"]["math"]
     errors = np.subtract(kept["math"]["measured"], kept["math"]["predicted"])
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(rmse)  # one repeat
+    left = page.table("predictor", 1)["math"]
+    assert shown(left["mean (0 is true)"]) == pytest.approx(errors.mean(), abs=5e-5)
+    best = errors[np.argsort(kept["math"]["predicted"])[:5]]
+    assert shown(left["mean, predicted best quarter"]) == pytest.approx(best.mean(), abs=5e-5)
+    rows = [row for row in made.rows if row["status"] == "OK"]
+    macro = [np.mean([one["score"] for one in row["capabilities"].values()]) for row in rows]
+    last = list(page.table("progress", 1).values())[-1]
+    for name, weight in rows[int(np.argmin(macro))]["merge_weights"].items():
+        assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)

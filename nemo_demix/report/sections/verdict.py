@@ -20,6 +20,7 @@ from nemo_demix.report.blocks import (
 )
 from nemo_demix.report.figures import Mark, forest
 from nemo_demix.report.records import RunRecords
+from nemo_demix.report.sections.evidence import study_answer
 from nemo_demix.report.units import macro_unit, spread_of_mean
 
 # A true difference of so many standard errors is called in four runs of five: 1.96 of the interval, 0.84 of these.
@@ -163,7 +164,10 @@ def _nothing_yet(run: RunRecords) -> str:
             parts.append(f"{counted(count, stage)} trained")
     if run.scored:
         parts.append(f"{counted(len(run.scored), 'proxy')} scored")
-    return f"No mixture has been chosen yet. Done so far: {sentence(parts) or 'nothing'}."
+    study = study_answer(run)
+    return " ".join(
+        filter(None, [study, f"No mixture has been chosen yet. Done so far: {sentence(parts) or 'nothing'}."])
+    )
 
 
 def _no_mean(run: RunRecords) -> str:
