@@ -77,8 +77,16 @@ def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: 
     assert not (REPOSITORY / "outputs").exists()
 
 
+def test_help_is_all_that_help_prints() -> None:
+    shown = run_cli("--help")
+    assert shown.stdout.startswith("usage: nemo-demix STAGE")
+    assert shown.stderr == ""
+
+
 def test_hydra_sweeps(tmp_path: Path) -> None:
-    once = run_cli("doctor", "--config-name", "smoke", f"runs_dir={tmp_path}").stdout
+    alone = run_cli("doctor", "--config-name", "smoke", f"runs_dir={tmp_path}")
+    assert all(line[9:].startswith("asking nemo") for line in alone.stderr.splitlines())  # nothing of libraries
+    once = alone.stdout
     result = run_cli(
         "doctor",
         "-m",

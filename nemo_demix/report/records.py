@@ -41,6 +41,7 @@ class RunRecords:
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
+        releases: Versions of the packages that each launch of ranks had, by the launch's name.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class RunRecords:
     items: Mapping[str, ModelItems] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     timing: Sequence[Mapping[str, Any]] = ()
+    releases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -142,6 +144,7 @@ def read_run(config: DemixConfig) -> RunRecords:
         result=result,
         cost=_json(folder / "cost.json"),
         timing=_lines(folder / "timing.jsonl"),
+        releases=_releases(folder / "logs"),
     )
     found = replace(found, **_rows(found, log))
     if result is not None:
@@ -172,6 +175,11 @@ def _lines(path: Path) -> list[Any]:
 def _models(folder: Path) -> dict[str, ModelRecord]:
     records = [load_record(path, ModelRecord) for path in sorted(folder.glob("*/record.json"))]
     return {record.name: record for record in records}
+
+
+def _releases(logs: Path) -> dict[str, dict[str, str]]:
+    launches = {str(path.parent.relative_to(logs)): read_json(path) for path in sorted(logs.glob("**/launch.json"))}
+    return {name: launch["releases"] for name, launch in launches.items() if "releases" in launch}
 
 
 def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:

@@ -22,6 +22,7 @@ from nemo_demix.report.sections.causes import effects
 from nemo_demix.report.sections.verdict import DETECTABLE
 from nemo_demix.search.imported import read_problem, search_imported
 from tests.fidelity import test_report as study
+from tests.helpers import REPOSITORY
 from tests.report.html import KEYS, Page, shown
 from tests.report.runs import DATASETS, HOSTILE, Run, whole_run
 from tests.search.test_imported_search import BEST, settings, write_csv
@@ -317,6 +318,9 @@ def test_a_study_says_what_datasets_do_by_its_references(tmp_path: Path) -> None
     assert all("dataset" in row for row in table.values())
     assert "one on each of 12 mixtures: no proxy is in this" in page.text("effects")
     assert "12 mixtures drawn at random, a model trained on each" in page.text("noise")
+    assert "No score here has a known error" in page.text("noise")
+    assert "12 references trained" in page.text("verdict")
+    assert "no record of it in this folder" in page.text("verdict")  # the cost: the models' records are elsewhere
 
 
 def test_a_whole_run_ends_with_its_page(smoke_run: Path) -> None:
@@ -377,3 +381,42 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
     last = list(page.table("progress", 1).values())[-1]
     for name, weight in rows[int(np.argmin(macro))]["merge_weights"].items():
         assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)
+
+
+def test_limits_noise_and_inputs_are_the_records(made: Run) -> None:
+    page = Page(made.folder / "report.html")
+    epochs = page.table("mixture", 1)
+    for name, count in made.mixture["epochs"].items():
+        assert shown(epochs[name]["chosen"]) == pytest.approx(count, abs=0.0051)
+    binding = made.mixture["constraints"]["binding"]
+    assert (f"decided something: {', '.join(binding)}" if binding else "No constraint is binding") in page.text(
+        "mixture"
+    )
+    drawn = [row for row in made.rows if row["status"] == "OK" and row["iteration"] == 0]
+    scores = [row["scores"]["benchmark/gsm8k"] for row in drawn]
+    signal = np.std([one["score"] for one in scores], ddof=1) / np.median([one["stderr"] for one in scores])
+    assert shown(page.table("noise")["gsm8k"]["ratio (95 %; higher is better)"]) == pytest.approx(signal, abs=0.0051)
+    assert page.table("inputs", 1)["code_1"]["gsm8k"] == "3 (1.50 %)"
+    assert page.table("inputs", 2)["general"]["licence"] == "not stated"
+    assert page.table("repeat", 1)["megatron-core"]["train"].startswith("0.15")
+    assert made.manifest.fingerprint in page.text("repeat")
+    assert "nemo-demix run --config-name ./repeat.yaml" in page.text("repeat")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_what_is_behind_it(dark: bool) -> None:
+    """By the 4.5 to 1 of WCAG's level AA, in both schemes."""
+    style = (REPOSITORY / "nemo_demix/report/template/page.css").read_text()
+    colours: dict[str, str] = {}
+    for block in re.findall(r":root \{(.*?)\}", style.partition("@media print")[0], re.DOTALL)[: 2 if dark else 1]:
+        colours |= dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6})", block))
+    for text in ("ink", "quiet", "link", "better", "worse"):
+        for behind in ("paper", "band"):
+            light, other = sorted((_luminance(colours[text]), _luminance(colours[behind])), reverse=True)
+            assert (light + 0.05) / (other + 0.05) >= 4.5, (text, behind)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -197,7 +197,8 @@ def noise_section(run: RunRecords) -> Section:
         drawn_how = "drawn at random, a model trained on each"
     return Section(
         key, title, question,
-        answer=(f"Less between mixtures than one score's own error: {sentence(weak)}." if weak
+        answer=("No score here has a known error, so its spread between mixtures has nothing to be held against."
+                if not marks else f"Less between mixtures than one score's own error: {sentence(weak)}." if weak
                 else (
                     "Between mixtures every score with a known error moves at least as much as its own "
                     "error, or cannot be told."

@@ -89,7 +89,7 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
     assert run.fidelity is not None
     fitted = objective["left_out"]["num_fitted"]
     marks = []
-    for proxy, figures in objective["proxies"].items():
+    for proxy, figures in _in_order(objective["proxies"]).items():
         rho = figures["rho"]
         if rho["value"] is not None:
             marks.append(Mark(stand_in_name(proxy, fitted), rho["value"], rho["low"], rho["high"]))
@@ -108,11 +108,18 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
     )  # fmt: skip
 
 
+def _in_order(proxies: Mapping[str, Any]) -> dict[str, Any]:
+    """As recorded, those trained on more tokens after those trained on fewer."""
+    trained = iter(sorted((one for one in proxies if one.startswith("trained_")), key=lambda one: int(one[8:])))
+    names = [next(trained) if one.startswith("trained_") else one for one in proxies]
+    return {name: proxies[name] for name in names}
+
+
 def _decision_table(objective: Mapping[str, Any], called: str, confidence: float) -> Table:
     fitted, unit = objective["left_out"]["num_fitted"], objective["unit"]
     rows: list[list[Cell | str]] = []
     apart = objective["left_out"]["proxies"]
-    for proxy in {**objective["proxies"], **apart}:
+    for proxy in _in_order({**objective["proxies"], **apart}):
         figures = objective["proxies"].get(proxy)
         left_out = apart.get(proxy, {}).get("rho", {}).get("value")
         cells = ["—"] * 6
@@ -146,7 +153,7 @@ def _capability_table(run: RunRecords, name: str, called: str) -> Table:
     """Rho and recovery by capability, of all that stands for the references (DeMix's Table 2)."""
     assert run.fidelity is not None
     rows: list[list[Cell | str]] = []
-    for proxy, found in run.fidelity[name]["proxies"].items():
+    for proxy, found in _in_order(run.fidelity[name]["proxies"]).items():
         cells = [f"{number(one['value'], 2)} ({interval(one['low'], one['high'], 2)})" for one in found["rho"].values()]
         recovery = found.get("recovery", {}).get("macro", {}).get("value")
         rows.append([stand_in_name(proxy), *cells, number(recovery, 3)])

@@ -160,7 +160,7 @@ def _nothing_yet(run: RunRecords) -> str:
     if run.manifest is not None:
         parts.append(f"{counted(len(run.manifest.datasets), 'dataset')} prepared")
     for role, stage in (("base", "base model"), ("component", "component"), ("reference", "reference")):
-        if count := len(run.models.get(role, {})):
+        if count := len(run.models.get(role, {}) or (run.references if role == "reference" else ())):
             parts.append(f"{counted(count, stage)} trained")
     if run.scored:
         parts.append(f"{counted(len(run.scored), 'proxy')} scored")
@@ -230,7 +230,8 @@ def _facts(run: RunRecords, leader: Mapping[str, Any] | None, found: Comparisons
     stages = run.stages
     tokens = sum(stage["num_tokens"] for stage in stages.values())
     seconds = sum(stage["device_s"] for stage in stages.values())
-    facts["cost so far"] = f"{tokens:,} tokens trained, {duration(seconds)} of devices"
+    spent = f"{tokens:,} tokens trained, {duration(seconds)} of devices"
+    facts["cost so far"] = spent if stages else "no record of it in this folder"
     return facts
 
 
