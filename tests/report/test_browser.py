@@ -50,6 +50,11 @@ LATE = """<script>addEventListener("load", () => {
     smallest: Math.min(...zoomed),
     open: document.querySelectorAll("details[open]").length,
     focus: document.activeElement === first,
+    crowded: [...document.querySelectorAll("figure svg")].filter(svg => {
+      const ticks = [...svg.querySelectorAll('[id*="-xtick_"] text')].map(one => one.getBoundingClientRect());
+      ticks.sort((one, other) => one.left - other.left);
+      return ticks.some((one, place) => place && one.left < ticks[place - 1].right);
+    }).map(svg => svg.getAttribute("aria-labelledby")),
   }, "*");
 });</script>"""
 FRAME = """<!doctype html><meta charset="utf-8"><pre id="said"></pre><script>
@@ -83,6 +88,7 @@ def test_a_phone_shows_all_of_it_without_errors_or_requests(tmp_path: Path) -> N
     assert len(said["drawings"]) > 8
     assert all(250 < width <= 360 for width in said["drawings"])
     assert said["smallest"] > 8  # pixels
+    assert said["crowded"] == []  # numbers along an axis stand apart
     assert said["focus"]
     assert said["rows"] == 1
     assert said["picked"] == 3  # in each pair of capabilities
