@@ -5,7 +5,7 @@ One base; component models with three data orders; 24 references (recipes/fideli
 predictor, other shares of general data in the components, other merge methods. Two kinds of figure: rho averaged over
 capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
 is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
-scores, and --recompute writes these beside them.
+scores, --recompute writes these beside them, and --page makes the study's page from them under --runs.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from _decision import DecisionStudy
+from _fidelity_page import write_page
 from _provenance import RESULTS, finish, recompute
 from _study import RECIPE, branch, json_lines, nemo_demix, values
 
@@ -49,7 +50,7 @@ def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
     nemo_demix(runs, "prepare")
     nemo_demix(runs, "train", "role=base")
     nemo_demix(runs, "train", "role=component")
-    nemo_demix(runs, "verify")
+    nemo_demix(runs, "verify")  # it ends with the study's page
     main = runs / RECIPE
     references = read_json(main / "verify" / "references.json")
     mixtures = {row["mixture"]: row for row in references if row["name"] == row["mixture"]}
@@ -300,12 +301,16 @@ def main() -> None:
     parser.add_argument("--no-ablations", action="store_true")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     parser.add_argument("--recompute", action="store_true", help="the same, into the file that the scores are in")
+    parser.add_argument("--page", action="store_true", help="the study's page, from the committed scores")
     arguments = parser.parse_args()
-    if arguments.quick or arguments.recompute:
+    if arguments.quick or arguments.recompute or arguments.page:
         rows = [row for row in json.loads((RESULTS / "fidelity.json").read_text())["rows"] if row["kind"] != "figures"]
     else:
         runs = arguments.runs.resolve()
         rows = [*collect(runs, not arguments.no_ablations), _meta(runs)]
+    if arguments.page:
+        write_page(rows, arguments.runs.resolve())
+        return
     table, summary = analyse(rows)
     if arguments.recompute:
         recompute("fidelity", [*rows, *table], summary)

@@ -76,6 +76,7 @@ def _verify(config: DemixConfig) -> None:
     from nemo_demix.stages.verify import verify_stage
 
     verify_stage(config)
+    _write_page(config)
 
 
 def _final(config: DemixConfig) -> None:

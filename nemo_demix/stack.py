@@ -6,6 +6,7 @@ fail late and obscurely. Here they fail first, in one line.
 
 import importlib.metadata
 import importlib.util
+import platform
 import re
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
@@ -15,6 +16,7 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+import nemo_demix
 from nemo_demix.errors import StackError
 
 _REPLACED = "pip uninstall apex; NVIDIA's apex is built from source (github.com/NVIDIA/apex) and is optional here"
@@ -115,6 +117,14 @@ def installed_version(name: str, module: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def releases(backend: str) -> dict[str, str]:
+    """Versions of Python, of this package and of what runs with a back end depend on; what is not here is left out."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "nemo-demix": nemo_demix.__version__}
+    needed = {one.name: one.module for one in REQUIREMENTS[backend]} | {"transformer-engine": "transformer_engine"}
+    found |= {name: installed_version(name, module) for name, module in needed.items()}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def release_of(name: str) -> str:

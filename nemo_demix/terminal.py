@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 VERBOSE = "NEMO_DEMIX_VERBOSE"  # 1: what libraries say comes to the terminal; -v sets it
-SILENCE_S = 15.0  # after which a line says that the same is still being done
+SILENCE_S = 15.0  # after which a line says how far the work is, or that the same is still being done
+REPEAT_S = 5.0  # two lines of one piece of work, at least
 _OURS = "nemo_demix"
 _FORMAT = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
 Outlook = Callable[[Progress], str]
@@ -137,6 +138,8 @@ class Terminal(logging.Handler):
         self._process = os.getpid()
         self._spoke = self._began = time.monotonic()
         self._doing, self._is_counted = "", False
+        self._told = ""  # what the last line was about
+        self._untold = ""  # how far the work has come since, as a line
         self._over = threading.Event()
         if not self.is_living:
             threading.Thread(target=self._watch, name="demix-watch", daemon=True).start()
@@ -148,7 +151,7 @@ class Terminal(logging.Handler):
         progress = progress_of(record)
         if not self.is_living or os.getpid() != self._process:
             self._note(progress, record.getMessage())
-            if is_line(record):
+            if is_line(record) and not self._is_early(progress):
                 self._print(record)
         elif progress is not None and not progress.is_finished:
             if self._bar is None:
@@ -185,9 +188,16 @@ class Terminal(logging.Handler):
             doing = text
         if doing != self._doing:
             self._doing, self._began = doing, time.monotonic()
+        self._untold = text if self._is_counted else ""
+
+    def _is_early(self, progress: Progress | None) -> bool:
+        """Whether a line about the same, which is not its end, has only just been printed."""
+        if progress is None or not progress.total or progress.is_finished or progress.what != self._told:
+            return False
+        return time.monotonic() - self._spoke < REPEAT_S
 
     def _print(self, record: logging.LogRecord) -> None:
-        self._spoke = time.monotonic()
+        self._spoke, self._told, self._untold = time.monotonic(), self._doing, ""
         print(self.format(record), file=self._stream, flush=True)
 
     def _watch(self) -> None:
@@ -196,7 +206,7 @@ class Terminal(logging.Handler):
             try:
                 now = time.monotonic()
                 if not self._over.is_set() and self._doing and now - self._spoke >= SILENCE_S:
-                    text = f"{self._doing}: still at it, {now - self._began:.0f} s so far"
+                    text = self._untold or f"{self._doing}: still at it, {now - self._began:.0f} s so far"
                     self._print(logging.LogRecord(_OURS, logging.INFO, "", 0, text, None, None))
             finally:
                 self.release()

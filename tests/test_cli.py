@@ -30,6 +30,7 @@ from tests.search.test_imported_search import BEST, settings, write_csv
         (["prepar"], "prepar: no such stage; did you mean prepare or report?; expected"),
         (["train", "search=demx"], "search=demx: no such choice; did you mean demix"),
         (["train", "datasets.mat_1.capability=x"], "there is no mat_1 in datasets; did you mean math_1"),
+        (["train", "datasets.my.web.capability=x"], "written in the recipe: `datasets: {my.web: {capability: x}}`"),
         (["train", "base.checkpoint=a--b=1"], "the character '=' (number 21) is not taken in a value without quotes"),
         (["train", "role"], "role: expected key=value"),
         (["train", "role=base", "sed=1"], "sed: no such key; did you mean seed?"),
@@ -77,8 +78,16 @@ def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: 
     assert not (REPOSITORY / "outputs").exists()
 
 
+def test_help_is_all_that_help_prints() -> None:
+    shown = run_cli("--help")
+    assert shown.stdout.startswith("usage: nemo-demix STAGE")
+    assert shown.stderr == ""
+
+
 def test_hydra_sweeps(tmp_path: Path) -> None:
-    once = run_cli("doctor", "--config-name", "smoke", f"runs_dir={tmp_path}").stdout
+    alone = run_cli("doctor", "--config-name", "smoke", f"runs_dir={tmp_path}")
+    assert all(line[9:].startswith("asking nemo") for line in alone.stderr.splitlines())  # nothing of libraries
+    once = alone.stdout
     result = run_cli(
         "doctor",
         "-m",
@@ -117,7 +126,9 @@ def test_every_command_that_a_message_names_is_one() -> None:
             read_overrides([word for word in rest if "=" in word], errors)
             assert not errors, (path, hint)
             plain = [word for word in rest if "=" not in word and word[0] not in "-["]
-            assert stage == "init" or "--config-name" in rest or set(plain[:1]) <= words.get(stage, set()), (path, hint)
+            assert (
+                stage == "init" or {"--config-name", "--run"} & {*rest} or set(plain[:1]) <= words.get(stage, set())
+            ), (path, hint)
             seen.add(stage)
     assert {"prepare", "search", "final", "verify", "import", "doctor"} <= seen
 

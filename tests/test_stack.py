@@ -1,6 +1,8 @@
 """The version guards, against packages really on disk, in an interpreter that sees nothing else."""
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,13 @@ def install_good(site: FakeSite, **instead: tuple[str, str] | None) -> None:
 def test_the_tested_releases_pass_and_nothing_is_imported(site: FakeSite) -> None:
     install_good(site)
     assert site.check() == ""
+
+
+def test_releases_are_of_what_is_here(site: FakeSite) -> None:
+    install_good(site, lightgbm=None)
+    found = json.loads(site.run("import json\nprint(json.dumps(releases('nemo')))"))
+    assert (found["torch"], found["megatron-core"], found["python"]) == ("2.13.0", "0.15.3", platform.python_version())
+    assert "lightgbm" not in found
 
 
 def test_nemo_3_without_its_llm_collection_names_the_last_line_that_has_it(site: FakeSite) -> None:

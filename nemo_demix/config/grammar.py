@@ -5,7 +5,7 @@ Hydra's own message names neither, and NeMo's default names of checkpoints have 
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -70,7 +70,7 @@ def refusal(text: str, why: str = "") -> ConfigError:
     ways = []
     if not in_key and (quoted := _quoted_value(key, value)) is not None:
         ways.append(f"write {shlex.quote(f'{key}={quoted}')}")
-    if (recipe := _in_yaml(key, value)) is not None:
+    if (recipe := in_yaml(key.lstrip("+").split("."), value)) is not None:
         ways.append(f"{'or ' if ways else 'write '}in the recipe: {recipe}")
     return ConfigError(f"{told}; {', '.join(ways) or 'close its brackets and quotes'}")
 
@@ -120,10 +120,13 @@ def _as_hydra(value: Any) -> str | None:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _in_yaml(key: str, value: str) -> str | None:
-    """The same in a recipe, on one line."""
+def in_yaml(parts: Sequence[str], value: str) -> str | None:
+    """What an argument says as a recipe says it, on one line; None where its value is nothing.
+
+    Args:
+        parts: The names that its key is made of.
+    """
     content = _yaml_value(value)
-    parts = key.lstrip("+").split(".")
     if content is None or not all(parts):
         return None
     for part in reversed(parts[1:]):

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_demix.config.grammar import parsed
+from nemo_demix.config.grammar import in_yaml, parsed
 from nemo_demix.config.launch import LaunchJobConfig
 from nemo_demix.config.run import DemixConfig, to_dataclasses
 from nemo_demix.config.values import fitted, is_count, is_section, kind_at
@@ -45,7 +45,8 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
             nested = {part: nested}
         content = fitted(nested, found)
         if found:
-            errors += found
+            dotted = _dotted(text, key)
+            errors += [ConfigError(f"{error}{dotted}") for error in found] if dotted else found
             continue
         for part in key.split("."):
             content = content[part]
@@ -53,6 +54,17 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
             text = f"{text.partition('=')[0]}={content}"
         kept.append(_added(text, key))
     return kept, groups
+
+
+def _dotted(text: str, key: str) -> str:
+    """How a name with a dot in it is written, where a key that there is not could hold one; else nothing."""
+    parts = key.split(".")
+    for count in range(1, len(parts) - 2):
+        kind = kind_at(".".join(parts[:count]))
+        if get_origin(kind) is dict and parts[-1] in getattr(get_args(kind)[1], "__dataclass_fields__", ()):
+            named = [*parts[:count], ".".join(parts[count:-1]), parts[-1]]
+            return f"; a name with a dot is written in the recipe: {in_yaml(named, text.partition('=')[2])}"
+    return ""
 
 
 def _added(text: str, key: str) -> str:

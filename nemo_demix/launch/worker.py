@@ -105,18 +105,20 @@ def _work(config_path: Path, logs: Path, group: int) -> None:
     task: dict[str, Any] = json.loads((logs / "task.json").read_text(encoding="utf-8"))
     wanted = task.pop("wanted")
     if ranks.is_main and group == 0:
-        _say_ready(logs, wanted)
+        _say_ready(logs, wanted, config.backend)
     tasks.TASKS[task["task"]](config, manifest, {**task, "group": group}, ranks)
     stop_ranks()
 
 
-def _say_ready(logs: Path, wanted: float) -> None:
-    """Record how long the command has waited for its ranks."""
+def _say_ready(logs: Path, wanted: float, backend: str) -> None:
+    """Record how long the command has waited for its ranks, and what they are made of."""
     from nemo_demix.artifacts import write_json
+    from nemo_demix.stack import releases
 
     ready = time.time()
     logger.info("ready %.1f s after they were wanted", ready - wanted)
-    write_json(logs / "launch.json", {"wanted": wanted, "ready": ready, "forked": _WHY not in os.environ})
+    launched = {"wanted": wanted, "ready": ready, "forked": _WHY not in os.environ, "releases": releases(backend)}
+    write_json(logs / "launch.json", launched)
 
 
 def _redirect_output(path: Path, speak: bool) -> None:

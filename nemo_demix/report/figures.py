@@ -103,6 +103,7 @@ def forest(
             shift = 0.0 if len(series) == 1 else 0.36 * (place / (len(series) - 1) - 0.5)
             _forest_series(axes, marks, place, shift, name, zero)
         axes.set_ylim(len(rows) - 1 + 0.5 + SPARE, -0.5 - SPARE)
+        axes.locator_params(axis="x", nbins=5)  # a phone has room for no more
         axes.set_yticks(range(len(rows)), [shortened(mark.label) for mark in rows])
         for tick, mark in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if mark.is_heading else "normal")

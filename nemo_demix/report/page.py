@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 import nemo_demix
 from nemo_demix.artifacts import write_text
 from nemo_demix.config import DemixConfig
+from nemo_demix.progress import doing
 from nemo_demix.report.blocks import QUIET, Cell, Section
 from nemo_demix.report.records import RunRecords, read_run
 from nemo_demix.report.sections.causes import effects_section, noise_section
@@ -42,6 +43,7 @@ def report_stage(config: DemixConfig) -> Path:
         ConfigError: if the folder holds no run.
         DemixError: if a record cannot be read.
     """
+    doing(logger, "report: drawing the page")
     run = read_run(config)
     path = run.folder / NAME
     write_text(path, page(run.name, "report of a run", sections(run), tone(run)))

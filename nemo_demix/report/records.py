@@ -32,6 +32,8 @@ class RunRecords:
         rows_reason: Why there are no rows.
         models: Finished models, by role and name.
         losses: Steps and losses of each model that was trained here, by role and name.
+        references: Score rows of the models that `verify` trained, one a mixture, with its `data_shares`.
+        stand_ins: Score rows of what stands for these, by kind and mixture.
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
         what_if: The predictor that chose, as plain values.
@@ -39,6 +41,7 @@ class RunRecords:
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
+        releases: Versions of the packages that each launch of ranks had, by the launch's name.
     """
 
     folder: Path
@@ -61,6 +64,7 @@ class RunRecords:
     items: Mapping[str, ModelItems] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
     timing: Sequence[Mapping[str, Any]] = ()
+    releases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,6 +75,20 @@ class RunRecords:
     def scored(self) -> list[Row]:
         """The rows that have scores."""
         return [row for row in self.rows if row["status"] == "OK"]
+
+    @property
+    def scored_mixtures(self) -> list[Row]:
+        """The mixtures that have scores: of proxies; where no search scored any, of the models `verify` trained.
+
+        `merge_weights` of a trained model are its data shares, as of a trained proxy.
+        """
+        if self.scored or self.fidelity is None:
+            return self.scored
+        return [
+            row | {"merge_weights": row["data_shares"], "iteration": None}
+            for name, row in self.references.items()
+            if name not in self.fidelity["excluded"]
+        ]
 
     @property
     def stages(self) -> Stages:
@@ -126,6 +144,7 @@ def read_run(config: DemixConfig) -> RunRecords:
         result=result,
         cost=_json(folder / "cost.json"),
         timing=_lines(folder / "timing.jsonl"),
+        releases=_releases(folder / "logs"),
     )
     found = replace(found, **_rows(found, log))
     if result is not None:
@@ -156,6 +175,11 @@ def _lines(path: Path) -> list[Any]:
 def _models(folder: Path) -> dict[str, ModelRecord]:
     records = [load_record(path, ModelRecord) for path in sorted(folder.glob("*/record.json"))]
     return {record.name: record for record in records}
+
+
+def _releases(logs: Path) -> dict[str, dict[str, str]]:
+    launches = {str(path.parent.relative_to(logs)): read_json(path) for path in sorted(logs.glob("**/launch.json"))}
+    return {name: launch["releases"] for name, launch in launches.items() if "releases" in launch}
 
 
 def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
@@ -214,15 +238,21 @@ def _study(found: RunRecords) -> dict[str, Any]:
     folder = found.folder
     drawn = _json(folder / "verify" / "references.json") or []
     first = [one for one in drawn if one.get("mixture", one["name"]) == one["name"]]
-    paths = {one["name"]: folder / "scores" / f"reference_{one['name']}.json" for one in first}
-    references = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    references = {}
+    for one in first:
+        path = folder / "scores" / f"reference_{one['name']}.json"
+        if path.exists():
+            references[one["name"]] = read_json(path) | {"data_shares": one["data_shares"]}
     name_of = {_weights(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
     stand_ins: dict[str, dict[str, Row]] = {}
     for row in _lines(folder / "scores" / "proxies.jsonl"):
         name = name_of.get(_weights(row["merge_weights"]), "")
         if row["status"] == "OK" and name in references:
             stand_ins.setdefault(row.get("proxy", "merge"), {})[name] = row
-    return {"references": references, "stand_ins": stand_ins}
+    found_rows: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
+    if not found.rows:
+        found_rows["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
+    return found_rows
 
 
 def _weights(merge_weights: Mapping[str, float]) -> frozenset[tuple[str, float]]:

@@ -27,7 +27,7 @@ def macro_unit(capabilities: Mapping[str, Mapping[str, Any]]) -> str:
 def directions(run: RunRecords) -> dict[str, bool]:
     """Whether higher is better, by score name and by capability, as far as the records say."""
     found: dict[str, bool] = {}
-    for row in run.scored:
+    for row in run.scored_mixtures:
         for scores in (row["scores"], row.get("capabilities", {})):
             found |= {name: one["higher_is_better"] for name, one in scores.items() if "higher_is_better" in one}
     measured = (run.mixture or {}).get("measured") or {}
@@ -42,7 +42,7 @@ def directions(run: RunRecords) -> dict[str, bool]:
 def units(run: RunRecords) -> dict[str, str]:
     """The unit, by score name and by capability, as far as the records say."""
     found: dict[str, str] = {}
-    for row in run.scored:
+    for row in run.scored_mixtures:
         for scores in (row["scores"], row.get("capabilities", {})):
             found |= {name: one["unit"] for name, one in scores.items() if "unit" in one}
     measured = (run.mixture or {}).get("measured") or {}

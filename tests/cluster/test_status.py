@@ -2,13 +2,16 @@
 
 import json
 import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nemo_demix.stages.status import model_progress
-from tests.helpers import run_cli
+from tests.helpers import REPOSITORY, run_cli
 
 
 def training(folder: Path, step: int, started_s: float, saved: dict[int, float] | None = None) -> Path:
@@ -57,12 +60,52 @@ def test_a_model_that_nobody_trains_has_no_eta(tmp_path: Path) -> None:
 
 
 def test_without_slurm_files_say_what_they_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training(tmp_path / "smoke/models/component/math_1", 50, 100.0)
+    for model, step in {"base/base": 30, "component/math_1": 50, "final/mixture": 70}.items():
+        training(tmp_path / "smoke/models" / model, step, 100.0)
     monkeypatch.setenv("PATH", "/nowhere")
     shown = run_cli("status", "--config-name", "smoke", f"runs_dir={tmp_path}").stdout
-    assert "0/7 models, math_1 step 50/100" in shown
+    for told in ("base step 30/100", "0/7 models, math_1 step 50/100", "mixture step 70/100"):
+        assert told in shown
     assert "By files alone; what is queued is not known (no Slurm here: squeue is not on PATH)" in shown
     assert (
         "no job of this run is queued or running"
         in run_cli("cancel", "--config-name", "smoke", f"runs_dir={tmp_path}").stderr
     )
+
+
+WATCH = """
+import sys
+from nemo_demix.stages import status
+from nemo_demix.cli import main
+status._WATCH_S = 0.2
+sys.argv = ["nemo-demix", "status", "--watch", "--config-name", "smoke", "runs_dir=" + sys.argv[1]]
+main()
+"""
+
+
+def test_watching_shows_what_has_changed_in_place(tmp_path: Path) -> None:
+    folder = training(tmp_path / "smoke/models/base/base", 30, 100.0)
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WATCH, str(tmp_path)],
+        cwd=REPOSITORY, env={**os.environ, "TERM": "xterm", "COLUMNS": "118"}, stdin=follower, stdout=follower,
+        stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    try:
+        seen = _read_until(leader, b"base step 30/100")
+        (folder / "losses.jsonl").write_text('{"step": 60, "loss": 2.5}\n')
+        seen += _read_until(leader, b"base step 60/100")
+        assert process.poll() is None  # the run is not done
+    finally:
+        process.terminate()
+        process.wait(30)
+        os.close(leader)
+    assert b"\x1b[1A" in seen  # the table is drawn over the last one
+
+
+def _read_until(terminal: int, wanted: bytes) -> bytes:
+    seen = b""
+    while wanted not in seen:
+        seen += os.read(terminal, 65536)  # an error where the program has ended
+    return seen

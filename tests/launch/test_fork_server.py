@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from nemo_demix.artifacts import read_json
+from nemo_demix.stack import releases
 from tests.helpers import (
     REPOSITORY,
     fork_run,
@@ -89,6 +90,7 @@ def test_where_a_fork_would_not_be_safe_each_rank_imports_by_itself_and_scores_t
     """pyarrow's allocator runs a thread where the user asks for it."""
     forked, said = score(smoke_run, tmp_path / "forked", run_cli)
     assert forked["forked"] is True
+    assert forked["releases"] == releases("nemo")
     assert "each rank imports its framework by itself" not in said
     threads = {"JE_ARROW_MALLOC_CONF": "background_thread:true"}
     alone, said = score(smoke_run, tmp_path / "alone", run_fresh, **threads)

@@ -20,6 +20,7 @@ from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.space import SearchSpace
+from nemo_demix.stack import releases
 from tests.test_recipes import composed
 
 DATASETS = {"general": "general", "math_1": "math", "code_1": "code"}
@@ -86,6 +87,8 @@ class Run:
     def trained(self, components: int | None = None) -> "Run":
         """With the base and so many components; their losses fall from 7."""
         self._model("base", "base", {self.names[0]: 1.0}, None)
+        launched = {"wanted": 1.0, "ready": 2.0, "forked": True, "releases": releases("nemo")}
+        write_json(self.folder / "logs" / "train" / "launch.json", launched)
         for place, name in enumerate(self.names[:components]):
             row = self.blend.rows_CD[place]
             self._model("component", name, dict(zip(self.names, row.tolist(), strict=True)), 0.05 + 0.02 * place)

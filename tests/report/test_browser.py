@@ -26,7 +26,7 @@ from tests.search.test_recommended import GROUPS, TokenScreen
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
+    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr"
 ).split()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
 
@@ -50,6 +50,11 @@ LATE = """<script>addEventListener("load", () => {
     smallest: Math.min(...zoomed),
     open: document.querySelectorAll("details[open]").length,
     focus: document.activeElement === first,
+    crowded: [...document.querySelectorAll("figure svg")].filter(svg => {
+      const ticks = [...svg.querySelectorAll('[id*="-xtick_"] text')].map(one => one.getBoundingClientRect());
+      ticks.sort((one, other) => one.left - other.left);
+      return ticks.some((one, place) => place && one.left < ticks[place - 1].right);
+    }).map(svg => svg.getAttribute("aria-labelledby")),
   }, "*");
 });</script>"""
 FRAME = """<!doctype html><meta charset="utf-8"><pre id="said"></pre><script>
@@ -58,11 +63,14 @@ addEventListener("message", event => { document.getElementById("said").textConte
 
 
 def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it on a page that has nothing to say on the console: no error, no refused request, no warning."""
     assert CHROMIUM is not None
-    return subprocess.run(
+    done = subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *arguments],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
+    assert not [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    return done
 
 
 def test_a_phone_shows_all_of_it_without_errors_or_requests(tmp_path: Path) -> None:
@@ -80,6 +88,7 @@ def test_a_phone_shows_all_of_it_without_errors_or_requests(tmp_path: Path) -> N
     assert len(said["drawings"]) > 8
     assert all(250 < width <= 360 for width in said["drawings"])
     assert said["smallest"] > 8  # pixels
+    assert said["crowded"] == []  # numbers along an axis stand apart
     assert said["focus"]
     assert said["rows"] == 1
     assert said["picked"] == 3  # in each pair of capabilities

@@ -18,9 +18,11 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.report import fidelity_report
 from nemo_demix.report.compare import compare_command
 from nemo_demix.report.page import report_stage
+from nemo_demix.report.sections.causes import effects
 from nemo_demix.report.sections.verdict import DETECTABLE
 from nemo_demix.search.imported import read_problem, search_imported
 from tests.fidelity import test_report as study
+from tests.helpers import REPOSITORY
 from tests.report.html import KEYS, Page, shown
 from tests.report.runs import DATASETS, HOSTILE, Run, whole_run
 from tests.search.test_imported_search import BEST, settings, write_csv
@@ -96,7 +98,7 @@ KINDS: dict[str, tuple[Callable[[Path], DemixConfig], set[str]]] = {  # and the 
     "imported": (imported, {"proxies", "progress", "cost", "inputs"}),
     "verified": (
         verified,
-        {"mixture", "losers", "predictor", "trades", "shape", "whatif", "effects", "noise", "progress", "cost"},
+        {"mixture", "losers", "predictor", "trades", "shape", "whatif", "progress", "cost"},
     ),
 }
 
@@ -290,6 +292,35 @@ def test_the_study_is_judged_beside_nulls_and_a_ridge(tmp_path: Path) -> None:
     assert titles[0] == "Trained references against merged proxies of the same mixtures"
     marks = page.sections["proxies"].find(".//svg").findall(".//g[@data-mark]")
     assert len(marks) == report["num_references"]
+    rho = report["benchmarks"]["proxies"]["merge"]["rho"]
+    by_capability = page.table("proxies", 2)["merged"]
+    assert shown(by_capability["rho, math"]) == pytest.approx(rho["math"]["value"], abs=0.0051)
+    assert shown(by_capability["rho, mean"]) == pytest.approx(rho["macro"]["value"], abs=0.0051)
+    (verdict,) = page.sections["verdict"].iterfind("./p[@class='answer']")
+    assert verdict.text_content().startswith(
+        f"On the benchmarks, against 12 trained references: merged: rho {row_rho(row)}"
+    )
+
+
+def row_rho(row: dict[str, str]) -> str:
+    return f"{row['rho (higher is better)']} ({row['95 % interval']})"
+
+
+def test_a_study_says_what_datasets_do_by_its_references(tmp_path: Path) -> None:
+    page = Page(report_stage(verified(tmp_path)))
+    measured = study.make_measured(12, noise=0.05)
+    first = [one for one in measured.references if one.name == one.mixture]
+    weights_RC = np.array([list(one.data_shares.values()) for one in first])
+    scores_RB = np.array([[measured.rows[one.name]["scores"]["benchmark/gsm8k"]["score"]] for one in first])
+    found, _ = effects(weights_RC, scores_RB)
+    table = page.table("effects")
+    assert [shown(row["gsm8k, bits/byte"]) for row in table.values()] == pytest.approx(found[:, 0], abs=5e-5)
+    assert all("dataset" in row for row in table.values())
+    assert "one on each of 12 mixtures: no proxy is in this" in page.text("effects")
+    assert "12 mixtures drawn at random, a model trained on each" in page.text("noise")
+    assert "No score here has a known error" in page.text("noise")
+    assert "12 references trained" in page.text("verdict")
+    assert "no record of it in this folder" in page.text("verdict")  # the cost: the models' records are elsewhere
 
 
 def test_a_whole_run_ends_with_its_page(smoke_run: Path) -> None:
@@ -341,3 +372,51 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
     rmse = made.mixture["cross_validation"]["capability_rmse"]["math"]
     errors = np.subtract(kept["math"]["measured"], kept["math"]["predicted"])
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(rmse)  # one repeat
+    left = page.table("predictor", 1)["math"]
+    assert shown(left["mean (0 is true)"]) == pytest.approx(errors.mean(), abs=5e-5)
+    best = errors[np.argsort(kept["math"]["predicted"])[:5]]
+    assert shown(left["mean, predicted best quarter"]) == pytest.approx(best.mean(), abs=5e-5)
+    rows = [row for row in made.rows if row["status"] == "OK"]
+    macro = [np.mean([one["score"] for one in row["capabilities"].values()]) for row in rows]
+    last = list(page.table("progress", 1).values())[-1]
+    for name, weight in rows[int(np.argmin(macro))]["merge_weights"].items():
+        assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)
+
+
+def test_limits_noise_and_inputs_are_the_records(made: Run) -> None:
+    page = Page(made.folder / "report.html")
+    epochs = page.table("mixture", 1)
+    for name, count in made.mixture["epochs"].items():
+        assert shown(epochs[name]["chosen"]) == pytest.approx(count, abs=0.0051)
+    binding = made.mixture["constraints"]["binding"]
+    assert (f"decided something: {', '.join(binding)}" if binding else "No constraint is binding") in page.text(
+        "mixture"
+    )
+    drawn = [row for row in made.rows if row["status"] == "OK" and row["iteration"] == 0]
+    scores = [row["scores"]["benchmark/gsm8k"] for row in drawn]
+    signal = np.std([one["score"] for one in scores], ddof=1) / np.median([one["stderr"] for one in scores])
+    assert shown(page.table("noise")["gsm8k"]["ratio (95 %; higher is better)"]) == pytest.approx(signal, abs=0.0051)
+    assert page.table("inputs", 1)["code_1"]["gsm8k"] == "3 (1.50 %)"
+    assert page.table("inputs", 2)["general"]["licence"] == "not stated"
+    assert page.table("repeat", 1)["megatron-core"]["train"].startswith("0.15")
+    assert made.manifest.fingerprint in page.text("repeat")
+    assert "nemo-demix run --config-name ./repeat.yaml" in page.text("repeat")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_stands_out_from_what_is_behind_it(dark: bool) -> None:
+    """By the 4.5 to 1 of WCAG's level AA, in both schemes."""
+    style = (REPOSITORY / "nemo_demix/report/template/page.css").read_text()
+    colours: dict[str, str] = {}
+    for block in re.findall(r":root \{(.*?)\}", style.partition("@media print")[0], re.DOTALL)[: 2 if dark else 1]:
+        colours |= dict(re.findall(r"--([a-z]+(?:-\d)?): (#[0-9a-f]{6})", block))
+    for text in ("ink", "quiet", "link", "better", "worse"):
+        for behind in ("paper", "band"):
+            light, other = sorted((_luminance(colours[text]), _luminance(colours[behind])), reverse=True)
+            assert (light + 0.05) / (other + 0.05) >= 4.5, (text, behind)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -99,6 +99,7 @@ def test_a_second_call_does_nothing_and_more_references_reuse_the_first(verified
     (runs / "smoke/logs/verify/task.json").unlink()
     run_cli("verify", *base, *SETTINGS, "verify.confidence=0.5")
     assert not (runs / "smoke/logs/verify/task.json").exists()
+    assert "50 % interval" in (runs / "smoke/report.html").read_text(encoding="utf-8")  # it ends with the page
     old, new = json.loads(before), read(runs / "smoke/verify/fidelity.json")
     wide, narrow = (report["heldout"]["proxies"]["merge"]["rho"]["macro"] for report in (old, new))
     assert narrow["value"] == wide["value"]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.checkpoints.metadata import read_metadata
@@ -42,18 +43,36 @@ def test_a_component_starts_from_the_bases_weights(smoke_run: Path) -> None:
     assert abs(first - base[max(base)]) < 0.5 < base[1] - first
 
 
-def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Path, tmp_path: Path) -> None:
-    kept = [path.name for path in (smoke_run / "models/component/math_1/checkpoints").iterdir()]
-    assert kept == ["step_00000016"]
-    runs = fork_run(smoke_run, tmp_path, "models/component/math_1")
+@pytest.fixture(scope="module")
+def half(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a reference of 8 steps that is tracked, offline, and keeps a checkpoint on its way."""
+    runs = fork_run(smoke_run, tmp_path_factory.mktemp("half"), "models/component/math_1")
     run_cli(
         "train", "--config-name", "smoke", f"runs_dir={runs}", "role=reference", "reference.name=half",
         "+reference.shares={general: 0.5, code_1: 0.5}", "reference.num_tokens=8192", "reference.max_lr=1e-3",
-        "reference.keep_tokens=[4096]", "train.checkpoint_every_tokens=2048",
+        "reference.keep_tokens=[4096]", "train.checkpoint_every_tokens=2048", "train.log_every_steps=2",
+        "track.tensorboard=true", "track.wandb_project=mixtures", "track.wandb_mode=offline",
     )  # fmt: skip
-    folder = runs / "smoke/models/reference/half"
+    return runs / "smoke"
+
+
+def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Path, half: Path) -> None:
+    kept = [path.name for path in (smoke_run / "models/component/math_1/checkpoints").iterdir()]
+    assert kept == ["step_00000016"]
+    folder = half / "models/reference/half"
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step_00000004", "step_00000008"]
     assert set(json.loads((folder / "record.json").read_text())["checkpoints"]) == {"4096", "8192"}
+
+
+def test_trackers_get_loss_learning_rate_and_throughput_of_a_model(half: Path) -> None:
+    events = EventAccumulator(str(half / "tensorboard/reference/half"))
+    events.Reload()
+    trained = losses(half / "models/reference/half")
+    assert {one.step for one in events.Scalars("tokens_per_s")} == {2, 4, 6, 8}
+    assert all(one.value > 0 for name in ("tokens_per_s", "lr") for one in events.Scalars(name))
+    assert events.Scalars("reduced_train_loss")[-1].value == pytest.approx(trained[8], rel=1e-5)
+    (kept,) = half.glob("wandb/offline-run-*/*.wandb")
+    assert all(name in kept.read_bytes() for name in (b"reduced_train_loss", b"tokens_per_s", b"smoke/reference/half"))
 
 
 def test_a_component_repeats_a_part_of_its_text(smoke_run: Path, tmp_path: Path) -> None:

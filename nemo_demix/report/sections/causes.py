@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.mixture import Array
-from nemo_demix.report.blocks import BETTER, QUIET, WORSE, Cell, Figure, Section, Table, interval, number, sentence
+from nemo_demix.report.blocks import (
+    BETTER,
+    QUIET,
+    WORSE,
+    Cell,
+    Figure,
+    Section,
+    Table,
+    interval,
+    number,
+    percent,
+    sentence,
+)
 from nemo_demix.report.figures import Mark, forest
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, units
@@ -21,7 +33,7 @@ CONFIDENCE = 0.95
 def effects_section(run: RunRecords) -> Section:
     """Signed effects of more of each component on each score, with intervals."""
     key, title, question = "effects", "What each dataset does", "Why?"
-    rows = run.scored
+    rows = run.scored_mixtures
     if not rows:
         return Section(key, title, question, missing=f"No scored mixtures here: {run.rows_reason}.")
     names = _in_order(run, rows[0]["merge_weights"])
@@ -50,12 +62,13 @@ def effects_section(run: RunRecords) -> Section:
         for c, name in enumerate(names)
     ]
     headings = [f"{_short(name)}, {known.get(name, UNKNOWN)}" for name in scores]
+    trained = not run.scored
+    merged = not trained and (run.mixture is None or bool(run.mixture.get("merge_weights")))
     caption = (
-        f"Change of each score for {STEP:.0%} more of a component's weight, the others less in "
-        f"proportion, ± its 95 % interval; "
+        f"Change of each score for {percent(STEP, 0)} more of a {'dataset' if trained else 'component'}'s "
+        f"{'share' if trained else 'weight'}, the others less in proportion, ± its 95 % interval; "
         "negative is better (turned so where higher is better)"
     )
-    merged = run.mixture is None or bool(run.mixture.get("merge_weights"))
     notes = [
         "A straight line through the scored mixtures: where effects saturate or work together, it is "
         "their mean over these.",
@@ -65,8 +78,11 @@ def effects_section(run: RunRecords) -> Section:
         notes.append(
             "Weights are merge weights; a component holds general text too, and merges exaggerate what it is good at."
         )
+    if trained:
+        notes.append(f"By the models that `verify` trained, one on each of {len(rows)} mixtures: no proxy is in this.")
     answer = _strongest(names, scores, effects_CB, reach_CB)
-    return Section(key, title, question, answer, tables=[Table(caption, ["component", *headings], table)], notes=notes)
+    columns = ["dataset" if trained else "component", *headings]
+    return Section(key, title, question, answer, tables=[Table(caption, columns, table)], notes=notes)
 
 
 def _in_order(run: RunRecords, weights: Mapping[str, float]) -> list[str]:
@@ -121,8 +137,9 @@ def _strongest(names: list[str], scores: list[str], effects_CB: Array, reach_CB:
 def noise_section(run: RunRecords) -> Section:
     """Divide each score's spread between mixtures by its standard error."""
     key, title, question = "noise", "Signal and noise of each score", "Which scores are noise?"
-    drawn = [row for row in run.scored if row["iteration"] in (0, None)]
-    rows = drawn if len(drawn) >= 8 else run.scored
+    scored = run.scored_mixtures
+    drawn = [row for row in scored if row["iteration"] in (0, None)]
+    rows = drawn if len(drawn) >= 8 else scored
     if len(rows) < 8:
         why = (
             f"{len(rows)} scored mixtures are too few for a spread."
@@ -176,9 +193,12 @@ def noise_section(run: RunRecords) -> Section:
         "against guessing",
     ]
     drawn_how = "drawn at random" if rows is drawn and rows[0]["iteration"] == 0 else "scored"
+    if not run.scored:
+        drawn_how = "drawn at random, a model trained on each"
     return Section(
         key, title, question,
-        answer=(f"Less between mixtures than one score's own error: {sentence(weak)}." if weak
+        answer=("No score here has a known error, so its spread between mixtures has nothing to be held against."
+                if not marks else f"Less between mixtures than one score's own error: {sentence(weak)}." if weak
                 else (
                     "Between mixtures every score with a known error moves at least as much as its own "
                     "error, or cannot be told."

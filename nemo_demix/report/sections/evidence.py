@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from nemo_demix.fidelity.objective import macro_losses, macro_of_sets
 from nemo_demix.fidelity.record import stand_in_name
 from nemo_demix.report.blocks import Cell, Figure, Section, Table, interval, number, percent, sentence
@@ -30,10 +32,18 @@ def proxies_section(run: RunRecords) -> Section:
     return Section(key, title, question, missing=why)
 
 
+def study_answer(run: RunRecords) -> str:
+    """What the study of the references says of proxies, by the first set of scores that has an answer; else nothing."""
+    for name, called in _SETS.items():
+        objective = (run.fidelity or {}).get(name, {}).get("objective")
+        if objective is not None and not objective["reason"]:
+            return _study_answer(run, objective, called)
+    return ""
+
+
 def _study(run: RunRecords) -> dict[str, Any]:
     assert run.fidelity is not None
     figures, tables, notes = [], [], []
-    answer = ""
     for name, called in _SETS.items():
         if name not in run.fidelity:
             continue
@@ -43,7 +53,6 @@ def _study(run: RunRecords) -> dict[str, Any]:
             continue
         figures.append(_rho_figure(run, name, objective, called))
         tables.append(_decision_table(objective, called, run.fidelity["confidence"]))
-        answer = answer or _study_answer(run, objective, called)
         for kind, rows in run.stand_ins.items():
             drawn = _references_figure(run, name, kind, rows, objective)
             if drawn is not None and name == "benchmarks":
@@ -59,7 +68,8 @@ def _study(run: RunRecords) -> dict[str, Any]:
             f"{objective['unit']} between seeds, macro; no proxy can be expected above rho {number(ceiling, 2)}."
         )
     notes += [f"Left out: {name}: {reason}." for name, reason in run.fidelity["excluded"].items()]
-    return {"answer": answer, "figures": figures, "tables": tables, "notes": notes}
+    tables += [_capability_table(run, name, called) for name, called in _SETS.items() if name in run.fidelity]
+    return {"answer": study_answer(run), "figures": figures, "tables": tables, "notes": notes}
 
 
 def _study_answer(run: RunRecords, objective: Mapping[str, Any], called: str) -> str:
@@ -79,7 +89,7 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
     assert run.fidelity is not None
     fitted = objective["left_out"]["num_fitted"]
     marks = []
-    for proxy, figures in objective["proxies"].items():
+    for proxy, figures in _in_order(objective["proxies"]).items():
         rho = figures["rho"]
         if rho["value"] is not None:
             marks.append(Mark(stand_in_name(proxy, fitted), rho["value"], rho["low"], rho["high"]))
@@ -92,17 +102,24 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
     svg = forest(f"rho-{name}", title, {"rho": marks}, "rho (→ better), no unit", 0.0)
     return Figure(
         title, svg,
-        f"Lines: {run.fidelity['confidence']:.0%} intervals over references. A null needs no model; "
+        f"Lines: {percent(run.fidelity['confidence'], 0)} intervals over references. A null needs no model; "
         f"the ridge was fitted to as "
         "many references as the components cost. A proxy that does not beat these has shown nothing.",
     )  # fmt: skip
+
+
+def _in_order(proxies: Mapping[str, Any]) -> dict[str, Any]:
+    """As recorded, those trained on more tokens after those trained on fewer."""
+    trained = iter(sorted((one for one in proxies if one.startswith("trained_")), key=lambda one: int(one[8:])))
+    names = [next(trained) if one.startswith("trained_") else one for one in proxies]
+    return {name: proxies[name] for name in names}
 
 
 def _decision_table(objective: Mapping[str, Any], called: str, confidence: float) -> Table:
     fitted, unit = objective["left_out"]["num_fitted"], objective["unit"]
     rows: list[list[Cell | str]] = []
     apart = objective["left_out"]["proxies"]
-    for proxy in {**objective["proxies"], **apart}:
+    for proxy in _in_order({**objective["proxies"], **apart}):
         figures = objective["proxies"].get(proxy)
         left_out = apart.get(proxy, {}).get("rho", {}).get("value")
         cells = ["—"] * 6
@@ -118,7 +135,7 @@ def _decision_table(objective: Mapping[str, Any], called: str, confidence: float
             ]
         rows.append([stand_in_name(proxy, fitted), *cells, number(left_out, 2)])
     columns = [
-        "stand-in", "rho (higher is better)", f"{confidence:.0%} interval", "pairs right", f"regret, {unit}", (
+        "stand-in", "rho (higher is better)", f"{percent(confidence, 0)} interval", "pairs right", f"regret, {unit}", (
             "slope (1 is "
             "true)"
         ),
@@ -130,6 +147,27 @@ def _decision_table(objective: Mapping[str, Any], called: str, confidence: float
         f"reference. Equal cost: on references that a regression of {fitted} references was not fitted to"
     )
     return Table(caption, columns, rows)
+
+
+def _capability_table(run: RunRecords, name: str, called: str) -> Table:
+    """Rho and recovery by capability, of all that stands for the references (DeMix's Table 2)."""
+    assert run.fidelity is not None
+    rows: list[list[Cell | str]] = []
+    for proxy, found in _in_order(run.fidelity[name]["proxies"]).items():
+        cells = [f"{number(one['value'], 2)} ({interval(one['low'], one['high'], 2)})" for one in found["rho"].values()]
+        recovery = found.get("recovery", {}).get("macro", {}).get("value")
+        rows.append([stand_in_name(proxy), *cells, number(recovery, 3)])
+    capabilities = list(next(iter(run.fidelity[name]["proxies"].values()))["rho"])
+    columns = [
+        "stand-in",
+        *(f"rho, {'mean' if one == 'macro' else one}" for one in capabilities),
+        "recovery (1 is true)",
+    ]
+    caption = (
+        f"By capability, on {called}: Spearman's rho with its {percent(run.fidelity['confidence'], 0)} interval "
+        "(higher is better), and the proxies' scores over the references'"
+    )
+    return Table(caption, columns, rows, is_open=False)
 
 
 def _references_figure(
@@ -285,17 +323,36 @@ def _out_of_fold(run: RunRecords, checks: Mapping[str, Any]) -> dict[str, Any]:
             )
     columns = ["score", "rho (higher is better)", "rho, best quarter", "root mean square error", "R²"]
     caption = f"Out of fold: {checks['num_rows']} mixtures, {checks['folds']} folds, {checks['repeats']} repeats"
+    tables = [Table(caption, columns, rows), *_residuals(run)]
     macro = number(checks["rho_macro"], 2)
     weak = [name for name, rho in checks["capability_rho"].items() if rho is None or rho < 0.5]
     answer = f"On mixtures that it was not fitted to, rho {macro} over capabilities"
     return {
         "figures": _out_of_fold_figures(run, checks),
         "answer": f"{answer}; weak in {sentence(weak)}." if weak else f"{answer}, none below 0.5.",
-        "tables": [Table(caption, columns, rows)],
+        "tables": tables,
         "notes": [
             "R²: the share of the spread between mixtures that is predicted; below 0: a constant would do better."
         ],
     }
+
+
+def _residuals(run: RunRecords) -> list[Table]:
+    """Measured less predicted out of fold; of the mixtures that are predicted best too, where a search ends."""
+    known, ways = units(run), directions(run)
+    rows: list[list[Cell | str]] = []
+    for name, one in run.out_of_fold.items():
+        left_M = np.subtract(one["measured"], one["predicted"])
+        best_M = np.argsort(one["predicted"])
+        if ways.get(name):
+            best_M = best_M[::-1]
+        parts = (left_M, left_M[best_M[: max(2, len(left_M) // 4)]])
+        means = [(part.mean(), 1.96 * part.std(ddof=1) / len(part) ** 0.5) for part in parts]
+        cells = [f"{number(mean, signed=True)} ± {number(reach)}" for mean, reach in means]
+        rows.append([name, known.get(name, UNKNOWN), *cells, number(float(np.abs(left_M).max()))])
+    columns = ["capability", "unit", "mean (0 is true)", "mean, predicted best quarter", "largest, either sign"]
+    caption = "Residuals: measured less predicted out of fold, means ± their 95 % intervals over mixtures"
+    return [Table(caption, columns, rows, num_text=2)] if rows else []
 
 
 def _out_of_fold_figures(run: RunRecords, checks: Mapping[str, Any]) -> list[Figure]:

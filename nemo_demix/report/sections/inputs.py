@@ -211,6 +211,8 @@ def repeat_section(run: RunRecords) -> Section:
     verbatim["Configuration (repeat.yaml)"] = f"defaults: [demix_schema, _self_]\n{_yaml(asdict(run.config))}"
     caption = "Fingerprints: of all that can change each output"
     tables = [Table(caption, ["of", "fingerprint"], prints, num_text=2, is_open=False)] if prints else []
+    tables += _releases(run)
+    absent = "" if run.releases else " Those of torch, NeMo and Megatron are not in the records: no ranks were started."
     return Section(
         "repeat",
         "To repeat it",
@@ -219,11 +221,22 @@ def repeat_section(run: RunRecords) -> Section:
         tables=tables,
         notes=[
             f"The configuration is {run.config_note or 'the one that the run saved when it last started ranks'}.",
-            f"Page written by nemo_demix {nemo_demix.__version__}. Releases of torch, NeMo and Megatron are not in the "
-            "records; `nemo-demix doctor` lists those of a machine.",
+            f"Page written by nemo_demix {nemo_demix.__version__}.{absent} `nemo-demix doctor` lists a machine's.",
         ],
         verbatim=verbatim,
     )
+
+
+def _releases(run: RunRecords) -> list[Table]:
+    """A column a launch; launches with the same releases share one."""
+    columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for launch, found in run.releases.items():
+        columns.setdefault(tuple(sorted(found.items())), []).append(launch)
+    packages = list(dict.fromkeys(package for found in run.releases.values() for package in found))
+    rows: list[list[Cell | str]] = [[one, *(dict(found).get(one, "—") for found in columns)] for one in packages]
+    headings = ["package", *(", ".join(launches) for launches in columns.values())]
+    caption = "Releases that the ranks had, by what they were started for"
+    return [Table(caption, headings, rows, num_text=len(headings), is_open=False)] if rows else []
 
 
 def heuristic_override(data_shares: Mapping[str, float]) -> str:

@@ -23,10 +23,11 @@ def progress_section(run: RunRecords) -> Section:
         return Section(key, title, question, missing="Capabilities of several units or directions have no one best.")
     higher = ways.pop()
     values = [_macro(row["capabilities"]) for row in rows]
-    best, errors, place = [], [], 0
+    best, errors, best_at, place = [], [], [], 0
     for number_, (value, _) in enumerate(values):
         if (value > values[place][0]) if higher else (value < values[place][0]):
             place = number_
+        best_at.append(place)
         best.append(values[place][0])
         errors.append(values[place][1])
     counts = list(range(1, len(rows) + 1))
@@ -52,6 +53,12 @@ def progress_section(run: RunRecords) -> Section:
                 number(sum(own) / len(own)), number(best[members[-1]]),
             ]
         )  # fmt: skip
+    names = list(rows[0]["merge_weights"])
+    kept = {name: rows[best_at[members[-1]]]["merge_weights"] for name, members in iterations.items()}
+    moved: list[list[Cell | str]] = [
+        ["—" if name is None else str(name), *(number(weights.get(one, 0.0), 3) for one in names)]
+        for name, weights in kept.items()
+    ]
     last = counts[[one == best[-1] for one in best].index(True)]
     failed = len(run.rows) - len(run.scored)
     return Section(
@@ -65,7 +72,10 @@ def progress_section(run: RunRecords) -> Section:
             "Band: 95 % interval of the best one's score over items; the best of many is partly "
             "luck."
         ))],
-        tables=[Table("By iteration", ["iteration", "proxies", f"best, {unit}", "mean", "best so far"], table)],
+        tables=[
+            Table("By iteration", ["iteration", "proxies", f"best, {unit}", "mean", "best so far"], table),
+            Table("The best proxy so far, after each iteration: its weights", ["iteration", *names], moved),
+        ],
         notes=["What the mixture itself would have been after fewer proxies is not in the records."],
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from nemo_demix.report.blocks import (
 )
 from nemo_demix.report.figures import Mark, forest
 from nemo_demix.report.records import RunRecords
+from nemo_demix.report.sections.evidence import study_answer
 from nemo_demix.report.units import macro_unit, spread_of_mean
 
 # A true difference of so many standard errors is called in four runs of five: 1.96 of the interval, 0.84 of these.
@@ -159,11 +160,14 @@ def _nothing_yet(run: RunRecords) -> str:
     if run.manifest is not None:
         parts.append(f"{counted(len(run.manifest.datasets), 'dataset')} prepared")
     for role, stage in (("base", "base model"), ("component", "component"), ("reference", "reference")):
-        if count := len(run.models.get(role, {})):
+        if count := len(run.models.get(role, {}) or (run.references if role == "reference" else ())):
             parts.append(f"{counted(count, stage)} trained")
     if run.scored:
         parts.append(f"{counted(len(run.scored), 'proxy')} scored")
-    return f"No mixture has been chosen yet. Done so far: {sentence(parts) or 'nothing'}."
+    study = study_answer(run)
+    return " ".join(
+        filter(None, [study, f"No mixture has been chosen yet. Done so far: {sentence(parts) or 'nothing'}."])
+    )
 
 
 def _no_mean(run: RunRecords) -> str:
@@ -226,7 +230,8 @@ def _facts(run: RunRecords, leader: Mapping[str, Any] | None, found: Comparisons
     stages = run.stages
     tokens = sum(stage["num_tokens"] for stage in stages.values())
     seconds = sum(stage["device_s"] for stage in stages.values())
-    facts["cost so far"] = f"{tokens:,} tokens trained, {duration(seconds)} of devices"
+    spent = f"{tokens:,} tokens trained, {duration(seconds)} of devices"
+    facts["cost so far"] = spent if stages else "no record of it in this folder"
     return facts
 
 
