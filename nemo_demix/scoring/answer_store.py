@@ -6,7 +6,6 @@ file that cannot be read counts as not there.
 """
 
 import io
-import json
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_demix.artifacts import canonical_json, fingerprint, write_bytes
+from nemo_demix.artifacts import canonical_json, fingerprint, json_value, write_bytes
 from nemo_demix.config import DemixConfig
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class AnswerStore:
         if path is None or not self.reads or not path.exists():
             return None
         try:
-            found = json.loads(path.read_bytes())
+            found = json_value(path.read_bytes())
             if not isinstance(found, dict):
                 raise ValueError(f"expected an object, found {type(found).__name__}")
         except (OSError, ValueError) as error:

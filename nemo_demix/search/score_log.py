@@ -5,14 +5,13 @@ above 0, how they are merged, and each benchmark. So it outlives what it does no
 in it, a dropped one that weighed 0 is not missed, and a benchmark taken out leaves the other scores as they are.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import canonical_json, fingerprint, read_json, write_json
+from nemo_demix.artifacts import canonical_json, fingerprint, json_value, read_json, write_json
 from nemo_demix.errors import DemixError
 from nemo_demix.scoring.identity import JudgedScore, shares_of
 from nemo_demix.scoring.items import Score
@@ -105,7 +104,7 @@ class ScoreLog:
             os.truncate(path, whole)
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                stored = json.loads(line)
+                stored = json_value(line)
                 key, _ = _key(stored["merge_weights"]), stored["fingerprint"]
                 # Rows without "components" are of releases that kept one fingerprint of everything: nothing reads them.
                 row = self.identity.row(stored) if "components" in stored else None
@@ -142,7 +141,7 @@ class ScoreLog:
                 file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        stored = identity.row(json.loads(line))
+        stored = identity.row(json_value(line))
         assert stored is not None, "a row holds for the identity it was written with"
         self._rows[_key(stored["merge_weights"])] = stored
         return stored

@@ -1,6 +1,5 @@
 """`status`: the stages of a run, their jobs, how far they are and when they will be done, by files and by Slurm."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_demix.artifacts import read_json, read_json_lines
+from nemo_demix.artifacts import parse_json, read_json, read_json_lines
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
@@ -179,7 +178,7 @@ def _last_step(losses: Path) -> int:
     with open(losses, "rb") as file:
         file.seek(max(0, losses.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    return int(parse_json(lines[-1], losses, is_ours=True)["step"]) if lines else 0
 
 
 def _duration(seconds: float | None) -> str:
