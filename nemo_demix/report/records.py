@@ -15,8 +15,8 @@ from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.cost import Stages, spent
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.scoring.items import ModelItems
-from nemo_demix.search.score_log import Row
+from nemo_demix.scoring.items import ModelItems, Scores
+from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
 
 ROLES = {"base": "base", "component": "components", "reference": "references", "final": "final"}  # role -> stage
 
@@ -36,6 +36,8 @@ class RunRecords:
         slices: The predicted objective along lines through the mixture.
         what_if: The predictor that chose, as plain values.
         out_of_fold: Scored mixtures' averages by capability, as measured, and as predicted without them.
+        references: Scores of the trained references, by mixture.
+        stand_ins: Scores of the references' proxies, by kind and mixture.
         items: What the final models gave on every item, by name.
         cost: `cost.json`.
         timing: What each call took of each stage, in order.
@@ -52,11 +54,11 @@ class RunRecords:
     slices: Mapping[str, Any] | None = None
     what_if: Mapping[str, Any] | None = None
     out_of_fold: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
-    rows: Sequence[Row] = ()
+    rows: Sequence[ProxyRow] = ()
     rows_reason: str = ""
     fidelity: Mapping[str, Any] | None = None
-    references: Mapping[str, Row] = field(default_factory=dict)
-    stand_ins: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    references: Mapping[str, Scores] = field(default_factory=dict)
+    stand_ins: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     items: Mapping[str, ModelItems] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
@@ -68,9 +70,9 @@ class RunRecords:
         return self.folder.name
 
     @property
-    def scored(self) -> list[Row]:
+    def scored(self) -> list[ProxyRow]:
         """The rows that have scores."""
-        return [row for row in self.rows if row["status"] == "OK"]
+        return [row for row in self.rows if row.is_ok]
 
     @property
     def stages(self) -> Stages:
@@ -172,8 +174,7 @@ def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
 def _rows(found: RunRecords, log: Path) -> dict[str, Any]:
     if found.mixture is not None and found.mixture.get("proxy") == "imported":
         return _imported_rows(found)
-    rows = _lines(log)
-    rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
+    rows = of_last_search(read_rows(log))
     return {"rows": rows, "rows_reason": "" if rows else "no proxy was scored"}
 
 
@@ -211,19 +212,17 @@ def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelIte
 
 def _study(found: RunRecords) -> dict[str, Any]:
     """Scores of the references and of what stands for them, by mixture; the latest row of a mixture counts."""
+    from nemo_demix.scoring.store import model_scores
+
     folder = found.folder
     drawn = _json(folder / "verify" / "references.json") or []
     first = [one for one in drawn if one.get("mixture", one["name"]) == one["name"]]
     paths = {one["name"]: folder / "scores" / f"reference_{one['name']}.json" for one in first}
-    references = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    name_of = {_weights(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
-    stand_ins: dict[str, dict[str, Row]] = {}
-    for row in _lines(folder / "scores" / "proxies.jsonl"):
-        name = name_of.get(_weights(row["merge_weights"]), "")
-        if row["status"] == "OK" and name in references:
-            stand_ins.setdefault(row.get("proxy", "merge"), {})[name] = row
+    references = {name: model_scores(path) for name, path in paths.items() if path.exists()}
+    name_of = {weights_key(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
+    stand_ins: dict[str, dict[str, Scores]] = {}
+    for row in read_rows(folder / "scores" / "proxies.jsonl"):
+        name = name_of.get(row.key, "")
+        if row.is_ok and name in references:
+            stand_ins.setdefault(row.proxy or "merge", {})[name] = row.scores
     return {"references": references, "stand_ins": stand_ins}
-
-
-def _weights(merge_weights: Mapping[str, float]) -> frozenset[tuple[str, float]]:
-    return frozenset((name, weight) for name, weight in merge_weights.items() if weight)

@@ -59,10 +59,10 @@ def verified(folder: Path) -> DemixConfig:
     measured = study.make_measured(12, noise=0.05)
     write_json(config.run_dir / "datasets/manifest.json", study.make_manifest())
     write_json(config.run_dir / "verify/references.json", list(measured.references))
-    for name, row in measured.rows.items():
-        write_json(config.run_dir / f"scores/reference_{name}.json", row)
+    for name, scores in measured.scores.items():
+        write_json(config.run_dir / f"scores/reference_{name}.json", {"scores": scores})
     lines = [
-        canonical_json({**row, "name": "another", "proxy": kind, "merge_weights": reference.merge_weights}) + "\n"
+        canonical_json(replace(row, merge_weights=reference.merge_weights, proxy=kind, components={}).to_json()) + "\n"
         for kind, rows in measured.proxies.items()
         for reference in measured.references
         if (row := rows.get(reference.name))

@@ -7,7 +7,6 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.scoring.items import pack_items
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.groups import Reply, Request
 from nemo_demix.search.proxies.merged import MergedProxies
@@ -46,15 +45,7 @@ def serve(
             )
         if request["announce"]:
             makers[kind].announce(request["announce"])
-        found = makers[kind].evaluate(request["weights"], live.scorer(uses))
-        facts, packed = pack_items(found.result.items)
-        told = {
-            "items": facts,
-            "lm_eval": found.result.lm_eval,
-            "merge_time_s": found.merge_time_s,
-            "score_time_s": found.score_time_s,
-        }
-        return told | {"train_time_s": found.train_time_s, "num_tokens": found.num_tokens}, packed
+        return makers[kind].evaluate(request["weights"], live.scorer(uses)).pack()
 
     while (request := channel.next()) is not None:
         try:
