@@ -1,10 +1,10 @@
 """Units and directions of what is shown, as the records have them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nemo_demix.report.blocks import only
 from nemo_demix.report.records import RunRecords
-from nemo_demix.scoring.items import Scores
 
 MIXED = "mixed units"
 UNKNOWN = "the scores' unit"  # of imported ones
@@ -18,9 +18,9 @@ class Scale:
     sign: float | None  # that turns a difference so that negative is better
 
 
-def macro_unit(capabilities: Scores) -> str:
-    """The unit that all capabilities have."""
-    return str(only([score.unit for score in capabilities.values()], MIXED))
+def macro_unit(units: Iterable[str | None]) -> str:
+    """The unit of a mean over capabilities, given each one's."""
+    return str(only(list(units), MIXED))
 
 
 def directions(run: RunRecords) -> dict[str, bool]:

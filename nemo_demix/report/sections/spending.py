@@ -18,7 +18,7 @@ def progress_section(run: RunRecords) -> Section:
     if len(rows) < 2:
         why = run.rows_reason or "these scores were imported, all at once"
         return Section(key, title, question, missing=f"No proxies in an order: {why}.")
-    unit = macro_unit(rows[0].capabilities)
+    unit = macro_unit(score.unit for score in rows[0].capabilities.values())
     ways = {score.higher_is_better for score in rows[0].capabilities.values()}
     if unit == MIXED or len(ways) > 1:
         return Section(key, title, question, missing="Capabilities of several units or directions have no one best.")
