@@ -47,7 +47,7 @@ class ScoreTarget:
         """Fingerprint of the model and everything it is scored on."""
         return fingerprint(model=self.model_fingerprint, suite=suite_fingerprint(config.suite, manifest))
 
-    def weights(self, config: DemixConfig) -> str:
+    def weights_fingerprint(self, config: DemixConfig) -> str:
         """What stored answers are kept by: a checkpoint is loaded in the precision that the run trains in."""
         return fingerprint(model=self.model_fingerprint, precision=config.train.precision)
 
@@ -93,7 +93,7 @@ def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence
         if ranks.is_main:
             tell(logger, Progress("scoring trained models", place, len(todo), "model", target.name, is_line=False))
         fill = partial(load_checkpoint, model, target.checkpoint)
-        result = scorer.score(model, ranks.is_main, target.weights(config), fill)
+        result = scorer.score(model, ranks.is_main, target.weights_fingerprint(config), fill)
         if not ranks.is_main:
             continue
         _write_harness(config.run_dir / "scores", target.name, result)

@@ -144,7 +144,11 @@ def read_rows(path: Path) -> list[ProxyRow]:
 
 
 def parse_rows(data: bytes, path: Path) -> list[ProxyRow]:
-    """As `read_rows`, of a file's bytes."""
+    """Read rows as `read_rows` does, from the bytes of a file.
+
+    Raises:
+        DemixError: if a whole line is no row.
+    """
     rows = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -158,7 +162,7 @@ def parse_rows(data: bytes, path: Path) -> list[ProxyRow]:
 
 
 def of_last_search(rows: Sequence[ProxyRow]) -> list[ProxyRow]:
-    """Those that were scored under the same configuration as the last one."""
+    """Keep those that were scored under the same configuration as the last one."""
     return [row for row in rows if row.fingerprint == rows[-1].fingerprint]
 
 

@@ -9,9 +9,9 @@ from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.groups import Reply, Request
-from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.search.proxies.predictions import score_components
-from nemo_demix.search.proxies.trained import TrainedProxies
+from nemo_demix.search.proxies.trained import ProxyTrainer
 from nemo_demix.training.jobs import TrainJob
 
 
@@ -30,7 +30,7 @@ def serve(
 ) -> None:
     """Serve requests until there are no more. Collective: every rank of the group."""
     live = LiveModel(config, manifest, ranks)
-    makers: dict[str, MergedProxies | TrainedProxies] = {}
+    makers: dict[str, ProxyMerger | ProxyTrainer] = {}
 
     def answer(request: Request) -> Reply:
         kind, uses = request["kind"], request["uses"]
@@ -39,9 +39,9 @@ def serve(
             return {}, None
         if kind not in makers:
             makers[kind] = (
-                MergedProxies(config, manifest, components, live)
+                ProxyMerger(config, manifest, components, live)
                 if kind == "merge"
-                else TrainedProxies(config, manifest, sum(config.search.iterations), live)
+                else ProxyTrainer(config, manifest, sum(config.search.iterations), live)
             )
         if request["announce"]:
             makers[kind].announce(request["announce"])
