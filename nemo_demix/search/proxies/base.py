@@ -59,7 +59,10 @@ class Evaluation:
         )
 
     def pack(self) -> tuple[dict[str, Any], Array]:
-        """Give what rank 0 of a group replies: facts for JSON, and the items' array of shape (2, all items)."""
+        """Give what rank 0 of a group replies: facts for JSON, and the items' array of shape (2, all items).
+
+        Without the time of external commands, which run where the search does.
+        """
         facts, packed = pack_items(self.result.items)
         told = {"items": facts, "lm_eval": self.result.lm_eval}
         told |= {name: getattr(self, name) for name in ("merge_time_s", "score_time_s", "train_time_s", "num_tokens")}
