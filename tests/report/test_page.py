@@ -61,10 +61,10 @@ def verified(folder: Path) -> DemixConfig:
     measured = study.make_measured(12, noise=0.05)
     write_json(config.run_dir / "datasets/manifest.json", study.make_manifest())
     write_json(config.run_dir / "verify/references.json", list(measured.references))
-    for name, row in measured.rows.items():
-        write_json(config.run_dir / f"scores/reference_{name}.json", row)
+    for name, scores in measured.scores.items():
+        write_json(config.run_dir / f"scores/reference_{name}.json", {"scores": scores})
     lines = [
-        canonical_json({**row, "name": "another", "proxy": kind, "merge_weights": reference.merge_weights}) + "\n"
+        canonical_json(replace(row, merge_weights=reference.merge_weights, proxy=kind, components={}).to_json()) + "\n"
         for kind, rows in measured.proxies.items()
         for reference in measured.references
         if (row := rows.get(reference.name))
@@ -311,7 +311,7 @@ def test_a_study_says_what_datasets_do_by_its_references(tmp_path: Path) -> None
     measured = study.make_measured(12, noise=0.05)
     first = [one for one in measured.references if one.name == one.mixture]
     weights_RC = np.array([list(one.data_shares.values()) for one in first])
-    scores_RB = np.array([[measured.rows[one.name]["scores"]["benchmark/gsm8k"]["score"]] for one in first])
+    scores_RB = np.array([[measured.scores[one.name]["benchmark/gsm8k"].score] for one in first])
     found, _ = effects(weights_RC, scores_RB)
     table = page.table("effects")
     assert [shown(row["gsm8k, bits/byte"]) for row in table.values()] == pytest.approx(found[:, 0], abs=5e-5)
