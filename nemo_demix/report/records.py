@@ -249,10 +249,10 @@ def _study(found: RunRecords) -> dict[str, Any]:
         name = name_of.get(_weights(row["merge_weights"]), "")
         if row["status"] == "OK" and name in references:
             stand_ins.setdefault(row.get("proxy", "merge"), {})[name] = row
-    found_rows: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
-    if not found.rows:
-        found_rows["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
-    return found_rows
+    study: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
+    if not found.rows and found.mixture is None:
+        study["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
+    return study
 
 
 def _weights(merge_weights: Mapping[str, float]) -> frozenset[tuple[str, float]]:
