@@ -248,7 +248,7 @@ def _study(found: RunRecords) -> dict[str, Any]:
         name = name_of.get(row.key, "")
         if row.is_ok and name in references:
             stand_ins.setdefault(row.proxy or "merge", {})[name] = row.scores
-    found_rows: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
-    if not found.rows:
-        found_rows["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
-    return found_rows
+    study: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
+    if not found.rows and found.mixture is None:
+        study["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
+    return study

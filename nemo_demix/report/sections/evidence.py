@@ -110,7 +110,7 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
 
 
 def _in_order(proxies: Mapping[str, Any]) -> dict[str, Any]:
-    """As recorded, those trained on more tokens after those trained on fewer."""
+    """Keep the order, with those trained on more tokens after those trained on fewer."""
     trained = iter(sorted((one for one in proxies if one.startswith("trained_")), key=lambda one: int(one[8:])))
     names = [next(trained) if one.startswith("trained_") else one for one in proxies]
     return {name: proxies[name] for name in names}
