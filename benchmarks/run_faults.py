@@ -1,10 +1,10 @@
 """What a run makes of kills: is all that training, the search and the final run leave the same as without them?
 
 A finished run of the smoke recipe is copied without what one stage makes, the stage's command is killed with SIGKILL at
-random moments, three to six times, and started anew until it ends; what was done before a kill is not done again, so later
-kills meet later parts. Compared are, bit for bit, all weights that were
-trained and their losses, what the search chose and the scores it rests on, and the final run's result. Commands are
-forked from a process that has imported what they need, so a moment is one of the stage's work and not of its imports.
+random moments, three to six times, and started anew until it ends; what was done before a kill is not done again, so
+later kills meet later parts. Compared are, bit for bit, all weights that were trained and their losses, what the search
+chose and the scores it rests on, and the final run's result. Commands are forked from a process that has imported what
+they need, so a moment is one of the stage's work and not of its imports.
 
 What is found is written after every round, a stage's copy with its kills; rounds that an earlier call has finished are
 not made again, and each row has the commit that it is of. A stage that cannot be gone on with is not identical.
@@ -141,12 +141,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=RUN, help="a finished run of the smoke recipe; made if absent")
     parser.add_argument("--quick", action="store_true", help="one round a stage")
     arguments = parser.parse_args()
-    name = "run_faults_quick" if arguments.quick else "run_faults"
     run: Path = arguments.run.resolve()
     if not run.exists():
         run_cli("run", "--config-name", "smoke", f"runs_dir={run.parent}")
     run_cli("status", "--config-name", "smoke", f"runs_dir={run.parent}")  # and all is imported
-    rows = earlier(RESULTS / f"{name}.json")
+    rows = [] if arguments.quick else earlier(RESULTS / "run_faults.json")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         whole = {stage: undisturbed(run, stage, folder) for stage in STAGES}
