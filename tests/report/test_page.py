@@ -376,10 +376,10 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
     assert shown(left["mean (0 is true)"]) == pytest.approx(errors.mean(), abs=5e-5)
     best = errors[np.argsort(kept["math"]["predicted"])[:5]]
     assert shown(left["mean, predicted best quarter"]) == pytest.approx(best.mean(), abs=5e-5)
-    rows = [row for row in made.rows if row["status"] == "OK"]
-    macro = [np.mean([one["score"] for one in row["capabilities"].values()]) for row in rows]
+    rows = [row for row in made.rows if row.is_ok]
+    macro = [np.mean([one.score for one in row.capabilities.values()]) for row in rows]
     last = list(page.table("progress", 1).values())[-1]
-    for name, weight in rows[int(np.argmin(macro))]["merge_weights"].items():
+    for name, weight in rows[int(np.argmin(macro))].merge_weights.items():
         assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)
 
 
@@ -392,9 +392,9 @@ def test_limits_noise_and_inputs_are_the_records(made: Run) -> None:
     assert (f"decided something: {', '.join(binding)}" if binding else "No constraint is binding") in page.text(
         "mixture"
     )
-    drawn = [row for row in made.rows if row["status"] == "OK" and row["iteration"] == 0]
-    scores = [row["scores"]["benchmark/gsm8k"] for row in drawn]
-    signal = np.std([one["score"] for one in scores], ddof=1) / np.median([one["stderr"] for one in scores])
+    drawn = [row for row in made.rows if row.is_ok and row.iteration == 0]
+    scores = [row.scores["benchmark/gsm8k"] for row in drawn]
+    signal = np.std([one.score for one in scores], ddof=1) / np.median([one.stderr for one in scores])
     assert shown(page.table("noise")["gsm8k"]["ratio (95 %; higher is better)"]) == pytest.approx(signal, abs=0.0051)
     assert page.table("inputs", 1)["code_1"]["gsm8k"] == "3 (1.50 %)"
     assert page.table("inputs", 2)["general"]["licence"] == "not stated"
