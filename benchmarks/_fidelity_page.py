@@ -11,6 +11,8 @@ from nemo_demix.config import load_resolved
 from nemo_demix.fidelity.record import fidelity_path
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.report import Measured, fidelity_report
+from nemo_demix.scoring.items import Score, Scores
+from nemo_demix.search.proxy_row import ProxyRow
 
 _KINDS = ("merge", "predictions")
 
@@ -26,13 +28,13 @@ def write_page(rows: Sequence[dict[str, Any]], runs: Path) -> None:
     manifest = DataManifest.load(runs / RECIPE / "datasets" / "manifest.json")
     measured = _measured(rows)
     write_json(config.run_dir / "verify" / "references.json", list(measured.references))
-    for name, row in measured.rows.items():
-        write_json(config.run_dir / "scores" / f"reference_{name}.json", {"name": name, **row})
-    weights = {one.name: one.merge_weights for one in measured.references}
+    for name, scores in measured.scores.items():
+        record = {"name": name, "scores": {score: one.to_json() for score, one in scores.items()}}
+        write_json(config.run_dir / "scores" / f"reference_{name}.json", record)
     lines = [
-        canonical_json({"name": name, "proxy": kind, "merge_weights": weights[name], **row}) + "\n"
+        canonical_json({**row.to_json(), "proxy": kind}) + "\n"
         for kind, found in measured.proxies.items()
-        for name, row in found.items()
+        for row in found.values()
     ]
     write_text(config.run_dir / "scores" / "proxies.jsonl", "".join(lines))
     write_json(fidelity_path(config), fidelity_report(config, manifest, measured, _components(rows)))
@@ -43,13 +45,14 @@ def _measured(rows: Sequence[dict[str, Any]]) -> Measured:
     """What `verify` measured in the study's own run: one seed of the components, merged linearly."""
     fields = ("name", "mixture", "merge_weights", "data_shares", "seed")
     references = [Reference(**{key: row[key] for key in fields}) for row in rows if row["kind"] == "mixture"]
-    trained: dict[int | None, dict[str, Any]] = {}
+    weights = {one.name: one.merge_weights for one in references}
+    trained: dict[int | None, dict[str, Scores]] = {}
     for row in rows:
         if row["kind"] == "trained":
             trained.setdefault(row["tokens"], {})[row["name"]] = _scored(row)
     proxies = {
         kind: {
-            row["name"]: _scored(row)
+            row["name"]: ProxyRow(row["name"], weights[row["name"]], scores=_scored(row))
             for row in rows
             if row["kind"] == kind and row["components"] == "seed_0" and row.get("method") is None
         }
@@ -58,12 +61,8 @@ def _measured(rows: Sequence[dict[str, Any]]) -> Measured:
     return Measured(references, trained.pop(None), {n: found for n, found in trained.items() if n is not None}, proxies)
 
 
-def _scored(row: dict[str, Any]) -> dict[str, Any]:
-    scores = {
-        name: {"score": value, "unit": "bits/byte", "higher_is_better": False, "stderr": None}
-        for name, value in row["scores"].items()
-    }
-    return {"status": "OK", "reason": None, "scores": scores}
+def _scored(row: dict[str, Any]) -> Scores:
+    return {name: Score(value) for name, value in row["scores"].items()}
 
 
 def _components(rows: Sequence[dict[str, Any]]) -> list[ModelRecord]:

@@ -21,7 +21,7 @@ from nemo_demix.scoring.batches import plan_batches
 from nemo_demix.scoring.live import token_scores
 from nemo_demix.scoring.suite import Request
 from nemo_demix.search.proxies.base import LiveModel
-from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.training.jobs import component_jobs
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     components = component_jobs(config, manifest)
     live = LiveModel(config, manifest, ranks)
     scorer = live.scorer(None)
-    proxies = MergedProxies(config, manifest, components, live)
+    proxies = ProxyMerger(config, manifest, components, live)
     mixtures = np.random.default_rng(0).dirichlet(np.ones(len(components)), repeats)
     weights = [dict(zip([job.name for job in components], row.tolist(), strict=True)) for row in mixtures]
     proxies.announce(weights)

@@ -29,9 +29,11 @@ from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.prediction.predictors import fit_predictor
 from nemo_demix.scoring.identity import PROXY_USES
+from nemo_demix.scoring.items import Score
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.choose import POOL_STREAM, best_mean, draw, rank_pool
 from nemo_demix.search.proxies.predictions import PredictionProxies
+from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.refine import lowest, starts
 from nemo_demix.search.space import SearchSpace
@@ -94,11 +96,10 @@ def repeated_power_law(seed: int) -> Truth:
 
 def merges(run: Path) -> Truth:
     """A Gaussian process through the capability averages of a search's merges."""
-    rows = [json.loads(line) for line in (run / "search" / "scores.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["status"] == "OK"]
+    rows = [row for row in read_rows(run / "search" / "scores.jsonl") if row.is_ok]
     components = list(read_json(run / "search" / "mixture.json")["merge_weights"])
-    weights_MC = np.array([[row["merge_weights"].get(name, 0.0) for name in components] for row in rows])
-    columns = {name: np.array([row["capabilities"][name]["score"] for row in rows]) for name in rows[0]["capabilities"]}
+    weights_MC = np.array([[row.merge_weights.get(name, 0.0) for name in components] for row in rows])
+    columns = {name: np.array([row.capabilities[name].score for row in rows]) for name in rows[0].capabilities}
     config = PredictorConfig(kind="gaussian_process", num_bootstrap=2)
     predictor = fit_predictor(config, weights_MC, columns, 0)
 
@@ -165,16 +166,16 @@ class Landscape:
         """As a share of the range."""
         return (float(self.objective(weights_C[None])[0]) - self.least) / self.range
 
-    def rows(self, batch: list[Array], rng: np.random.Generator) -> list[dict[str, Any]]:
+    def rows(self, batch: list[Array], rng: np.random.Generator) -> list[ProxyRow]:
         """What a search is told of mixtures that it asked for."""
         scores_XB = self.truth.scores(np.array(batch))
         scores_XB = scores_XB + NOISE * self._spread_B * rng.normal(size=scores_XB.shape)
         return [
-            {
-                "name": "mix",
-                "merge_weights": self.space.as_weights(weights_C),
-                "scores": {name: {"score": float(score)} for name, score in zip(self.columns, scores_B, strict=True)},
-            }
+            ProxyRow(
+                "mix",
+                self.space.as_weights(weights_C),
+                scores={name: Score(float(score)) for name, score in zip(self.columns, scores_B, strict=True)},
+            )
             for weights_C, scores_B in zip(batch, scores_XB, strict=True)
         ]
 
@@ -204,13 +205,13 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
     )
     space, rng = landscape.space, np.random.default_rng([seed, size])
     strategy = build_strategy(Problem(settings, space, seed))
-    rows: list[dict[str, Any]] = []
+    rows: list[ProxyRow] = []
     while batch := strategy.ask():
         told = landscape.rows(batch, rng)
         rows += told
         strategy.tell(told)
-    measured = [np.mean([score["score"] for score in row["scores"].values()]) for row in rows]
-    regrets = {"best_measured": landscape.regret(space.as_array(rows[int(np.argmin(measured))]["merge_weights"]))}
+    measured = [np.mean([score.score for score in row.scores.values()]) for row in rows]
+    regrets = {"best_measured": landscape.regret(space.as_array(rows[int(np.argmin(measured))].merge_weights))}
     pool_MC = draw(settings, space, settings.pool_size, [seed, 3, POOL_STREAM])
     rankings: dict[str, Ranking] = {}
     for name, (predictor, how) in CHOICES.items():

@@ -14,7 +14,6 @@ scored on; ours never sees it.
 
 import argparse
 import csv
-import json
 import os
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.cross_validation import cross_validate, spearman
 from nemo_demix.prediction.lightgbm_model import fit
 from nemo_demix.prediction.predictors import PREDICTORS, fit_predictor
+from nemo_demix.search.proxy_row import read_rows
 
 TARGETS, POINTS, COMPONENTS, POOL = 18, 448, 7, 200_000
 NOTEBOOK = (99.6, 99.71, 99.08, 99.45, 97.2, 99.77, 99.73, 99.18, 98.92, 96.87, 98.51, 99.19, 99.12)
@@ -171,12 +171,11 @@ def tables(mixtures: Path, losses: Path) -> tuple[Array, dict[str, Array]]:
 
 def own_scores(path: Path) -> list[dict[str, Any]]:
     """Repeated K-fold of every kind on a search's proxies."""
-    proxies = [json.loads(line) for line in path.read_text().splitlines()]
-    proxies = [proxy for proxy in proxies if proxy["status"] == "OK"]
-    components = sorted({name for proxy in proxies for name in proxy["merge_weights"]})
-    weights_MC = np.array([[proxy["merge_weights"].get(name, 0.0) for name in components] for proxy in proxies])
-    names = [name for name in proxies[0]["scores"] if all(name in proxy["scores"] for proxy in proxies)]
-    scores = {name: np.array([proxy["scores"][name] for proxy in proxies]) for name in names}
+    proxies = [proxy for proxy in read_rows(path) if proxy.is_ok]
+    components = sorted({name for proxy in proxies for name in proxy.merge_weights})
+    weights_MC = np.array([[proxy.merge_weights.get(name, 0.0) for name in components] for proxy in proxies])
+    names = [name for name in proxies[0].scores if all(name in proxy.scores for proxy in proxies)]
+    scores = {name: np.array([proxy.scores[name].score for proxy in proxies]) for name in names}
     rows = []
     for kind, config in KINDS.items():
         found = cross_validate(config, weights_MC, scores, {name: name for name in names}, 0)

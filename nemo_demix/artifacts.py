@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,11 +122,24 @@ def parse_json(data: bytes, path: Path, is_ours: bool = False) -> Any:
         DemixError: if it is not JSON, or an object of it has a key twice: neither of the two values would be meant.
     """
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
-        reason = "values nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return json_value(data.decode("utf-8-sig"), _unique)
+    except ValueError as error:
         remedy = "delete it and run its stage again" if is_ours else "correct it"
-        raise DemixError(f"{path}: expected JSON, found: {reason}; {remedy}") from None
+        raise DemixError(f"{path}: expected JSON, found: {error}; {remedy}") from None
+
+
+def json_value(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text that anyone may have written.
+
+    Args:
+        pairs: What makes an object of its keys and values; None: a dict, in which the last of equal keys stays.
+    Raises:
+        ValueError: if it is none: also of values nested too deeply, and of numbers with thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -145,10 +158,10 @@ def read_json_lines(path: Path) -> list[Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return [json_value(line) for line in text.split("\n")[:-1]]
     except FileNotFoundError:
         raise DemixError(f"{path}: not found; run the stage that writes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DemixError(f"{path}: expected one JSON value in each line, found: {error}; move the file away") from None
 
 

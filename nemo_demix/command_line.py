@@ -14,7 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.config.recipes import READING, RecipeSource
 from nemo_demix.config.recorded import recorded_place, recorded_recipe
-from nemo_demix.errors import near, one_line
+from nemo_demix.errors import ConfigError, near, one_line
 
 DEFAULT_RECIPE = "quickstart"
 # These can go on from what a run's folder records.
@@ -113,7 +113,11 @@ def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[s
         if recipe is None:
             fail(f"No run here: {folder}")
         overrides[:0] = [f"runs_dir={_quoted(folder.parent)}", f"name={_quoted(folder.name)}", *_OF_ONE_COMMAND]
-        if (started_in := recorded_place(folder)) is not None:
+        try:
+            started_in = recorded_place(folder)
+        except ConfigError as error:
+            fail(str(error))
+        if started_in is not None:
             os.chdir(started_in)
         result += ["--config-name", str(recipe)]
     return result

@@ -7,6 +7,8 @@ rule raises the first of them (`refuse`), `nemo-demix check` lists all of all ru
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 
+_LONGEST = 2000  # characters of a message: names in strangers' files may be megabytes
+
 
 class DemixError(Exception):
     """Root of the user's mistakes: reported as one line, exit code 2."""
@@ -61,8 +63,15 @@ def near(name: object, known: Iterable[str]) -> str:
 
 
 def one_line(message: str) -> str:
-    """A message on one line, with what does not print (control characters, turned directions) as its number."""
+    """A message on one line that can be read, whatever names it quotes.
+
+    What does not print (control characters, turned directions) is its number. Of more than 2,000 characters the middle
+    is left out: what is wrong stands at the beginning, what to do at the end.
+    """
+    text = " ".join(message.splitlines())
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} [{len(text) - 2 * half:,} characters left out] {text[-half:]}"
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in " ".join(message.splitlines())
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

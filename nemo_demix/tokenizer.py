@@ -33,18 +33,26 @@ def load_tokenizer(info: dict[str, Any]) -> Tokenizer:
     """The tokenizer that `build_tokenizer` described.
 
     Raises:
-        DatasetError: if its files are gone, or have tokens that models made with it do not know.
+        DatasetError: if its files are gone or damaged, or have tokens that models made with it do not know.
     """
     path = Path(info["path"])
     if not path.exists():
         raise DatasetError(
             f"{path}: expected the tokenizer, found nothing; run the prepare stage again with force=true"
         )
-    if info["kind"] == "sentencepiece":
-        return _SentencePiece(path, info)
-    if (path / "tokenizer.json").exists():
-        return _Fast(path / "tokenizer.json", info)
-    return _Slow(path, info)
+    try:
+        if info["kind"] == "sentencepiece":
+            return _SentencePiece(path, info)
+        if (path / "tokenizer.json").exists():
+            return _Fast(path / "tokenizer.json", info)
+        return _Slow(path, info)
+    except DatasetError:
+        raise
+    except Exception as error:  # the libraries raise plain Exception for a damaged file
+        raise DatasetError(
+            f"{path}: expected the tokenizer, found a damaged file ({' '.join(str(error).split())[:300]}); run the "
+            "prepare stage again with force=true"
+        ) from None
 
 
 def nemo_tokenizer(info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -56,17 +64,17 @@ def nemo_tokenizer(info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def load_huggingface(path: str) -> Any:
-    """The transformers tokenizer of a folder, or of a name in the local cache or on the hub.
+    """The transformers tokenizer of a folder, or of a name in the local cache or on the hub; no code of its is run.
 
     Raises:
-        DatasetError: if there is none.
+        DatasetError: if there is none, or it is damaged or needs its own code.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)  # left open, it asks a terminal
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DatasetError(
             f"tokenizer.path: {path}: expected a Hugging Face tokenizer (a folder, or a name in the local cache or on "
             f"the hub), found: {reason}"

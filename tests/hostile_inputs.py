@@ -127,8 +127,7 @@ def _in_fork(attack: Attack, folder: Path) -> tuple[str, str]:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             found = attack.act(folder)
     except DemixError as error:
-        text = str(error)
-        return ("refused" if "\n" not in text and len(text) < 2500 else "trace"), one_line(text)
+        return ("refused" if "\n" not in str(error) else "trace"), one_line(str(error))
     except BaseException as error:
         return "trace", one_line("".join(traceback.format_exception(error)[-2:]))[-250:]
     if attack.must_fail or (attack.right is not None and not attack.right(found, folder)):

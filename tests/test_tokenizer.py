@@ -229,6 +229,34 @@ def test_a_model_that_lacks_rows_for_tokens_is_refused() -> None:
         padded_vocab_size(DemixConfig(model=ModelConfig(vocab_size=299)), {"vocab_size": 300})
 
 
+def test_a_tokenizer_that_was_damaged_is_named(tmp_path: Path) -> None:
+    given = write_with_gaps(tmp_path / "given")
+    info = build_tokenizer(TokenizerConfig(kind="huggingface", path=str(given)), [], tmp_path / "out")
+    for text in ("", "{", '{"model": 7}', "[" * 5000):
+        (given / "tokenizer.json").write_text(text)
+        with pytest.raises(DatasetError, match=r"tokenizer\.path: .*given: expected a Hugging Face tokenizer"):
+            build_tokenizer(TokenizerConfig(kind="huggingface", path=str(given)), [], tmp_path / "other")
+        (tmp_path / "out/tokenizer.json").write_text(text)
+        with pytest.raises(DatasetError, match="out: expected the tokenizer, found a damaged file"):
+            load_tokenizer(info)
+    model = train_sentencepiece(tmp_path, eos_id=2)
+    info = build_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(model)), [], tmp_path / "sp_out")
+    Path(info["path"]).write_bytes(model.read_bytes()[:100])
+    with pytest.raises(DatasetError, match="expected the tokenizer, found a damaged file"):
+        load_tokenizer(info)
+
+
+def test_code_that_a_tokenizer_brings_is_not_run_and_nobody_is_asked(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    (given / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
+    (given / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Evil"}}))
+    with pytest.raises(DatasetError, match=r"expected a Hugging Face tokenizer .*custom code"):
+        build_tokenizer(TokenizerConfig(kind="huggingface", path=str(given)), [], tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_tokenizer_that_is_gone_is_named(tmp_path: Path) -> None:
     info = {"path": str(tmp_path / "gone"), "vocab_size": 1, "eos_id": 0, "kind": "train_bpe", "fingerprint": ""}
     with pytest.raises(DatasetError, match="gone: expected the tokenizer, found nothing"):

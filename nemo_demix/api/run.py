@@ -10,6 +10,7 @@ from nemo_demix.artifacts import DataManifest, ModelRecord
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.report.records import RunRecords, read_run
+from nemo_demix.search.proxy_row import ProxyRow
 
 TABLES = ("mixture", "proxies", "models", "losses")
 
@@ -58,7 +59,7 @@ class Run:
         return None if self.records.mixture is None else Result.of(self.records.mixture)
 
     @property
-    def proxies(self) -> Sequence[Mapping[str, Any]]:
+    def proxies(self) -> Sequence[ProxyRow]:
         """Rows of `search/scores.jsonl` of the last search, FAILED ones too."""
         return self.records.rows
 
@@ -97,9 +98,9 @@ class Run:
         ]
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: row.get(name) for name in ("name", "iteration", "status", "reason")}
-    found |= {f"weight/{name}": weight for name, weight in row["merge_weights"].items()}
-    for name, one in row.get("scores", {}).items():
-        found |= {name: one["score"], f"{name}/stderr": one.get("stderr")}
-    return found | {name: value for name, value in row.items() if name.endswith("_time_s")}
+def _flat(row: ProxyRow) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(row, name) for name in ("name", "iteration", "status", "reason")}
+    found |= {f"weight/{name}": weight for name, weight in row.merge_weights.items()}
+    for name, one in row.scores.items():
+        found |= {name: one.score, f"{name}/stderr": one.stderr}
+    return found | {name: value for name, value in row.to_json().items() if name.endswith("_time_s")}

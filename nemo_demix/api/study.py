@@ -14,11 +14,13 @@ from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ConfigError, ScoreError
 from nemo_demix.mixture import BlendMatrix, token_proportional
 from nemo_demix.scoring.imported import Table, table_of
+from nemo_demix.scoring.items import Score
 from nemo_demix.search.imported import ImportedProblem, choose_imported, no_floor, read_problem
 from nemo_demix.search.loop import Search
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.record import Facts, mixture_record, with_published, write_mixture
 from nemo_demix.search.sample import max_prior_weights
-from nemo_demix.search.score_log import ProxyIdentity, Row, ScoreLog
+from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy, strategy_of
 
@@ -57,7 +59,7 @@ class _Step:
 
     number: int
     mixtures: dict[str, dict[str, float]]
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ProxyRow] = field(default_factory=dict)
 
 
 class Study:
@@ -227,11 +229,13 @@ class Study:
             raise ConfigError(f"tell: {name} is no trial that waits for its scores; tell those that ask() gives, once")
         if (scores is None) == (failed is None):
             raise ConfigError(f"tell: {name}: expected its scores, or why it failed; found both or neither")
-        row: Row = {"iteration": self._step.number, "name": name, "merge_weights": self._step.mixtures[name]}
-        if scores is None:
-            row |= {"status": "FAILED", "reason": str(failed)}
-        else:
-            row |= {"status": "OK", "reason": None, "scores": _checked(self._problem.space, name, scores)}
+        row = ProxyRow(
+            name,
+            self._step.mixtures[name],
+            self._step.number,
+            reason=None if failed is None else str(failed),
+            scores={} if scores is None else _checked(self._problem.space, name, scores),
+        )
         self._step.rows[name] = self._log.append(row)
 
     def result(self) -> Result:
@@ -330,7 +334,7 @@ def _identity(space: SearchSpace, evaluator: str) -> ProxyIdentity:
     )
 
 
-def _checked(space: SearchSpace, trial: str, scores: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+def _checked(space: SearchSpace, trial: str, scores: Mapping[str, Measured]) -> dict[str, Score]:
     """Scores as a row has them."""
     if set(scores) != set(space.capabilities):
         raise ScoreError(f"tell: {trial}: expected the scores {sorted(space.capabilities)}, found {sorted(scores)}")
@@ -342,12 +346,12 @@ def _checked(space: SearchSpace, trial: str, scores: Mapping[str, Measured]) -> 
                 f"tell: {trial}: {name}: expected a finite score, found {value}; where there is none, "
                 f"tell({trial!r}, failed=why)"
             )
-        found[name] = {
-            "score": float(score),
-            "stderr": None if stderr is None else float(stderr),
-            "num_items": None,
-            "higher_is_better": space.higher_is_better[name],
-        }
+        found[name] = Score(
+            float(score),
+            None if stderr is None else float(stderr),
+            unit=None,
+            higher_is_better=space.higher_is_better[name],
+        )
     return found
 
 

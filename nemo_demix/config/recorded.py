@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from nemo_demix.errors import ConfigError
+
 # Keys of earlier releases, and the value by which they asked for nothing. Every folder of theirs records them all.
 RETIRED: dict[str, Any] = {"merge.reuse_slots": 0}
 
@@ -29,10 +31,20 @@ def recorded_recipe(folder: Path) -> Path | None:
 
 
 def recorded_place(folder: Path) -> Path | None:
-    """The folder that the run's last command was started in, to which relative paths belong; None where it is gone."""
+    """The folder that the run's last command was started in, to which relative paths belong; None where it is gone.
+
+    Raises:
+        ConfigError: if the record of it is damaged.
+    """
     record = folder / "logs" / "hydra" / ".hydra" / "hydra.yaml"
     if not record.is_file():
         return None
-    content = yaml.safe_load(record.read_text(encoding="utf-8")) or {}
-    place = Path(str(((content.get("hydra") or {}).get("runtime") or {}).get("cwd", "")))
+    try:
+        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        place = Path(str(content["hydra"]["runtime"]["cwd"]))
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{record}: expected hydra.runtime.cwd, where the run was started, found {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}; delete the file, and start this command where the run was started"
+        ) from None
     return place if place.is_absolute() and place.is_dir() else None

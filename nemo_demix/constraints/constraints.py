@@ -14,7 +14,7 @@ import numpy as np
 
 from nemo_demix.config import ConstraintsConfig
 from nemo_demix.constraints.convex_set import TOLERANCE, ConvexSet, Divergence
-from nemo_demix.constraints.feasibility import Mask, Problem
+from nemo_demix.constraints.feasibility import FeasibleSet, Mask
 from nemo_demix.constraints.rules import KEY, Budget, Rule, check_number, fixed_rules, share_rules, weight_rules
 from nemo_demix.errors import MixtureError
 from nemo_demix.mixture import Array, BlendMatrix, check_rows, check_simplex, epochs
@@ -26,14 +26,14 @@ class Constraints:
 
     Attributes:
         blend: What each component was trained on.
-        problem: The constraints by the keys that a user wrote.
+        feasible: The mixtures that the constraints leave, and the constraints by the keys that a user wrote.
         convex: The feasible set but for `min_used`.
         prior_D: Data shares that `max_kl` is counted from; None where it is.
         budget: What the final run trains on; None: epochs are not defined.
     """
 
     blend: BlendMatrix
-    problem: Problem
+    feasible: FeasibleSet
     convex: ConvexSet
     prior_D: Array | None
     budget: Budget | None
@@ -69,8 +69,8 @@ class Constraints:
             *fixed_rules(fixed_weights or {}, blend),
         ]
         if config.max_kl is None:
-            problem = Problem(len(blend.components), tuple(rules), config.min_used, None)
-            return cls(blend, problem, _feasible(problem), None, budget)
+            feasible = FeasibleSet(len(blend.components), tuple(rules), config.min_used, None)
+            return cls(blend, feasible, _relaxed(feasible), None, budget)
         check_number(config.max_kl, f"{KEY}.max_kl", 0.0)
         if prior_shares is None:
             raise MixtureError(f"{KEY}.max_kl: found no token counts to take the prior shares from; unset it")
@@ -81,8 +81,8 @@ class Constraints:
             for name, column_C in zip(np.array(blend.datasets)[~known_D], blend.rows_CD.T[~known_D], strict=True)
         ]
         divergence = Divergence(blend.rows_CD[:, known_D], prior_D[known_D], config.max_kl)
-        problem = Problem(len(blend.components), tuple(rules), config.min_used, divergence)
-        return cls(blend, problem, _feasible(problem), prior_D, budget)
+        feasible = FeasibleSet(len(blend.components), tuple(rules), config.min_used, divergence)
+        return cls(blend, feasible, _relaxed(feasible), prior_D, budget)
 
     @classmethod
     def none(cls, blend: BlendMatrix) -> "Constraints":
@@ -95,42 +95,42 @@ class Constraints:
         Raises:
             MixtureError: if no mixture satisfies all of them.
         """
-        keys = {rule.key for rule in self.problem.rules}
+        keys = {rule.key for rule in self.feasible.rules}
         added = [rule for rule in weight_rules(max_weights, self.blend) if rule.key not in keys]
         if not added:
             return self
-        problem = replace(self.problem, rules=(*self.problem.rules, *added))
-        return replace(self, problem=problem, convex=_feasible(problem))
+        feasible = replace(self.feasible, rules=(*self.feasible.rules, *added))
+        return replace(self, feasible=feasible, convex=_relaxed(feasible))
 
     @property
     def matrix_KC(self) -> Array:
         """The matrix, float64, shape (K, C), of matrix_KC @ weights_C <= bounds_K, besides weights_C >= 0."""
-        return self.problem.inequalities[0]
+        return self.feasible.inequalities[0]
 
     @property
     def bounds_K(self) -> Array:
         """The bounds of `matrix_KC`, float64, shape (K,)."""
-        return self.problem.inequalities[1]
+        return self.feasible.inequalities[1]
 
     @property
     def equal_EC(self) -> Array:
         """The matrix, float64, shape (E, C), of equal_EC @ weights_C = values_E, besides the sum of 1."""
-        return self.problem.equalities[0]
+        return self.feasible.equalities[0]
 
     @property
     def values_E(self) -> Array:
         """The values of `equal_EC`, float64, shape (E,)."""
-        return self.problem.equalities[1]
+        return self.feasible.equalities[1]
 
     @property
     def min_used(self) -> float:
         """The least merge weight of a component that is used; a weight is 0 or at least this."""
-        return self.problem.min_used
+        return self.feasible.min_used
 
     @property
     def max_kl(self) -> float | None:
         """Largest KL(data shares || prior_D), in nats; None: not bounded."""
-        return None if self.problem.divergence is None else self.problem.divergence.limit
+        return None if self.feasible.divergence is None else self.feasible.divergence.limit
 
     @property
     def free_C(self) -> Mask:
@@ -154,7 +154,7 @@ class Constraints:
         satisfied_M &= (np.abs(weights_MC @ self.equal_EC.T - self.values_E) <= TOLERANCE).all(axis=1)
         if self.min_used:
             satisfied_M &= ((weights_MC == 0) | (weights_MC >= self.min_used - TOLERANCE)).all(axis=1)
-        divergence = self.problem.divergence
+        divergence = self.feasible.divergence
         if divergence is not None:
             satisfied_M &= divergence.of(weights_MC) <= divergence.limit + TOLERANCE
         return satisfied_M
@@ -177,8 +177,8 @@ class Constraints:
         found = self.nearest_of_used(weights_C)
         if found is not None:
             return found
-        used_C = self.problem.support_near(weights_C)
-        near = None if used_C is None else self.problem.on_support(used_C)
+        used_C = self.feasible.support_near(weights_C)
+        near = None if used_C is None else self.feasible.on_support(used_C)
         assert near is not None, "checked when these constraints were built"
         return near.nearest(weights_C)
 
@@ -188,7 +188,7 @@ class Constraints:
         Returns:
             Merge weights, float64, shape (C,); None if these components have no feasible mixture.
         """
-        near = self.problem.on_support(weights_C >= self.min_used)
+        near = self.feasible.on_support(weights_C >= self.min_used)
         return None if near is None else near.nearest(weights_C)
 
     def warnings(self, weights_C: Array, component_epochs: Mapping[str, float]) -> list[str]:
@@ -216,8 +216,8 @@ class Constraints:
         ]
 
 
-def _feasible(problem: Problem) -> ConvexSet:
-    problem.check_feasible()
-    convex = problem.relaxed()
+def _relaxed(feasible: FeasibleSet) -> ConvexSet:
+    feasible.check_feasible()
+    convex = feasible.relaxed()
     assert convex is not None, "wider than the feasible set"
     return convex

@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class FeasibleSet:
     """Merge weights on the simplex within rules and a divergence, each 0 or at least `min_used`."""
 
     num_components: int

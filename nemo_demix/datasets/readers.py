@@ -6,12 +6,12 @@ lines that start in it; a part of a .parquet file is a range of row groups.
 Memory: one document (one line, one file, or one batch of a .parquet row group).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nemo_demix.artifacts import json_value
 from nemo_demix.datasets.files import LARGEST_RECORD, PACKED, lines, opened, too_large
 from nemo_demix.errors import DatasetError
 
@@ -228,8 +228,8 @@ def _json_texts(place: str, text_field: str, part: Part | None) -> Iterator[str]
 def _json_object(line: bytes, where: Line) -> dict[str, Any]:
     text = _decoded(line.removeprefix(BYTE_ORDER_MARK), where)
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = json_value(text)
+    except ValueError as error:
         raise DatasetError(
             f"{where}: expected a JSON object, found: {str(error)[:200]}; correct or drop the line"
         ) from None

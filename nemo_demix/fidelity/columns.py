@@ -1,7 +1,6 @@
 """Score rows as columns by capability, and the order that needs no model."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from nemo_demix.fidelity.consistency import Columns
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, judged_scores
-
-Row = Mapping[str, Any]  # {"scores": {benchmark: {"score", "higher_is_better", ...}}}; a proxy's also has its status
+from nemo_demix.scoring.items import Scores
 
 
 def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, str]]:
@@ -28,24 +26,22 @@ def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[st
     return {name: capability_of for name, capability_of in sets.items() if capability_of}
 
 
-def columns(rows: Mapping[str, Row], capability_of: Mapping[str, str], what: str) -> Columns:
-    """Capability averages of rows, in their order.
+def columns(models: Mapping[str, Scores], capability_of: Mapping[str, str], what: str) -> Columns:
+    """Capability averages of models' scores, in the models' order.
 
     Raises:
-        ScoreError: if a row lacks a score, or a capability mixes scores of both directions.
+        ScoreError: if a model lacks a score, or a capability mixes scores of both directions.
     """
     higher_is_better: dict[str, bool] = {}
-    for name, row in rows.items():
+    for name, scores in models.items():
         for score_name, capability in capability_of.items():
-            if score_name not in row["scores"]:
-                raise ScoreError(
-                    f"{what} {name}: no score {score_name}; found {', '.join(row['scores'])}; score it again"
-                )
-            score = row["scores"][score_name]
-            if higher_is_better.setdefault(capability, score["higher_is_better"]) != score["higher_is_better"]:
+            if score_name not in scores:
+                raise ScoreError(f"{what} {name}: no score {score_name}; found {', '.join(scores)}; score it again")
+            higher = scores[score_name].higher_is_better
+            if higher_is_better.setdefault(capability, higher) != higher:
                 raise ScoreError(f"{capability}: its average would mix scores of both directions, as of {score_name}")
-    scores = {name: np.array([row["scores"][name]["score"] for row in rows.values()]) for name in capability_of}
-    return Columns(capability_averages(scores, capability_of), higher_is_better)
+    values = {name: np.array([scores[name].score for scores in models.values()]) for name in capability_of}
+    return Columns(capability_averages(values, capability_of), higher_is_better)
 
 
 def null_columns(references: Sequence[Reference], manifest: DataManifest, capabilities: Sequence[str]) -> Columns:

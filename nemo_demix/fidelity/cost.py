@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_lines
+from nemo_demix.artifacts import ModelRecord, load_record, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import world_size
+from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import proxy_plan
 from nemo_demix.training.jobs import TrainJob, load_model, model_folder
@@ -33,10 +34,11 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
         "references": _references(config),
         "final": _done(final),
     }
-    done = _scored_rows(config)
+    done = [row for row in read_rows(search_folder(config) / "scores.jsonl") if row.is_ok]
     stages = spent(groups, done, ranks)
-    merge_s, score_s = (sum(row.get(key, 0.0) for row in done) for key in ("merge_time_s", "score_time_s"))
-    total_s = sum(_seconds(row) + row.get("external_time_s", 0.0) for row in done)
+    merge_s = sum(row.merge_time_s or 0.0 for row in done)
+    score_s = sum(row.score_time_s or 0.0 for row in done)
+    total_s = sum(row.wall_time_s for row in done)
     fidelity = load_fidelity(run)
     return {
         "stages": stages,
@@ -48,7 +50,7 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
     }
 
 
-def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[Mapping[str, Any]], ranks: int) -> Stages:
+def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[ProxyRow], ranks: int) -> Stages:
     """Tokens and device-seconds of every stage that has done anything.
 
     Args:
@@ -60,8 +62,8 @@ def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[Mapping[st
     if rows:
         stages["search"] = {
             "num_proxies": len(rows),
-            "num_tokens": sum(row.get("num_tokens", 0) for row in rows),
-            "device_s": round(sum(ranks * _seconds(row) + row.get("external_time_s", 0.0) for row in rows), 1),
+            "num_tokens": sum(row.num_tokens or 0 for row in rows),
+            "device_s": round(sum(ranks * row.ranks_time_s + (row.external_time_s or 0.0) for row in rows), 1),
         }
     return stages
 
@@ -84,16 +86,6 @@ def _trained(records: Sequence[ModelRecord], ranks: int) -> dict[str, Any]:
         "num_tokens": sum(record.num_tokens for record in records),
         "device_s": round(ranks * sum(record.wall_time_s for record in records), 1),
     }
-
-
-def _scored_rows(config: DemixConfig) -> list[dict[str, Any]]:
-    path = search_folder(config) / "scores.jsonl"
-    rows = read_json_lines(path) if path.exists() else []
-    return [row for row in rows if row["status"] == "OK"]
-
-
-def _seconds(row: Mapping[str, Any]) -> float:
-    return sum(float(row.get(key, 0.0)) for key in ("merge_time_s", "score_time_s", "train_time_s"))
 
 
 def _against_training(stages: Stages, num_proxies: int, merge_s: float, score_s: float) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Axes: R references.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,9 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.mixture import Array
 from nemo_demix.scoring.identity import judged_scores, shares_of
+from nemo_demix.scoring.items import Scores
 from nemo_demix.search.objective import capability_weights
 
-Row = Mapping[str, Any]  # {"scores": {score name: {"score", "unit", "higher_is_better", ...}}}
 Shares = dict[str, dict[str, float]]  # by capability, what each of its scores counts in its average
 
 
@@ -74,29 +73,28 @@ def macro(shares: Shares, weights: Mapping[str, float]) -> Macro:
     )
 
 
-def kind_of_score(found: Macro, row: Row) -> tuple[str, bool]:
-    """The unit and the direction (higher is better) of the macro score of a row.
+def kind_of_score(found: Macro, model: Scores) -> tuple[str, bool]:
+    """The unit and the direction (higher is better) of the macro score of a model's scores.
 
     Raises:
         ValueError: saying why, where it has none: no score counts, or they are of several units or directions.
     """
     if found.reason:
         raise ValueError(found.reason)
-    scores = {name: row["scores"][name] for name in found.score_weights}
-    units = sorted({score["unit"] for score in scores.values()})
+    scores = [model[name] for name in found.score_weights]
+    units = sorted({score.unit or "a unit that is not known" for score in scores})
     if len(units) > 1:
         raise ValueError(f"the capabilities are of different units ({', '.join(units)}), which have no mean")
-    directions = {bool(score["higher_is_better"]) for score in scores.values()}
+    directions = {score.higher_is_better for score in scores}
     if len(directions) > 1:
         raise ValueError("higher is better for some capabilities and lower for others: their mean says nothing")
     return units[0], directions.pop()
 
 
-def macro_losses(found: Macro, rows: Mapping[str, Row], higher_is_better: bool) -> Array:
-    """The macro score of each row, in their order, negated where higher is better: shape (R,), lower is better."""
+def macro_losses(found: Macro, models: Mapping[str, Scores], higher_is_better: bool) -> Array:
+    """The macro score of each model, in their order, negated where higher is better: shape (R,), lower is better."""
     sign = -1.0 if higher_is_better else 1.0
     sums = [
-        sum(weight * row["scores"][name]["score"] for name, weight in found.score_weights.items())
-        for row in rows.values()
+        sum(weight * scores[name].score for name, weight in found.score_weights.items()) for scores in models.values()
     ]
     return sign * np.array(sums)

@@ -15,9 +15,10 @@ from nemo_demix.fidelity.consistency import Rows
 from nemo_demix.fidelity.decision import Decision, StandIn, decision, decision_estimates, rho_difference
 from nemo_demix.fidelity.equal_cost import LAWS, draw_splits, equal_cost, left_out_decisions
 from nemo_demix.fidelity.nulls import Mixtures, null_stand_ins
-from nemo_demix.fidelity.objective import Macro, Row, kind_of_score, macro_losses
+from nemo_demix.fidelity.objective import Macro, kind_of_score, macro_losses
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.resampled import multiplicities, pair_edges
+from nemo_demix.scoring.items import Scores
 from nemo_demix.training.jobs import reference_settings
 
 _STREAM = 5  # of the splits, beside the resamples' own
@@ -28,14 +29,14 @@ class Compared:
     """What one set of scores compares.
 
     Attributes:
-        reference: Rows of the references, by mixture.
-        measured: Rows of the kinds that components make (merge, predictions), by kind and mixture.
-        trained: Rows of earlier checkpoints, by `trained_<tokens>` and mixture.
+        reference: Scores of the references, by mixture.
+        measured: Scores of the kinds that components make (merge, predictions), by kind and mixture.
+        trained: Scores of earlier checkpoints, by `trained_<tokens>` and mixture.
     """
 
-    reference: Mapping[str, Row]
-    measured: Mapping[str, Mapping[str, Row]]
-    trained: Mapping[str, Mapping[str, Row]]
+    reference: Mapping[str, Scores]
+    measured: Mapping[str, Mapping[str, Scores]]
+    trained: Mapping[str, Mapping[str, Scores]]
 
 
 def objective_report(

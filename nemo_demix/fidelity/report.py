@@ -14,7 +14,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest, ModelRecord
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.fidelity.columns import Row, columns, null_columns, score_sets
+from nemo_demix.fidelity.columns import columns, null_columns, score_sets
 from nemo_demix.fidelity.consistency import (
     Columns,
     Figures,
@@ -30,6 +30,8 @@ from nemo_demix.fidelity.objective import macro_of_sets
 from nemo_demix.fidelity.objective_report import Compared, mixtures_of, objective_report
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.correlation import MIN_RANKED
+from nemo_demix.scoring.items import Scores
+from nemo_demix.search.proxy_row import ProxyRow
 
 NULL = "null"  # orders mixtures by a capability's own data share
 _STREAM = 4  # of the resamples, beside the references' own
@@ -37,12 +39,19 @@ _STREAM = 4  # of the resamples, beside the references' own
 
 @dataclass(frozen=True)
 class Measured:
-    """Score rows of the references and of what stands for them."""
+    """Scores of the references and of what stands for them."""
 
     references: Sequence[Reference]
-    rows: Mapping[str, Row]  # by reference name
-    trained: Mapping[int, Mapping[str, Row]]  # tokens of an earlier checkpoint -> rows by mixture
-    proxies: Mapping[str, Mapping[str, Row]]  # kind (merge | predictions) -> rows by mixture, FAILED ones too
+    scores: Mapping[str, Scores]  # by reference name
+    trained: Mapping[int, Mapping[str, Scores]]  # tokens of an earlier checkpoint -> scores by mixture
+    proxies: Mapping[str, Mapping[str, ProxyRow]]  # kind (merge | predictions) -> rows by mixture, FAILED ones too
+
+    def proxy_scores(self, kept: Sequence[Reference]) -> dict[str, dict[str, Scores]]:
+        """Take the scores of the kept mixtures' proxies, by kind and mixture."""
+        return {
+            kind: {reference.name: rows[reference.name].scores for reference in kept}
+            for kind, rows in self.proxies.items()
+        }
 
 
 def fidelity_report(
@@ -84,14 +93,14 @@ def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], d
     first = [reference for reference in measured.references if reference.name == reference.mixture]
     excluded: dict[str, str] = {}
     for kind, rows in measured.proxies.items():
-        failed = [reference.name for reference in first if rows[reference.name]["status"] != "OK"]
+        failed = [reference.name for reference in first if not rows[reference.name].is_ok]
         if len(failed) > config.search.max_failed_share * len(first):
-            reason = rows[failed[0]]["reason"]
+            reason = rows[failed[0]].reason
             raise ScoreError(
                 f"verify: {len(failed)} of {len(first)} {kind} proxies failed, more than search.max_failed_share="
                 f"{config.search.max_failed_share} of them; the first with: {reason}"
             )
-        excluded |= {name: f"its {kind} proxy failed: {rows[name]['reason']}" for name in failed}
+        excluded |= {name: f"its {kind} proxy failed: {rows[name].reason}" for name in failed}
     kept = [reference for reference in first if reference.name not in excluded]
     if len(kept) < MIN_RANKED:
         raise ScoreError(
@@ -101,13 +110,13 @@ def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], d
 
 
 def _compared(measured: Measured, kept: Sequence[Reference]) -> Compared:
-    def of(rows: Mapping[str, Row]) -> dict[str, Row]:
-        return {reference.name: rows[reference.name] for reference in kept}
+    def of(models: Mapping[str, Scores]) -> dict[str, Scores]:
+        return {reference.name: models[reference.name] for reference in kept}
 
     return Compared(
-        of(measured.rows),
-        {kind: of(rows) for kind, rows in measured.proxies.items()},
-        {f"trained_{tokens}": of(rows) for tokens, rows in measured.trained.items()},
+        of(measured.scores),
+        measured.proxy_scores(kept),
+        {f"trained_{tokens}": of(models) for tokens, models in measured.trained.items()},
     )
 
 
@@ -122,20 +131,21 @@ def _set_report(
 ) -> dict[str, Any]:
     names = [reference.name for reference in kept]
 
-    def of(rows: Mapping[str, Row], what: str) -> Columns:
-        return columns({name: rows[name] for name in names}, capability_of, what)
+    def of(models: Mapping[str, Scores], what: str) -> Columns:
+        return columns({name: models[name] for name in names}, capability_of, what)
 
-    reference = of(measured.rows, "reference")
-    stand_ins = {kind: of(rows, f"{kind} proxy of") for kind, rows in measured.proxies.items()}
+    reference = of(measured.scores, "reference")
+    stand_ins = {kind: of(models, f"{kind} proxy of") for kind, models in measured.proxy_scores(kept).items()}
     trained = {
-        f"trained_{tokens}": of(rows, f"after {tokens} tokens, reference") for tokens, rows in measured.trained.items()
+        f"trained_{tokens}": of(models, f"after {tokens} tokens, reference")
+        for tokens, models in measured.trained.items()
     }
     null = null_columns(kept, manifest, list(reference.scores))
     found = {
         name: figures(reference, proxy, samples_SR) for name, proxy in {**stand_ins, **trained, NULL: null}.items()
     }
     confidence = config.verify.confidence
-    models = {name: columns({name: row}, capability_of, "reference").scores for name, row in measured.rows.items()}
+    models = {name: columns({name: one}, capability_of, "reference").scores for name, one in measured.scores.items()}
     return {
         "capabilities": list(reference.scores),
         "higher_is_better": reference.higher_is_better,
@@ -203,8 +213,8 @@ def _spot_check(
     for kind, rows in measured.proxies.items():
         recovery[kind] = {}
         for name, capability_of in sets.items():
-            trained = columns({reference.name: measured.rows[reference.name]}, capability_of, "reference").scores
-            proxy = columns({reference.name: rows[reference.name]}, capability_of, "proxy of").scores
+            trained = columns({reference.name: measured.scores[reference.name]}, capability_of, "reference").scores
+            proxy = columns({reference.name: rows[reference.name].scores}, capability_of, "proxy of").scores
             recovery[kind][name] = {
                 capability: float(proxy[capability][0] / trained[capability][0]) if trained[capability][0] else None
                 for capability in trained

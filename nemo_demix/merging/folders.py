@@ -125,7 +125,7 @@ class ModelFolder:
 
     Args:
         name: Name of the model, for messages and logs.
-        weights: The fingerprint of its weights.
+        weights_fingerprint: Fingerprint of its weights.
         folder: Everything that is written for it lies below.
         source: The model's checkpoint, or what to merge with which weights.
     """
@@ -133,13 +133,13 @@ class ModelFolder:
     def __init__(
         self,
         name: str,
-        weights: str,
+        weights_fingerprint: str,
         folder: Path,
         source: Path | tuple[MergeOrder, Mapping[str, float]],
         maker: FolderMaker,
     ) -> None:
         self.name = name
-        self.weights: str | None = weights
+        self.weights_fingerprint: str | None = weights_fingerprint
         self._folder, self._source, self._maker = folder.resolve(), source, maker
 
     def path(self, format: str) -> Path:

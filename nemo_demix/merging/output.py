@@ -21,7 +21,7 @@ from nemo_demix.checkpoints.layouts import TRACKER
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry, dtype_name
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.objects import COMMON, CommonState, check_archive
-from nemo_demix.errors import CheckpointError
+from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
 from nemo_demix.merging.plan import MergePlan, output_weights
@@ -283,15 +283,44 @@ def publish(folder: Path, target: Path, aside: Path | None) -> None:
     """
     if os.path.lexists(target):
         if aside is None or load_output_record(target) is None:
-            raise CheckpointError(
-                f"{target}: exists; it came while the merge ran. Move it away, and the same command goes on from here"
-            )
+            raise _came_meanwhile(target)
         if aside.exists():
             discard(aside)  # of a replacement that was interrupted
         aside.parent.mkdir(exist_ok=True)
         os.rename(target, aside)
-    os.rename(folder, target)
+        try:
+            os.rename(folder, target)
+        except OSError as error:
+            if os.path.lexists(target):
+                raise _came_meanwhile(target) from error
+            os.rename(aside, target)  # what was to be replaced stays
+            raise
+    else:
+        os.rename(folder, target)
     sync(target.parent)
+
+
+def _came_meanwhile(target: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{target}: exists; it came while the merge ran. Move it away, and the same command goes on from here"
+    )
+
+
+def what_stands(plan: MergePlan, output: Path) -> str:
+    """Say which of several mixtures are published, as the end of an error; looked up where they are, not remembered."""
+    if len(plan.mixtures) < 2:
+        return ""
+    found: dict[str, list[str]] = {"published": [], "still an earlier merge's": [], "not published": []}
+    for name in plan.mixtures:
+        try:
+            record = load_output_record(output / name)
+        except DemixError:  # what stands there says nothing that can be read: it is none of ours
+            record = None
+        ours = record is not None and record["fingerprint"] == plan.mixture_identity(name)
+        found["published" if ours else "still an earlier merge's" if record is not None else "not published"].append(
+            name
+        )
+    return "".join(f"; {kind}: {', '.join(names)}" for kind, names in found.items() if names)
 
 
 def discard(folder: Path) -> None:

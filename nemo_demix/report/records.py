@@ -15,8 +15,8 @@ from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.cost import Stages, spent
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.scoring.items import ModelItems
-from nemo_demix.search.score_log import Row
+from nemo_demix.scoring.items import ModelItems, Score, Scores
+from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
 
 ROLES = {"base": "base", "component": "components", "reference": "references", "final": "final"}  # role -> stage
 
@@ -32,8 +32,8 @@ class RunRecords:
         rows_reason: Why there are no rows.
         models: Finished models, by role and name.
         losses: Steps and losses of each model that was trained here, by role and name.
-        references: Score rows of the models that `verify` trained, one a mixture, with its `data_shares`.
-        stand_ins: Score rows of what stands for these, by kind and mixture.
+        references: The models that `verify` trained, one a mixture, as rows; their weights are data shares.
+        stand_ins: Scores of what stands for these, by kind and mixture.
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
         what_if: The predictor that chose, as plain values.
@@ -55,11 +55,11 @@ class RunRecords:
     slices: Mapping[str, Any] | None = None
     what_if: Mapping[str, Any] | None = None
     out_of_fold: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
-    rows: Sequence[Row] = ()
+    rows: Sequence[ProxyRow] = ()
     rows_reason: str = ""
     fidelity: Mapping[str, Any] | None = None
-    references: Mapping[str, Row] = field(default_factory=dict)
-    stand_ins: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    references: Mapping[str, ProxyRow] = field(default_factory=dict)
+    stand_ins: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     items: Mapping[str, ModelItems] = field(default_factory=dict)
     cost: Mapping[str, Any] | None = None
@@ -72,23 +72,16 @@ class RunRecords:
         return self.folder.name
 
     @property
-    def scored(self) -> list[Row]:
+    def scored(self) -> list[ProxyRow]:
         """The rows that have scores."""
-        return [row for row in self.rows if row["status"] == "OK"]
+        return [row for row in self.rows if row.is_ok]
 
     @property
-    def scored_mixtures(self) -> list[Row]:
-        """The mixtures that have scores: of proxies; where no search scored any, of the models `verify` trained.
-
-        `merge_weights` of a trained model are its data shares, as of a trained proxy.
-        """
+    def scored_mixtures(self) -> list[ProxyRow]:
+        """The mixtures that have scores: of proxies; where no search scored any, of the models `verify` trained."""
         if self.scored or self.fidelity is None:
             return self.scored
-        return [
-            row | {"merge_weights": row["data_shares"], "iteration": None}
-            for name, row in self.references.items()
-            if name not in self.fidelity["excluded"]
-        ]
+        return [row for name, row in self.references.items() if name not in self.fidelity["excluded"]]
 
     @property
     def stages(self) -> Stages:
@@ -196,8 +189,7 @@ def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
 def _rows(found: RunRecords, log: Path) -> dict[str, Any]:
     if found.mixture is not None and found.mixture.get("proxy") == "imported":
         return _imported_rows(found)
-    rows = _lines(log)
-    rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
+    rows = of_last_search(read_rows(log))
     return {"rows": rows, "rows_reason": "" if rows else "no proxy was scored"}
 
 
@@ -242,18 +234,21 @@ def _study(found: RunRecords) -> dict[str, Any]:
     for one in first:
         path = folder / "scores" / f"reference_{one['name']}.json"
         if path.exists():
-            references[one["name"]] = read_json(path) | {"data_shares": one["data_shares"]}
-    name_of = {_weights(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
-    stand_ins: dict[str, dict[str, Row]] = {}
-    for row in _lines(folder / "scores" / "proxies.jsonl"):
-        name = name_of.get(_weights(row["merge_weights"]), "")
-        if row["status"] == "OK" and name in references:
-            stand_ins.setdefault(row.get("proxy", "merge"), {})[name] = row
-    found_rows: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
-    if not found.rows:
-        found_rows["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
-    return found_rows
-
-
-def _weights(merge_weights: Mapping[str, float]) -> frozenset[tuple[str, float]]:
-    return frozenset((name, weight) for name, weight in merge_weights.items() if weight)
+            record = read_json(path)
+            scores, capabilities = (
+                {name: Score.from_json(score) for name, score in record.get(key, {}).items()}
+                for key in ("scores", "capabilities")
+            )
+            references[one["name"]] = ProxyRow(
+                one["name"], one["data_shares"], scores=scores, capabilities=capabilities
+            )
+    name_of = {weights_key(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
+    stand_ins: dict[str, dict[str, Scores]] = {}
+    for row in read_rows(folder / "scores" / "proxies.jsonl"):
+        name = name_of.get(row.key, "")
+        if row.is_ok and name in references:
+            stand_ins.setdefault(row.proxy or "merge", {})[name] = row.scores
+    study: dict[str, Any] = {"references": references, "stand_ins": stand_ins}
+    if not found.rows and found.mixture is None:
+        study["rows_reason"] = "the proxies here stand for references; `nemo-demix search` scores its own"
+    return study

@@ -1,8 +1,7 @@
 """Units and directions of what is shown, as the records have them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from nemo_demix.report.blocks import only
 from nemo_demix.report.records import RunRecords
@@ -19,17 +18,17 @@ class Scale:
     sign: float | None  # that turns a difference so that negative is better
 
 
-def macro_unit(capabilities: Mapping[str, Mapping[str, Any]]) -> str:
-    """The unit that all capabilities have."""
-    return str(only([score["unit"] for score in capabilities.values()], MIXED))
+def macro_unit(units: Iterable[str | None]) -> str:
+    """The unit of a mean over capabilities, given each one's."""
+    return str(only(list(units), MIXED))
 
 
 def directions(run: RunRecords) -> dict[str, bool]:
     """Whether higher is better, by score name and by capability, as far as the records say."""
     found: dict[str, bool] = {}
     for row in run.scored_mixtures:
-        for scores in (row["scores"], row.get("capabilities", {})):
-            found |= {name: one["higher_is_better"] for name, one in scores.items() if "higher_is_better" in one}
+        for scores in (row.scores, row.capabilities):
+            found |= {name: one.higher_is_better for name, one in scores.items()}
     measured = (run.mixture or {}).get("measured") or {}
     found |= {name: one["higher_is_better"] for name, one in measured.items()}
     for model in (run.result or {}).get("models", {}).values():
@@ -43,8 +42,8 @@ def units(run: RunRecords) -> dict[str, str]:
     """The unit, by score name and by capability, as far as the records say."""
     found: dict[str, str] = {}
     for row in run.scored_mixtures:
-        for scores in (row["scores"], row.get("capabilities", {})):
-            found |= {name: one["unit"] for name, one in scores.items() if "unit" in one}
+        for scores in (row.scores, row.capabilities):
+            found |= {name: one.unit for name, one in scores.items() if one.unit is not None}
     measured = (run.mixture or {}).get("measured") or {}
     found |= {name: one["unit"] for name, one in measured.items()}
     return found | {owner: found[name] for name, owner in imported_owners(run).items() if name in found}
@@ -56,7 +55,7 @@ def imported_owners(run: RunRecords) -> dict[str, str]:
         return {}
     from nemo_demix.search.imported import imported_capabilities
 
-    return imported_capabilities(run.config, run.scored[0]["scores"])
+    return imported_capabilities(run.config, run.scored[0].scores)
 
 
 def spread_of_mean(run: RunRecords) -> Scale:

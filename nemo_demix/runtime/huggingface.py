@@ -75,6 +75,23 @@ def load_tokenizer_folder(folder: Path) -> Any:
         raise CheckpointError(f"{folder}: expected a Hugging Face tokenizer, found: {reason}") from None
 
 
+def load_config_folder(folder: Path) -> Any:
+    """The transformers configuration in a folder; code that the folder brings is not run.
+
+    Raises:
+        CheckpointError: if transformers cannot make sense of its config.json.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # each class of transformers checks its values in its own way, or not at all
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CheckpointError(
+            f"{folder / 'config.json'}: expected what transformers can read, found: {reason}; copy the model again"
+        ) from None
+
+
 def tokenizer_beside(checkpoint: Path, found: Path | None, given: str | None) -> Path:
     """The folder of the tokenizer to put beside an exported model: the checkpoint's own, else the recipe's.
 

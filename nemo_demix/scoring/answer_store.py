@@ -1,12 +1,11 @@
 """What models answered, kept by their weights and by what they were asked: a changed suite runs only what is new.
 
-`runs/<name>/scores/answers/<weights[:2]>/<weights>/<hash>.npz` or `.json`. A `.npz` holds all that was asked in one go:
-requests that run together share batches, which decide a score's last digits, so they are kept together or not at all. A
-file that cannot be read counts as not there.
+`runs/<name>/scores/answers/<xy>/<xy...>/<hash>.npz` or `.json`, where `xy...` is the fingerprint of the weights. A
+`.npz` holds all that was asked in one go: requests that run together share batches, which decide a score's last digits,
+so they are kept together or not at all. A file that cannot be read counts as not there.
 """
 
 import io
-import json
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_demix.artifacts import canonical_json, fingerprint, write_bytes
+from nemo_demix.artifacts import canonical_json, fingerprint, json_value, write_bytes
 from nemo_demix.config import DemixConfig
 
 logger = logging.getLogger(__name__)
@@ -41,15 +40,15 @@ class AnswerStore:
         """A run's."""
         return cls(config.run_dir / "scores" / "answers" if config.suite.cache else None, not config.force)
 
-    def arrays(self, weights: str | None, decode: Mapping[str, Callable[[Arrays], T]]) -> dict[str, T]:
+    def arrays(self, weights_fingerprint: str | None, decode: Mapping[str, Callable[[Arrays], T]]) -> dict[str, T]:
         """What `put_arrays` kept of some keys.
 
         Args:
-            weights: The fingerprint of the model's weights; None: not known, so nothing is kept of it.
+            weights_fingerprint: Fingerprint of the model's weights; None: not known, so nothing is kept of it.
             decode: Makes something of a key's arrays, and refuses by ValueError or KeyError what they cannot be.
         """
         found: dict[str, T] = {}
-        folder = self._path(weights, "")
+        folder = self._path(weights_fingerprint, "")
         if folder is None or not self.reads:
             return found
         for path in sorted(folder.glob("*.npz")):
@@ -61,22 +60,22 @@ class AnswerStore:
                 _tell_damaged(path, error)
         return found
 
-    def put_arrays(self, weights: str | None, answers: Mapping[str, Arrays]) -> None:
+    def put_arrays(self, weights_fingerprint: str | None, answers: Mapping[str, Arrays]) -> None:
         """Keep arrays by key, all or none."""
-        path = self._path(weights, f"{fingerprint(keys=sorted(answers))}.npz")
+        path = self._path(weights_fingerprint, f"{fingerprint(keys=sorted(answers))}.npz")
         if path is not None:
             buffer = io.BytesIO()
             members = {f"{key}/{name}": array for key, arrays in answers.items() for name, array in arrays.items()}
             np.savez(buffer, **members)
             write_bytes(path, buffer.getvalue())
 
-    def json(self, weights: str | None, key: str) -> dict[str, Any] | None:
+    def json(self, weights_fingerprint: str | None, key: str) -> dict[str, Any] | None:
         """What `put_json` kept; None: nothing."""
-        path = self._path(weights, f"{key}.json")
+        path = self._path(weights_fingerprint, f"{key}.json")
         if path is None or not self.reads or not path.exists():
             return None
         try:
-            found = json.loads(path.read_bytes())
+            found = json_value(path.read_bytes())
             if not isinstance(found, dict):
                 raise ValueError(f"expected an object, found {type(found).__name__}")
         except (OSError, ValueError) as error:
@@ -84,15 +83,15 @@ class AnswerStore:
             return None
         return found
 
-    def put_json(self, weights: str | None, key: str, value: Mapping[str, Any]) -> None:
+    def put_json(self, weights_fingerprint: str | None, key: str, value: Mapping[str, Any]) -> None:
         """Keep plain values, whole or not at all."""
-        if (path := self._path(weights, f"{key}.json")) is not None:
+        if (path := self._path(weights_fingerprint, f"{key}.json")) is not None:
             write_bytes(path, canonical_json(value).encode())
 
-    def _path(self, weights: str | None, name: str) -> Path | None:
-        if self.folder is None or weights is None:
+    def _path(self, weights_fingerprint: str | None, name: str) -> Path | None:
+        if self.folder is None or weights_fingerprint is None:
             return None
-        return self.folder / weights[:2] / weights / name
+        return self.folder / weights_fingerprint[:2] / weights_fingerprint / name
 
 
 NO_STORE = AnswerStore(None)

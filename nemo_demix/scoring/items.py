@@ -50,11 +50,31 @@ class Score:
     """A number, how sure it is, and which way is better."""
 
     score: float
-    stderr: float | None  # over the items sampled; says nothing of training noise. None: not known
-    num_items: int | None  # None: not known
-    unit: str = UNIT
+    stderr: float | None = None  # over the items sampled; says nothing of training noise. None: not known
+    num_items: int | None = None  # None: not known
+    unit: str | None = UNIT  # None: not known, as of scores from elsewhere
     higher_is_better: bool = False
     chance: float | None = None  # what guessing gives
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what records hold of a score; a unit that is not known is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "unit" or value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Score":
+        """Read a score of this release or of an earlier one.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is none.
+        """
+        number = float(value["score"])
+        if not math.isfinite(number):
+            raise ValueError(f"the score {number}, where scores are finite")
+        known = {name: value[name] for name in ("stderr", "num_items", "chance") if name in value}
+        return cls(number, unit=value.get("unit"), higher_is_better=bool(value["higher_is_better"]), **known)
+
+
+Scores = Mapping[str, Score]  # of one model, by score name
 
 
 def is_guessed(score: Score) -> bool:

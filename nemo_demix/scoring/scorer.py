@@ -78,7 +78,7 @@ class Scorer:
         self,
         model: torch.nn.Module,
         is_main: bool = True,
-        weights: str | None = None,
+        weights_fingerprint: str | None = None,
         fill: Callable[[], None] | None = None,
     ) -> ModelResult:
         """Score a model on everything that the suite asks.
@@ -86,14 +86,14 @@ class Scorer:
         Args:
             is_main: Whether this rank needs the result, which is worked out on one alone: programs that the model wrote
                 may have to be run for it. The others get none.
-            weights: The model's weights' fingerprint: answers that are stored for it are not asked for again, new ones
-                are stored. None: neither.
+            weights_fingerprint: Fingerprint of the model's weights: answers that are stored for it are not asked for
+                again, new ones are stored. None: neither.
             fill: Gives the model its weights; not called where every answer is stored.
         Raises:
             ScoreError: if the model's output is not finite, naming the score it belongs to.
         Collective: every rank.
         """
-        known = self._known(weights, is_main)
+        known = self._known(weights_fingerprint, is_main)
         todo = [part for part in self._parts if part.name not in known]
         found: dict[str, PartAnswers] = {}
         if todo:
@@ -103,7 +103,7 @@ class Scorer:
         if not is_main:
             return ModelResult({})
         if todo:
-            self._store.put_arrays(weights, {part.key: found[part.name].as_arrays() for part in todo})
+            self._store.put_arrays(weights_fingerprint, {part.key: found[part.name].as_arrays() for part in todo})
         return self._result({part.name: known.get(part.name) or found[part.name] for part in self._parts})
 
     def gold_token_logprobs(self, model: torch.nn.Module) -> np.ndarray:
@@ -128,14 +128,14 @@ class Scorer:
         """How all continuations of the suite are laid out for a model. Collective: every rank."""
         return self._plan([part for part in self._parts if part.sequences], can_share_contexts(model))
 
-    def _known(self, weights: str | None, is_main: bool) -> dict[str, PartAnswers | None]:
+    def _known(self, weights_fingerprint: str | None, is_main: bool) -> dict[str, PartAnswers | None]:
         """Look up stored answers by part; ranks other than the main one, which looks, get only their names."""
-        if weights is None or self._store.folder is None:
+        if weights_fingerprint is None or self._store.folder is None:
             return {}
         found: dict[str, PartAnswers | None] = {}
         if is_main:
             decode = {part.key: partial(PartAnswers.of_arrays, part) for part in self._parts}
-            stored = self._store.arrays(weights, decode)
+            stored = self._store.arrays(weights_fingerprint, decode)
             found = {part.name: stored[part.key] for part in self._parts if part.key in stored}
             if found and len(found) != self._told:
                 self._told = len(found)

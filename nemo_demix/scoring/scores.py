@@ -83,7 +83,7 @@ def _average(capability: str, scores: Mapping[str, Score], shares: Mapping[str, 
     )
 
 
-def check_units(shares: Mapping[str, Mapping[str, float]], units: Mapping[str, str]) -> None:
+def check_units(shares: Mapping[str, Mapping[str, float]], units: Mapping[str, str | None]) -> None:
     """Refuse a capability whose scores have no mean.
 
     Args:

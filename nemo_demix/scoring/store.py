@@ -23,7 +23,7 @@ from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
 from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
-from nemo_demix.scoring.items import Items, ModelItems, is_guessed, pack_items, unpack_items
+from nemo_demix.scoring.items import Items, ModelItems, Score, is_guessed, pack_items, unpack_items
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import describe_macro, score_report
 from nemo_demix.scoring.suite import Suite
@@ -47,7 +47,7 @@ class ScoreTarget:
         """Fingerprint of the model and everything it is scored on."""
         return fingerprint(model=self.model_fingerprint, suite=suite_fingerprint(config.suite, manifest))
 
-    def weights(self, config: DemixConfig) -> str:
+    def weights_fingerprint(self, config: DemixConfig) -> str:
         """What stored answers are kept by: a checkpoint is loaded in the precision that the run trains in."""
         return fingerprint(model=self.model_fingerprint, precision=config.train.precision)
 
@@ -93,7 +93,7 @@ def score_targets(config: DemixConfig, manifest: DataManifest, targets: Sequence
         if ranks.is_main:
             tell(logger, Progress("scoring trained models", place, len(todo), "model", target.name, is_line=False))
         fill = partial(load_checkpoint, model, target.checkpoint)
-        result = scorer.score(model, ranks.is_main, target.weights(config), fill)
+        result = scorer.score(model, ranks.is_main, target.weights_fingerprint(config), fill)
         if not ranks.is_main:
             continue
         _write_harness(config.run_dir / "scores", target.name, result)
@@ -169,6 +169,11 @@ def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
     for task, samples in result.samples.items():
         lines = (json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples)
         write_text(folder / "lm_eval" / name / f"samples_{task}.jsonl", "".join(lines))
+
+
+def model_scores(path: Path) -> dict[str, Score]:
+    """A model's scores by name, of its record `scores/<model>.json`."""
+    return {name: Score.from_json(score) for name, score in read_json(path)["scores"].items()}
 
 
 def load_scores(config: DemixConfig, name: str) -> tuple[dict[str, Any], ModelItems]:

@@ -13,7 +13,6 @@ of them, so that a choice is judged by `report` ones that it was not tuned on.
 Importing this does not import torch: what a suite's identity is has to be known where no model will ever be built.
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.artifacts import DataManifest
+from nemo_demix.artifacts import DataManifest, json_value
 from nemo_demix.config import DemixConfig, SuiteConfig
 from nemo_demix.errors import DemixError, ScoreError, refuse
 from nemo_demix.scoring.identity import (
@@ -174,7 +173,7 @@ def _generator(seed: int, group: str) -> np.random.Generator:
 
 def _benchmark_requests(group: str, path: Path, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
     with open(path, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+        rows = [json_value(line) for line in file]
     rows = [rows[index] for index in _sampled(group, len(rows), config)]
     contexts = tokenizer.encode_batch([row["context"] for row in rows])
     answers = tokenizer.encode_batch([row["gold"] for row in rows])

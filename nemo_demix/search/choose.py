@@ -19,7 +19,8 @@ from nemo_demix.prediction.cross_validation import CrossValidation, cross_valida
 from nemo_demix.prediction.predictors import refits
 from nemo_demix.search.objective import LINEAR
 from nemo_demix.search.pareto import FRONT_SIZE, pareto_front, thinned
-from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.sample import sample_mixtures
 from nemo_demix.search.select import mean_of_top, top_rows
 from nemo_demix.search.slices import INTERVAL, Averages, slices
@@ -96,7 +97,7 @@ def rank_pool(ranking: Ranking, pool_MC: Array) -> RankedPool:
 
 
 def choose_from_rows(
-    settings: SearchConfig, space: SearchSpace, rows: Sequence[Row], seed: int, step: int = 0
+    settings: SearchConfig, space: SearchSpace, rows: Sequence[ProxyRow], seed: int, step: int = 0
 ) -> Choice:
     """The mixture that scored rows point to; what the last step of most strategies does.
 

@@ -55,13 +55,13 @@ def _supports(constraints: Constraints, rng: np.random.Generator) -> list[tuple[
     rows_MC = next(hit_and_run(convex, MIN_CHAINS, rng)) if convex.dimension else convex.centre_C[None]
     used_SC, count_S = np.unique(rows_MC >= constraints.min_used, axis=0, return_counts=True)
     likeliest_S = np.argsort(-count_S, kind="stable")[:MAX_SUPPORTS]
-    found = [(constraints.problem.on_support(used_SC[place]), float(count_S[place])) for place in likeliest_S]
+    found = [(constraints.feasible.on_support(used_SC[place]), float(count_S[place])) for place in likeliest_S]
     sets = [(inside, weight) for inside, weight in found if inside is not None]
     if not sets:
-        near = [constraints.problem.support_near(weights_C) for weights_C in rows_MC[:MAX_PROBES]]
+        near = [constraints.feasible.support_near(weights_C) for weights_C in rows_MC[:MAX_PROBES]]
         used_SC, count_S = np.unique([used_C for used_C in near if used_C is not None], axis=0, return_counts=True)
         for used_C, weight in zip(used_SC, count_S.tolist(), strict=True):
-            inside = constraints.problem.on_support(used_C)
+            inside = constraints.feasible.on_support(used_C)
             assert inside is not None, "support_near returns none else"
             sets.append((inside, weight))
     total = sum(weight for _, weight in sets)

@@ -14,16 +14,17 @@ from nemo_demix.config import DemixConfig, SearchConfig
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.errors import ConfigError, found_by, refuse
 from nemo_demix.mixture import BlendMatrix, token_proportional
-from nemo_demix.scoring.imported import ImportedScores, Table, by_pattern, read_imported
+from nemo_demix.scoring.imported import ImportedScores, Table, Value, by_pattern, read_imported
 from nemo_demix.scoring.imported.mixtures import ROUNDING_TOLERANCE
+from nemo_demix.scoring.items import Score
 from nemo_demix.scoring.scores import check_units
 from nemo_demix.search.baselines import baseline_shares, heuristic_shares
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.objective import OBJECTIVES
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.ranking import objective_errors
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.sample import max_prior_weights
-from nemo_demix.search.score_log import Row
 from nemo_demix.search.space import SearchSpace, search_folder, search_settings
 from nemo_demix.search.strategies import STRATEGIES, strategy_of
 
@@ -242,25 +243,19 @@ def imported_capabilities(config: DemixConfig, names: Collection[str]) -> dict[s
     return {name: own.get(name) or (suite[name].capability if name in suite else name) for name in names}
 
 
-def imported_rows(found: ImportedScores) -> list[Row]:
+def imported_rows(found: ImportedScores) -> list[ProxyRow]:
     """Imported mixtures as rows of scores, such as proxies leave."""
+
+    def score(name: str, value: Value) -> Score:
+        return Score(
+            value.score,
+            value.stderr,
+            unit=found.metrics[name].unit,
+            higher_is_better=found.higher_is_better[name],
+        )
+
     return [
-        {
-            "iteration": None,
-            "name": row.name,
-            "merge_weights": dict(row.weights),
-            "status": "OK",
-            "reason": None,
-            "scores": {
-                name: {
-                    "score": value.score,
-                    "stderr": value.stderr,
-                    "higher_is_better": found.higher_is_better[name],
-                    **({} if found.metrics[name].unit is None else {"unit": found.metrics[name].unit}),
-                }
-                for name, value in row.scores.items()
-            },
-        }
+        ProxyRow(row.name, dict(row.weights), scores={name: score(name, value) for name, value in row.scores.items()})
         for row in found.rows
     ]
 

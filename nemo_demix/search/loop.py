@@ -1,30 +1,31 @@
 """The loop of every search: a strategy asks for mixtures, they are scored, it is told, until it has its mixture.
 
-Nothing here knows how a mixture is chosen (the strategy does) or scored (`evaluate` does). A mixture that the log holds
+Nothing here knows how a mixture is chosen (the strategy does) or scored (`Proxies` do). A mixture that the log holds
 is not scored again, so a search that was cut off and one that was not end in the same mixture; nor does it matter in
 which order the mixtures of one step are finished.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from nemo_demix.artifacts import write_json
 from nemo_demix.errors import ScoreError
 from nemo_demix.progress import LINE_EVERY_S, Progress, doing, tell
+from nemo_demix.scoring.items import Scores
+from nemo_demix.scoring.scores import macro
 from nemo_demix.search.choose import Choice
-from nemo_demix.search.score_log import Row, ScoreLog
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.search.strategies.base import Problem, Strategy
 
+if TYPE_CHECKING:
+    from nemo_demix.search.proxies.base import Proxies
+
 logger = logging.getLogger(__name__)
-Report = dict[str, Any]  # {scores, capabilities, *_time_s}
-# Merge weights of some mixtures -> (place in the list, report or why there is none), as they are finished.
-Evaluate = Callable[[Sequence[Mapping[str, float]]], Iterable[tuple[int, Report | ScoreError]]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class SearchResult:
     """The mixture and every proxy that it asked for."""
 
     choice: Choice
-    rows: list[Row]  # the OK ones, in order
+    rows: list[ProxyRow]  # the OK ones, in order
     num_failed: int
 
 
@@ -46,7 +47,7 @@ class Search:
     """
 
     def __init__(self, problem: Problem, strategy: Strategy) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[ProxyRow] = []
         self.num_failed = self.step = 0
         self._problem, self._strategy = problem, strategy
 
@@ -56,21 +57,21 @@ class Search:
         batch_MC = self._strategy.ask()
         return {f"mix_{start + place}": self._problem.space.as_weights(row_C) for place, row_C in enumerate(batch_MC)}
 
-    def tell(self, scored: Sequence[Row]) -> None:
+    def tell(self, scored: Sequence[ProxyRow]) -> None:
         """Take the rows of the mixtures asked for last, in their order, FAILED ones too.
 
         Raises:
             ScoreError: if more than `search.max_failed_share` of them failed.
         """
         limit = self._problem.settings.max_failed_share
-        told = [row for row in scored if row["status"] == "OK"]
-        failed = [row for row in scored if row["status"] != "OK"]
+        told = [row for row in scored if row.is_ok]
+        failed = [row for row in scored if not row.is_ok]
         self.rows += told
         self.num_failed += len(failed)
         if len(failed) > limit * len(scored):
             raise ScoreError(
                 f"iteration {self.step}: {len(failed)} of {len(scored)} proxies failed, more than "
-                f"search.max_failed_share={limit:g}; the first with: {failed[0]['reason']}"
+                f"search.max_failed_share={limit:g}; the first with: {failed[0].reason}"
             )
         doing(logger, f"search: fitting the predictor on {len(self.rows)} proxies")
         self._strategy.tell(told)
@@ -90,7 +91,7 @@ def run_loop(
     problem: Problem,
     strategy: Strategy,
     log: ScoreLog,
-    evaluate: Evaluate,
+    proxies: "Proxies",
 ) -> SearchResult:
     """Ask, score and tell until the strategy is done.
 
@@ -101,17 +102,17 @@ def run_loop(
     search = Search(problem, strategy)
     progress = _Progress(strategy.num_proxies(problem.settings))
     while mixtures := search.ask():
-        search.tell(score_proxies(log, evaluate, search.step, mixtures, partial(progress.tell, search.step)))
+        search.tell(score_proxies(log, proxies, search.step, mixtures, partial(progress.tell, search.step)))
     return search.result()
 
 
 def score_proxies(
     log: ScoreLog,
-    evaluate: Evaluate,
+    proxies: "Proxies",
     iteration: int | None,
     mixtures: Mapping[str, Mapping[str, float]],
-    tell: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
+    tell: Callable[[ProxyRow], None] = lambda row: None,
+) -> list[ProxyRow]:
     """The proxies' rows, in the order of the mixtures: from the log if they are there, else scored now.
 
     A row is logged as soon as its proxy is scored, with lm-eval's own results, if any, as `lm_eval/<name>.json` beside.
@@ -123,23 +124,21 @@ def score_proxies(
     """
     todo: dict[str, Mapping[str, float]] = {}
     for name, weights in mixtures.items():
-        found = log.find(weights)
-        if found is not None:
-            tell(found)
+        if (known := log.find(weights)) is not None:
+            tell(known)
         elif weights not in todo.values():
             todo[name] = weights
     names = list(todo)
-    for place, report in evaluate(list(todo.values())) if todo else ():
+    for place, found in proxies.evaluate(list(todo.values())) if todo else ():
         name = names[place]
-        row: dict[str, Any] = {"iteration": iteration, "name": name, "merge_weights": dict(todo[name])}
-        if isinstance(report, ScoreError):
-            row |= {"status": "FAILED", "reason": str(report)}
-            logger.warning("%s FAILED: %s", name, report)
+        if isinstance(found, ScoreError):
+            row = ProxyRow(name, dict(todo[name]), iteration, reason=str(found))
+            logger.warning("%s FAILED: %s", name, found)
         else:
-            if (harness := report.pop("lm_eval", None)) is not None:
+            row = found.row(proxies.suite, name, todo[name], iteration)
+            if found.result.lm_eval is not None:
                 assert log.path is not None, "models are scored in a run's folder"
-                write_json(log.path.parent / "lm_eval" / f"{name}.json", harness)
-            row |= {"status": "OK", "reason": None, **report}
+                write_json(log.path.parent / "lm_eval" / f"{name}.json", found.result.lm_eval)
         tell(log.append(row))
     rows = [log.find(weights) for weights in mixtures.values()]
     assert None not in rows, "every mixture was scored"
@@ -156,14 +155,14 @@ class _Progress:
         self._total = total
         self._done = 0
         self._best: float | None = None
-        self._unit = ""
+        self._unit: str | None = ""
         self._first: float | None = None
         self._spoke = time.monotonic()
 
-    def tell(self, iteration: int, row: Row) -> None:
+    def tell(self, iteration: int, row: ProxyRow) -> None:
         self._done += 1
-        if row["status"] == "OK":
-            self._note(row["capabilities"])
+        if row.is_ok:
+            self._note(row.capabilities)
         now = time.monotonic()
         if self._first is None:
             self._first = self._spoke = now
@@ -182,11 +181,11 @@ class _Progress:
             ),
         )  # fmt: skip
 
-    def _note(self, capabilities: Mapping[str, Any]) -> None:
+    def _note(self, capabilities: Scores) -> None:
         """The best macro score so far, where the capabilities are of one unit: others have no mean."""
-        if len(kinds := {(score["unit"], score["higher_is_better"]) for score in capabilities.values()}) > 1:
+        if len(kinds := {(score.unit, score.higher_is_better) for score in capabilities.values()}) > 1:
             return
         ((self._unit, higher_is_better),) = kinds
-        macro = float(np.mean([score["score"] for score in capabilities.values()]))
-        if self._best is None or (macro > self._best if higher_is_better else macro < self._best):
-            self._best = macro
+        value = macro(capabilities)
+        if self._best is None or (value > self._best if higher_is_better else value < self._best):
+            self._best = value

@@ -5,7 +5,6 @@ Axes: M scored mixtures, X predicted ones, C components.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,8 @@ from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.predictors import fit_predictor
 from nemo_demix.search.baselines import unknown_floor_baseline
 from nemo_demix.search.objective import OBJECTIVES, Scale, above_floors, capability_weights, nearest_miss
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.space import SearchSpace
-
-Row = Mapping[str, Any]  # of the score log
 
 
 class Scored:
@@ -37,13 +35,13 @@ class Scored:
         fit_higher_is_better: Whether higher is better, of each of those.
     """
 
-    def __init__(self, space: SearchSpace, rows: Sequence[Row], by_capability: bool = False) -> None:
+    def __init__(self, space: SearchSpace, rows: Sequence[ProxyRow], by_capability: bool = False) -> None:
         objective = space.objective_capabilities
         if not objective:
             raise ScoreError("search: no benchmark is in the objective; give one suite.benchmarks.<name>.use=search")
-        distinct = {space.as_array(row["merge_weights"]).tobytes(): row for row in rows}
+        distinct = {space.as_array(row.merge_weights).tobytes(): row for row in rows}
         rows = list(distinct.values())
-        self.weights_MC = np.array([space.as_array(row["merge_weights"]) for row in rows]).reshape(-1, len(space.names))
+        self.weights_MC = np.array([space.as_array(row.merge_weights) for row in rows]).reshape(-1, len(space.names))
         self.columns = {name: _column(rows, name) for name in objective}
         self.capability_of = dict(objective)
         self.weights = space.weights
@@ -52,8 +50,8 @@ class Scored:
             self.columns = capability_averages(self.columns, objective, space.weights)
             self.capability_of = {name: name for name in self.columns}
             self.higher_is_better = space.capability_directions()
-        units = {row["scores"][name].get("unit") for row in rows for name in objective}
-        self.units = sorted(units - {None})
+        units = {row.scores[name].unit for row in rows for name in objective}
+        self.units = sorted(unit for unit in units if unit is not None)
         fitted = [name for name in space.capabilities if name not in objective]
         self.fit_columns = {name: _column(rows, name) for name in fitted}
         self.fit_higher_is_better = {name: space.higher_is_better[name] for name in fitted}
@@ -77,7 +75,7 @@ class Ranking:
         self,
         settings: SearchConfig,
         space: SearchSpace,
-        rows: Sequence[Row],
+        rows: Sequence[ProxyRow],
         seed: int,
         by_capability: bool = False,
     ) -> None:
@@ -174,8 +172,8 @@ def objective_errors(settings: SearchConfig) -> Iterator[DemixError]:
         )
 
 
-def _column(rows: Sequence[Row], name: str) -> Array:
-    absent = [row["name"] for row in rows if name not in row["scores"]]
+def _column(rows: Sequence[ProxyRow], name: str) -> Array:
+    absent = [row.name for row in rows if name not in row.scores]
     if absent:
         raise ScoreError(f"{name}: no score of {', '.join(absent[:5])}; score them, or leave the benchmark out")
-    return np.array([row["scores"][name]["score"] for row in rows], dtype=np.float64)
+    return np.array([row.scores[name].score for row in rows], dtype=np.float64)

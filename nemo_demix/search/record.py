@@ -112,7 +112,7 @@ def constraints_met(
     """
     constraints = space.constraints
     binding = []
-    for rule in constraints.problem.rules:
+    for rule in constraints.feasible.rules:
         value = float(rule.row_C @ weights_C)
         limits = [limit for limit in (rule.lower, rule.upper) if np.isfinite(limit)]
         if any(abs(value - limit) <= BINDING for limit in limits):

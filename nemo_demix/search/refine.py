@@ -14,7 +14,8 @@ from nemo_demix.search.choose import Choice, RankedPool, describe
 from nemo_demix.search.minimise import Smooth, minimise
 from nemo_demix.search.objective import linear_objective
 from nemo_demix.search.pool import wide_pool
-from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.select import spread_rows
 from nemo_demix.search.slices import Averages
 from nemo_demix.search.space import SearchSpace
@@ -27,7 +28,7 @@ STEP = 1e-5  # towards a component alone: of a slope
 def choose_refined(
     settings: SearchConfig,
     space: SearchSpace,
-    rows: Sequence[Row],
+    rows: Sequence[ProxyRow],
     seed: int,
     step: int = 0,
     notes: Mapping[str, Any] | None = None,

@@ -1,9 +1,8 @@
 """The whole search, in one process: groups of ranks make and score its proxies; then the mixture's own is scored."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,17 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.progress import doing
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
-from nemo_demix.scoring.items import ModelItems, Score, is_guessed
+from nemo_demix.scoring.items import ModelItems, is_guessed
 from nemo_demix.scoring.scores import combined, compare, describe_macro, macro, score_report
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.identity import proxy_identity, search_fingerprint
-from nemo_demix.search.loop import Report, SearchResult, run_loop, score_proxies
+from nemo_demix.search.loop import SearchResult, run_loop, score_proxies
 from nemo_demix.search.objective import OBJECTIVES
 from nemo_demix.search.proxies import Evaluation, Groups, PredictionProxies, Proxies, open_proxies
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.reach import edges
 from nemo_demix.search.record import Facts, mixture_record, with_published
-from nemo_demix.search.score_log import Row, ScoreLog, prior_points
+from nemo_demix.search.score_log import ScoreLog, prior_points
 from nemo_demix.search.space import SearchSpace, search_folder, search_space, token_counts
 from nemo_demix.search.strategies import Problem, Screen, build_strategy, proxy_plan, strategy_of
 from nemo_demix.training.jobs import TrainJob
@@ -117,13 +117,12 @@ def run_mixtures(
     identity = proxy_identity(config, manifest, components, kind, with_report=True)
     log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", identity)
 
-    def tell(row: Row) -> None:
-        if row["status"] == "OK":
-            capabilities = {name: Score(**score) for name, score in row["capabilities"].items()}
-            logger.info("%s: %s", row["name"], describe_macro(capabilities))
+    def tell(row: ProxyRow) -> None:
+        if row.is_ok:
+            logger.info("%s: %s", row.name, describe_macro(row.capabilities))
 
     with open_proxies(config, manifest, components, groups, (kind,), None) as proxies:
-        score_proxies(log, partial(_reports, proxies[kind]), None, mixtures, tell)
+        score_proxies(log, proxies[kind], None, mixtures, tell)
 
 
 def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> dict[str, float]:
@@ -137,11 +136,11 @@ def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> 
     return {name: max(seen(job, name, count) for job in components) for name, count in tokens.items() if count}
 
 
-def guessed_by_all(rows: Sequence[Row]) -> list[str]:
+def guessed_by_all(rows: Sequence[ProxyRow]) -> list[str]:
     """Scores on which every proxy is at the level of guessing."""
-    rows = [row for row in rows if row["status"] == "OK"]
-    names = list(rows[0]["scores"]) if rows else []
-    return [name for name in names if all(is_guessed(Score(**row["scores"][name])) for row in rows)]
+    rows = [row for row in rows if row.is_ok]
+    names = list(rows[0].scores) if rows else []
+    return [name for name in names if all(is_guessed(row.scores[name]) for row in rows)]
 
 
 def _search(
@@ -160,27 +159,8 @@ def _search(
     problem = Problem(config.search, space, config.seed, tuple(prior_points(search_folder(config), expected, log)))
     if problem.prior_rows:
         logger.info("search: %d earlier proxies serve as points to fit on", len(problem.prior_rows))
-    result = run_loop(problem, build_strategy(problem, screen), log, partial(_reports, proxies))
+    result = run_loop(problem, build_strategy(problem, screen), log, proxies)
     return result, len(problem.prior_rows)
-
-
-def _reports(proxies: Proxies, mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, Report | ScoreError]]:
-    for place, found in proxies.evaluate(mixtures):
-        yield place, found if isinstance(found, ScoreError) else _report(proxies, found)
-
-
-def _report(proxies: Proxies, evaluation: Evaluation) -> Report:
-    report = {
-        **score_report(proxies.suite, evaluation.result.items),
-        "lm_eval": evaluation.result.lm_eval,
-        "merge_time_s": round(evaluation.merge_time_s, 4),
-        "score_time_s": round(evaluation.score_time_s, 4),
-    }
-    if evaluation.external_time_s:
-        report["external_time_s"] = round(evaluation.external_time_s, 4)
-    if proxies.kind == "trained":
-        report |= {"train_time_s": round(evaluation.train_time_s, 1), "num_tokens": evaluation.num_tokens}
-    return report
 
 
 def _measured(space: SearchSpace, choice: Choice, own: Proxies, judge: Proxies, noise: Noise) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def sample_mixtures(
         found_MC = _gather(np.empty((0, len(prior_C))), exact, count)
     else:
         units_MC: Units = np.empty((0, len(prior_C)), dtype=np.int32)
-        lowest_C = constraints.problem.lowest_C() if config.kind == "uniform" else np.zeros(len(prior_C))
+        lowest_C = constraints.feasible.lowest_C() if config.kind == "uniform" else np.zeros(len(prior_C))
         for draws in range(1, MAX_DRAWS + 1):
             drawn_MC = _draw(config, prior_C, max(count, MIN_BATCH), rng)
             if lowest_C.any():  # no row with less is feasible, and uniform on the rest is uniform still

@@ -5,20 +5,15 @@ above 0, how they are merged, and each benchmark. So it outlives what it does no
 in it, a dropped one that weighed 0 is not missed, and a benchmark taken out leaves the other scores as they are.
 """
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from nemo_demix.artifacts import canonical_json, fingerprint, read_json, write_json
-from nemo_demix.errors import DemixError
+from nemo_demix.artifacts import canonical_json, fingerprint, json_value, read_json, write_json
 from nemo_demix.scoring.identity import JudgedScore, shares_of
-from nemo_demix.scoring.items import Score
 from nemo_demix.scoring.scores import averaged_capabilities
-
-Row = dict[str, Any]
+from nemo_demix.search.proxy_row import ProxyRow, parse_rows, weights_key
 
 
 @dataclass(frozen=True)
@@ -48,29 +43,34 @@ class ProxyIdentity:
         """Fingerprint of all of it."""
         return fingerprint(identity=self)
 
-    def row(self, stored: Row) -> Row | None:
+    def row(self, stored: ProxyRow) -> ProxyRow | None:
         """A stored row as this search sees it, or None where it does not hold here.
 
         Its weights are over this search's components, in their order, and it has no score that would be another today.
         """
-        if stored.get("proxy") != self.kind or stored["merge"] != self.merge:
+        weights, components = stored.merge_weights, stored.components
+        # Rows without components are of releases that kept one fingerprint of everything: they hold nowhere.
+        if components is None or stored.proxy != self.kind or stored.merge != self.merge:
             return None
-        weights, components = stored["merge_weights"], stored["components"]
         used = [name for name, weight in weights.items() if weight > 0]
         if (self.uses_all and components != self.components) or not set(used) <= set(self.components):
             return None
-        if any(components[name] != self.components[name] for name in used):
+        if any(components.get(name) != self.components[name] for name in used):
             return None
-        groups = stored["groups"]
+        groups = stored.groups
         if any(groups.get(name) != self.groups[name] for name in self.needed):
             return None
-        row = {**stored, "merge_weights": {name: weights.get(name, 0.0) for name in self.components}}
-        if stored["status"] == "OK":
-            current = {name: groups.get(name) == print_ for name, print_ in self.groups.items()}
-            row["scores"] = {name: score for name, score in stored["scores"].items() if current.get(name)}
-            if stored["fingerprint"] != self.fingerprint and self.averaged:
-                row["capabilities"] = _averages(row["scores"], self.averaged)
-        return row
+        row = replace(stored, merge_weights={name: weights.get(name, 0.0) for name in self.components})
+        if not stored.is_ok:
+            return row
+        if not set(self.needed) <= set(stored.scores):
+            return None
+        current = {name: groups.get(name) == print_ for name, print_ in self.groups.items()}
+        scores = {name: score for name, score in stored.scores.items() if current.get(name)}
+        if stored.fingerprint != self.fingerprint and self.averaged:
+            known = {name: scores[name] for name in self.averaged}
+            row = replace(row, capabilities=averaged_capabilities(known, shares_of(self.averaged)))
+        return replace(row, scores=scores)
 
 
 class ScoreLog:
@@ -89,7 +89,7 @@ class ScoreLog:
         self.path = path
         self.identity = identity
         self._fingerprint = identity.fingerprint
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, ProxyRow] = {}
         if path is not None and path.exists():
             self._read(path)
 
@@ -103,52 +103,43 @@ class ScoreLog:
         whole = data.rfind(b"\n") + 1
         if whole != len(data):  # a row that was being written when the process was killed
             os.truncate(path, whole)
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
-            try:
-                stored = json.loads(line)
-                key, _ = _key(stored["merge_weights"]), stored["fingerprint"]
-                # Rows without "components" are of releases that kept one fingerprint of everything: nothing reads them.
-                row = self.identity.row(stored) if "components" in stored else None
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DemixError(
-                    f"{path}:{number}: expected a row of scores, found {type(error).__name__}: {error}; "
-                    "move the file away to score everything again"
-                ) from None
-            if row is not None:
-                self._rows[key] = row
+        for stored in parse_rows(data, path):
+            if (row := self.identity.row(stored)) is not None:
+                self._rows[stored.key] = row
 
-    def find(self, merge_weights: Mapping[str, float]) -> Row | None:
+    def find(self, merge_weights: Mapping[str, float]) -> ProxyRow | None:
         """The row of exactly these merge weights; a component left out weighs 0."""
-        return self._rows.get(_key(merge_weights))
+        return self._rows.get(weights_key(merge_weights))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ProxyRow]:
         """All rows that hold, in the order they were scored."""
         return list(self._rows.values())
 
-    def append(self, row: Row) -> Row:
+    def append(self, row: ProxyRow) -> ProxyRow:
         """Add a row and make sure that it is on the disk; returns it as a later reader will find it."""
         identity = self.identity
-        belongs = {
-            "proxy": identity.kind,
-            "components": identity.components,
-            "merge": identity.merge,
-            "groups": identity.groups,
-            "fingerprint": self._fingerprint,
-        }
-        line = canonical_json({**row, **belongs})
+        row = replace(
+            row,
+            proxy=identity.kind,
+            components=identity.components,
+            merge=identity.merge,
+            groups=identity.groups,
+            fingerprint=self._fingerprint,
+        )
+        line = canonical_json(row.to_json())
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        stored = identity.row(json.loads(line))
+        stored = identity.row(ProxyRow.from_json(json_value(line)))
         assert stored is not None, "a row holds for the identity it was written with"
-        self._rows[_key(stored["merge_weights"])] = stored
+        self._rows[stored.key] = stored
         return stored
 
 
-def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[Row]:
+def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[ProxyRow]:
     """Scored proxies of other configurations that hold here too: points to fit on that this search did not ask for.
 
     They are those that were scored under another identity, such as before a dataset was added. Proxies of the very
@@ -166,18 +157,7 @@ def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[R
     if path.exists() and log.path is not None and log.path.exists():
         frozen = read_json(path)
         if frozen["fingerprint"] == search_fingerprint:
-            rows: list[Row] = frozen["rows"]
-            return rows
-    rows = [row for row in log.rows() if row["status"] == "OK" and row["fingerprint"] != log.fingerprint]
-    write_json(path, {"fingerprint": search_fingerprint, "rows": rows})
+            return [ProxyRow.from_json(row) for row in frozen["rows"]]
+    rows = [row for row in log.rows() if row.is_ok and row.fingerprint != log.fingerprint]
+    write_json(path, {"fingerprint": search_fingerprint, "rows": [row.to_json() for row in rows]})
     return rows
-
-
-def _key(merge_weights: Mapping[str, float]) -> str:
-    return canonical_json({name: weight for name, weight in merge_weights.items() if weight})
-
-
-def _averages(scores: Mapping[str, Any], averaged: Mapping[str, JudgedScore]) -> dict[str, Any]:
-    """Each capability's average, as a scored model's record has it."""
-    known = {name: Score(**scores[name]) for name in averaged}
-    return {name: asdict(score) for name, score in averaged_capabilities(known, shares_of(averaged)).items()}

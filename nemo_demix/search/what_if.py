@@ -72,14 +72,14 @@ def _record(
         "objective": linear_objective(objective, scales) if objective in LINEAR else None,
         "rules": [
             {"key": rule.key, "row": rule.row_C.tolist(), "lower": _finite(rule.lower), "upper": _finite(rule.upper)}
-            for rule in constraints.problem.rules
+            for rule in constraints.feasible.rules
         ],
         "max_kl": None,
         "prior": None,
         "predictor": predictor,
     }
-    if constraints.problem.divergence is not None and constraints.prior_D is not None:
-        found |= {"max_kl": constraints.problem.divergence.limit, "prior": constraints.prior_D.tolist()}
+    if constraints.feasible.divergence is not None and constraints.prior_D is not None:
+        found |= {"max_kl": constraints.feasible.divergence.limit, "prior": constraints.prior_D.tolist()}
     size = len(canonical_json(found))
     if size > LARGEST:
         return {"reason": f"the predictor takes {size / 1e6:.1f} MB, and a page has {LARGEST / 1e6:.1f} for it"}

@@ -261,11 +261,11 @@ def _check_same_model(config: DemixConfig, source: Path, model: Any, tokenizer: 
 
     Raises:
         ConfigError: if the folder's model is another.
+        CheckpointError: if transformers cannot read its configuration.
     """
     import fiddle as fdl
-    from transformers import AutoConfig
 
-    from nemo_demix.runtime.huggingface import expected_config
+    from nemo_demix.runtime.huggingface import expected_config, load_config_folder
 
     path = source / "config.json"
     expected = expected_config(fdl.get_callable(model), model.config, tokenizer, folder / "expected")
@@ -275,7 +275,7 @@ def _check_same_model(config: DemixConfig, source: Path, model: Any, tokenizer: 
             f"{path}: model_type is {kind}; model.recipe={config.model.recipe} is a {expected.model_type}. "
             "Use a recipe of the folder's architecture"
         )
-    found = AutoConfig.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
+    found = load_config_folder(source)
     differences = [
         f"{key} is {getattr(found, key, None)}, the recipe's {getattr(expected, key, None)}"
         for key in (*_ARCHITECTURE, "vocab_size")

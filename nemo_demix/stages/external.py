@@ -38,7 +38,9 @@ def add_external_scores(run: PreparedRun, targets: Sequence[ScoreTarget]) -> Non
     with ExternalScorer(config, None) as scorer, folder_maker(config, folder) as maker:
         background = Background(scorer.workers)
         for target in todo:
-            model = ModelFolder(target.name, target.weights(config), folder / target.name, target.checkpoint, maker)
+            model = ModelFolder(
+                target.name, target.weights_fingerprint(config), folder / target.name, target.checkpoint, maker
+            )
             background.submit(partial(_score, target, model, scorer, kept_formats(config), ready))
         for count in range(len(todo)):
             target, found = ready.get()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nemo_demix.artifacts import write_json
 from nemo_demix.config import DemixConfig, MergeConfig
-from nemo_demix.errors import ConfigError, MixtureError, refuse
+from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
 from nemo_demix.launch.cohort import find_cohort
 from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.cohort import Cohort
@@ -54,15 +54,20 @@ def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: boo
     """Merge what is planned. Collective: every process of the cohort.
 
     Raises:
-        DemixError: as `merging.run.merge`, and where another process is at work in the output.
+        DemixError: as `merging.run.merge`, with what is published of several mixtures and what is not; and where
+            another process is at work in the output.
     """
+    from nemo_demix.merging.output import what_stands
     from nemo_demix.merging.run import merge
 
     cohort.join()
     lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
-        report = merge(plan, output, _options(settings, force), cohort, meter)
+        try:
+            report = merge(plan, output, _options(settings, force), cohort, meter)
+        except DemixError as error:
+            raise type(error)(f"{error}{what_stands(plan, output)}") from error
     cohort.leave()
     return report
 

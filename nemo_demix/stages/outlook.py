@@ -4,10 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nemo_demix.artifacts import ModelRecord, load_record, read_json_lines
+from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.config import DemixConfig
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress
+from nemo_demix.search.proxy_row import read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.terminal import clock
@@ -90,7 +91,5 @@ def _training_pace(config: DemixConfig) -> float | None:
 
 
 def _proxy_s(config: DemixConfig) -> float | None:
-    path = search_folder(config) / "scores.jsonl"
-    rows = [row for row in read_json_lines(path) if row["status"] == "OK"] if path.exists() else []
-    times = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows]
+    times = [row.wall_time_s for row in read_rows(search_folder(config) / "scores.jsonl") if row.is_ok]
     return sum(times) / len(times) / (config.search.groups or config.parallel.data) if times else None

@@ -1,6 +1,5 @@
 """`status`: the stages of a run, their jobs, how far they are and when they will be done, by files and by Slurm."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_demix.artifacts import read_json, read_json_lines
+from nemo_demix.artifacts import parse_json, read_json
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
+from nemo_demix.search.proxy_row import of_last_search, read_rows
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
@@ -159,12 +159,11 @@ def model_progress(folder: Path) -> Progress | None:
 def _of_search(config: DemixConfig) -> Progress:
     """Proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
     path = config.run_dir / "search" / "scores.jsonl"
-    rows = read_json_lines(path) if path.exists() else []
+    rows = of_last_search(read_rows(path))
     if not rows:
         return Progress("")
-    rows = [row for row in rows if row.get("fingerprint") == rows[-1].get("fingerprint")]
     total = strategy_of(config.search).num_proxies(config.search)
-    recent = [sum(value for key, value in row.items() if key.endswith("_time_s")) for row in rows[-_RECENT_PROXIES:]]
+    recent = [row.wall_time_s for row in rows[-_RECENT_PROXIES:]]
     left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
     remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)
     return Progress(f"{len(rows)}/{total} proxies", remaining_s)
@@ -179,7 +178,7 @@ def _last_step(losses: Path) -> int:
     with open(losses, "rb") as file:
         file.seek(max(0, losses.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    return int(parse_json(lines[-1], losses, is_ours=True)["step"]) if lines else 0
 
 
 def _duration(seconds: float | None) -> str:

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import read_json, read_json_lines
+from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.trackers import close_trackers, open_trackers
+from nemo_demix.search.proxy_row import read_rows
 from nemo_demix.search.space import search_folder
 
 NAME = "run"
@@ -23,13 +24,13 @@ def track_run(config: DemixConfig) -> None:
         return
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    rows, mixture = search_folder(config) / "scores.jsonl", search_folder(config) / "mixture.json"
+    mixture = search_folder(config) / "mixture.json"
     page = config.run_dir / "report.html"
-    scored = [row for row in read_json_lines(rows) if row["status"] == "OK"] if rows.exists() else []
+    scored = [row for row in read_rows(search_folder(config) / "scores.jsonl") if row.is_ok]
     try:
         for step, row in enumerate(scored):
             for logger in loggers:
-                logger.log_metrics({f"proxy/{name}": one["score"] for name, one in row["capabilities"].items()}, step)
+                logger.log_metrics({f"proxy/{name}": one.score for name, one in row.capabilities.items()}, step)
         if mixture.exists():
             shares = read_json(mixture)["data_shares"]
             for logger in loggers:

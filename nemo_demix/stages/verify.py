@@ -13,7 +13,6 @@ from nemo_demix.artifacts import (
 )
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError, refuse
-from nemo_demix.fidelity.columns import Row
 from nemo_demix.fidelity.record import fidelity_path
 from nemo_demix.fidelity.references import Reference, jobs_of, verify_errors
 from nemo_demix.fidelity.report import Measured, fidelity_report
@@ -21,8 +20,9 @@ from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
 from nemo_demix.launch.placement import search_groups
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.scoring.store import ScoreTarget, load_scores
+from nemo_demix.scoring.store import ScoreTarget, model_scores
 from nemo_demix.search.identity import proxy_identity
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.stages.external import add_external_scores
@@ -96,7 +96,7 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
     targets = [*ends.values(), *(target for group in trained.values() for target in group.values())]
     mixtures = {reference.mixture: reference.merge_weights for reference in references}
 
-    def rows(kind: str) -> dict[str, Row | None]:
+    def rows(kind: str) -> dict[str, ProxyRow | None]:
         log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxy_identity(config, manifest, components, kind))
         return {name: log.find(weights) for name, weights in mixtures.items()}
 
@@ -114,9 +114,9 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
                 run_mixtures(config, manifest, components, mixtures, kind, groups)
     return Measured(
         references,
-        {name: load_scores(config, target.name)[0] for name, target in ends.items()},
+        {name: model_scores(target.record_path(config)) for name, target in ends.items()},
         {
-            tokens: {name: load_scores(config, target.name)[0] for name, target in group.items()}
+            tokens: {name: model_scores(target.record_path(config)) for name, target in group.items()}
             for tokens, group in trained.items()
         },
         {kind: {name: row for name, row in rows(kind).items() if row is not None} for kind in proxy_kinds(config)},

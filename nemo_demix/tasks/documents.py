@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import write_text
+from nemo_demix.artifacts import json_value, write_text
 from nemo_demix.errors import DatasetError
 
 Splits = Mapping[str, Any]  # a `datasets.Dataset` by the name of its split
@@ -101,7 +101,7 @@ def dataset_of(rows: list[dict[str, Any]], place: str, features: Any = None) -> 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            yield from map(json_value, file)
     except FileNotFoundError:
         raise DatasetError(f"{path}: the documents of a task are not there; run `nemo-demix prepare` again") from None
     except (ValueError, KeyError) as error:

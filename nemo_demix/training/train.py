@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, write_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, read_json_lines, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
 from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.reader import relative_distance
@@ -23,7 +23,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.backend import Diverged, Training, backend_of
 from nemo_demix.runtime.lifetime import StoppedEarly, StopRequest
 from nemo_demix.runtime.ranks import Ranks, from_rank_0
-from nemo_demix.runtime.steps import WEIGHTS_PREFIX, latest_checkpoint
+from nemo_demix.runtime.steps import WEIGHTS_PREFIX, latest_checkpoint, outdated
 from nemo_demix.training.jobs import TrainJob, blend_paths
 
 logger = logging.getLogger(__name__)
@@ -92,17 +92,40 @@ def _adopt(job: TrainJob, ranks: Ranks) -> None:
 
 
 def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ranks, stop_request: StopRequest) -> None:
+    """Train a model, or write the record of one that was killed after its last step, and lacks that alone."""
     started = time.monotonic()
     if ranks.is_main:
         _claim_folder(job)
-        source = _source(job)[1]
-        if source is not None:
-            vetted(source, job.vetted, WEIGHTS_PREFIX[job.backend])
     torch.distributed.barrier()
     training = as_training(config, manifest, job)
+    # Its last checkpoint may have no optimizer to resume with.
+    if from_rank_0(training.done_steps == training.num_steps):
+        logger.info("%s: all its steps were done before", training.label)
+        final_loss = _last_loss(training)
+    else:
+        final_loss = _carry_out(config, manifest, job, training, ranks, stop_request)
+    if ranks.is_main:
+        for path in outdated(training.checkpoints, training.num_steps, training.keep_steps, job.backend):
+            shutil.rmtree(path)  # that a kill kept from being removed
+        tokens_per_step = config.train.global_batch_size * config.train.seq_length
+        kept = {str(step * tokens_per_step): str(job.step_folder(step).resolve()) for step in training.keep_steps}
+        for checkpoint in kept.values():
+            write_checksums(Path(checkpoint))
+        _write_record(job, kept, final_loss, time.monotonic() - started)
+    torch.distributed.barrier()
+    gc.collect()
+
+
+def _carry_out(
+    config: DemixConfig, manifest: DataManifest, job: TrainJob, training: Training, ranks: Ranks, stop: StopRequest
+) -> float | None:
+    """Let the back end train; returns the last step's loss, nats a token."""
+    if ranks.is_main and training.origin is not None:
+        vetted(training.origin, job.vetted, WEIGHTS_PREFIX[job.backend])
+    torch.distributed.barrier()
     if training.done_steps:
         logger.info("%s: resuming after step %d", training.label, training.done_steps)
-    trained = backend_of(config).train(config, manifest, training, stop_request, ranks)
+    trained = backend_of(config).train(config, manifest, training, stop, ranks)
     torch.distributed.barrier()  # every rank has read what it started from
     if ranks.is_main:
         shutil.rmtree(job.vetted, ignore_errors=True)
@@ -110,14 +133,13 @@ def _train(config: DemixConfig, manifest: DataManifest, job: TrainJob, ranks: Ra
         raise StoppedEarly(f"{training.label}: stopped after step {trained.stopped_at}, with a checkpoint")
     if trained.diverged:
         raise Diverged(trained.diverged)
-    if ranks.is_main:
-        tokens_per_step = config.train.global_batch_size * config.train.seq_length
-        kept = {str(step * tokens_per_step): str(job.step_folder(step).resolve()) for step in training.keep_steps}
-        for checkpoint in kept.values():
-            write_checksums(Path(checkpoint))
-        _write_record(job, kept, trained.final_loss, time.monotonic() - started)
-    torch.distributed.barrier()
-    gc.collect()
+    return trained.final_loss
+
+
+def _last_loss(training: Training) -> float | None:
+    """The loss of the last step, as the process that made it wrote it down; None where it did not come to that."""
+    rows = read_json_lines(training.losses) if training.losses.exists() else []
+    return next((row["loss"] for row in reversed(rows) if row["step"] == training.num_steps), None)
 
 
 def _claim_folder(job: TrainJob) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import nemo_demix
 from nemo_demix.errors import CheckpointError, ConfigError, MixtureError
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
 from tests.helpers import REPOSITORY, merge_checkpoints, run_cli
 from tests.merging.grids import random_model, write_checkpoint
@@ -51,7 +52,7 @@ def test_rows_of_an_earlier_release_hold_for_what_they_were_scored_with(tmp_path
     identity = ProxyIdentity("merge", **parts, needed=tuple(stored["groups"]), uses_all=False)
     (tmp_path / "scores.jsonl").write_text(text)
     log = ScoreLog(tmp_path / "scores.jsonl", identity)
-    assert log.find(stored["merge_weights"]) == stored
+    assert log.find(stored["merge_weights"]) == ProxyRow.from_json(stored)
     assert len(log.rows()) == 3
     other = {**stored["components"], "math_1": "another"}
     changed = ProxyIdentity("merge", **{**parts, "components": other}, needed=tuple(stored["groups"]), uses_all=False)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, ScoreError
 from nemo_demix.search.imported import read_problem, search_imported
 from tests.helpers import REPOSITORY
-from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, space_of
+from tests.search.bowls import BEST, BLEND, FAST, NAMES, space_of
 from tests.search.bowls import search as searched
+from tests.search.bowls import values as bowl
 from tests.search.test_imported_search import settings as imported
 from tests.search.test_imported_search import write_csv
 
@@ -24,10 +24,6 @@ BLENDS = {name: dict(zip(NAMES, row_D, strict=True)) for name, row_D in zip(NAME
 SCORES = {f"benchmark/{name}": name for name in NAMES}
 NO_NUMBER = {"benchmark/math": float("nan")}
 SETTINGS = SearchConfig(iterations=[12, 6], pool_size=500, select_top=8, num_refits=0, predictor=FAST)
-
-
-def bowl(weights: Mapping[str, float]) -> dict[str, float]:
-    return {name: one["score"] for name, one in Bowl()(weights)["scores"].items()}
 
 
 def study_of(folder: Path | None = None, **changes: Any) -> nemo_demix.Study:

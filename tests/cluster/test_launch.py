@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,25 @@ def test_a_stage_can_have_its_own_layout_and_options(tmp_path: Path, capsys: pyt
     assert {"--nodes=1", "--time=1:00:00", "--gpus-per-node=1"} <= set(found["search"])
     assert found["search"][-2:] == own
     assert "--nodes=2" in found["final"]
+
+
+@pytest.mark.parametrize("name", ["lr=0.1", "it's mine", "a|b", "$(touch ran)"])
+def test_a_path_that_shells_and_hydra_would_read_reaches_the_job_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    runs = tmp_path / name
+    quoted = str(runs).replace("'", "\\'")
+    launch_stage(configuration(tmp_path, f"runs_dir='{quoted}'", "launch.dry_run=true"))
+    words = commands(capsys.readouterr().out)["prepare"]
+    given = words[next(place for place, word in enumerate(words) if word.endswith(".sbatch")) + 1 :]
+    # What the batch script does with its arguments, up to the program that srun would start.
+    script = 'source slurm/common.sh; srun() { printf "%s\\0" "$@"; }; demix prepare "$@"'
+    found = subprocess.run(
+        ["bash", "-c", script, "x", *given], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    arguments = found.stdout.split("\0")
+    assert arguments[arguments.index("--config-name") + 1] == str(runs / "smoke/launch/recipe.yaml")
+    assert not (REPOSITORY / "ran").exists()
 
 
 def test_without_slurm_launch_says_what_to_do_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

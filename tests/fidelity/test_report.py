@@ -1,6 +1,8 @@
 """The study's figures from score rows with known answers."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from nemo_demix.config import BenchmarkConfig, DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.report import Measured, fidelity_report
+from nemo_demix.scoring.items import Score, Scores
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.stages.fidelity_tables import print_fidelity
 
 DATASETS = {"general": "general", "math_1": "math", "math_2": "math"}
@@ -36,17 +40,16 @@ def make_config() -> DemixConfig:
     return config
 
 
-def row(general: float, math: float) -> dict[str, Any]:
+def scores_of(general: float, math: float) -> dict[str, Score]:
     values = {"piqa": general, "gsm8k": math, "secret": 9.0}
     scores = {f"benchmark/{name}": value for name, value in values.items()}
     scores |= {"heldout/general": general + 1, "heldout/math_1": math - 0.1, "heldout/math_2": math + 0.1}
-    return {
-        "status": "OK",
-        "reason": None,
-        "scores": {
-            name: {"score": value, "unit": "bits/byte", "higher_is_better": False} for name, value in scores.items()
-        },
-    }
+    return {name: Score(value) for name, value in scores.items()}
+
+
+def changed(models: Mapping[str, Scores], name: str, **change: Any) -> dict[str, Scores]:
+    """Models with one score changed in all of them."""
+    return {model: {**scores, name: replace(scores[name], **change)} for model, scores in models.items()}
 
 
 def component(name: str, delta: float) -> ModelRecord:
@@ -60,19 +63,20 @@ def make_measured(count: int = 8, noise: float = 0.0) -> Measured:
     """Scores that fall with the capability's own share, and proxies of them with a common offset and some noise."""
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(3), count)
-    references, rows, trained, merged = [], {}, {}, {}
+    references, scores, trained, merged = [], {}, {}, {}
     for index, weights_C in enumerate(weights):
         name = f"ref_{index:03d}"
         shares = dict(zip(DATASETS, weights_C.tolist(), strict=True))
         truth = (3 - shares["general"] ** 2, 4 - shares["math_1"] - 0.2 * shares["math_2"])
         references.append(Reference(name, name, shares, shares, 0))
-        rows[name] = row(*truth)
-        trained[name] = row(*(value + rng.normal(0, 0.3) for value in truth))
-        merged[name] = row(*(1.1 * value + rng.normal(0, noise) for value in truth))
+        scores[name] = scores_of(*truth)
+        trained[name] = scores_of(*(value + rng.normal(0, 0.3) for value in truth))
+        proxy = scores_of(*(1.1 * value + rng.normal(0, noise) for value in truth))
+        merged[name] = ProxyRow(name, shares, scores=proxy)
         if index < 3:
             references.append(Reference(f"{name}_seed1", name, shares, shares, 1))
-            rows[f"{name}_seed1"] = row(truth[0] + 0.02 * (index + 1), truth[1])
-    return Measured(references, rows, {100: trained}, {"merge": merged})
+            scores[f"{name}_seed1"] = scores_of(truth[0] + 0.02 * (index + 1), truth[1])
+    return Measured(references, scores, {100: trained}, {"merge": merged})
 
 
 def report_of(measured: Measured, config: DemixConfig | None = None) -> dict[str, Any]:
@@ -122,8 +126,8 @@ def test_the_same_rows_give_the_same_bytes() -> None:
 def failed(measured: Measured, *names: str) -> Measured:
     merged = dict(measured.proxies["merge"])
     for name in names:
-        merged[name] = {"status": "FAILED", "reason": "not finite"}
-    return Measured(measured.references, measured.rows, measured.trained, {"merge": merged})
+        merged[name] = ProxyRow(name, {}, reason="not finite")
+    return Measured(measured.references, measured.scores, measured.trained, {"merge": merged})
 
 
 def test_failed_proxies_are_left_out_and_named() -> None:
@@ -141,7 +145,7 @@ def test_failed_proxies_are_left_out_and_named() -> None:
 
 def test_constant_scores_are_undefined_in_the_report_and_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     measured = make_measured()
-    flat = {name: row(3.0, value["scores"]["benchmark/gsm8k"]["score"]) for name, value in measured.rows.items()}
+    flat = {name: scores_of(3.0, one["benchmark/gsm8k"].score) for name, one in measured.scores.items()}
     report = report_of(Measured(measured.references, flat, measured.trained, measured.proxies))
     rho = report["benchmarks"]["proxies"]["merge"]["rho"]
     assert (rho["general"]["value"], rho["macro"]["value"]) == (None, None)
@@ -159,13 +163,12 @@ def test_the_objective_is_the_weighted_mean_of_the_capabilities_of_the_search() 
     assert objective["weights"] == {"general": 0.75, "math": 0.25}
     assert (objective["unit"], objective["higher_is_better"], objective["reason"]) == ("bits/byte", False, None)
 
-    def macro(rows: Any) -> np.ndarray:
-        scores = [rows[f"ref_{index:03d}"]["scores"] for index in range(8)]
-        return np.array(
-            [0.75 * one["benchmark/piqa"]["score"] + 0.25 * one["benchmark/gsm8k"]["score"] for one in scores]
-        )
+    def macro(models: Mapping[str, Scores]) -> np.ndarray:
+        models_R = [models[f"ref_{index:03d}"] for index in range(8)]
+        return np.array([0.75 * one["benchmark/piqa"].score + 0.25 * one["benchmark/gsm8k"].score for one in models_R])
 
-    reference, merged = macro(measured.rows), macro(measured.proxies["merge"])
+    proxies = {name: row.scores for name, row in measured.proxies["merge"].items()}
+    reference, merged = macro(measured.scores), macro(proxies)
     found = objective["proxies"]["merge"]
     assert found["rho"]["value"] == pytest.approx(spearmanr(reference, merged).statistic)
     assert found["slope"]["value"] == pytest.approx(np.polyfit(merged, reference, 1)[0])
@@ -219,9 +222,18 @@ def test_capabilities_without_a_mean_have_no_objective(
     change: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = make_measured()
-    for rows in (measured.rows, *measured.trained.values(), *measured.proxies.values()):
-        for value in rows.values():
-            value["scores"]["benchmark/gsm8k"].update(change)
+    measured = Measured(
+        measured.references,
+        changed(measured.scores, "benchmark/gsm8k", **change),
+        {tokens: changed(models, "benchmark/gsm8k", **change) for tokens, models in measured.trained.items()},
+        {
+            kind: {
+                name: replace(row, scores=dict(changed({name: row.scores}, "benchmark/gsm8k", **change)[name]))
+                for name, row in rows.items()
+            }
+            for kind, rows in measured.proxies.items()
+        },
+    )
     report = report_of(measured)
     objective = report["benchmarks"]["objective"]
     assert says in objective["reason"]
@@ -245,15 +257,16 @@ def test_benchmarks_that_are_only_fitted_are_in_no_objective() -> None:
 
 def test_a_missing_benchmark_is_an_error_that_names_it() -> None:
     measured = make_measured()
-    del measured.rows["ref_003"]["scores"]["benchmark/gsm8k"]
+    less = {key: score for key, score in measured.scores["ref_003"].items() if key != "benchmark/gsm8k"}
+    measured = replace(measured, scores={**measured.scores, "ref_003": less})
     with pytest.raises(ScoreError, match="reference ref_003: no score benchmark/gsm8k; found benchmark/piqa"):
         report_of(measured)
 
 
 def test_a_capability_may_not_mix_directions() -> None:
     measured = make_measured()
-    for value in measured.rows.values():
-        value["scores"]["heldout/math_2"]["higher_is_better"] = True
+    turned = changed(measured.scores, "heldout/math_2", higher_is_better=True)
+    measured = replace(measured, scores=turned)
     with pytest.raises(ScoreError, match="math: its average would mix scores of both directions"):
         report_of(measured)
 

@@ -144,6 +144,11 @@ def just_before(event: str, path: Path) -> Moment:
 
 def meeting_merge(plan: MergePlan, output: Path, moment: Moment, happens: Callable[[], None], **options: Any) -> None:
     """A merge in a process of its own, in which something happens at a moment; raises the error that it ends with."""
+    meeting(lambda: run_merge(plan, output, **options), moment, happens)
+
+
+def meeting(work: Callable[[], object], moment: Moment, happens: Callable[[], None]) -> None:
+    """As `meeting_merge`, of any work."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -158,7 +163,7 @@ def meeting_merge(plan: MergePlan, output: Path, moment: Moment, happens: Callab
 
         sys.addaudithook(watch)
         try:
-            run_merge(plan, output, **options)
+            work()
         except BaseException as found:
             error = found
         os.write(writer, pickle.dumps((met, error)))

@@ -1,6 +1,7 @@
 """What would go wrong without a word: sums that overflow, factors that are averaged, sources that are replaced."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
+from nemo_demix.api.merging import merge
 from nemo_demix.checkpoints.metadata import _check_tiling, read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.output import publish
 from nemo_demix.merging.run import MergeOptions
 from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints
+from tests.merging.faults import just_before, meeting
 from tests.merging.grids import write_checkpoint
 
 NAME = "module.decoder.layers.mlp.linear_fc2.weight"
@@ -173,6 +177,44 @@ def test_a_source_is_never_replaced(tmp_path: Path, where: str) -> None:
             {"one": paths["one"], "two": own}, tmp_path / "out", HALF, options=MergeOptions(1, 2.0, force=True)
         )
     assert (tmp_path / "out/mix/merge.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_merge_that_failed_halfway_has_published_is_listed(tmp_path: Path, force: bool) -> None:
+    paths, output = pair(tmp_path, 2.0, torch.float32), tmp_path / "out"
+    mixtures = {name: {"one": 1 - share, "two": share} for name, share in (("a", 0.1), ("b", 0.2), ("c", 0.3))}
+    if force:
+        merge(paths, {"b": {"one": 1.0}, "c": {"two": 1.0}}, output)
+    before = {name: record(output / name) for name in mixtures if (output / name).exists()}
+    shard = next((tmp_path / "two/weights").glob("*.distcp"))
+    with pytest.raises(CheckpointError, match="changed while it was merged; this mixture is not published") as caught:
+        meeting(
+            lambda: merge(paths, mixtures, output, force=force),
+            just_before("os.rename", output / "b"),
+            lambda: os.utime(shard),
+        )
+    kind = "still an earlier merge's" if force else "not published"
+    assert str(caught.value).endswith(f"; published: a, b; {kind}: c")
+    assert {name: record(output / name)["weights"] for name in ("a", "b")} == {name: mixtures[name] for name in "ab"}
+    if force:
+        assert record(output / "c") == before["c"]
+        verify(output / "b")
+    else:
+        assert not (output / "c").exists()
+
+
+def test_where_an_output_cannot_be_published_what_it_was_to_replace_stays(tmp_path: Path) -> None:
+    paths = pair(tmp_path, 2.0, torch.float32)
+    merge(paths, HALF, tmp_path / "out")
+    before = record(tmp_path / "out/mix")
+    with pytest.raises(FileNotFoundError):
+        publish(tmp_path / "nowhere", tmp_path / "out/mix", tmp_path / "out/replaced/mix")
+    assert record(tmp_path / "out/mix") == before
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What a merge says of an output."""
+    return json.loads((folder / "merge.json").read_text())  # type: ignore[no-any-return]
 
 
 def test_what_is_healthy_though_unusual_is_merged(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from nemo_demix.scoring.scores import likelihood_items, suite_scores
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies import Evaluation, PredictionProxies
 from nemo_demix.search.proxies.base import LiveModel
-from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.search.proxies.predictions import score_components
-from nemo_demix.search.proxies.trained import TrainedProxies
+from nemo_demix.search.proxies.trained import ProxyTrainer
 from nemo_demix.training.jobs import blend_matrix, component_jobs
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     score_components(config, manifest, components, live, None)
     torch.distributed.barrier()  # rank 0 has written what all read now
     predictions = PredictionProxies(config, manifest, components, suite, None)
-    merged = MergedProxies(config, manifest, components, live)
+    merged = ProxyMerger(config, manifest, components, live)
     load_checkpoint(live.model, components[-1].checkpoint)
     logprobs_T = scorer.gold_token_logprobs(live.model)
     bits_R = scorer.bits(live.model)
@@ -63,13 +63,13 @@ def main() -> None:
     if "train" in sys.argv[5:]:
         for key, max_lr, ask in (("diverged", 1e30, failure), ("trained", 0.0, train)):
             config.search.trained.max_lr = max_lr
-            found[key] = ask(TrainedProxies(config, manifest, 4, LiveModel(config, manifest, ranks)), scorer)
+            found[key] = ask(ProxyTrainer(config, manifest, 4, LiveModel(config, manifest, ranks)), scorer)
     if ranks.is_main:
         print(json.dumps(found), flush=True)
     stop_ranks()
 
 
-def compare(predictions: PredictionProxies, merged: MergedProxies, scorer: Scorer) -> dict[str, Any]:
+def compare(predictions: PredictionProxies, merged: ProxyMerger, scorer: Scorer) -> dict[str, Any]:
     """One-hot proxies of both kinds, and a mixture scored alone and among many."""
     one_hot = 0.0
     for name in predictions.names:
@@ -120,7 +120,7 @@ def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     return {"value": value, "gap": gap, "scored": float(values_M[0]), "best_drawn": float(values_M[1:].min())}
 
 
-def failure(proxies: TrainedProxies, scorer: Scorer) -> str:
+def failure(proxies: ProxyTrainer, scorer: Scorer) -> str:
     """Why a proxy failed."""
     try:
         proxies.evaluate({"general": 1.0}, scorer)
@@ -129,7 +129,7 @@ def failure(proxies: TrainedProxies, scorer: Scorer) -> str:
     return ""
 
 
-def train(proxies: TrainedProxies, scorer: Scorer) -> dict[str, Any]:
+def train(proxies: ProxyTrainer, scorer: Scorer) -> dict[str, Any]:
     """Two proxies announced together, one of them scored twice."""
     one, two = {"general": 0.5, "math_1": 0.5}, {"general": 0.25, "code_1": 0.75}
     proxies.announce([one, two])

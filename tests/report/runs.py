@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.mixture import BlendMatrix, token_proportional
 from nemo_demix.scoring.identity import judged_scores
 from nemo_demix.scoring.items import Items, ModelItems, pack_items
+from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import Comparison, combined, compare, score_report
 from nemo_demix.scoring.suite import Suite
+from nemo_demix.search.proxies.base import Evaluation
+from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.space import SearchSpace
@@ -128,18 +132,16 @@ class Run:
         weights_MC = self.rng.dirichlet(np.ones(len(self.names)), count + failed)
         for number, weights_C in enumerate(weights_MC.tolist()):
             weights = dict(zip(self.names, weights_C, strict=True))
-            row: dict[str, Any] = {"iteration": number // 10, "name": f"mix_{number}", "merge_weights": weights}
-            row |= {"proxy": "merge", "fingerprint": "rows", "merge_time_s": 0.5, "score_time_s": 1.5}
-            if number >= count:
-                row |= {"status": "FAILED", "reason": "not finite"}
-            else:
-                report = score_report(suite, self.items(self.blend.data_shares(weights)))
-                row |= {"status": "OK", "reason": None, **json.loads(canonical_json(report))}
-            lines.append(canonical_json(row) + "\n")
+            row = ProxyRow(f"mix_{number}", weights, number // 10, reason="not finite")
+            if number < count:
+                given = Evaluation(ModelResult(self.items(self.blend.data_shares(weights))), 0.5, 1.5)
+                row = given.row(suite, row.name, weights, row.iteration)
+            row = replace(row, proxy="merge", components={}, merge="linear", fingerprint="rows")
+            lines.append(canonical_json(row.to_json()) + "\n")
         path = self.folder / "search" / "scores.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="utf-8")
-        self.rows = [json.loads(line) for line in lines]
+        self.rows = read_rows(path)
         return self
 
     def searched(self) -> "Run":
@@ -157,7 +159,7 @@ class Run:
             constraints=Constraints.build(self.config.search.constraints, self.blend, budget, prior, None),
             baselines={"proportional": prior, "equal": dict.fromkeys(self.names, 1 / len(self.names))},
         )
-        rows = [row for row in self.rows if row["status"] == "OK"]
+        rows = [row for row in self.rows if row.is_ok]
         choice = choose_refined(self.config.search, self.space, rows, 0)
         measured = json.loads(canonical_json(score_report(self.suite(("search",)), self.items(prior))))["capabilities"]
         gap = combined(Comparison(-0.02, 0.004, None, None, "better"), 0.003, 0.01)

@@ -149,7 +149,7 @@ def test_sliders_predict_what_python_does(tmp_path: Path) -> None:
     assert parsed(override).value() == pytest.approx(dict(zip(run.names, stopped["shares"], strict=True)), abs=1e-8)
     assert parsed(override).key_or_group == "search.heuristic"
 
-    ranking = Ranking(run.config.search, run.space, [row for row in run.rows if row["status"] == "OK"], 0)
+    ranking = Ranking(run.config.search, run.space, [row for row in run.rows if row.is_ok], 0)
     scored = ranking.scored
     predictors = [ranking.predictor, *refits(run.config.search.predictor, scored.weights_MC, scored.columns, 0, 3)]
     for one in (moved, stopped):

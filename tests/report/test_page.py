@@ -61,10 +61,10 @@ def verified(folder: Path) -> DemixConfig:
     measured = study.make_measured(12, noise=0.05)
     write_json(config.run_dir / "datasets/manifest.json", study.make_manifest())
     write_json(config.run_dir / "verify/references.json", list(measured.references))
-    for name, row in measured.rows.items():
-        write_json(config.run_dir / f"scores/reference_{name}.json", row)
+    for name, scores in measured.scores.items():
+        write_json(config.run_dir / f"scores/reference_{name}.json", {"scores": scores})
     lines = [
-        canonical_json({**row, "name": "another", "proxy": kind, "merge_weights": reference.merge_weights}) + "\n"
+        canonical_json(replace(row, merge_weights=reference.merge_weights, proxy=kind, components={}).to_json()) + "\n"
         for kind, rows in measured.proxies.items()
         for reference in measured.references
         if (row := rows.get(reference.name))
@@ -311,7 +311,7 @@ def test_a_study_says_what_datasets_do_by_its_references(tmp_path: Path) -> None
     measured = study.make_measured(12, noise=0.05)
     first = [one for one in measured.references if one.name == one.mixture]
     weights_RC = np.array([list(one.data_shares.values()) for one in first])
-    scores_RB = np.array([[measured.rows[one.name]["scores"]["benchmark/gsm8k"]["score"]] for one in first])
+    scores_RB = np.array([[measured.scores[one.name]["benchmark/gsm8k"].score] for one in first])
     found, _ = effects(weights_RC, scores_RB)
     table = page.table("effects")
     assert [shown(row["gsm8k, bits/byte"]) for row in table.values()] == pytest.approx(found[:, 0], abs=5e-5)
@@ -376,10 +376,10 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
     assert shown(left["mean (0 is true)"]) == pytest.approx(errors.mean(), abs=5e-5)
     best = errors[np.argsort(kept["math"]["predicted"])[:5]]
     assert shown(left["mean, predicted best quarter"]) == pytest.approx(best.mean(), abs=5e-5)
-    rows = [row for row in made.rows if row["status"] == "OK"]
-    macro = [np.mean([one["score"] for one in row["capabilities"].values()]) for row in rows]
+    rows = [row for row in made.rows if row.is_ok]
+    macro = [np.mean([one.score for one in row.capabilities.values()]) for row in rows]
     last = list(page.table("progress", 1).values())[-1]
-    for name, weight in rows[int(np.argmin(macro))]["merge_weights"].items():
+    for name, weight in rows[int(np.argmin(macro))].merge_weights.items():
         assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)
 
 
@@ -392,9 +392,9 @@ def test_limits_noise_and_inputs_are_the_records(made: Run) -> None:
     assert (f"decided something: {', '.join(binding)}" if binding else "No constraint is binding") in page.text(
         "mixture"
     )
-    drawn = [row for row in made.rows if row["status"] == "OK" and row["iteration"] == 0]
-    scores = [row["scores"]["benchmark/gsm8k"] for row in drawn]
-    signal = np.std([one["score"] for one in scores], ddof=1) / np.median([one["stderr"] for one in scores])
+    drawn = [row for row in made.rows if row.is_ok and row.iteration == 0]
+    scores = [row.scores["benchmark/gsm8k"] for row in drawn]
+    signal = np.std([one.score for one in scores], ddof=1) / np.median([one.stderr for one in scores])
     assert shown(page.table("noise")["gsm8k"]["ratio (95 %; higher is better)"]) == pytest.approx(signal, abs=0.0051)
     assert page.table("inputs", 1)["code_1"]["gsm8k"] == "3 (1.50 %)"
     assert page.table("inputs", 2)["general"]["licence"] == "not stated"

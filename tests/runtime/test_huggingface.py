@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError
 from nemo_demix.runtime.connector_names import unstacked
 from nemo_demix.runtime.context import ModelContext
-from nemo_demix.runtime.huggingface import export_checkpoint, read_state
+from nemo_demix.runtime.huggingface import export_checkpoint, load_config_folder, read_state
 from nemo_demix.stages.convert import _tensors, import_stage
 from tests.merging.grids import VOCAB, random_model, write_checkpoint
 from tests.merging.test_stored_forms import EXPERTS, FORMS, LAYERS, model
@@ -96,3 +97,33 @@ def test_a_folder_of_several_precisions_is_read_as_the_widest_where_it_says_so(t
             _tensors(mixed, stated)
     whole = write_folder(tmp_path / "whole", 10, torch.bfloat16, torch.bfloat16)
     assert _tensors(whole, {})[1] == torch.bfloat16
+
+
+ODD_VALUES: dict[str, list[Any]] = {
+    "rope_scaling": ["x", {"type": "yarn"}],
+    "layer_types": [7, ["none"]],
+    "quantization_config": ["x"],
+    "dtype": ["nonsense"],
+    "id2label": [{"a": "b"}],
+    "num_labels": ["q"],
+    "pruned_heads": [{"a": 1}],
+    "num_hidden_layers": ["two", -1],
+    "model_type": [3, None],
+}
+
+
+@pytest.mark.parametrize("key", ODD_VALUES)
+def test_a_configuration_that_transformers_trips_over_is_refused_in_one_line(tmp_path: Path, key: str) -> None:
+    good = {"model_type": "qwen3", "num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**good, "auto_map": {"AutoConfig": "evil.Config"}}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert load_config_folder(tmp_path).num_hidden_layers == 1
+    for value in ODD_VALUES[key]:
+        path.write_text(json.dumps({**good, key: value}))
+        with pytest.raises(
+            CheckpointError, match=r"config\.json: expected what transformers can read, found"
+        ) as caught:
+            load_config_folder(tmp_path)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()

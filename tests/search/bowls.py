@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,13 @@ from nemo_demix.config import PredictorConfig, SearchConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array, BlendMatrix
+from nemo_demix.scoring.identity import JudgedScore
+from nemo_demix.scoring.items import UNIT, Score, items_of_summary
+from nemo_demix.scoring.result import ModelResult
+from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.loop import SearchResult, run_loop
+from nemo_demix.search.proxies.base import Evaluation
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy
@@ -48,20 +53,35 @@ def identity(version: str = "1") -> ProxyIdentity:
 
 
 class Bowl:
-    """A quadratic bowl around BEST for every benchmark; counts its calls, and fails from one on or at one."""
+    """Proxies of which every benchmark is a quadratic bowl around BEST.
+
+    They count their calls, and fail from one on or at one.
+    """
+
+    kind = "merge"
+    suite = Suite([], {f"benchmark/{name}": JudgedScore(name) for name in NAMES}, [], "bowl")
 
     def __init__(self, fail_from: int | None = None, fail_at: int | None = None) -> None:
         self.calls = 0
+        self.order = 1  # -1: the proxies of a step are finished last to first
         self.fail_from, self.fail_at = fail_from, fail_at
 
-    def __call__(self, weights: Mapping[str, float]) -> dict[str, Any]:
-        self.calls += 1
-        if self.calls == self.fail_at or (self.fail_from is not None and self.calls >= self.fail_from):
-            raise ScoreError("benchmark/math: the model gives nan bits")
-        value = 1.0 + sum((weights[name] - BEST[name]) ** 2 for name in NAMES)
-        scores = {f"benchmark/{name}": {"score": value} for name in NAMES}
-        macro = {"score": value, "unit": "bits/byte", "higher_is_better": False}
-        return {"scores": scores, "capabilities": dict.fromkeys(NAMES, macro), "merge_time_s": 0.0}
+    def evaluate(self, mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, Evaluation | ScoreError]]:
+        for place, weights in list(enumerate(mixtures))[:: self.order]:
+            self.calls += 1
+            if self.calls == self.fail_at or (self.fail_from is not None and self.calls >= self.fail_from):
+                yield place, ScoreError("benchmark/math: the model gives nan bits")
+                continue
+            items = {
+                name: items_of_summary(value, None, None, UNIT, False, None) for name, value in values(weights).items()
+            }
+            yield place, Evaluation(ModelResult(items), 0.0, 0.0)
+
+
+def values(weights: Mapping[str, float]) -> dict[str, float]:
+    """What the bowl gives: the score of every benchmark, lower is better."""
+    value = 1.0 + sum((weights[name] - BEST[name]) ** 2 for name in NAMES)
+    return {f"benchmark/{name}": value for name in NAMES}
 
 
 def search(
@@ -80,15 +100,8 @@ def search(
     """
     problem = Problem(settings, space or space_of(), seed)
     bowl = bowl or Bowl()
-
-    def evaluate(mixtures: Sequence[Mapping[str, float]]) -> Iterator[tuple[int, dict[str, Any] | ScoreError]]:
-        for place, weights in list(enumerate(mixtures))[::order]:
-            try:
-                yield place, bowl(weights)
-            except ScoreError as error:
-                yield place, error
-
-    return run_loop(problem, build_strategy(problem), ScoreLog(path, identity(version)), evaluate)
+    bowl.order = order
+    return run_loop(problem, build_strategy(problem), ScoreLog(path, identity(version)), bowl)
 
 
 def distance(weights: Mapping[str, float]) -> float:
@@ -96,7 +109,14 @@ def distance(weights: Mapping[str, float]) -> float:
     return max(abs(weights[name] - BEST[name]) for name in NAMES)
 
 
-def row(weights_C: Array, scores: Mapping[str, float], name: str = "mix") -> dict[str, Any]:
-    """A scored mixture."""
-    merge_weights = dict(zip(NAMES, np.asarray(weights_C).tolist(), strict=True))
-    return {"name": name, "merge_weights": merge_weights, "scores": {key: {"score": v} for key, v in scores.items()}}
+def row(
+    weights_C: Array,
+    scores: Mapping[str, float] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> ProxyRow:
+    """A scored mixture, by the bowl where no scores are given."""
+    weights = dict(zip(NAMES, np.asarray(weights_C).tolist(), strict=True))
+    scores, units = scores or values(weights), units or {}
+    return ProxyRow(
+        "mix", weights, scores={name: Score(value, unit=units.get(name, UNIT)) for name, value in scores.items()}
+    )

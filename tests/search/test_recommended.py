@@ -18,7 +18,8 @@ from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.search.token_predictions import TokenPredictions
-from tests.search.bowls import BEST, FAST, NAMES, Bowl, space_of
+from tests.search.bowls import BEST, FAST, NAMES, space_of
+from tests.search.bowls import row as scored_row
 
 SETTINGS = SearchConfig(
     strategy="recommended", proxy="auto", objective="mean", iterations=[12, 6, 4], pool_size=3000, select_top=16,
@@ -59,12 +60,6 @@ class TokenScreen:
 
     def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
         return self.predictions.portable(groups, [one.predictions for one in resampled])
-
-
-def scored(weights_C: Array) -> dict[str, Any]:
-    """A row of the bowl."""
-    weights = dict(zip(NAMES, weights_C.tolist(), strict=True))
-    return {"name": "mix", "merge_weights": weights, **Bowl()(weights)}
 
 
 def grid() -> Array:
@@ -116,7 +111,7 @@ def test_with_merges_beside_them_predictions_still_choose_and_demix_is_shown() -
     asked = 0
     while batch := strategy.ask():
         assert np.array_equal(batch, demix.ask())  # the very proxies of the published search
-        rows = [scored(weights_C) for weights_C in batch]
+        rows = [scored_row(weights_C) for weights_C in batch]
         strategy.tell(rows)
         demix.tell(rows)
         asked += len(batch)
@@ -134,8 +129,8 @@ def test_with_merges_beside_them_predictions_still_choose_and_demix_is_shown() -
 def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixture() -> None:
     space = space_of()
     rng = np.random.default_rng(0)
-    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
-    best = scored(np.array(list(BEST.values())))
+    rows = [scored_row(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    best = scored_row(np.array(list(BEST.values())))
     choice = choose_refined(replace(SETTINGS, proxy="merge"), space, [*rows, best], 0)
     assert choice.merge_weights == pytest.approx(BEST, abs=5e-3)
     # A predictor of steps has no slopes to follow: what it was told is a candidate all the same.
@@ -150,7 +145,7 @@ def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixtur
 def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
     space = space_of(Constraints.build(ConstraintsConfig(max={"code": 0.1}), space_of().blend, None, None))
     rng = np.random.default_rng(1)
-    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    rows = [scored_row(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
     choice = choose_refined(replace(SETTINGS, proxy="merge", default_floor=0.001), space, rows, 0)
     assert space.constraints.satisfied_M(space.as_array(choice.merge_weights)[None]).all()
     worse = [choice.predicted[name]["score"] - choice.baselines["proportional"][name] for name in NAMES]
@@ -234,6 +229,6 @@ def test_where_no_start_leads_to_what_is_allowed_there_is_none() -> None:
 def test_any_smooth_predictor_has_slopes_to_follow() -> None:
     space = space_of()
     rng = np.random.default_rng(2)
-    rows = [scored(weights_C) for weights_C in rng.dirichlet(np.ones(3), 60)]
+    rows = [scored_row(weights_C) for weights_C in rng.dirichlet(np.ones(3), 60)]
     settings = replace(SETTINGS, proxy="merge", predictor=PredictorConfig(kind="ridge", num_bootstrap=2, folds=2))
     assert choose_refined(settings, space, rows, 0).merge_weights == pytest.approx(BEST, abs=0.05)

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_demix.scoring.identity import JudgedScore
+from nemo_demix.scoring.items import Score
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog, prior_points
 
 ARC, GSM, HELDOUT = "benchmark/arc", "benchmark/gsm", "heldout/math"
@@ -29,14 +31,14 @@ def change(**values: Any) -> ProxyIdentity:
     return dataclasses.replace(IDENTITY, **values)
 
 
-def score(value: float) -> dict[str, Any]:
-    return {"score": value, "stderr": 0.3, "num_items": 10, "unit": "bits/byte", "higher_is_better": False}
+def score(value: float) -> Score:
+    return Score(value, 0.3, 10)
 
 
-def row(weights: Mapping[str, float], **more: Any) -> dict[str, Any]:
+def row(weights: Mapping[str, float], name: str = "mix") -> ProxyRow:
     scores = {ARC: score(1.0), GSM: score(2.0), HELDOUT: score(3.0)}
     averages = {"general": score(1.0), "math": score(2.0)}
-    return {"name": "mix", "merge_weights": weights, "status": "OK", "scores": scores, "capabilities": averages, **more}
+    return ProxyRow(name, dict(weights), scores=scores, capabilities=averages)
 
 
 BOTH = {"general": 0.5, "math": 0.5, "code": 0.0}
@@ -52,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def found(path: Path, identity: ProxyIdentity) -> list[dict[str, float]]:
-    return [kept["merge_weights"] for kept in ScoreLog(path, identity).rows()]
+    return [kept.merge_weights for kept in ScoreLog(path, identity).rows()]
 
 
 def test_an_added_dataset_weighs_nothing_in_earlier_rows(path: Path) -> None:
@@ -91,8 +93,8 @@ def test_rows_of_another_kind_of_proxy_are_none(path: Path, other: dict[str, str
 def test_a_benchmark_that_went_leaves_the_rest_and_a_new_one_needs_a_score(path: Path) -> None:
     fewer = change(groups={ARC: "a1", HELDOUT: "h1"}, needed=(ARC,), averaged={ARC: JudgedScore("general")})
     kept = ScoreLog(path, fewer).rows()[0]
-    assert kept["scores"] == {ARC: score(1.0), HELDOUT: score(3.0)}
-    assert kept["capabilities"] == {"general": {**score(1.0), "chance": None}}
+    assert kept.scores == {ARC: score(1.0), HELDOUT: score(3.0)}
+    assert kept.capabilities == {"general": score(1.0)}
     more = change(groups={**IDENTITY.groups, "benchmark/new": "n1"}, needed=(ARC, GSM, "benchmark/new"))
     assert found(path, more) == []
     changed = change(groups={**IDENTITY.groups, GSM: "s2"})
@@ -101,27 +103,26 @@ def test_a_benchmark_that_went_leaves_the_rest_and_a_new_one_needs_a_score(path:
 
 def test_a_score_that_would_be_another_today_is_not_shown(path: Path) -> None:
     kept = ScoreLog(path, change(groups={**IDENTITY.groups, HELDOUT: "h2"})).rows()[0]
-    assert set(kept["scores"]) == {ARC, GSM}
+    assert set(kept.scores) == {ARC, GSM}
 
 
 def test_capability_averages_are_of_the_benchmarks_that_count_now(path: Path) -> None:
     merged = ScoreLog(path, change(averaged={ARC: JudgedScore("all"), GSM: JudgedScore("all")})).rows()[0]
-    assert merged["capabilities"] == {
-        "all": {**score(1.5), "chance": None, "stderr": pytest.approx(0.3 / 2**0.5), "num_items": 20}
-    }
+    assert merged.capabilities == {"all": Score(1.5, pytest.approx(0.3 / 2**0.5), 20)}
 
 
 def test_the_latest_row_of_a_mixture_counts(path: Path) -> None:
     ScoreLog(path, IDENTITY).append(row(BOTH, name="again"))
     kept = ScoreLog(path, IDENTITY)
-    assert [one["name"] for one in kept.rows()] == ["again", "mix"]
+    assert [one.name for one in kept.rows()] == ["again", "mix"]
 
 
 def test_rows_of_the_first_format_are_passed_over_and_stay(path: Path) -> None:
-    old = json.dumps({"merge_weights": BOTH, "fingerprint": "f", "status": "OK", "name": "old"}) + "\n"
+    first = {"iteration": 0, "name": "old", "merge_weights": BOTH, "status": "OK", "reason": None, "fingerprint": "f"}
+    old = json.dumps({**first, "scores": {ARC: score(1.0).to_json()}, "merge_time_s": 0.5}) + "\n"
     path.write_text(old + path.read_text())
     log = ScoreLog(path, IDENTITY)
-    assert [one["name"] for one in log.rows()] == ["mix", "mix"]
+    assert [one.name for one in log.rows()] == ["mix", "mix"]
     log.append(row({"general": 1.0, "math": 0.0, "code": 0.0}))
     assert path.read_text().startswith(old)
 
@@ -137,7 +138,7 @@ def test_prior_points_are_frozen_for_a_search_and_drawn_again_for_another(path: 
     grown = change(components={**IDENTITY.components, "new": "n1"})
     log = ScoreLog(path, grown)
     frozen = prior_points(path.parent, "search-1", log)
-    assert [one["merge_weights"] for one in frozen] == [{**BOTH, "new": 0.0}, {**ALL, "new": 0.0}]
+    assert [one.merge_weights for one in frozen] == [{**BOTH, "new": 0.0}, {**ALL, "new": 0.0}]
     log.append(row({"new": 1.0}))
     ScoreLog(path, IDENTITY).append(row({"general": 1.0}))  # another configuration runs in between
     assert prior_points(path.parent, "search-1", ScoreLog(path, grown)) == frozen
@@ -146,7 +147,7 @@ def test_prior_points_are_frozen_for_a_search_and_drawn_again_for_another(path: 
 
 def test_what_the_search_would_ask_for_itself_is_no_prior_point(path: Path) -> None:
     log = ScoreLog(path, IDENTITY)
-    log.append(row({"general": 1.0}, status="FAILED", reason="nan"))
+    log.append(ProxyRow("mix", {"general": 1.0}, reason="nan"))
     assert prior_points(path.parent, "search-1", log) == []
     assert prior_points(path.parent, "search-2", ScoreLog(path, change(groups={**IDENTITY.groups, "heldout/x": "1"})))
     path.unlink()
@@ -155,10 +156,11 @@ def test_what_the_search_would_ask_for_itself_is_no_prior_point(path: Path) -> N
 
 @given(st.permutations(list(ALL)), st.sets(st.sampled_from(["x", "y", "z"])))
 def test_a_row_is_found_whatever_the_order_and_the_zeros(order: list[str], zeros: set[str]) -> None:
-    stored = {**row(ALL), "proxy": "merge", "merge": "linear", "fingerprint": "f"}
-    stored |= {"components": IDENTITY.components, "groups": IDENTITY.groups}
+    stored = dataclasses.replace(
+        row(ALL), proxy="merge", merge="linear", components=IDENTITY.components, groups=IDENTITY.groups, fingerprint="f"
+    )
     components = {**{name: IDENTITY.components[name] for name in order}, **dict.fromkeys(zeros, "1")}
     seen = change(components=components).row(stored)
     assert seen is not None
-    assert list(seen["merge_weights"]) == list(components)
-    assert {name: weight for name, weight in seen["merge_weights"].items() if weight} == ALL
+    assert list(seen.merge_weights) == list(components)
+    assert {name: weight for name, weight in seen.merge_weights.items() if weight} == ALL

@@ -13,12 +13,14 @@ from nemo_demix.config import BayesConfig, ConstraintsConfig, GroupConfig, Merge
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, MixtureError, ScoreError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
+from nemo_demix.scoring.items import Score
 from nemo_demix.search.choose import choose_from_rows
 from nemo_demix.search.convex import Limit, Optimum
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import PROXIES, STRATEGIES, Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.search.strategies.mergemix import seed_mixtures
-from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, distance, search, space_of
+from tests.search.bowls import BEST, BLEND, FAST, NAMES, Bowl, distance, search, space_of, values
 from tests.search.bowls import row as scored_row
 
 _BASE = SearchConfig(
@@ -62,7 +64,7 @@ def test_it_asks_for_what_it_says_and_ends_on_the_simplex(settings: SearchConfig
     assert sum(weights.values()) == pytest.approx(1, abs=1e-9)
     assert min(weights.values()) >= 0
     assert distance(weights) < 0.15
-    keys = [canonical_json(row["merge_weights"]) for row in result.rows]
+    keys = [canonical_json(row.merge_weights) for row in result.rows]
     assert len(set(keys)) == len(keys), "a mixture was asked for twice"
 
 
@@ -85,7 +87,7 @@ def test_it_says_how_sure_it_is(settings: SearchConfig, tmp_path: Path) -> None:
 def test_constraints_hold_for_what_it_asks_and_what_it_ends_with(settings: SearchConfig, tmp_path: Path) -> None:
     space = space_of(Constraints.build(TIGHT, BLEND, None, None))
     result = search(settings, tmp_path / "scores.jsonl", space=space)
-    asked_MC = np.array([space.as_array(row["merge_weights"]) for row in result.rows])
+    asked_MC = np.array([space.as_array(row.merge_weights) for row in result.rows])
     assert space.constraints.satisfied_M(asked_MC).all()
     shares = BLEND.data_shares(result.choice.merge_weights)
     assert shares["math"] >= 0.15 - 1e-9
@@ -139,15 +141,15 @@ def test_earlier_points_are_fitted_on_and_not_asked_for_again() -> None:
     drawn_M2 = np.random.default_rng(5).dirichlet(np.ones(2), 12)
     rows = []
     for index, (general, math) in enumerate(drawn_M2):
-        scores = Bowl()({"general": general, "math": math, "code": 0.0})["scores"]
-        scores = {key: {"score": value["score"] + 0.2 * math} for key, value in scores.items()}  # not the bowl's own
-        rows.append({"name": f"old_{index}", "merge_weights": {"general": general, "math": math}, "scores": scores})
+        scores = values({"general": general, "math": math, "code": 0.0})
+        scores = {key: Score(value + 0.2 * math) for key, value in scores.items()}  # not the bowl's own
+        rows.append(ProxyRow(f"old_{index}", {"general": general, "math": math}, scores=scores))
     alone = build_strategy(Problem(SEARCHES["bayes"], space, 0))
     helped = build_strategy(Problem(SEARCHES["bayes"], space, 0, tuple(rows)))
     batches = []
     for strategy in (alone, helped):
         first = strategy.ask()
-        strategy.tell([_told(space, weights_C) for weights_C in first])
+        strategy.tell([scored_row(weights_C) for weights_C in first])
         batches.append((first, strategy.ask()))
     assert np.array_equal(batches[0][0], batches[1][0]), "the random start does not depend on earlier points"
     assert not np.array_equal(batches[0][1], batches[1][1]), "later batches do"
@@ -166,9 +168,9 @@ def test_mergemix_seeds_are_the_corners_pairs_and_priors_within_the_constraints(
 
 def test_mergemix_takes_the_best_of_what_it_verified(tmp_path: Path) -> None:
     result = search(SEARCHES["mergemix"], tmp_path / "scores.jsonl")
-    verified = [row for row in result.rows if row["iteration"] == 1]
-    best = min(verified, key=lambda row: row["scores"]["benchmark/math"]["score"])
-    assert result.choice.merge_weights == best["merge_weights"]
+    verified = [row for row in result.rows if row.iteration == 1]
+    best = min(verified, key=lambda row: row.scores["benchmark/math"].score)
+    assert result.choice.merge_weights == best.merge_weights
     assert result.choice.notes == {"verified": 3, "taken": verified.index(best)}
 
 
@@ -225,7 +227,7 @@ def test_both_kinds_of_proxy_screen_a_pool_and_confirm_its_best() -> None:
     asked = strategy.ask()
     assert len(asked) == strategy_of(settings).num_proxies(settings) == 5
     assert all(np.abs(one - other).sum() >= 0.01 for one in asked for other in asked if one is not other)
-    strategy.tell([_told(space, weights_C) for weights_C in asked])
+    strategy.tell([scored_row(weights_C) for weights_C in asked])
     assert not strategy.ask()
     choice = strategy.result()
     assert distance(choice.merge_weights) < 0.05
@@ -285,12 +287,13 @@ def test_a_fit_benchmark_is_predicted_and_moves_nothing() -> None:
     weights_MC = rng.dirichlet(np.ones(3), 40)
     settings = replace(_BASE, num_refits=0)
     space = space_of(use={"benchmark/code": "fit"})
-    rows = [_told(space, row_C) for row_C in weights_MC]
+    rows = [scored_row(row_C) for row_C in weights_MC]
     choice = choose_from_rows(settings, space, rows, 0)
     assert set(choice.predicted) == {"general", "math"}
     assert set(choice.fit_scores) == {"benchmark/code"}
-    for row in rows:
-        row["scores"]["benchmark/code"] = {"score": 7.0 - row["merge_weights"]["math"]}
+    rows = [
+        replace(row, scores={**row.scores, "benchmark/code": Score(7.0 - row.merge_weights["math"])}) for row in rows
+    ]
     moved = choose_from_rows(settings, space, rows, 0)
     assert moved.merge_weights == choice.merge_weights
     assert moved.fit_scores != choice.fit_scores
@@ -298,16 +301,16 @@ def test_a_fit_benchmark_is_predicted_and_moves_nothing() -> None:
 
 def test_the_order_of_rows_does_not_matter() -> None:
     weights_MC = np.random.default_rng(2).dirichlet(np.ones(3), 30)
-    rows = [_told(space_of(), row_C) for row_C in weights_MC]
+    rows = [scored_row(row_C) for row_C in weights_MC]
     settings = replace(_BASE, num_refits=2)
     assert choose_from_rows(settings, space_of(), rows, 0) == choose_from_rows(settings, space_of(), rows[::-1], 0)
 
 
 def test_missing_and_too_few_scores_are_refused() -> None:
-    rows = [_told(space_of(), row_C) for row_C in np.random.default_rng(2).dirichlet(np.ones(3), 30)]
+    rows = [scored_row(row_C) for row_C in np.random.default_rng(2).dirichlet(np.ones(3), 30)]
     with pytest.raises(ScoreError, match="expected"):
         choose_from_rows(_BASE, space_of(), rows[:3], 0)
-    del rows[4]["scores"]["benchmark/math"]
+    del rows[4].scores["benchmark/math"]
     with pytest.raises(ScoreError, match="benchmark/math: no score of mix"):
         choose_from_rows(_BASE, space_of(), rows, 0)
 
@@ -361,11 +364,6 @@ def test_impossible_budgets_of_bayes_are_refused() -> None:
         build_strategy(Problem(settings, space_of(), 0))
 
 
-def _told(space: SearchSpace, weights_C: Array) -> dict[str, object]:
-    weights = space.as_weights(weights_C)
-    return {"name": "mix", "merge_weights": weights, **Bowl()(weights)}
-
-
 def _merge_of(space: SearchSpace, name: str) -> Array:
     return space.as_array(space.blend.merge_weights_for(space.baselines[name])[0])[None]
 
@@ -373,11 +371,10 @@ def _merge_of(space: SearchSpace, name: str) -> Array:
 def test_scores_of_different_units_have_no_mean() -> None:
     space = space_of()
     rows = [
-        scored_row(weights_C, {f"benchmark/{name}": 1.0 + weights_C[0] for name in NAMES}) for weights_C in np.eye(3)
+        scored_row(
+            weights_C, {f"benchmark/{name}": 1.0 + weights_C[0] for name in NAMES}, {"benchmark/math": "accuracy"}
+        )
+        for weights_C in (*np.eye(3), *(np.eye(3) + 1) / 6)
     ]
-    rows += [scored_row(weights_C, {f"benchmark/{name}": 1.0 for name in NAMES}) for weights_C in (np.eye(3) + 1) / 6]
-    for row in rows:
-        row["scores"]["benchmark/math"]["unit"] = "accuracy"
-        row["scores"]["benchmark/code"]["unit"] = "bits/byte"
     with pytest.raises(ConfigError, match=r"search.objective=mean: scores in accuracy and bits/byte have no mean"):
         choose_from_rows(replace(_BASE, objective="mean"), space, rows, 0)

@@ -33,7 +33,7 @@ def test_scores_mixture_and_page_are_there(run: Run, monkeypatch: pytest.MonkeyP
     _track(run.config)
     events = EventAccumulator(str(run.folder / "tensorboard/run"))
     events.Reload()
-    scores = [row["capabilities"]["math"]["score"] for row in run.rows if row["status"] == "OK"]
+    scores = [row.capabilities["math"].score for row in run.rows if row.is_ok]
     assert [one.value for one in events.Scalars("proxy/math")] == pytest.approx(scores)
     assert [one.step for one in events.Scalars("proxy/math")] == [0, 1, 2, 3]
     assert events.Scalars("share/math_1")[0].value == pytest.approx(0.3)

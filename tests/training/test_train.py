@@ -1,6 +1,7 @@
 """Training through the NeMo recipe, on real ranks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,24 @@ def test_trackers_get_loss_learning_rate_and_throughput_of_a_model(half: Path) -
     assert events.Scalars("reduced_train_loss")[-1].value == pytest.approx(trained[8], rel=1e-5)
     (kept,) = half.glob("wandb/offline-run-*/*.wandb")
     assert all(name in kept.read_bytes() for name in (b"reduced_train_loss", b"tokens_per_s", b"smoke/reference/half"))
+
+
+def test_what_was_killed_between_its_last_checkpoint_and_its_record_lacks_that_alone(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    runs = fork_run(smoke_run, tmp_path, "models/component/math_2/record.json")
+    model = runs / "smoke/models/component/math_2"
+    shutil.copytree(model / "checkpoints/step_00000016", model / "checkpoints/step_00000012")  # not removed yet
+    before = json.loads((smoke_run / "models/component/math_2/record.json").read_text())
+    steps = (model / "losses.jsonl").read_bytes()
+    arguments = ("train", "--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=math_2")
+    assert "component/math_2: all its steps were done before" in run_cli(*arguments).stderr
+    after = json.loads((model / "record.json").read_text())
+    for key in before.keys() - {"wall_time_s", "start", "checkpoint", "checkpoints"}:
+        assert after[key] == before[key], key
+    assert after["checkpoint"] == str(model / "checkpoints/step_00000016")
+    assert [path.name for path in (model / "checkpoints").iterdir()] == ["step_00000016"]
+    assert (model / "losses.jsonl").read_bytes() == steps
 
 
 def test_a_component_repeats_a_part_of_its_text(smoke_run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Axes: M scored mixtures, C components (datasets, where proxies are trained or im
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from nemo_demix.report.blocks import (
 from nemo_demix.report.figures import Mark, forest
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, units
+from nemo_demix.scoring.items import Score, is_guessed
 
 STEP = 0.1  # of all weights: what an effect is the effect of
 CONFIDENCE = 0.95
@@ -36,13 +36,13 @@ def effects_section(run: RunRecords) -> Section:
     rows = run.scored_mixtures
     if not rows:
         return Section(key, title, question, missing=f"No scored mixtures here: {run.rows_reason}.")
-    names = _in_order(run, rows[0]["merge_weights"])
+    names = _in_order(run, rows[0].merge_weights)
     if len(rows) < len(names) + 3:
         why = f"{len(rows)} scored mixtures are too few to tell {len(names)} datasets apart."
         return Section(key, title, question, missing=why)
-    scores = [name for name in rows[0]["scores"] if not name.startswith("heldout/")]
-    weights_MC = np.array([[row["merge_weights"].get(name, 0.0) for name in names] for row in rows])
-    scores_MB = np.array([[row["scores"][name]["score"] for name in scores] for row in rows])
+    scores = [name for name in rows[0].scores if not name.startswith("heldout/")]
+    weights_MC = np.array([[row.merge_weights.get(name, 0.0) for name in names] for row in rows])
+    scores_MB = np.array([[row.scores[name].score for name in scores] for row in rows])
     if np.linalg.matrix_rank(weights_MC) < len(names):
         return Section(
             key,
@@ -138,7 +138,7 @@ def noise_section(run: RunRecords) -> Section:
     """Divide each score's spread between mixtures by its standard error."""
     key, title, question = "noise", "Signal and noise of each score", "Which scores are noise?"
     scored = run.scored_mixtures
-    drawn = [row for row in scored if row["iteration"] in (0, None)]
+    drawn = [row for row in scored if row.iteration in (0, None)]
     rows = drawn if len(drawn) >= 8 else scored
     if len(rows) < 8:
         why = (
@@ -148,10 +148,10 @@ def noise_section(run: RunRecords) -> Section:
         )
         return Section(key, title, question, missing=why)
     known, table, marks = units(run), [], []
-    for name in rows[0]["scores"]:
-        scores = [row["scores"][name] for row in rows]
-        spread = float(np.std([score["score"] for score in scores], ddof=1))
-        stderrs = [score["stderr"] for score in scores if score.get("stderr") is not None]
+    for name in rows[0].scores:
+        scores = [row.scores[name] for row in rows]
+        spread = float(np.std([score.score for score in scores], ddof=1))
+        stderrs = [score.stderr for score in scores if score.stderr is not None]
         stderr = float(np.median(stderrs)) if stderrs else None
         low, high = _of_spread(spread, len(rows))
         ratios = (None, None, None) if not stderr else (spread / stderr, low / stderr, high / stderr)
@@ -192,7 +192,7 @@ def noise_section(run: RunRecords) -> Section:
         "ratio (95 %; higher is better)",
         "against guessing",
     ]
-    drawn_how = "drawn at random" if rows is drawn and rows[0]["iteration"] == 0 else "scored"
+    drawn_how = "drawn at random" if rows is drawn and rows[0].iteration == 0 else "scored"
     if not run.scored:
         drawn_how = "drawn at random, a model trained on each"
     return Section(
@@ -216,12 +216,10 @@ def _of_spread(spread: float, count: int) -> tuple[float, float]:
     return low, high
 
 
-def _chance(scores: list[Mapping[str, Any]]) -> str:
-    from nemo_demix.scoring.items import Score, is_guessed
-
-    if any(score.get("chance") is None for score in scores):
+def _chance(scores: list[Score]) -> str:
+    if any(score.chance is None for score in scores):
         return "no such level"
-    guessed = sum(is_guessed(Score(**score)) for score in scores)
+    guessed = sum(is_guessed(score) for score in scores)
     return f"{guessed} of {len(scores)} mixtures guess"
 
 

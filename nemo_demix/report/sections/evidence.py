@@ -12,6 +12,7 @@ from nemo_demix.report.figures import Mark, Point, forest, scatter
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, units
 from nemo_demix.scoring.identity import averaged_scores, judged_scores, shares_of
+from nemo_demix.scoring.items import Scores
 from nemo_demix.scoring.scores import gap
 from nemo_demix.search.baselines import CHOSEN
 
@@ -53,8 +54,8 @@ def _study(run: RunRecords) -> dict[str, Any]:
             continue
         figures.append(_rho_figure(run, name, objective, called))
         tables.append(_decision_table(objective, called, run.fidelity["confidence"]))
-        for kind, rows in run.stand_ins.items():
-            drawn = _references_figure(run, name, kind, rows, objective)
+        for kind, proxies in run.stand_ins.items():
+            drawn = _references_figure(run, name, kind, proxies, objective)
             if drawn is not None and name == "benchmarks":
                 figures.insert(len(figures) - 1, drawn)
         if objective["left_out"]["reason"]:
@@ -109,7 +110,7 @@ def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called
 
 
 def _in_order(proxies: Mapping[str, Any]) -> dict[str, Any]:
-    """As recorded, those trained on more tokens after those trained on fewer."""
+    """Keep the order, with those trained on more tokens after those trained on fewer."""
     trained = iter(sorted((one for one in proxies if one.startswith("trained_")), key=lambda one: int(one[8:])))
     names = [next(trained) if one.startswith("trained_") else one for one in proxies]
     return {name: proxies[name] for name in names}
@@ -171,18 +172,19 @@ def _capability_table(run: RunRecords, name: str, called: str) -> Table:
 
 
 def _references_figure(
-    run: RunRecords, name: str, kind: str, rows: Mapping[str, Any], objective: Mapping[str, Any]
+    run: RunRecords, name: str, kind: str, proxies: Mapping[str, Scores], objective: Mapping[str, Any]
 ) -> Figure | None:
     """Each reference's macro score against its stand-in's; None where the scores are not here."""
-    names = [one for one in run.references if one in rows and one not in (run.fidelity or {})["excluded"]]
+    names = [one for one in run.references if one in proxies and one not in (run.fidelity or {})["excluded"]]
     if run.manifest is None or len(names) < 2:
         return None
     found = macro_of_sets(run.config, run.manifest)[name]
+    references = {one: row.scores for one, row in run.references.items()}
     try:
         true, proxy = (
             (-1.0 if objective["higher_is_better"] else 1.0)
             * macro_losses(found, {one: given[one] for one in names}, objective["higher_is_better"])
-            for given in (run.references, rows)
+            for given in (references, proxies)
         )
     except KeyError:  # the suite has changed since
         return None
@@ -376,9 +378,9 @@ def _out_of_fold_figures(run: RunRecords, checks: Mapping[str, Any]) -> list[Fig
 
 def _spread(run: RunRecords, name: str) -> float | None:
     """Standard deviation of a score over the scored mixtures."""
-    values = [row["scores"][name]["score"] for row in run.scored if name in row["scores"]]
+    values = [row.scores[name].score for row in run.scored if name in row.scores]
     if not values:
-        values = [row["capabilities"][name]["score"] for row in run.scored if name in row.get("capabilities", {})]
+        values = [row.capabilities[name].score for row in run.scored if name in row.capabilities]
     if len(values) < 3:
         return None
     mean = sum(values) / len(values)

@@ -212,7 +212,7 @@ def repeat_section(run: RunRecords) -> Section:
     caption = "Fingerprints: of all that can change each output"
     tables = [Table(caption, ["of", "fingerprint"], prints, num_text=2, is_open=False)] if prints else []
     tables += _releases(run)
-    absent = "" if run.releases else " Those of torch, NeMo and Megatron are not in the records: no ranks were started."
+    absent = "" if run.releases else " Those of torch, NeMo and Megatron are not in the records of this run."
     return Section(
         "repeat",
         "To repeat it",

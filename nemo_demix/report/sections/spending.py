@@ -8,21 +8,22 @@ from nemo_demix.report.blocks import Cell, Figure, Section, Table, counted, dura
 from nemo_demix.report.figures import Line, lines
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import MIXED, macro_unit
+from nemo_demix.scoring.items import Scores
 
 
 def progress_section(run: RunRecords) -> Section:
     """The best macro score so far, proxy after proxy."""
     key, title, question = "progress", "As proxies came", "More proxies?"
-    rows = [row for row in run.scored if row.get("capabilities")]
+    rows = [row for row in run.scored if row.capabilities]
     if len(rows) < 2:
         why = run.rows_reason or "these scores were imported, all at once"
         return Section(key, title, question, missing=f"No proxies in an order: {why}.")
-    unit = macro_unit(rows[0]["capabilities"])
-    ways = {score["higher_is_better"] for score in rows[0]["capabilities"].values()}
+    unit = macro_unit(score.unit for score in rows[0].capabilities.values())
+    ways = {score.higher_is_better for score in rows[0].capabilities.values()}
     if unit == MIXED or len(ways) > 1:
         return Section(key, title, question, missing="Capabilities of several units or directions have no one best.")
     higher = ways.pop()
-    values = [_macro(row["capabilities"]) for row in rows]
+    values = [_macro(row.capabilities) for row in rows]
     best, errors, best_at, place = [], [], [], 0
     for number_, (value, _) in enumerate(values):
         if (value > values[place][0]) if higher else (value < values[place][0]):
@@ -43,7 +44,7 @@ def progress_section(run: RunRecords) -> Section:
     )  # fmt: skip
     iterations: dict[Any, list[int]] = {}
     for number_, row in enumerate(rows):
-        iterations.setdefault(row["iteration"], []).append(number_)
+        iterations.setdefault(row.iteration, []).append(number_)
     table: list[list[Cell | str]] = []
     for name, members in iterations.items():
         own = [values[one][0] for one in members]
@@ -53,8 +54,8 @@ def progress_section(run: RunRecords) -> Section:
                 number(sum(own) / len(own)), number(best[members[-1]]),
             ]
         )  # fmt: skip
-    names = list(rows[0]["merge_weights"])
-    kept = {name: rows[best_at[members[-1]]]["merge_weights"] for name, members in iterations.items()}
+    names = list(rows[0].merge_weights)
+    kept = {name: rows[best_at[members[-1]]].merge_weights for name, members in iterations.items()}
     moved: list[list[Cell | str]] = [
         ["—" if name is None else str(name), *(number(weights.get(one, 0.0), 3) for one in names)]
         for name, weights in kept.items()
@@ -80,8 +81,8 @@ def progress_section(run: RunRecords) -> Section:
     )  # fmt: skip
 
 
-def _macro(capabilities: Mapping[str, Mapping[str, Any]]) -> tuple[float, float | None]:
-    scores, errors = [one["score"] for one in capabilities.values()], [one["stderr"] for one in capabilities.values()]
+def _macro(capabilities: Scores) -> tuple[float, float | None]:
+    scores, errors = ([getattr(one, name) for one in capabilities.values()] for name in ("score", "stderr"))
     stderr = None if None in errors else math.hypot(*errors) / len(errors)
     return sum(scores) / len(scores), stderr
 

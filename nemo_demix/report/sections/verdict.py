@@ -59,14 +59,15 @@ def comparisons(run: RunRecords) -> Comparisons:
     """The strongest that there are: of trained models, of proxies, of predictions; all negative where better."""
     if run.result is not None:
         models = run.result["models"]
-        unit = macro_unit(next(iter(models.values()))["capabilities"])
+        unit = macro_unit(one["unit"] for one in next(iter(models.values()))["capabilities"].values())
         return Comparisons(run.result["chosen_minus"], "final", unit)
     if run.mixture is None:
         return Comparisons({}, "none", "")
     baselines = run.mixture["baselines"]
     measured = {name: one["chosen_minus_this"] for name, one in baselines.items() if one.get("chosen_minus_this")}
     if measured:
-        return Comparisons(measured, "search", macro_unit(run.mixture["measured"] or {}))
+        unit = macro_unit(one["unit"] for one in (run.mixture["measured"] or {}).values())
+        return Comparisons(measured, "search", unit)
     return Comparisons(_predicted(run), "predicted", spread_of_mean(run).unit)
 
 

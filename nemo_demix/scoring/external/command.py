@@ -1,6 +1,5 @@
 """External commands: started under a guard, timed, tried again, and ended with the process that asked for them."""
 
-import json
 import logging
 import os
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nemo_demix.artifacts import json_value
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.external import guard
 
@@ -129,7 +129,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _read(command: Command) -> dict[str, Any]:
     assert command.output is not None
     try:
-        found = json.loads(command.output.read_text(encoding="utf-8"))
+        found = json_value(command.output.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ScoreError("it ended well, but did not write {output}") from None
     except ValueError as error:
@@ -145,7 +145,7 @@ def _last_json(printed: IO[bytes]) -> dict[str, Any]:
     for line in reversed(printed.read().decode(errors="replace").splitlines()):
         if line.lstrip().startswith("{"):
             try:
-                found = json.loads(line)
+                found = json_value(line)
             except ValueError:
                 continue
             if isinstance(found, dict):

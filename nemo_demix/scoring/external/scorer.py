@@ -27,7 +27,7 @@ class Model(Protocol):
     """A model that is written to disk when someone wants it there."""
 
     name: str
-    weights: str | None  # the fingerprint of its weights
+    weights_fingerprint: str | None
 
     def path(self, format: str) -> Path:
         """The model's folder in a format: megatron | huggingface.
@@ -71,13 +71,13 @@ class ExternalScorer:
         found: dict[str, Items] = {}
         for key, config in self._asked.items():
             stored = f"external_{command_fingerprint(config)}"
-            answer = self._store.json(model.weights, stored)
+            answer = self._store.json(model.weights_fingerprint, stored)
             if answer is not None and set(config.scores) <= set(answer):
                 items = read_answer(key, config, answer)
             else:
                 answer = self._run(key, config, model)
                 items = read_answer(key, config, answer)
-                self._store.put_json(model.weights, stored, {name: answer[name] for name in config.scores})
+                self._store.put_json(model.weights_fingerprint, stored, {name: answer[name] for name in config.scores})
             found |= {name: one for name, one in items.items() if name in self.names}
         return found, time.monotonic() - started
 

@@ -5,15 +5,19 @@ The search imports this where no rank is started: the model and its scorers brin
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.mixture import Array
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
+from nemo_demix.scoring.items import pack_items, unpack_items
 from nemo_demix.scoring.result import ModelResult
+from nemo_demix.scoring.scores import capability_scores, suite_scores
 from nemo_demix.scoring.suite import Suite
+from nemo_demix.search.proxy_row import ProxyRow
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +29,50 @@ Uses = tuple[str, ...] | None  # of the benchmarks to score on, see `Scorer`; No
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one proxy gave and cost."""
+    """What one proxy gave, item by item, and cost: what becomes its row."""
 
     result: ModelResult
     merge_time_s: float
     score_time_s: float
-    train_time_s: float = 0.0  # these two: proxies that are really trained
-    num_tokens: int = 0
+    train_time_s: float | None = None  # these two: None but for proxies that are really trained
+    num_tokens: int | None = None
     external_time_s: float = 0.0  # of external commands, and of writing what they are given
+
+    def row(self, suite: Suite, name: str, weights: Mapping[str, float], iteration: int | None) -> ProxyRow:
+        """Work out the scores, and give the proxy's row.
+
+        Args:
+            suite: What it was scored on.
+        """
+        scores = suite_scores(self.result.items)
+        return ProxyRow(
+            name=name,
+            merge_weights=dict(weights),
+            iteration=iteration,
+            scores=scores,
+            capabilities=capability_scores(suite, scores),
+            merge_time_s=round(self.merge_time_s, 4),
+            score_time_s=round(self.score_time_s, 4),
+            external_time_s=round(self.external_time_s, 4) if self.external_time_s else None,
+            train_time_s=None if self.train_time_s is None else round(self.train_time_s, 1),
+            num_tokens=self.num_tokens,
+        )
+
+    def pack(self) -> tuple[dict[str, Any], Array]:
+        """Give what rank 0 of a group replies: facts for JSON, and the items' array of shape (2, all items).
+
+        Without the time of external commands, which run where the search does.
+        """
+        facts, packed = pack_items(self.result.items)
+        told = {"items": facts, "lm_eval": self.result.lm_eval}
+        told |= {name: getattr(self, name) for name in ("merge_time_s", "score_time_s", "train_time_s", "num_tokens")}
+        return told, packed
+
+    @classmethod
+    def unpack(cls, told: Mapping[str, Any], packed: Array) -> "Evaluation":
+        """Give back what was packed; `packed` has shape (2, all items)."""
+        costs = {name: value for name, value in told.items() if name not in ("items", "lm_eval")}
+        return cls(ModelResult(unpack_items(told["items"], packed), told["lm_eval"]), **costs)
 
 
 class Proxies(Protocol):

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.items import unpack_items
-from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies.base import Evaluation
 
@@ -59,8 +57,7 @@ class GroupProxies:
                 yield index, ScoreError(told["error"])
             else:
                 assert packed is not None
-                result = ModelResult(unpack_items(told.pop("items"), packed), told.pop("lm_eval"))
-                yield index, Evaluation(result, **told)
+                yield index, Evaluation.unpack(told, packed)
 
 
 def score_components_by(groups: Groups, uses: Collection[str] | None) -> None:

@@ -18,8 +18,8 @@ from nemo_demix.training.jobs import TrainJob, base_job, load_model
 logger = logging.getLogger(__name__)
 
 
-class MergedProxies:
-    """Weights merged in memory by `merge.method`; every kind of benchmark can score them.
+class ProxyMerger:
+    """Merges and scores proxies on ranks: in memory, by `merge.method`; every kind of benchmark can score them.
 
     Args:
         components: The component models, trained.

@@ -7,12 +7,11 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.scoring.items import pack_items
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.groups import Reply, Request
-from nemo_demix.search.proxies.merged import MergedProxies
+from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.search.proxies.predictions import score_components
-from nemo_demix.search.proxies.trained import TrainedProxies
+from nemo_demix.search.proxies.trained import ProxyTrainer
 from nemo_demix.training.jobs import TrainJob
 
 
@@ -31,7 +30,7 @@ def serve(
 ) -> None:
     """Serve requests until there are no more. Collective: every rank of the group."""
     live = LiveModel(config, manifest, ranks)
-    makers: dict[str, MergedProxies | TrainedProxies] = {}
+    makers: dict[str, ProxyMerger | ProxyTrainer] = {}
 
     def answer(request: Request) -> Reply:
         kind, uses = request["kind"], request["uses"]
@@ -40,21 +39,13 @@ def serve(
             return {}, None
         if kind not in makers:
             makers[kind] = (
-                MergedProxies(config, manifest, components, live)
+                ProxyMerger(config, manifest, components, live)
                 if kind == "merge"
-                else TrainedProxies(config, manifest, sum(config.search.iterations), live)
+                else ProxyTrainer(config, manifest, sum(config.search.iterations), live)
             )
         if request["announce"]:
             makers[kind].announce(request["announce"])
-        found = makers[kind].evaluate(request["weights"], live.scorer(uses))
-        facts, packed = pack_items(found.result.items)
-        told = {
-            "items": facts,
-            "lm_eval": found.result.lm_eval,
-            "merge_time_s": found.merge_time_s,
-            "score_time_s": found.score_time_s,
-        }
-        return told | {"train_time_s": found.train_time_s, "num_tokens": found.num_tokens}, packed
+        return makers[kind].evaluate(request["weights"], live.scorer(uses)).pack()
 
     while (request := channel.next()) is not None:
         try:

@@ -19,8 +19,8 @@ from nemo_demix.training.train import train_jobs
 logger = logging.getLogger(__name__)
 
 
-class TrainedProxies:
-    """One training run a mixture, from the base, under `models/proxy/p_<hash of the shares>`.
+class ProxyTrainer:
+    """Trains and scores proxies on ranks: a run a mixture, from the base, under `models/proxy/p_<hash of the shares>`.
 
     Weights are *data shares* here. The same shares are the same model, in this search and in the next.
 

@@ -18,7 +18,7 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import Choice
 from nemo_demix.search.convex import Limit, Optimum
-from nemo_demix.search.ranking import Row
+from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.space import SearchSpace
 
 TRAINED = "trained"  # proxies that are models of their own
@@ -35,7 +35,7 @@ class Problem:
     settings: SearchConfig
     space: SearchSpace
     seed: int
-    prior_rows: tuple[Row, ...] = ()
+    prior_rows: tuple[ProxyRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Screen(Protocol):
 class FromRows(Protocol):
     """Chooses from scored mixtures alone, see `choose_from_rows`."""
 
-    def __call__(self, settings: SearchConfig, space: SearchSpace, rows: Sequence[Row], seed: int) -> Choice:
+    def __call__(self, settings: SearchConfig, space: SearchSpace, rows: Sequence[ProxyRow], seed: int) -> Choice:
         """The mixture."""
 
 
@@ -123,7 +123,7 @@ class Strategy(ABC):
 
     def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
         self._problem, self._screen = problem, screen
-        self._rows: list[Row] = list(problem.prior_rows)
+        self._rows: list[ProxyRow] = list(problem.prior_rows)
 
     @classmethod
     def variant(cls, settings: SearchConfig) -> "type[Strategy]":
@@ -180,7 +180,7 @@ class Strategy(ABC):
     def ask(self) -> list[Array]:
         """The next weights to be scored, each of shape (C,); none: the strategy is done."""
 
-    def tell(self, rows: Sequence[Row]) -> None:
+    def tell(self, rows: Sequence[ProxyRow]) -> None:
         """Take the rows of the mixtures asked for last that could be scored."""
         self._rows += rows
 

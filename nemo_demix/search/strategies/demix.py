@@ -62,7 +62,7 @@ class Resampling(Strategy):
         if step == 0:
             return list(draw(settings, space, count, [seed, 0, FIRST_STREAM]))
         pool = rank_pool(*self._pool(step))
-        scored_MC = np.array([space.as_array(row["merge_weights"]) for row in self._rows])
+        scored_MC = np.array([space.as_array(row.merge_weights) for row in self._rows])
         rng = np.random.default_rng([seed, step, DRAW_STREAM])
         return list(draw_next(pool.weights_MC, pool.objective_M, settings.resample_top, count, scored_MC, rng))
 

@@ -13,7 +13,8 @@ import numpy as np
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw, rank_pool
-from nemo_demix.search.ranking import Ranking, Row
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.select import NEAR_DUPLICATE_L1, spread_rows
 from nemo_demix.search.strategies.base import Problem, Screen, Strategy
 
@@ -27,7 +28,7 @@ class MergeMix(Strategy):
 
     def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
         super().__init__(problem, screen)
-        self._verified: list[Row] = []
+        self._verified: list[ProxyRow] = []
         self._step = 0
 
     @classmethod
@@ -46,11 +47,11 @@ class MergeMix(Strategy):
         ranking = self._ranking()
         pool = rank_pool(ranking, self._pool())
         first_C = best_mean(ranking, pool, settings.select_top)
-        scored_MC = np.array([first_C, *(space.as_array(row["merge_weights"]) for row in self._rows)])
+        scored_MC = np.array([first_C, *(space.as_array(row.merge_weights) for row in self._rows)])
         others_MC = spread_rows(pool.weights_MC, pool.objective_M, settings.mergemix.verified - 1, _SPACING, scored_MC)
         return [first_C, *others_MC]
 
-    def tell(self, rows: Sequence[Row]) -> None:
+    def tell(self, rows: Sequence[ProxyRow]) -> None:
         """Add the seeds' or the optima's rows."""
         if self._step == 2:
             self._verified = list(rows)
@@ -66,7 +67,7 @@ class MergeMix(Strategy):
             weights_C = best_mean(ranking, pool, self._problem.settings.select_top)
             return describe(ranking, pool, weights_C, {"verified": 0})
         objective_M = ranking.objective(ranking.scored.averages())  # measured, of all proxies: ranks need them all
-        verified_MC = np.array([self._problem.space.as_array(row["merge_weights"]) for row in self._verified])
+        verified_MC = np.array([self._problem.space.as_array(row.merge_weights) for row in self._verified])
         place_V = cdist(verified_MC, ranking.scored.weights_MC, "cityblock").argmin(axis=1)
         best = int(np.argmin(objective_M[place_V]))
         return describe(ranking, pool, verified_MC[best], {"verified": len(self._verified), "taken": best})

@@ -24,7 +24,8 @@ from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
 from nemo_demix.search.objective import LINEAR, OBJECTIVES, above_floors, linear_objective
 from nemo_demix.search.pool import wide_draw
-from nemo_demix.search.ranking import Row, Scored, floor_weights, floors_of, objective_scales
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.ranking import Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import top_rows
@@ -87,7 +88,7 @@ class Recommended(Strategy):
         """The weights of DeMix's next iteration, each of shape (C,); none where predictions alone are wanted."""
         return [] if self._demix is None else self._demix.ask()
 
-    def tell(self, rows: Sequence[Row]) -> None:
+    def tell(self, rows: Sequence[ProxyRow]) -> None:
         """Take the rows, and hand them to DeMix's iterations."""
         assert self._demix is not None
         super().tell(rows)
