@@ -21,6 +21,7 @@ from scipy import stats
 from nemo_demix.artifacts import DataManifest, read_json, write_json
 from nemo_demix.config import load_resolved
 from nemo_demix.launch.leader import launch
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import reference_jobs
 
@@ -95,7 +96,7 @@ def _train_and_score(runs: Path, start: str, chosen: dict[str, dict[str, Any]], 
     jobs = reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in given})
     targets = [score_target(job) for job in jobs]
     names = [job.name for job in jobs if not job.is_done]
-    todo = targets_to_score(config, manifest, targets)
+    todo = targets_to_score(PreparedRun(config, manifest), targets)
     if names or todo:
         launch(config, "models", {"task": "train_and_score", "jobs": [("reference", names)], "targets": todo})
 

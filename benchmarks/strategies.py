@@ -20,6 +20,7 @@ from scipy import stats
 from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.launch.leader import launch
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import reference_job
 
@@ -75,7 +76,7 @@ def _train_and_score(runs: Path, chosen: dict[str, dict[str, float]]) -> list[di
     for model, (shares, seed) in models.items():
         config.reference.name, config.reference.shares, config.reference.seed = model, shares, seed
         targets.append(score_target(reference_job(config, manifest)))
-    if todo := targets_to_score(config, manifest, targets):
+    if todo := targets_to_score(PreparedRun(config, manifest), targets):
         launch(config, "score", {"task": "score", "targets": todo})
     return [
         {"kind": "model", "strategy": strategy, "seed": seed, "scores": values(record["capabilities"])}

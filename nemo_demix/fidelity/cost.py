@@ -4,32 +4,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json
+from nemo_demix.artifacts import ModelRecord, load_record, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.record import load_fidelity
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import proxy_plan
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, model_folder
+from nemo_demix.training.jobs import TrainJob, load_model, model_folder
 
 GROWTH = (3, 7, 15, 30, 50)  # numbers of candidate datasets
 PROXIES_PER_DATASET = 16  # the paper's 112 for 7
 Stages = dict[str, dict[str, Any]]
 
 
-def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[TrainJob]) -> dict[str, Any]:
+def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
     """Tokens and device-seconds of every stage, and of the same search over trained proxies.
 
     What was not done (a strategy without components, no `verify`) is left out of the stages, and what follows from it
     is null. Device-seconds are those of training, merging and scoring proxies, without start-up; an external command
     counts as one device, as nobody here knows how many it uses.
     """
+    config = run.config
     ranks = world_size(config.parallel)
-    components = component_jobs(config, manifest)
     groups = {
-        "base": _done([base_job(config, manifest)]),
-        "components": _done(components),
+        "base": _done([run.base]),
+        "components": _done(run.components),
         "references": _references(config),
         "final": _done(final),
     }
@@ -38,7 +39,7 @@ def cost_ledger(config: DemixConfig, manifest: DataManifest, final: Sequence[Tra
     merge_s = sum(row.merge_time_s or 0.0 for row in done)
     score_s = sum(row.score_time_s or 0.0 for row in done)
     total_s = sum(row.wall_time_s for row in done)
-    fidelity = load_fidelity(config, components)
+    fidelity = load_fidelity(run)
     return {
         "stages": stages,
         "merge_share_of_search": merge_s / (merge_s + score_s) if merge_s + score_s else None,

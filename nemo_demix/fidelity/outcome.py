@@ -2,29 +2,28 @@
 
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, read_json, write_json
-from nemo_demix.config import DemixConfig
+from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.scores import combined, compare
 from nemo_demix.scoring.store import load_scores
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.baselines import CHOSEN
-from nemo_demix.training.jobs import component_jobs
 
 
-def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerprint: str) -> None:
+def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
     """Write `final/result.json` from the scores of the final models.
 
     Raises:
         DemixError: if a final model is not scored.
     """
-    folder = config.run_dir / "final"
-    mixture = read_json(config.run_dir / "search" / "mixture.json")
-    suite = build_suite(config.suite, manifest)
+    folder = run.folder / "final"
+    mixture = read_json(run.folder / "search" / "mixture.json")
+    suite = build_suite(run.config.suite, run.manifest)
     models: dict[str, Any] = {}
     items = {}
     for name in read_json(folder / "shares.json"):
-        record, items[name] = load_scores(config, f"final_{name}")
+        record, items[name] = load_scores(run.config, f"final_{name}")
         capabilities = record["capabilities"]
         models[name] = {
             "capabilities": capabilities,
@@ -32,7 +31,7 @@ def write_outcome(config: DemixConfig, manifest: DataManifest, expected_fingerpr
             "scores": record["scores"],
         }
     # Both models of a comparison are really trained: no proxy and no predictor stands between them.
-    seeds_std = macro_seeds_std(load_fidelity(config, component_jobs(config, manifest)))
+    seeds_std = macro_seeds_std(load_fidelity(run))
     comparisons = {
         name: combined(compare(suite, items[CHOSEN], items[name]), seeds_std, predictor_std=0.0)
         for name in models

@@ -1,12 +1,12 @@
 """What `verify` left for other stages to go by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.training.jobs import TrainJob
+from nemo_demix.prepared import PreparedRun
 
 FORMAT = 2  # raise when a report has figures, or means something by them, that earlier ones lack
 _NAMES = {
@@ -24,13 +24,13 @@ def fidelity_path(config: DemixConfig) -> Path:
     return config.run_dir / "verify" / "fidelity.json"
 
 
-def load_fidelity(config: DemixConfig, components: Sequence[TrainJob]) -> dict[str, Any] | None:
-    """What `verify` found of exactly these components; None where it has not run, or looked at others."""
-    path = fidelity_path(config)
+def load_fidelity(run: PreparedRun) -> dict[str, Any] | None:
+    """What `verify` found of exactly this run's components; None where it has not run, or looked at others."""
+    path = fidelity_path(run.config)
     if not path.exists():
         return None
     found: dict[str, Any] = read_json(path)
-    return found if found.get("components") == {job.name: job.fingerprint for job in components} else None
+    return found if found.get("components") == {job.name: job.fingerprint for job in run.components} else None
 
 
 def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:

@@ -1,17 +1,17 @@
 """Which models `verify` trains: mixtures drawn as the search draws them, so that merged proxies can stand for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import token_proportional
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.sample import sample_mixtures
-from nemo_demix.training.jobs import blend_matrix
+from nemo_demix.training.jobs import TrainJob, blend_matrix, reference_jobs
 
 _STREAM = 3  # beside the search's own, so that no reference is a proxy of iteration 0
 
@@ -46,12 +46,13 @@ def verify_errors(config: DemixConfig) -> Iterator[DemixError]:
         yield ConfigError(f"verify.num_bootstrap={settings.num_bootstrap}: expected at least 100 resamples")
 
 
-def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Reference]:
+def draw_references(run: PreparedRun) -> list[Reference]:
     """The references of a run; a larger number keeps the first ones.
 
     Raises:
         ConfigError: if fewer than 3 are asked for: no correlation is defined below.
     """
+    config, manifest = run.config, run.manifest
     settings = config.verify
     refuse(verify_errors(config))
     # Merges of the components are what is verified, whatever strategy and constraints the search has.
@@ -64,6 +65,14 @@ def draw_references(config: DemixConfig, manifest: DataManifest) -> list[Referen
         merge_weights = dict(zip(blend.components, weights_MC[index].tolist(), strict=True))
         references.append(Reference(name, f"ref_{index:03d}", merge_weights, blend.data_shares(merge_weights), seed))
     return references
+
+
+def jobs_of(run: PreparedRun, references: Sequence[Reference]) -> list[TrainJob]:
+    """Return the jobs of references that were drawn, in their order."""
+    shares = {reference.name: reference.data_shares for reference in references}
+    return reference_jobs(
+        run.config, run.manifest, shares, {reference.name: reference.seed for reference in references}
+    )
 
 
 def reference_names(config: DemixConfig) -> list[tuple[int, str, int]]:

@@ -4,21 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.training.jobs import component_jobs, select_jobs
+from nemo_demix.training.jobs import select_jobs
 
 
-def train(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+def train(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     """Train the jobs of `task["jobs"]`: a list of (role, names)."""
     from nemo_demix.training.train import train_jobs
 
     for role, names in task["jobs"]:
-        train_jobs(config, manifest, select_jobs(config, manifest, role, names), ranks)
+        train_jobs(run.config, run.manifest, select_jobs(run.config, run.manifest, role, names), ranks)
 
 
-def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+def score(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     """Score the checkpoints of `task["targets"]`."""
     from nemo_demix.scoring.store import ScoreTarget, score_targets
 
@@ -26,24 +25,24 @@ def score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ran
         ScoreTarget(target["name"], Path(target["checkpoint"]), target["model_fingerprint"])
         for target in task["targets"]
     ]
-    score_targets(config, manifest, targets, ranks)
+    score_targets(run.config, run.manifest, targets, ranks)
 
 
-def train_and_score(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+def train_and_score(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     """Train references, or the final models, then score them, in the same ranks."""
-    train(config, manifest, task, ranks)
-    score(config, manifest, task, ranks)
+    train(run, task, ranks)
+    score(run, task, ranks)
 
 
-def serve(config: DemixConfig, manifest: DataManifest, task: dict[str, Any], ranks: Ranks) -> None:
+def serve(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     """Make and score proxies for a search, as one of its groups."""
     from nemo_demix.launch.groups import StoreChannel
     from nemo_demix.search.proxies.serve import serve as serve_requests
 
-    serve_requests(config, manifest, component_jobs(config, manifest), ranks, StoreChannel(task["group"]))
+    serve_requests(run.config, run.manifest, run.components, ranks, StoreChannel(task["group"]))
 
 
-TASKS: dict[str, Callable[[DemixConfig, DataManifest, dict[str, Any], Ranks], None]] = {
+TASKS: dict[str, Callable[[PreparedRun, dict[str, Any], Ranks], None]] = {
     "train": train,
     "score": score,
     "train_and_score": train_and_score,

@@ -95,6 +95,7 @@ def _work(config_path: Path, logs: Path, group: int) -> None:
     load_torch()
     from nemo_demix.artifacts import DataManifest
     from nemo_demix.config import load_resolved
+    from nemo_demix.prepared import PreparedRun
     from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 
     config = load_resolved(config_path)
@@ -106,7 +107,7 @@ def _work(config_path: Path, logs: Path, group: int) -> None:
     wanted = task.pop("wanted")
     if ranks.is_main and group == 0:
         _say_ready(logs, wanted, config.backend)
-    tasks.TASKS[task["task"]](config, manifest, {**task, "group": group}, ranks)
+    tasks.TASKS[task["task"]](PreparedRun(config, manifest), {**task, "group": group}, ranks)
     stop_ranks()
 
 

@@ -5,10 +5,9 @@ import queue
 from collections.abc import Sequence
 from functools import partial
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.merging.folders import ModelFolder
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.external import ExternalScorer, external_scores
 from nemo_demix.scoring.items import Items
@@ -20,7 +19,7 @@ logger = logging.getLogger(__name__)
 _Scored = tuple[dict[str, Items], float]
 
 
-def add_external_scores(config: DemixConfig, manifest: DataManifest, targets: Sequence[ScoreTarget]) -> None:
+def add_external_scores(run: PreparedRun, targets: Sequence[ScoreTarget]) -> None:
     """Run the suite's external commands on checkpoints that are not scored yet, and write their records.
 
     Raises:
@@ -28,6 +27,7 @@ def add_external_scores(config: DemixConfig, manifest: DataManifest, targets: Se
         ConfigError: if a command cannot be run.
         DemixError: if a checkpoint cannot be exported.
     """
+    config, manifest = run.config, run.manifest
     todo = [target for target in targets if not target.is_done(config, manifest)]
     if not todo or not external_scores(config.suite):
         return

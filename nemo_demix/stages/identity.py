@@ -1,31 +1,17 @@
-"""What a run's data, `verify` and `final` are made of, and its fingerprints: `status` and `launch` look at them too."""
+"""What `verify` and `final` are made of, and their fingerprints: `status` and `launch` look at them too."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, fingerprint, is_done
+from nemo_demix.artifacts import fingerprint
 from nemo_demix.config import DemixConfig
-from nemo_demix.datasets.identity import expected_fingerprint
-from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.record import FORMAT, macro_seeds_std
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import CHOSEN, PUBLISHED, baseline_shares, unknown_baseline
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
-
-
-def load_manifest(config: DemixConfig) -> DataManifest:
-    """What `prepare` made of this configuration.
-
-    Raises:
-        ConfigError: if it has not run, or made something else.
-    """
-    path = config.run_dir / "datasets" / "manifest.json"
-    if not is_done(path, expected_fingerprint(config)):
-        stale = "was made from other sources or settings" if path.exists() else "does not exist yet"
-        raise ConfigError(f"{path}: {stale}; run `nemo-demix prepare` (or `nemo-demix run`) with this recipe first")
-    return DataManifest.load(path)
 
 
 def proxy_kinds(config: DemixConfig) -> list[str]:
@@ -37,13 +23,13 @@ def proxy_kinds(config: DemixConfig) -> list[str]:
     return ["merge", "predictions"] if can_mix else ["merge"]
 
 
-def verify_fingerprint(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], references: Sequence[TrainJob]
-) -> str:
+def verify_fingerprint(run: PreparedRun, references: Sequence[TrainJob]) -> str:
     """Fingerprint everything that can change `verify/fidelity.json`."""
+    config = run.config
+    kinds = proxy_kinds(config)
     return fingerprint(
         references=[job.fingerprint for job in references],
-        proxies=[proxy_identity(config, manifest, components, kind).fingerprint for kind in proxy_kinds(config)],
+        proxies=[proxy_identity(config, run.manifest, run.components, kind).fingerprint for kind in kinds],
         verify=asdict(config.verify),
         num_proxies=sum(config.search.iterations),
         max_failed_share=config.search.max_failed_share,
@@ -53,24 +39,23 @@ def verify_fingerprint(
     )
 
 
-def final_shares(config: DemixConfig, manifest: DataManifest, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
+def final_shares(run: PreparedRun, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Data shares of the final run and of its baselines, by name.
 
     Raises:
         ConfigError: if a baseline is unknown.
     """
-    available = baseline_shares(config, manifest)
+    available, wanted = baseline_shares(run.config, run.manifest), run.config.final.baselines
     if PUBLISHED in mixture["baselines"]:
         available[PUBLISHED] = mixture["baselines"][PUBLISHED]["data_shares"]
-    for name in config.final.baselines:
+    for name in wanted:
         if name not in available:
             raise unknown_baseline(name, available)
-    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in config.final.baselines}}
+    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in wanted}}
 
 
 def final_fingerprint(
-    config: DemixConfig,
-    manifest: DataManifest,
+    run: PreparedRun,
     mixture: dict[str, Any],
     jobs: Sequence[TrainJob],
     fidelity: dict[str, Any] | None,
@@ -79,6 +64,6 @@ def final_fingerprint(
     return fingerprint(
         mixture=mixture["fingerprint"],
         models=[job.fingerprint for job in jobs],
-        suite=suite_fingerprint(config.suite, manifest),
+        suite=suite_fingerprint(run.config.suite, run.manifest),
         seeds_std=macro_seeds_std(fidelity),
     )

@@ -147,12 +147,12 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
     if settings.components:
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
     # Only a run's own components need what the other stages are made of.
-    from nemo_demix.stages.identity import load_manifest
-    from nemo_demix.training.jobs import base_job, component_jobs, load_model
+    from nemo_demix.prepared import PreparedRun
+    from nemo_demix.training.jobs import load_model
 
-    manifest = load_manifest(config)
-    components = {job.name: Path(load_model(job).checkpoint) for job in component_jobs(config, manifest)}
-    return components, _given_base(settings) or Path(load_model(base_job(config, manifest)).checkpoint)
+    run = PreparedRun.open(config)
+    components = {job.name: Path(load_model(job).checkpoint) for job in run.components}
+    return components, _given_base(settings) or Path(load_model(run.base).checkpoint)
 
 
 def _given_base(settings: MergeConfig) -> Path | None:

@@ -1,17 +1,18 @@
 """`train`: the models of a role, in one set of ranks."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_demix.artifacts import DataManifest, canonical_json, read_json, write_json
+from nemo_demix.artifacts import canonical_json, read_json, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.megatron import write_part
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.launch.leader import launch
-from nemo_demix.stages.identity import load_manifest
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.stages.retraining import confirm_retraining
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model, select_jobs
+from nemo_demix.training.jobs import TrainJob, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
 ROLES = ("base", "component", "reference", "final")
@@ -21,10 +22,10 @@ def train_stage(config: DemixConfig) -> None:
     """Train the models of one role, in one set of ranks."""
     if config.role not in ROLES:
         raise ConfigError(f"train: role={config.role}: expected role= one of {', '.join(ROLES)}")
-    manifest = load_manifest(config)
+    run = PreparedRun.open(config)
     if config.role == "reference" and not config.reference.name:
-        write_references(config, manifest)
-    jobs = select_jobs(config, manifest, config.role, None)
+        write_references(run)
+    jobs = select_jobs(config, run.manifest, config.role, None)
     if config.component is not None:
         jobs = [job for job in jobs if job.name == config.component]
         if not jobs:
@@ -34,8 +35,8 @@ def train_stage(config: DemixConfig) -> None:
             raise ConfigError(f"index={config.index}: role={config.role} has {len(jobs)} models, counted from 0")
         jobs = [jobs[config.index]]
     if config.role != "base":
-        load_model(base_job(config, manifest))
-    train_jobs_if_needed(config, [(config.role, jobs)])
+        load_model(run.base)
+    train_jobs_if_needed(run, [(config.role, jobs)])
 
 
 def part_of(config: DemixConfig) -> str | None:
@@ -45,23 +46,23 @@ def part_of(config: DemixConfig) -> str | None:
     return f"{config.role}_{config.index if config.component is None else config.component}"
 
 
-def write_references(config: DemixConfig, manifest: DataManifest) -> list[Reference]:
+def write_references(run: PreparedRun) -> list[Reference]:
     """Draw `verify`'s references, and write them to where `train role=reference` reads them."""
-    references = draw_references(config, manifest)
-    path = config.run_dir / "verify" / "references.json"
+    references = draw_references(run)
+    path = run.folder / "verify" / "references.json"
     if not path.exists() or canonical_json(read_json(path)) != canonical_json(references):
         write_json(path, references)
     return references
 
 
-def train_all_components(config: DemixConfig, manifest: DataManifest) -> None:
+def train_all_components(run: PreparedRun) -> None:
     """The base, then every component: one set of ranks for all."""
-    base, components = base_job(config, manifest), component_jobs(config, manifest)
-    train_jobs_if_needed(config, [("base", [base]), ("component", components)])
+    train_jobs_if_needed(run, [("base", [run.base]), ("component", run.components)])
 
 
-def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJob]]]) -> None:
+def train_jobs_if_needed(run: PreparedRun, jobs: Sequence[tuple[str, Sequence[TrainJob]]]) -> None:
     """Start ranks for what is not done."""
+    config = run.config
     if config.force:
         for _, group in jobs:
             forget_jobs(group)
@@ -71,29 +72,26 @@ def train_jobs_if_needed(config: DemixConfig, jobs: list[tuple[str, list[TrainJo
         logger.info("train: done already")
         return
     confirm_retraining(config, [job for _, group in jobs for job in group])
-    write_missing_parts(config, [job for _, group in jobs for job in group if not job.is_done])
+    write_missing_parts(run, [job for _, group in jobs for job in group if not job.is_done])
     part = part_of(config)
     launch(config, f"train_{part}" if part else "train", {"task": "train", "jobs": todo})
 
 
-def write_missing_parts(config: DemixConfig, jobs: list[TrainJob]) -> None:
+def write_missing_parts(run: PreparedRun, jobs: list[TrainJob]) -> None:
     """Write the parts of datasets that these models are shown, where `components.epochs` asks for repetition."""
-    if not any(job.parts for job in jobs):
-        return
-    manifest = load_manifest(config)
     for job in jobs:
         for dataset, part in job.parts.items():
             if not Path(f"{part.prefix}.idx").exists():
-                whole = manifest.datasets[dataset]
-                counts = write_part(whole.train_prefix, part.num_tokens, config.seed, Path(part.prefix))
+                whole = run.manifest.datasets[dataset]
+                counts = write_part(whole.train_prefix, part.num_tokens, run.config.seed, Path(part.prefix))
                 logger.info(
                     "%s/%s: is shown %d of %d documents of %s, %d tokens: components.epochs=%g",
                     job.role, job.name, counts.num_documents, whole.num_documents, dataset, counts.num_tokens,
-                    config.components.epochs,
+                    run.config.components.epochs,
                 )  # fmt: skip
 
 
-def forget_jobs(jobs: list[TrainJob]) -> None:
+def forget_jobs(jobs: Sequence[TrainJob]) -> None:
     """Make trained models count as not done, so that they start over."""
     for job in jobs:
         job.record_path.unlink(missing_ok=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.config import DemixConfig
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress
 from nemo_demix.search.proxy_row import read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
-from nemo_demix.stages.pipeline import prepared
 from nemo_demix.terminal import clock
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs
+from nemo_demix.training.jobs import TrainJob
 
 ORDER = ("prepare", "train", "search", "final")
 _KEPT_S = 2.0  # files are looked at again after so long
@@ -75,12 +75,12 @@ class Outlook:
 
 
 def _untrained(config: DemixConfig) -> list[TrainJob]:
-    manifest = prepared(config)
-    if manifest is None:
+    run = PreparedRun.find(config)
+    if run is None:
         return []
-    jobs = [base_job(config, manifest)]
+    jobs = [run.base]
     if strategy_of(config.search).mixes_components():
-        jobs += component_jobs(config, manifest)
+        jobs += run.components
     return [job for job in jobs if not job.is_done]
 
 

@@ -1,18 +1,18 @@
 """The stages of a run in order, what each waits for, and what of it is done, by the stages' own fingerprints."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nemo_demix.artifacts import DataManifest, is_done, read_json
+from nemo_demix.artifacts import is_done, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.overrides import stage_config
-from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.fidelity.record import fidelity_path, load_fidelity
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, final_jobs, reference_jobs
+from nemo_demix.training.jobs import TrainJob, final_jobs
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     before_search = [name for name in ("components", "verify") if name in after]
     after |= {"search": tuple(before_search) or ("base",), "final": ("search",)}
 
-    manifest = prepared(config)
+    prepared = PreparedRun.find(config)
     stages = []
     for name, parents in after.items():
         own = stage_config(config, name)
         models = _models(own, name)
         nothing = (False,) * (1 if models is None else len(models))
-        done = nothing if manifest is None else _done(own, manifest, name)
+        done = nothing if prepared is None else _done(replace(prepared, config=own), name)
         stages.append(PipelineStage(name, parents, own, models, done))
     return stages
 
@@ -70,16 +70,9 @@ def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
     """The base and the components that these stages train, where the data are prepared."""
     found: list[TrainJob] = []
     for stage in stages:
-        if stage.name in ("base", "components") and (manifest := prepared(stage.config)) is not None:
-            is_base = stage.name == "base"
-            found += [base_job(stage.config, manifest)] if is_base else component_jobs(stage.config, manifest)
+        if stage.name in ("base", "components") and (run := PreparedRun.find(stage.config)) is not None:
+            found += (run.base,) if stage.name == "base" else run.components
     return found
-
-
-def prepared(config: DemixConfig) -> DataManifest | None:
-    """What `prepare` made of this configuration; None where it is to do."""
-    path = config.run_dir / "datasets" / "manifest.json"
-    return DataManifest.load(path) if path.exists() and is_done(path, expected_fingerprint(config)) else None
 
 
 def _models(config: DemixConfig, stage: str) -> tuple[str, ...] | None:
@@ -92,32 +85,28 @@ def _models(config: DemixConfig, stage: str) -> tuple[str, ...] | None:
     return tuple(name for _, name, _ in reference_names(config))
 
 
-def _done(config: DemixConfig, manifest: DataManifest, stage: str) -> tuple[bool, ...]:
+def _done(run: PreparedRun, stage: str) -> tuple[bool, ...]:
     if stage == "prepare":
         return (True,)
     if stage == "base":
-        return (base_job(config, manifest).is_done,)
-    components = component_jobs(config, manifest)
+        return (run.base.is_done,)
     if stage == "components":
-        return tuple(job.is_done for job in components)
+        return tuple(job.is_done for job in run.components)
     if stage == "references":
-        return tuple(job.is_done for job in _references(config, manifest))
+        return tuple(job.is_done for job in _references(run))
     if stage == "verify":
-        expected = verify_fingerprint(config, manifest, components, _references(config, manifest))
-        return (is_done(fidelity_path(config), expected),)
-    path = search_folder(config) / "mixture.json"
-    searched = is_done(path, search_fingerprint(config, manifest, components))
+        return (is_done(fidelity_path(run.config), verify_fingerprint(run, _references(run))),)
+    path = search_folder(run.config) / "mixture.json"
+    searched = is_done(path, search_fingerprint(run.config, run.manifest, run.components))
     if stage == "search" or not searched:
         return (searched,)
     mixture = read_json(path)
-    jobs = final_jobs(config, manifest, final_shares(config, manifest, mixture))
-    expected = final_fingerprint(config, manifest, mixture, jobs, load_fidelity(config, components))
-    return (is_done(config.run_dir / "final" / "result.json", expected),)
+    jobs = final_jobs(run.config, run.manifest, final_shares(run, mixture))
+    expected = final_fingerprint(run, mixture, jobs, load_fidelity(run))
+    return (is_done(run.folder / "final" / "result.json", expected),)
 
 
-def _references(config: DemixConfig, manifest: DataManifest) -> Sequence[TrainJob]:
-    from nemo_demix.fidelity.references import draw_references
+def _references(run: PreparedRun) -> list[TrainJob]:
+    from nemo_demix.fidelity.references import draw_references, jobs_of
 
-    references = draw_references(config, manifest)
-    shares = {reference.name: reference.data_shares for reference in references}
-    return reference_jobs(config, manifest, shares, {reference.name: reference.seed for reference in references})
+    return jobs_of(run, draw_references(run))

@@ -72,13 +72,12 @@ def _final(config: DemixConfig) -> None:
 
 def _train(config: DemixConfig) -> None:
     """The base, and the components where the strategy merges them."""
+    from nemo_demix.prepared import PreparedRun
     from nemo_demix.search.strategies import strategy_of
-    from nemo_demix.stages.identity import load_manifest
     from nemo_demix.stages.models import train_all_components, train_jobs_if_needed
-    from nemo_demix.training.jobs import base_job
 
-    manifest = load_manifest(config)
+    run = PreparedRun.open(config)
     if strategy_of(config.search).mixes_components():
-        train_all_components(config, manifest)
+        train_all_components(run)
     else:
-        train_jobs_if_needed(config, [("base", [base_job(config, manifest)])])
+        train_jobs_if_needed(run, [("base", [run.base])])

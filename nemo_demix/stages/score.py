@@ -4,46 +4,44 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest
 from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
 from nemo_demix.launch.placement import search_groups
 from nemo_demix.mixture import load_mixtures
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.store import ScoreTarget
 from nemo_demix.search.run import run_mixtures
 from nemo_demix.stages.external import add_external_scores
-from nemo_demix.stages.identity import load_manifest
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
+from nemo_demix.training.jobs import TrainJob, load_model
 
 logger = logging.getLogger(__name__)
 
 
 def score_stage(config: DemixConfig) -> None:
     """Score one checkpoint, a file of mixtures, or (given neither) the base and the components."""
-    manifest = load_manifest(config)
+    run = PreparedRun.open(config)
     if config.score.mixtures is not None:
-        components = component_jobs(config, manifest)
-        mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in components])
-        for job in components:
+        mixtures = load_mixtures(Path(config.score.mixtures), [job.name for job in run.components])
+        for job in run.components:
             load_model(job)
         kind = "predictions" if config.search.proxy == "predictions" else "merge"
         with RankGroups(config, "score", search_groups(config)) as groups:
-            run_mixtures(config, manifest, components, mixtures, kind, groups)
+            run_mixtures(config, run.manifest, run.components, mixtures, kind, groups)
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)
         targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
     else:
-        targets = [score_target(job) for job in (base_job(config, manifest), *component_jobs(config, manifest))]
-    todo = targets_to_score(config, manifest, targets)
-    if all(target.is_done(config, manifest) for target in targets):
+        targets = [score_target(job) for job in (run.base, *run.components)]
+    todo = targets_to_score(run, targets)
+    if all(target.is_done(config, run.manifest) for target in targets):
         logger.info("score: done already")
         return
     if todo:
         launch(config, "score", {"task": "score", "targets": todo})
-    add_external_scores(config, manifest, targets)
+    add_external_scores(run, targets)
 
 
 def score_target(job: TrainJob) -> ScoreTarget:
@@ -51,13 +49,13 @@ def score_target(job: TrainJob) -> ScoreTarget:
     return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
 
 
-def targets_to_score(config: DemixConfig, manifest: DataManifest, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
+def targets_to_score(run: PreparedRun, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
     """The targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores first."""
-    if config.force:
+    if run.config.force:
         for target in targets:
-            target.forget(config)
+            target.forget(run.config)
     return [
         {"name": target.name, "checkpoint": str(target.checkpoint), "model_fingerprint": target.model_fingerprint}
         for target in targets
-        if target.needs_ranks(config, manifest)
+        if target.needs_ranks(run.config, run.manifest)
     ]

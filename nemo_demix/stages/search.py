@@ -2,20 +2,20 @@
 
 import logging
 
-from nemo_demix.artifacts import DataManifest, is_done
+from nemo_demix.artifacts import is_done
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.placement import search_groups
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.run import Noise, run_search
 from nemo_demix.search.space import search_folder, search_space
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
-from nemo_demix.stages.identity import load_manifest
 from nemo_demix.stages.trust import judge
-from nemo_demix.training.jobs import TrainJob, base_job, component_jobs, load_model
+from nemo_demix.training.jobs import TrainJob, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +26,15 @@ def search_stage(config: DemixConfig) -> None:
     Proxies scored before are reused, by their merge weights; `force=true` scores them again.
     """
     refuse(settings_errors(config.search))
-    manifest = load_manifest(config)
+    run = PreparedRun.open(config)
     strategy = strategy_of(config.search)
-    components = component_jobs(config, manifest)
-    needed = [base_job(config, manifest)] if strategy.trains_proxies() else []
+    needed: tuple[TrainJob, ...] = (run.base,) if strategy.trains_proxies() else ()
     if strategy.mixes_components():
-        needed = components
+        needed = run.components
     for job in needed:
         load_model(job)
     folder = search_folder(config)
-    expected = search_fingerprint(config, manifest, components)
+    expected = search_fingerprint(config, run.manifest, run.components)
     if config.force and (folder / "scores.jsonl").exists():
         kept = folder / f"scores.{len(list(folder.glob('scores.*.jsonl'))) + 1}.jsonl"
         (folder / "scores.jsonl").rename(kept)
@@ -43,28 +42,29 @@ def search_stage(config: DemixConfig) -> None:
     if not config.force and is_done(folder / "mixture.json", expected):
         logger.info("search: done already")
     elif not strategy.proxies:
-        _take_baseline(config, manifest, expected)
+        _take_baseline(run, expected)
     else:
-        _search(config, manifest, components)
+        _search(run)
 
 
-def _search(config: DemixConfig, manifest: DataManifest, components: list[TrainJob]) -> None:
+def _search(run: PreparedRun) -> None:
     """The search, and how far its mixture is to be trusted."""
-    fidelity = load_fidelity(config, components)
+    config, fidelity = run.config, load_fidelity(run)
     shown = fidelity.get("benchmarks", {}).get("residual_std", {}) if fidelity else {}
     noise = Noise(macro_seeds_std(fidelity), {kind: stds["macro"] for kind, stds in shown.items()})
     # A training run needs all ranks together.
     num_groups = 1 if strategy_of(config.search).trains_proxies() else search_groups(config)
     with RankGroups(config, "search", num_groups) as groups:
-        record, choice = run_search(config, manifest, components, groups, noise)
-    trust = judge(config, components, record["proxy"], choice.cross_validation, fidelity)
+        record, choice = run_search(config, run.manifest, run.components, groups, noise)
+    trust = judge(run, record["proxy"], choice.cross_validation, fidelity)
     write_mixture(search_folder(config), record | {"trust": trust}, choice)
 
 
-def _take_baseline(config: DemixConfig, manifest: DataManifest, expected: str) -> None:
+def _take_baseline(run: PreparedRun, expected: str) -> None:
     """Write the mixture of a strategy that scores nothing: no ranks are needed."""
-    space = search_space(config, manifest, strategy_of(config.search).mixes)
+    config = run.config
+    space = search_space(config, run.manifest, strategy_of(config.search).mixes)
     choice = build_strategy(Problem(config.search, space, config.seed)).result()
     facts = Facts(seed=config.seed, fingerprint=expected, proxy=None, is_merge=False)
     record = mixture_record(config.search, space, choice, facts)
-    write_mixture(search_folder(config), record | {"trust": judge(config, [], None, None, None)}, choice)
+    write_mixture(search_folder(config), record | {"trust": judge(run, None, None, None)}, choice)

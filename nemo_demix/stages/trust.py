@@ -1,17 +1,16 @@
 """A mixture before the trust gates: by today's thresholds, components and references."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.prediction.cross_validation import CrossValidation
-from nemo_demix.training.jobs import TrainJob, load_model
+from nemo_demix.prepared import PreparedRun
+from nemo_demix.training.jobs import load_model
 
 
 def judge(
-    config: DemixConfig,
-    components: Sequence[TrainJob],
+    run: PreparedRun,
     proxy: str | None,
     cross_validation: CrossValidation | Mapping[str, Any] | None,
     fidelity: dict[str, Any] | None,
@@ -22,6 +21,6 @@ def judge(
         proxy: What the mixture was chosen by, as in `mixture.json`.
     """
     merged = proxy in ("merge", "predictions", "both")
-    records = [load_model(job) for job in components] if merged else []
+    records = [load_model(job) for job in run.components] if merged else []
     deltas = {record.name: record.delta for record in records if record.delta is not None}
-    return trust_report(config, deltas, cross_validation, fidelity if merged else {})
+    return trust_report(run.config, deltas, cross_validation, fidelity if merged else {})

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 
 from nemo_demix.artifacts import (
-    DataManifest,
     ModelRecord,
     fingerprint,
     is_done,
@@ -15,11 +14,12 @@ from nemo_demix.artifacts import (
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError, refuse
 from nemo_demix.fidelity.record import fidelity_path
-from nemo_demix.fidelity.references import Reference, verify_errors
+from nemo_demix.fidelity.references import Reference, jobs_of, verify_errors
 from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.launch.groups import RankGroups
 from nemo_demix.launch.leader import launch
 from nemo_demix.launch.placement import search_groups
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.store import ScoreTarget, model_scores
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.proxy_row import ProxyRow
@@ -27,14 +27,12 @@ from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.fidelity_tables import print_fidelity
-from nemo_demix.stages.identity import load_manifest, proxy_kinds, verify_fingerprint
+from nemo_demix.stages.identity import proxy_kinds, verify_fingerprint
 from nemo_demix.stages.models import forget_jobs, write_references
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import (
     TrainJob,
-    component_jobs,
     load_model,
-    reference_jobs,
     reference_settings,
 )
 
@@ -48,23 +46,21 @@ def verify_stage(config: DemixConfig) -> None:
     again; proxies scored before stay, as they depend on the components alone.
     """
     refuse(verify_errors(config))
-    manifest = load_manifest(config)
-    components = component_jobs(config, manifest)
-    records = [load_model(job) for job in components]
-    references = write_references(config, manifest)
-    shares = {reference.name: reference.data_shares for reference in references}
-    jobs = reference_jobs(config, manifest, shares, {reference.name: reference.seed for reference in references})
+    run = PreparedRun.open(config)
+    records = [load_model(job) for job in run.components]
+    references = write_references(run)
+    jobs = jobs_of(run, references)
     if not config.force:
         for job in jobs:
             check_reference(job)
 
-    expected = verify_fingerprint(config, manifest, components, jobs)
+    expected = verify_fingerprint(run, jobs)
     if not config.force and is_done(fidelity_path(config), expected):
         logger.info("verify: done already")
     else:
-        measured = measure(config, manifest, references, jobs, components)
-        report = fidelity_report(config, manifest, measured, records)
-        report["components"] = {job.name: job.fingerprint for job in components}
+        measured = measure(run, references, jobs)
+        report = fidelity_report(config, run.manifest, measured, records)
+        report["components"] = {job.name: job.fingerprint for job in run.components}
         report["fingerprint"] = expected
         write_json(fidelity_path(config), report)
     print_fidelity(read_json(fidelity_path(config)))
@@ -89,17 +85,12 @@ def check_reference(job: TrainJob) -> None:
         )
 
 
-def measure(
-    config: DemixConfig,
-    manifest: DataManifest,
-    references: Sequence[Reference],
-    jobs: Sequence[TrainJob],
-    components: Sequence[TrainJob],
-) -> Measured:
+def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[TrainJob]) -> Measured:
     """Train the references, score them, their earlier checkpoints and the proxies of their mixtures: what is missing.
 
     No rank is started where nothing is missing.
     """
+    config, manifest, components = run.config, run.manifest, run.components
     ends = {job.name: score_target(job) for job in jobs}
     trained = trained_targets(config, references, jobs)
     targets = [*ends.values(), *(target for group in trained.values() for target in group.values())]
@@ -110,13 +101,13 @@ def measure(
         return {name: log.find(weights) for name, weights in mixtures.items()}
 
     if config.force:
-        forget_jobs(list(jobs))
+        forget_jobs(jobs)
     names = [job.name for job in jobs if not job.is_done]
-    to_score = targets_to_score(config, manifest, targets)
+    to_score = targets_to_score(run, targets)
     kinds = [kind for kind in proxy_kinds(config) if None in rows(kind).values()]
     if names or to_score:
         launch(config, "verify", {"task": "train_and_score", "jobs": [("reference", names)], "targets": to_score})
-    add_external_scores(config, manifest, targets)
+    add_external_scores(run, targets)
     if kinds:
         with RankGroups(config, "verify_proxies", search_groups(config)) as groups:
             for kind in kinds:

@@ -9,6 +9,7 @@ import pytest
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.fidelity.cost import cost_ledger
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.training.jobs import final_jobs
 from tests.helpers import fork_run
 
@@ -21,7 +22,8 @@ def parts(run: Path) -> tuple[DemixConfig, DataManifest]:
 def test_the_ledger_adds_up_what_the_records_say(smoke_run: Path) -> None:
     config, manifest = parts(smoke_run)
     ledger = cost_ledger(
-        config, manifest, final_jobs(config, manifest, json.loads((smoke_run / "final/shares.json").read_text()))
+        PreparedRun(config, manifest),
+        final_jobs(config, manifest, json.loads((smoke_run / "final/shares.json").read_text())),
     )
     stages = ledger["stages"]
     for stage, role in (("base", "base"), ("components", "component"), ("final", "final")):
@@ -47,7 +49,7 @@ def test_a_run_without_components_or_scores_has_a_ledger(smoke_run: Path, tmp_pa
     run = fork_run(smoke_run, tmp_path, "models/component", "search/scores.jsonl") / "smoke"
     config, manifest = parts(run)
     ledger = cost_ledger(
-        config, manifest, final_jobs(config, manifest, json.loads((run / "final/shares.json").read_text()))
+        PreparedRun(config, manifest), final_jobs(config, manifest, json.loads((run / "final/shares.json").read_text()))
     )
     assert set(ledger["stages"]) == {"base", "final"}
     assert ledger["if_proxies_were_trained"] is None
