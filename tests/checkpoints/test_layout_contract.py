@@ -16,7 +16,7 @@ import yaml
 
 import nemo_demix.checkpoints.layouts as registry
 from nemo_demix.checkpoints.architecture import Architecture
-from nemo_demix.checkpoints.layouts import LAYOUTS, Layout, detect, locate
+from nemo_demix.checkpoints.layouts import Layout, detect, locate
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.merging.verify import verify
 from tests.helpers import REPOSITORY, merge_checkpoints
@@ -60,7 +60,10 @@ Pairs = dict[str, dict[str, Path]]
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     """Two components in every layout. Tests must not change them."""
-    folder = tmp_path_factory.mktemp("layouts")
+    return make_pairs(tmp_path_factory.mktemp("layouts"))
+
+
+def make_pairs(folder: Path) -> Pairs:
     with tarfile.open(ARCHIVE) as tar:
         tar.extractall(folder / "saved", filter="data")
     saved = folder / "saved/one"
@@ -68,7 +71,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     iteration.rename(iteration.with_name("iter_0000010"))
     (folder / "saved/two/latest_checkpointed_iteration.txt").write_text("10")
     found: Pairs = {}
-    for layout in LAYOUTS:
+    for layout in registry.LAYOUTS:
         found[layout.kind] = {name: folder / layout.kind / name for name in ("one", "two")}
         (folder / layout.kind).mkdir()
         for name, path in found[layout.kind].items():
@@ -76,7 +79,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
     return found
 
 
-every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.kind)
+every_layout = pytest.mark.parametrize("layout", registry.LAYOUTS, ids=lambda layout: layout.kind)
 
 
 @every_layout
@@ -89,17 +92,20 @@ def test_its_checkpoint_is_found_whichever_way_the_registry_is_asked(
     assert found.root == path
     assert (found.weights / ".metadata").is_file()
     assert detect(found.weights) == found, "the torch_dist folder stands for its checkpoint"
-    before = LAYOUTS[: LAYOUTS.index(layout)]
+    layouts = registry.LAYOUTS
+    before = layouts[: layouts.index(layout)]
     assert not [one.kind for one in before if one.matches(path)], "one that is asked before takes it for its own"
-    also = {one for one in LAYOUTS if one.matches(path)} - {layout}
-    for order in permutations(LAYOUTS):
+    also = {one for one in layouts if one.matches(path)} - {layout}
+    for order in permutations(layouts):
         if all(order.index(layout) < order.index(one) for one in also):
             monkeypatch.setattr(registry, "LAYOUTS", order)
             assert locate(path) == found
 
 
 def test_the_first_four_are_told_apart_in_any_order(pairs: Pairs) -> None:
-    four = [layout for layout in LAYOUTS if layout.kind in ("nemo2", "megatron_lm", "megatron_bridge", "torch_dcp")]
+    four = [
+        layout for layout in registry.LAYOUTS if layout.kind in ("nemo2", "megatron_lm", "megatron_bridge", "torch_dcp")
+    ]
     for one in four:
         assert [layout for layout in four if layout.matches(pairs[one.kind]["one"])] == [one]
 
@@ -134,5 +140,5 @@ def test_a_merge_is_of_the_same_layout_and_has_its_companions(
 
 
 def test_every_layout_has_a_name_of_its_own() -> None:
-    assert len({layout.kind for layout in LAYOUTS}) == len(LAYOUTS)
-    assert set(MAKERS) == {layout.kind for layout in LAYOUTS}
+    assert len({layout.kind for layout in registry.LAYOUTS}) == len(registry.LAYOUTS)
+    assert set(MAKERS) == {layout.kind for layout in registry.LAYOUTS}
