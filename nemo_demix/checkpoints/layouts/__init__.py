@@ -22,9 +22,8 @@ from nemo_demix.errors import CheckpointError
 
 __all__ = ["LAYOUTS", "Layout", "detect", "locate"]
 
-# Asked in this order, and the first that matches it is. A root is matched by one alone, of these four; NeMo 2 is asked
-# first because its weights folder, named by itself, looks like Megatron-LM's. A layout that has all that another is
-# known by, and more, stands before it.
+# Asked in this order, and the first that matches it is. Of these four one alone matches; a layout that has all that
+# another is known by, and more, stands before that.
 LAYOUTS: tuple[type[Layout], ...] = (Nemo2, MegatronBridge, MegatronLM, TorchDcp)
 
 
@@ -53,6 +52,8 @@ def locate(path: Path) -> Layout:
         raise CheckpointError(f"{path}: not found; expected a checkpoint folder")
     if path.name in ("", ".."):
         path = path.resolve()
+    for layout_class in LAYOUTS:
+        path = layout_class.root_of(path)
     check_finished(path)
     for layout_class in LAYOUTS:
         layout = layout_class.matches(path)

@@ -36,12 +36,17 @@ class Layout(ABC):
     weights: Path
 
     @classmethod
+    def root_of(cls, path: Path) -> Path:
+        """Return the root of a checkpoint that was named by its torch_dist folder; any other path as it is."""
+        return path
+
+    @classmethod
     @abstractmethod
     def matches(cls, path: Path) -> Self | None:
         """Return the checkpoint at a folder, where it is of this layout: told by the names of files that are there.
 
         Args:
-            path: A folder that exists: the root, or the torch_dist folder itself.
+            path: A folder that exists, after `root_of` of all layouts.
         Raises:
             CheckpointError: if it is of this layout, but does not say where its weights are.
         """

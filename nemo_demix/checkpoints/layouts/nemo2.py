@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.architecture import Architecture, from_config, read_yaml, section
 from nemo_demix.checkpoints.files import read_file
-from nemo_demix.checkpoints.layouts.base import Layout, check_finished, check_within, within
+from nemo_demix.checkpoints.layouts.base import Layout, check_within, within
 from nemo_demix.checkpoints.layouts.training_folder import has_tracker
 from nemo_demix.errors import CheckpointError, DemixError
 
@@ -24,16 +24,17 @@ class Nemo2(Layout):
     kind: ClassVar[str] = "nemo2"
 
     @classmethod
+    def root_of(cls, path: Path) -> Path:
+        """Return the folder that holds `weights` and `context`, where these weights were named."""
+        return path.parent if path.name == "weights" and (path.parent / "context").is_dir() else path
+
+    @classmethod
     def matches(cls, path: Path) -> Self | None:
         """Return it where there is a folder `weights`, and no tracker of Megatron's beside it."""
-        root = path.parent if path.name == "weights" and (path.parent / "context").is_dir() else path
-        if has_tracker(root) or not (root / "weights").is_dir():
-            return None
-        return cls(root, root / "weights")
+        return None if has_tracker(path) or not (path / "weights").is_dir() else cls(path, path / "weights")
 
     def check(self) -> None:
-        """Refuse what every layout refuses, a mark of an unfinished save, and weights that are a link to elsewhere."""
-        check_finished(self.root)
+        """Refuse what every layout refuses, and weights that are a link to elsewhere."""
         check_within(self.root, self.weights)
         super().check()
 
