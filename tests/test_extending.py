@@ -1,6 +1,8 @@
 """docs/extending.md followed to the letter: its examples, registered as it says, pass the contract of their kind."""
 
+import json
 import re
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -9,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nemo_demix.checkpoints import layouts
 from nemo_demix.config import BenchmarkConfig
 from nemo_demix.datasets.benchmarks import BENCHMARKS, read_items, write_benchmark
 from nemo_demix.merging.methods import METHODS
 from nemo_demix.prediction.predictors import PREDICTORS
 from nemo_demix.search.strategies import STRATEGIES
+from tests.checkpoints import test_layout_contract
 from tests.helpers import REPOSITORY
 from tests.merging import oracles, test_methods
 from tests.prediction import test_contract
@@ -87,3 +91,19 @@ def test_the_benchmark_is_one(module: types.ModuleType, monkeypatch: pytest.Monk
     assert record.num_items == len(items) == 500
     assert len({one["id"] for one in items}) == 500
     assert all(one["choices"][one["gold_index"]] == one["gold"] for one in items)
+
+
+@with_example("class Sized(")
+def test_the_layout_is_one(module: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (source,) = [example for example in EXAMPLES if "def _sized(" in example]
+    module.__dict__.update(shutil=shutil, json=json, CONFIG=test_layout_contract.CONFIG)
+    exec(source, module.__dict__)
+    monkeypatch.setattr(layouts, "LAYOUTS", (module.Sized, *layouts.LAYOUTS))
+    monkeypatch.setitem(test_layout_contract.MAKERS, "sized", module._sized)
+    pairs = test_layout_contract.make_pairs(tmp_path)
+    test_layout_contract.test_every_layout_has_a_name_of_its_own()
+    test_layout_contract.test_it_says_what_its_model_is_or_that_it_does_not_know(pairs, module.Sized)
+    test_layout_contract.test_a_merge_is_of_the_same_layout_and_has_its_companions(pairs, module.Sized, tmp_path)
+    for layout in layouts.LAYOUTS:
+        with monkeypatch.context() as inner:
+            test_layout_contract.test_its_checkpoint_is_found_whichever_way_the_registry_is_asked(pairs, layout, inner)

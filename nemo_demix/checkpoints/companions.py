@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.artifacts import parse_json
-from nemo_demix.checkpoints.architecture import io_json_config
 from nemo_demix.checkpoints.layouts import Layout
+from nemo_demix.checkpoints.layouts.nemo2 import io_json_config
 from nemo_demix.checkpoints.metadata import TensorEntry
 from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError, DemixError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.checkpoints.files import read_file
-from nemo_demix.checkpoints.layouts import RUN_CONFIG, locate
+from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
 from nemo_demix.checkpoints.plain_yaml import parse_yaml
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nemo_demix.checkpoints.layouts import Architecture
+from nemo_demix.checkpoints.architecture import Architecture
 from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.errors import CheckpointError
 

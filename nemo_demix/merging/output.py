@@ -17,7 +17,6 @@ from nemo_demix.checkpoints.blob import damaged, find_payload, frame
 from nemo_demix.checkpoints.checksums import file_entry
 from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.files import read_into
-from nemo_demix.checkpoints.layouts import TRACKER
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry, dtype_name
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.objects import COMMON, CommonState, check_archive
@@ -226,8 +225,7 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
         elif relative.suffix == ".pt":
             check_archive(data, str(layout.root / relative))
         found[relative] = data
-    if layout.tracker is not None and layout.weights_relative != Path("."):
-        found[Path(TRACKER)] = layout.tracker.encode()
+    found |= layout.own_files
     found[layout.weights_relative / ".metadata"] = _metadata(plan)
     return found
 

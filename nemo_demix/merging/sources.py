@@ -16,7 +16,7 @@ from nemo_demix.checkpoints.checksums import check_objects, check_small_files
 from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.companions import check_companions
 from nemo_demix.checkpoints.files import open_file
-from nemo_demix.checkpoints.layouts import BRIDGE_TRACKER, TRACKER, Layout, detect, locate
+from nemo_demix.checkpoints.layouts import Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import check_archive, common_objects
 from nemo_demix.errors import CheckpointError
@@ -89,8 +89,7 @@ def open_source(name: str, path: Path) -> Source:
     if not tensors:
         raise CheckpointError(f"{layout.weights}: holds no weights, only {', '.join(left_out[:3]) or 'nothing'}")
     small = [*layout.companions, layout.weights_relative / ".metadata"]
-    # Trackers are left out: they move on as their run saves, and an output gets its own.
-    needed = {path: 0 for path in small if path.name not in (TRACKER, BRIDGE_TRACKER)}
+    needed = {path: 0 for path in small if path.name not in layout.moving}
     places = [(chunk.file, chunk.file_offset, chunk.num_bytes) for item in tensors.values() for chunk in item.chunks]
     places += [(item.file, item.file_offset, item.num_bytes) for item in objects.values()]
     for file, offset, length in places:

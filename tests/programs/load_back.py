@@ -18,7 +18,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from nemo_demix.artifacts import DataManifest
-from nemo_demix.checkpoints.layouts import TRACKER, detect
+from nemo_demix.checkpoints.layouts import detect
+from nemo_demix.checkpoints.layouts.training_folder import TRACKER
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.config import load_resolved
 from nemo_demix.runtime.model import build_model, shards

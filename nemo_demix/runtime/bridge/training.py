@@ -18,7 +18,7 @@ from megatron.core.datasets.utils import get_blend_from_list
 from nemo_demix.artifacts import DataManifest, write_bytes, write_text
 from nemo_demix.checkpoints.common_state import load_plain
 from nemo_demix.checkpoints.files import read_file
-from nemo_demix.checkpoints.layouts import RUN_CONFIG
+from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
 from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError
