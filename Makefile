@@ -84,7 +84,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt requirements-data.txt
 	    $$(grep '^torch==' constraints.txt) cuda-bindings
 	@$(PIP) --no-deps --no-build-isolation -r constraints.txt -r requirements-data.txt -e .
 	@# Bytecode of what is imported, and of nothing else; some machines are told to keep none.
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, $(IMPORTED)'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.ranks.preloaded, $(IMPORTED)'
 	@touch $@
 
 # Megatron-Bridge asks for packages that exclude NeMo's, and for a Python of its own.
@@ -109,7 +109,7 @@ bridge: .venv-bridge/.installed
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints-bridge.txt \
 	    $$(grep '^torch==' constraints-bridge.txt)
 	@$(PIP) --no-deps --no-build-isolation -r constraints-bridge.txt -r requirements-data.txt -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.launch.preloaded, nemo_demix.cli'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.ranks.preloaded, nemo_demix.cli'
 	@touch $@
 
 clean:

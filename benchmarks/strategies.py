@@ -19,8 +19,8 @@ from scipy import stats
 
 from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig, load_resolved
-from nemo_demix.launch.leader import launch
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.leader import launch
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.training.jobs import reference_job
 

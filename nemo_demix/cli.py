@@ -26,9 +26,9 @@ from nemo_demix.config.overrides import stage_config
 from nemo_demix.config.recipes import READING
 from nemo_demix.config.run import missing_keys, name_errors
 from nemo_demix.errors import ConfigError, DemixError, near, refuse
-from nemo_demix.launch import stopping
-from nemo_demix.launch.lock import folder_lock
-from nemo_demix.launch.team import Team, join_team
+from nemo_demix.ranks import stopping
+from nemo_demix.ranks.lock import folder_lock
+from nemo_demix.ranks.team import Team, join_team
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.terminal import heard_verbose, set_up
 
@@ -215,7 +215,7 @@ def main() -> None:
     if team.is_leader:
         _lead(team, stage)
     else:
-        from nemo_demix.launch.agent import follow
+        from nemo_demix.ranks.agent import follow
 
         try:
             sys.exit(follow(team))
@@ -292,7 +292,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
             check_stack(f"launch.through={config.launch.through}" if through else stage, config.backend)
         stopping.listen()
         if stage in _WITH_RANKS and not is_imported:
-            from nemo_demix.launch.processes import start_fork_server
+            from nemo_demix.ranks.processes import start_fork_server
 
             start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):

@@ -1,7 +1,7 @@
 """What the person sees: our own lines, one moving bar on a terminal, and nothing that a library says.
 
 `set_up` gives the package's records to the terminal and everyone else's to a file, or with -v to the terminal too.
-Other processes of ours log into files; see `launch/said.py`.
+Other processes of ours log into files; see `ranks/said.py`.
 """
 
 import logging

@@ -27,8 +27,8 @@ tests/scoring/test_external.py
 tests/stages/test_reuse.py
 tests/stages/test_verify.py
 tests/training/test_train.py
-tests/launch/test_stopping.py
-tests/launch/test_fork_server.py
+tests/ranks/test_stopping.py
+tests/ranks/test_fork_server.py
 """.split()
 
 # One Slurm serves the first, one import of NeMo in the test's own process the second.

@@ -21,7 +21,7 @@ from multiprocessing import util as multiprocessing_util
 from pathlib import Path
 from typing import Any
 
-multiprocessing.set_forkserver_preload(["nemo_demix.launch.preloaded", "tests.warm"])
+multiprocessing.set_forkserver_preload(["nemo_demix.ranks.preloaded", "tests.warm"])
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -141,7 +141,7 @@ def _cli(arguments: list[str]) -> None:
 
 
 def _program(arguments: list[str]) -> None:
-    from nemo_demix.launch.environment import renew_after_fork
+    from nemo_demix.ranks.environment import renew_after_fork
 
     renew_after_fork(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]))
     sys.argv = list(arguments)
@@ -159,7 +159,7 @@ def _fork_instead(path: bytes, arguments: list[Any], descriptors: Sequence[int])
     if child := os.fork():
         return child
     try:
-        from nemo_demix.launch import preloaded
+        from nemo_demix.ranks import preloaded
 
         preloaded.settle()
         multiprocessing_util.spawnv_passfds = _spawn  # type: ignore[attr-defined]

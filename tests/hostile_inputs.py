@@ -39,10 +39,10 @@ from nemo_demix.datasets.benchmarks import _user_items
 from nemo_demix.datasets.megatron import read_prefix
 from nemo_demix.datasets.readers import read_file
 from nemo_demix.errors import DemixError, one_line, refuse
-from nemo_demix.launch.seal import Seal
 from nemo_demix.merging.output import load_output_record
 from nemo_demix.merging.verify import verify
 from nemo_demix.mixture import load_mixtures
+from nemo_demix.ranks.seal import Seal
 from nemo_demix.runtime.generation import read_generation
 from nemo_demix.scoring.imported import read_imported
 from nemo_demix.search.baselines import heuristic_shares

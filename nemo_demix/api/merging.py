@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_demix.config import MergeConfig
-from nemo_demix.launch.cohort import find_cohort
+from nemo_demix.ranks.cohort import find_cohort
 from nemo_demix.stages.merge import carry_out, plan_of
 
 if TYPE_CHECKING:

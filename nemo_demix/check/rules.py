@@ -23,12 +23,12 @@ from nemo_demix.datasets.sources import source_errors
 from nemo_demix.datasets.tasks import task_file_errors
 from nemo_demix.errors import ConfigError, DemixError, found_by, near
 from nemo_demix.fidelity.references import verify_errors
-from nemo_demix.launch.placement import search_groups
 from nemo_demix.memory_check import known_shape
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
+from nemo_demix.ranks.placement import search_groups
 from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size

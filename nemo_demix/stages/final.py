@@ -9,8 +9,8 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.cost import cost_ledger
 from nemo_demix.fidelity.outcome import write_outcome
 from nemo_demix.fidelity.record import load_fidelity
-from nemo_demix.launch.leader import launch
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.leader import launch
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.space import search_folder
 from nemo_demix.stages.external import add_external_scores

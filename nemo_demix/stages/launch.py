@@ -21,7 +21,7 @@ from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import Option, Outcome, PlannedJob, check_plan, submit_missing
 from nemo_demix.config import DemixConfig, LaunchJobConfig
 from nemo_demix.errors import ClusterError, ConfigError
-from nemo_demix.launch.lock import folder_lock
+from nemo_demix.ranks.lock import folder_lock
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.stages.pipeline import PipelineStage, pipeline, trained_jobs
 from nemo_demix.stages.retraining import confirm_retraining

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 from nemo_demix.artifacts import write_json
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
-from nemo_demix.launch.cohort import find_cohort
-from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import DTYPES, setting_errors
 from nemo_demix.mixture import checked_mixtures, is_folder_name, load_mixtures
 from nemo_demix.progress import Meter
+from nemo_demix.ranks.cohort import find_cohort
+from nemo_demix.ranks.lock import folder_lock
 
 if TYPE_CHECKING:
     from nemo_demix.merging.plan import MergePlan

@@ -9,8 +9,8 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.datasets.megatron import write_part
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
-from nemo_demix.launch.leader import launch
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.leader import launch
 from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.training.jobs import TrainJob, load_model, select_jobs
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig
-from nemo_demix.launch.groups import RankGroups
-from nemo_demix.launch.leader import launch
-from nemo_demix.launch.placement import search_groups
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.groups import RankGroups
+from nemo_demix.ranks.leader import launch
+from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget
 from nemo_demix.search.run import run_mixtures
 from nemo_demix.stages.external import add_external_scores

@@ -6,9 +6,9 @@ from nemo_demix.artifacts import is_done
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
-from nemo_demix.launch.groups import RankGroups
-from nemo_demix.launch.placement import search_groups
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.groups import RankGroups
+from nemo_demix.ranks.placement import search_groups
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.run import Noise, run_search

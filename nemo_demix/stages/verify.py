@@ -16,10 +16,10 @@ from nemo_demix.errors import ConfigError, refuse
 from nemo_demix.fidelity.record import fidelity_path
 from nemo_demix.fidelity.references import Reference, jobs_of, verify_errors
 from nemo_demix.fidelity.report import Measured, fidelity_report
-from nemo_demix.launch.groups import RankGroups
-from nemo_demix.launch.leader import launch
-from nemo_demix.launch.placement import search_groups
 from nemo_demix.prepared import PreparedRun
+from nemo_demix.ranks.groups import RankGroups
+from nemo_demix.ranks.leader import launch
+from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget, model_scores
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.proxy_row import ProxyRow

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from nemo_demix.errors import CheckpointError, ConfigError
-from nemo_demix.launch.lock import folder_lock
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
 from nemo_demix.merging.workers import WorkerFailure
+from nemo_demix.ranks.lock import folder_lock
 from tests.helpers import REPOSITORY
 from tests.merging.faults import (
     children,

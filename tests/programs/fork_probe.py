@@ -16,8 +16,8 @@ from typing import Any
 
 def look(path: str, environment: Mapping[str, str]) -> None:
     """In a forked process, as `become_rank` leaves it when the rank's work begins."""
-    from nemo_demix.launch import preloaded, worker
-    from nemo_demix.launch.environment import renew_after_fork
+    from nemo_demix.ranks import preloaded, worker
+    from nemo_demix.ranks.environment import renew_after_fork
 
     found: dict[str, Any] = {"unsafe": preloaded.UNSAFE, "descriptors": descriptors()}
     found["handlers"] = {
@@ -58,7 +58,7 @@ def descriptors() -> list[str]:
 
 
 def main() -> None:
-    from nemo_demix.launch.processes import start_fork_server
+    from nemo_demix.ranks.processes import start_fork_server
 
     start_fork_server()
     context = multiprocessing.get_context("forkserver")

@@ -4,8 +4,8 @@ import pytest
 
 from nemo_demix.config import ParallelConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.launch.placement import Placement, group_layout, place
-from nemo_demix.launch.team import Member
+from nemo_demix.ranks.placement import Placement, group_layout, place
+from nemo_demix.ranks.team import Member
 
 
 def members(*hosts: str) -> list[Member]:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.launch.placement import Placement
-from nemo_demix.launch.processes import Assignment, LocalRanks, start_fork_server, wait_for_file
-from nemo_demix.launch.team import POLL_S, Team
+from nemo_demix.ranks.placement import Placement
+from nemo_demix.ranks.processes import Assignment, LocalRanks, start_fork_server, wait_for_file
+from nemo_demix.ranks.team import POLL_S, Team
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nemo_demix.errors import ConfigError
-from nemo_demix.launch.cohort import find_cohort
-from nemo_demix.launch.seal import Seal, shared_seal
 from nemo_demix.merging.cohort import Cohort
+from nemo_demix.ranks.cohort import find_cohort
+from nemo_demix.ranks.seal import Seal, shared_seal
 from nemo_demix.remembered import cache_folder
 
 if TYPE_CHECKING:

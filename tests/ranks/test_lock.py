@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.errors import ConfigError
-from nemo_demix.launch.lock import folder_lock
+from nemo_demix.ranks.lock import folder_lock
 
 
 @contextmanager

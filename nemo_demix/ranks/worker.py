@@ -1,5 +1,5 @@
 """One rank of a stage, as a fork of its node's fork server or, where that cannot be, a Python of its own:
-`python -m nemo_demix.launch.worker CONFIG LOGS RANK GROUP`.
+`python -m nemo_demix.ranks.worker CONFIG LOGS RANK GROUP`.
 
 RANK counts over all groups; in the environment are the rank and the world size within the group.
 
@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nemo_demix.launch.environment import OFF, load_torch, renew_after_fork, why_not_a_fork
-from nemo_demix.launch.said import Said
 from nemo_demix.progress import is_line
+from nemo_demix.ranks.environment import OFF, load_torch, renew_after_fork, why_not_a_fork
+from nemo_demix.ranks.said import Said
 from nemo_demix.runtime.lifetime import StoppedEarly, block_jobs_signals, die_with_parent, name_process
 
-logger = logging.getLogger("nemo_demix.launch")  # this module may run as __main__
+logger = logging.getLogger("nemo_demix.ranks")  # this module may run as __main__
 _WHY = "NEMO_DEMIX_NOT_FORKED"  # why a rank started a Python of its own
 
 
@@ -34,7 +34,7 @@ def become_rank(arguments: Sequence[str], environment: Mapping[str, str], folder
         environment: All of the rank's environment.
         folder: The working directory.
     """
-    from nemo_demix.launch import preloaded  # the server has imported it
+    from nemo_demix.ranks import preloaded  # the server has imported it
 
     os.setsid()  # a signal to the agent's process group is the agent's to pass on
     os.chdir(folder)
@@ -101,7 +101,7 @@ def _work(config_path: Path, logs: Path, group: int) -> None:
     config = load_resolved(config_path)
     manifest = DataManifest.load(config.run_dir / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel, config.backend)
-    from nemo_demix.launch import tasks
+    from nemo_demix.ranks import tasks
 
     task: dict[str, Any] = json.loads((logs / "task.json").read_text(encoding="utf-8"))
     wanted = task.pop("wanted")

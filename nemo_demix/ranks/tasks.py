@@ -36,7 +36,7 @@ def train_and_score(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> Non
 
 def serve(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     """Make and score proxies for a search, as one of its groups."""
-    from nemo_demix.launch.groups import StoreChannel
+    from nemo_demix.ranks.groups import StoreChannel
     from nemo_demix.search.proxies.serve import serve as serve_requests
 
     serve_requests(run.config, run.manifest, run.components, ranks, StoreChannel(task["group"]))

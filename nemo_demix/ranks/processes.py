@@ -17,16 +17,16 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from nemo_demix.launch import seal
-from nemo_demix.launch.environment import STEP_VARIABLES
-from nemo_demix.launch.placement import Placement
-from nemo_demix.launch.seal import Seal
-from nemo_demix.launch.team import LOOPBACK
-from nemo_demix.launch.worker import become_rank
+from nemo_demix.ranks import seal
+from nemo_demix.ranks.environment import STEP_VARIABLES
+from nemo_demix.ranks.placement import Placement
+from nemo_demix.ranks.seal import Seal
+from nemo_demix.ranks.team import LOOPBACK
+from nemo_demix.ranks.worker import become_rank
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, STOP
 
 _TAIL_LINES = 30
-_PRELOADED = "nemo_demix.launch.preloaded"
+_PRELOADED = "nemo_demix.ranks.preloaded"
 
 
 def start_fork_server() -> None:

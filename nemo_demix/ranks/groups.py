@@ -22,9 +22,9 @@ import numpy as np
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ClusterError
-from nemo_demix.launch.leader import Running, start_ranks_of
-from nemo_demix.launch.seal import Seal
-from nemo_demix.launch.team import this_team
+from nemo_demix.ranks.leader import Running, start_ranks_of
+from nemo_demix.ranks.seal import Seal
+from nemo_demix.ranks.team import this_team
 from nemo_demix.search.proxies.groups import Reply, Request
 
 logger = logging.getLogger(__name__)

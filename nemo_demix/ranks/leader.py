@@ -12,12 +12,12 @@ from typing import Any
 from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.config import DemixConfig, save_resolved
 from nemo_demix.errors import ConfigError, DemixError
-from nemo_demix.launch import stopping
-from nemo_demix.launch.placement import Placement, group_layout, place
-from nemo_demix.launch.processes import Assignment, Ended, LocalRanks
-from nemo_demix.launch.said import Relay
-from nemo_demix.launch.team import POLL_S, this_team
 from nemo_demix.progress import doing
+from nemo_demix.ranks import stopping
+from nemo_demix.ranks.placement import Placement, group_layout, place
+from nemo_demix.ranks.processes import Assignment, Ended, LocalRanks
+from nemo_demix.ranks.said import Relay
+from nemo_demix.ranks.team import POLL_S, this_team
 from nemo_demix.runtime.lifetime import STOP
 
 logger = logging.getLogger(__name__)

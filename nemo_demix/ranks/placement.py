@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from nemo_demix.config import DemixConfig, ParallelConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.launch.team import Member
+from nemo_demix.ranks.team import Member
 from nemo_demix.runtime.ranks import world_size
 
 

@@ -14,10 +14,10 @@ from torch.distributed import TCPStore
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ClusterError, ConfigError
-from nemo_demix.launch.groups import RankGroups, StoreChannel, _Chunk, _Group
-from nemo_demix.launch.seal import VARIABLE, Seal, shared_seal
-from nemo_demix.launch.team import Team, _listen, join_team
 from nemo_demix.merging.cohort import Cohort
+from nemo_demix.ranks.groups import RankGroups, StoreChannel, _Chunk, _Group
+from nemo_demix.ranks.seal import VARIABLE, Seal, shared_seal
+from nemo_demix.ranks.team import Team, _listen, join_team
 
 REPLY = ({"items": [], "lm_eval": None}, np.arange(3.0))
 

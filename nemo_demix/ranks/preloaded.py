@@ -1,6 +1,6 @@
 """What every rank needs, imported once a node: the node's fork server imports this module, and ranks are its forks.
 
-The fork server is Python's own (`multiprocessing.forkserver`), started by `nemo_demix.launch.processes`. When it has
+The fork server is Python's own (`multiprocessing.forkserver`), started by `nemo_demix.ranks.processes`. When it has
 imported this module it has one thread, no CUDA, and no signal handler, socket or open file of a library. Where that is
 not so, `UNSAFE` says why, and each rank starts a Python of its own instead.
 
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from nemo_demix.launch.environment import OFF, STEP_VARIABLES, load_torch, why_not_forkable
+from nemo_demix.ranks.environment import OFF, STEP_VARIABLES, load_torch, why_not_forkable
 from nemo_demix.runtime.backend import PRELOADED
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, die_with_parent, name_process
 from nemo_demix.stack import installed_backend
@@ -21,8 +21,8 @@ from nemo_demix.stack import installed_backend
 # What ranks run; these bring torch, megatron-core and the framework that is installed.
 _MODULES = (
     *PRELOADED[installed_backend()],
-    "nemo_demix.launch.groups",
-    "nemo_demix.launch.tasks",
+    "nemo_demix.ranks.groups",
+    "nemo_demix.ranks.tasks",
     "nemo_demix.scoring.store",
     "nemo_demix.search.proxies.serve",
     "nemo_demix.training.train",
