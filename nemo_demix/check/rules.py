@@ -13,7 +13,8 @@ from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.limits import limit_errors
 from nemo_demix.config.models import BACKENDS
-from nemo_demix.config.overrides import STAGES_WITH_JOBS, override_errors, stage_config
+from nemo_demix.config.overrides import override_errors, stage_config
+from nemo_demix.config.stages import STAGES
 from nemo_demix.config.tracking import track_errors
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.datasets.benchmarks import BENCHMARKS, first_item_errors
@@ -93,7 +94,7 @@ def _model(config: DemixConfig) -> Iterator[DemixError]:
         return
     yield from backend_errors(config)
     yield from factory_errors(config.model, config.backend)
-    for stage in ("", *STAGES_WITH_JOBS):
+    for stage in ("", *STAGES):
         try:
             own = stage_config(config, stage) if stage else config
         except ConfigError:  # told by `override_errors`

@@ -11,10 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_demix.config.grammar import in_yaml, parsed
 from nemo_demix.config.launch import LaunchJobConfig
 from nemo_demix.config.run import DemixConfig, to_dataclasses
+from nemo_demix.config.stages import STAGES
 from nemo_demix.config.values import fitted, is_count, is_section, kind_at
 from nemo_demix.errors import ConfigError, DemixError
-
-STAGES_WITH_JOBS = ("prepare", "base", "components", "references", "verify", "search", "final")
 
 
 def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list[str], set[str]]:
@@ -105,7 +104,7 @@ def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
 
 def override_errors(config: DemixConfig) -> Iterator[DemixError]:
     """Overrides of the stages' jobs that cannot be applied."""
-    for stage in STAGES_WITH_JOBS:
+    for stage in STAGES:
         texts = getattr(config.launch.jobs, stage).overrides
         changed = OmegaConf.structured(config) if texts else None
         for text in texts:

@@ -12,13 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_json, read_json_lines
 from nemo_demix.config import DemixConfig, load_resolved
+from nemo_demix.config.stages import STAGE_OF
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.cost import Stages, spent
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.scoring.items import ModelItems, Score, Scores
 from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
-
-ROLES = {"base": "base", "component": "components", "reference": "references", "final": "final"}  # role -> stage
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class RunRecords:
         if self.cost is not None:
             stages: Stages = self.cost["stages"]
             return stages
-        groups = {stage: list(self.models.get(role, {}).values()) for role, stage in ROLES.items()}
+        groups = {stage: list(self.models.get(role, {}).values()) for role, stage in STAGE_OF.items()}
         imported = self.mixture is not None and self.mixture.get("proxy") == "imported"
         return spent(groups, [] if imported else self.scored, world_size(self.config.parallel))
 
@@ -113,7 +112,7 @@ def read_run(config: DemixConfig) -> RunRecords:
     mixture = _json(folder / "search" / "mixture.json")
     manifest_path = folder / "datasets" / "manifest.json"
     manifest = DataManifest.load(manifest_path) if manifest_path.exists() else None
-    models = {role: _models(folder / "models" / role) for role in ROLES}
+    models = {role: _models(folder / "models" / role) for role in STAGE_OF}
     log = folder / "search" / "scores.jsonl"
     if manifest is None and mixture is None and not any(models.values()) and not log.exists():
         raise ConfigError(
@@ -178,7 +177,7 @@ def _releases(logs: Path) -> dict[str, dict[str, str]]:
 def _losses(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """Read each model's losses; a step that was done again after an interruption counts as it was done last."""
     found = {}
-    for role in ROLES:
+    for role in STAGE_OF:
         for path in sorted((folder / role).glob("*/losses.jsonl")):
             steps = {int(row["step"]): float(row["loss"]) for row in read_json_lines(path)}
             if steps:

@@ -20,6 +20,7 @@ from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import Option, Outcome, PlannedJob, check_plan, submit_missing
 from nemo_demix.config import DemixConfig, LaunchJobConfig
+from nemo_demix.config.stages import STAGES
 from nemo_demix.errors import ClusterError, ConfigError
 from nemo_demix.ranks.lock import folder_lock
 from nemo_demix.runtime.ranks import world_size
@@ -28,7 +29,6 @@ from nemo_demix.stages.retraining import confirm_retraining
 
 logger = logging.getLogger(__name__)
 THROUGH = ("slurm", "nemo_run", "local")
-_TRAIN = {"base": "base", "components": "component", "references": "reference"}  # role, by stage
 
 
 def launch_stage(config: DemixConfig) -> None:
@@ -132,7 +132,7 @@ def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[P
                 stage=stage.name,
                 name=f"demix-{config.name}-{stage.name}",
                 script=scripts_folder() / f"{stage.name}.sbatch",
-                command=("train", f"role={_TRAIN[stage.name]}") if stage.name in _TRAIN else (stage.name,),
+                command=STAGES[stage.name].command,
                 arguments=(f"recipe={recipe}", *own.overrides),
                 nodes=1 if stage.name == "prepare" else stage.config.parallel.nodes,
                 after=stage.after,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nemo_demix.artifacts import canonical_json, read_json, write_json
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.stages import STAGE_OF
 from nemo_demix.datasets.megatron import write_part
 from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
@@ -15,13 +16,12 @@ from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.training.jobs import TrainJob, load_model, select_jobs
 
 logger = logging.getLogger(__name__)
-ROLES = ("base", "component", "reference", "final")
 
 
 def train_stage(config: DemixConfig) -> None:
     """Train the models of one role, in one set of ranks."""
-    if config.role not in ROLES:
-        raise ConfigError(f"train: role={config.role}: expected role= one of {', '.join(ROLES)}")
+    if config.role not in STAGE_OF:
+        raise ConfigError(f"train: role={config.role}: expected role= one of {', '.join(STAGE_OF)}")
     run = PreparedRun.open(config)
     if config.role == "reference" and not config.reference.name:
         write_references(run)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.stages import STEPS
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress
 from nemo_demix.search.proxy_row import read_rows
@@ -14,7 +15,6 @@ from nemo_demix.search.strategies import strategy_of
 from nemo_demix.terminal import clock
 from nemo_demix.training.jobs import TrainJob
 
-ORDER = ("prepare", "train", "search", "final")
 _KEPT_S = 2.0  # files are looked at again after so long
 
 
@@ -23,11 +23,11 @@ class Outlook:
     """What one run has still to do, seen from inside one of its stages.
 
     Attributes:
-        stage: The stage that is at work, one of `ORDER`.
+        stage: The stage that is at work, one of `STEPS`.
     """
 
     config: DemixConfig
-    stage: str = ORDER[0]
+    stage: str = STEPS[0]
     _seen: tuple[float, Sequence[TrainJob], float | None, float | None] | None = field(default=None, repr=False)
 
     def __call__(self, progress: Progress | None = None) -> str:
@@ -52,16 +52,16 @@ class Outlook:
 
     def _todo(self, jobs: Sequence[TrainJob], progress: Progress | None) -> list[tuple[str, int, str, float]]:
         """Stage, count, unit, and what its time goes by: tokens, or proxies."""
-        found, settings, place = [], self.config.search, ORDER.index(self.stage)
-        if place <= ORDER.index("train"):
+        found, settings, place = [], self.config.search, STEPS.index(self.stage)
+        if place <= STEPS.index("train"):
             at_hand = None if progress is None else progress.what
             more = [job for job in jobs if f"{job.role}/{job.name}" != at_hand]
             if more:
                 found.append(("train", len(more), "models", float(sum(job.num_tokens for job in more))))
         num_proxies = strategy_of(settings).num_proxies(settings)
-        if place < ORDER.index("search") and num_proxies:
+        if place < STEPS.index("search") and num_proxies:
             found.append(("search", num_proxies, "proxies", float(num_proxies)))
-        if place < ORDER.index("final"):
+        if place < STEPS.index("final"):
             count = 1 + len(self.config.final.baselines)
             found.append(("final", count, "models", float(count * self.config.final.num_tokens)))
         return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from nemo_demix.artifacts import is_done, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.overrides import stage_config
+from nemo_demix.config.stages import STAGES
 from nemo_demix.fidelity.record import fidelity_path, load_fidelity
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.identity import search_fingerprint
@@ -41,23 +42,23 @@ class PipelineStage:
 def pipeline(config: DemixConfig) -> list[PipelineStage]:
     """The stages that this run has, each after those it waits for.
 
-    The search is last but one; what it needs depends on its strategy: component models, or the base alone. A plain
-    mixture needs neither, but only one stage at a time may hold the run, so it waits for the base too.
+    What the search needs depends on its strategy: component models, or the base alone. A plain mixture needs neither,
+    but only one stage at a time may hold the run, so it waits for the base too.
 
     Raises:
         ConfigError: if an override of launch.jobs.<stage> cannot be applied.
     """
-    after: dict[str, tuple[str, ...]] = {"prepare": (), "base": ("prepare",)}
-    if strategy_of(config.search).mixes_components() or config.launch.verify:
-        after["components"] = ("base",)
-    if config.launch.verify:
-        after |= {"references": ("base",), "verify": ("components", "references")}
-    before_search = [name for name in ("components", "verify") if name in after]
-    after |= {"search": tuple(before_search) or ("base",), "final": ("search",)}
-
+    left_out: set[str] = set() if config.launch.verify else {"references", "verify"}
+    if not strategy_of(config.search).mixes_components() and not config.launch.verify:
+        left_out.add("components")
     prepared = PreparedRun.find(config)
     stages = []
-    for name, parents in after.items():
+    for name, stage in STAGES.items():
+        if name in left_out:
+            continue
+        parents = tuple(need for need in stage.needs if need not in left_out)
+        if stage.needs and not parents:
+            parents = ("base",)
         own = stage_config(config, name)
         models = _models(own, name)
         nothing = (False,) * (1 if models is None else len(models))

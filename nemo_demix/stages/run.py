@@ -7,6 +7,7 @@ from typing import Any
 
 from nemo_demix.artifacts import canonical_json, read_json_lines
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.stages import STEPS
 from nemo_demix.stages.outlook import Outlook
 from nemo_demix.stages.watch import MemoryWatch
 from nemo_demix.terminal import expect
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 def run_stages(config: DemixConfig) -> None:
     """Run all stages, from text to a final model; what each took in this call is added to `timing.jsonl`."""
     path = config.run_dir / "timing.jsonl"
-    stages: dict[str, Callable[[DemixConfig], object]] = {
+    steps: dict[str, Callable[[DemixConfig], object]] = {
         "prepare": _prepare,
         "train": _train,
         "search": _search,
@@ -25,13 +26,13 @@ def run_stages(config: DemixConfig) -> None:
     }
     outlook = Outlook(config)
     expect(outlook)
-    for name, stage in stages.items():
+    for name in STEPS:
         started = time.monotonic()
         outlook.stage = name
         to_do = outlook().removeprefix("then ")
         logger.info("== %s%s", name, f" ({to_do})" if to_do else "")
         with MemoryWatch() as memory:
-            stage(config)
+            steps[name](config)
         row = {
             "stage": name,
             "wall_time_s": round(time.monotonic() - started, 1),

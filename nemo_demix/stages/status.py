@@ -15,13 +15,13 @@ from rich.table import Table
 from nemo_demix.artifacts import parse_json, read_json
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
+from nemo_demix.config.stages import STAGES
 from nemo_demix.errors import ConfigError
 from nemo_demix.search.proxy_row import of_last_search, read_rows
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.launch import job_log
 from nemo_demix.stages.pipeline import PipelineStage, pipeline
 
-_ROLES = {"base": "base", "components": "component", "references": "reference", "final": "final"}
 _RECENT_PROXIES = 16  # whose pace is taken for that of the rest
 _WATCH_S, _WATCH_LINES_S = 2.0, 60.0  # between two looks, on a terminal and elsewhere
 _STALE_S = 900.0  # files that have not grown for so long are of nothing that runs
@@ -113,8 +113,8 @@ def stage_progress(stage: PipelineStage) -> Progress:
     config = stage.config
     if stage.is_done:
         return Progress("" if stage.models is None else f"{len(stage.models)} models")
-    if stage.name in _ROLES:
-        folder = config.run_dir / "models" / _ROLES[stage.name]
+    if (role := STAGES[stage.name].role) is not None:
+        folder = config.run_dir / "models" / role
         names = stage.models or (("base",) if stage.name == "base" else _folders(folder))
         return _of_models([folder / name for name in names])
     if stage.name == "search":
