@@ -16,13 +16,13 @@ import torch
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.scoring.batches import plan_batches
 from nemo_demix.scoring.live import token_scores
 from nemo_demix.scoring.suite import Request
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.merged import ProxyMerger
-from nemo_demix.training.jobs import component_jobs
 
 
 def main() -> None:
@@ -33,10 +33,11 @@ def main() -> None:
     config.suite.cache = False  # every answer is asked for
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     ranks = start_ranks(config.parallel)
-    components = component_jobs(config, manifest)
-    live = LiveModel(config, manifest, ranks)
+    prepared = PreparedRun(config, manifest)
+    components = prepared.components
+    live = LiveModel(prepared, ranks)
     scorer = live.scorer(None)
-    proxies = ProxyMerger(config, manifest, components, live)
+    proxies = ProxyMerger(prepared, live)
     mixtures = np.random.default_rng(0).dirichlet(np.ones(len(components)), repeats)
     weights = [dict(zip([job.name for job in components], row.tolist(), strict=True)) for row in mixtures]
     proxies.announce(weights)

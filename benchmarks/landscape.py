@@ -28,6 +28,7 @@ from nemo_demix.config import PredictorConfig, SearchConfig, load_resolved
 from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.prediction.predictors import fit_predictor
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import PROXY_USES
 from nemo_demix.scoring.items import Score
 from nemo_demix.scoring.suite import build_suite
@@ -38,7 +39,7 @@ from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.refine import lowest, starts
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy
-from nemo_demix.training.jobs import blend_matrix, component_jobs
+from nemo_demix.training.jobs import blend_matrix
 
 SIZES = {64: [36, 18, 10], 112: [64, 32, 16], 224: [128, 64, 32], 448: [256, 128, 64]}
 SEEDS = 10
@@ -114,7 +115,7 @@ def predictions(run: Path) -> Truth:
     config, manifest = load_resolved(run / "config.yaml"), DataManifest.load(run / "datasets" / "manifest.json")
     config.runs_dir = str(run.parent)
     suite = build_suite(config.suite, manifest, PROXY_USES)
-    proxies = PredictionProxies(config, manifest, component_jobs(config, manifest), suite, PROXY_USES)
+    proxies = PredictionProxies(PreparedRun(config, manifest), suite, PROXY_USES)
     shares = suite.shares
 
     def scores(weights_XC: Array) -> Array:

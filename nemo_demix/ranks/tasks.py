@@ -39,7 +39,7 @@ def serve(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     from nemo_demix.ranks.groups import StoreChannel
     from nemo_demix.search.proxies.serve import serve as serve_requests
 
-    serve_requests(run.config, run.manifest, run.components, ranks, StoreChannel(task["group"]))
+    serve_requests(run, ranks, StoreChannel(task["group"]))
 
 
 TASKS: dict[str, Callable[[PreparedRun, dict[str, Any], Ranks], None]] = {

@@ -1,32 +1,26 @@
 """What a search depends on, and what the scores of its proxies do besides their weights: see `ProxyIdentity`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, fingerprint
-from nemo_demix.config import DemixConfig
+from nemo_demix.artifacts import fingerprint
 from nemo_demix.errors import ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, group_fingerprints, judged_scores
 from nemo_demix.search.score_log import ProxyIdentity
 from nemo_demix.search.space import NOTHING_TO_SEE, search_settings, token_counts
 from nemo_demix.search.strategies import strategy_of
-from nemo_demix.training.jobs import TrainJob, base_job, proxy_settings
+from nemo_demix.training.jobs import proxy_settings
 
 KINDS = ("merge", "predictions", "trained")
 
 
 def proxy_identity(
-    config: DemixConfig,
-    manifest: DataManifest,
-    components: Sequence[TrainJob],
-    kind: str,
-    num_proxies: int | None = None,
-    with_report: bool = False,
+    run: PreparedRun, kind: str, num_proxies: int | None = None, with_report: bool = False
 ) -> ProxyIdentity:
-    """The identity of one kind of proxy under this configuration.
+    """The identity of one kind of proxy of this run; of trained proxies, whose weights are over the datasets, too.
 
     Args:
-        components: The component models; not used for trained proxies, whose weights are over the datasets.
         kind: merge | predictions | trained.
         num_proxies: How many trained proxies share the token budget; None for the other kinds.
         with_report: These proxies are scored on `report` benchmarks too: no search chooses by them.
@@ -35,6 +29,7 @@ def proxy_identity(
         ScoreError: if there is no benchmark that a search may see.
     """
     assert kind in KINDS, kind
+    config, manifest = run.config, run.manifest
     uses = None if with_report else PROXY_USES
     judged = judged_scores(config.suite, manifest, uses)
     if not judged:
@@ -42,11 +37,11 @@ def proxy_identity(
     if kind == "trained":
         fingerprints = {name: record.fingerprint for name, record in manifest.datasets.items()}
     else:
-        fingerprints = {job.name: job.fingerprint for job in components}
+        fingerprints = {job.name: job.fingerprint for job in run.components}
     return ProxyIdentity(
         kind=kind,
         components=fingerprints,
-        merge=fingerprint(precision=config.train.precision, how=_how_made(config, manifest, kind, num_proxies)),
+        merge=fingerprint(precision=config.train.precision, how=_how_made(run, kind, num_proxies)),
         groups=group_fingerprints(config.suite, manifest, uses),
         needed=tuple(judged),
         uses_all=kind == "merge" and config.merge.method != "linear",
@@ -54,14 +49,15 @@ def proxy_identity(
     )
 
 
-def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> str:
+def search_fingerprint(run: PreparedRun) -> str:
     """Fingerprint all that can change the mixture; a strategy without component models does not depend on them."""
+    config, manifest = run.config, run.manifest
     strategy = strategy_of(config.search)
     models: dict[str, str] = {}
     if strategy.mixes_components():
-        models = {job.name: job.fingerprint for job in components}
+        models = {job.name: job.fingerprint for job in run.components}
     elif strategy.trains_proxies():
-        models = {"base": base_job(config, manifest).fingerprint}
+        models = {"base": run.base.fingerprint}
     return fingerprint(
         models=models,
         merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
@@ -78,24 +74,22 @@ def search_fingerprint(config: DemixConfig, manifest: DataManifest, components: 
     )
 
 
-def merge_fingerprint(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], weights: Mapping[str, float]
-) -> str:
+def merge_fingerprint(run: PreparedRun, weights: Mapping[str, float]) -> str:
     """Fingerprint a merge's weights: the components that matter, how they are merged, and their merge weights."""
-    linear = config.merge.method == "linear"
+    linear = run.config.merge.method == "linear"
     return fingerprint(
-        components={job.name: job.fingerprint for job in components if weights.get(job.name) or not linear},
-        precision=config.train.precision,
-        how=_how_made(config, manifest, "merge", None),
+        components={job.name: job.fingerprint for job in run.components if weights.get(job.name) or not linear},
+        precision=run.config.train.precision,
+        how=_how_made(run, "merge", None),
         weights={name: weight for name, weight in weights.items() if weight},
     )
 
 
-def _how_made(config: DemixConfig, manifest: DataManifest, kind: str, num_proxies: int | None) -> Any:
+def _how_made(run: PreparedRun, kind: str, num_proxies: int | None) -> Any:
     """Everything but the components that decides what a proxy of given weights is."""
     if kind == "predictions":
         return None  # mixed probabilities: nothing to set
-    base = base_job(config, manifest).fingerprint
+    config, base = run.config, run.base.fingerprint
     if kind == "merge":
         settings = config.merge
         linear = settings.method == "linear"

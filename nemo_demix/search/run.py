@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import doing
 from nemo_demix.scoring.identity import PROXY_USES, judged_scores
 from nemo_demix.scoring.items import ModelItems, is_guessed
@@ -43,13 +42,12 @@ class Noise:
     proxy_std: dict[str, float] = field(default_factory=dict)
 
 
-def run_search(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], groups: Groups, noise: Noise
-) -> tuple[dict[str, Any], Choice]:
+def run_search(run: PreparedRun, groups: Groups, noise: Noise) -> tuple[dict[str, Any], Choice]:
     """Search; the record of `search/mixture.json`, without `trust`, and the choice.
 
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
     """
+    config, manifest = run.config, run.manifest
     strategy = strategy_of(config.search)
     plan = proxy_plan(config, noise.proxy_std)
     kind, judge_kind = plan.asked, plan.judge
@@ -64,10 +62,10 @@ def run_search(
         )
     has_report = len(judged_scores(config.suite, manifest)) > len(judged_scores(config.suite, manifest, PROXY_USES))
     measured: dict[str, Any] = {}
-    with open_proxies(config, manifest, components, groups, plan.kinds, PROXY_USES) as proxies:
+    with open_proxies(run, groups, plan.kinds, PROXY_USES) as proxies:
         screen = proxies.get("predictions")
         assert screen is None or isinstance(screen, PredictionProxies)
-        result, num_prior = _search(config, manifest, components, space, proxies[kind], screen)
+        result, num_prior = _search(run, space, proxies[kind], screen)
         for name in guessed_by_all(result.rows):
             logger.warning(
                 "search: %s: no proxy is better or worse than guessing: it adds noise, no signal; take another metric "
@@ -81,59 +79,52 @@ def run_search(
         # Mixed predictions generate no text.
         has_all = all(name.startswith("benchmark/") for name in judged_scores(config.suite, manifest))
         judge = judge_kind if has_all else kind
-        with open_proxies(config, manifest, components, groups, tuple({kind, judge}), None) as judged:
+        with open_proxies(run, groups, tuple({kind, judge}), None) as judged:
             measured = _measured(space, result.choice, judged[kind], judged[judge], noise)
-    tokens = max((job.num_tokens for job in components), default=0)
+    tokens = max((job.num_tokens for job in run.components), default=0)
     chosen_C = space.as_array(result.choice.merge_weights)
     reach = [{**edge, "component_tokens": tokens} for edge in result.choice.reach or edges(space, chosen_C, None)]
     choice = replace(result.choice, reach=reach)
     facts = Facts(
         seed=config.seed,
-        fingerprint=search_fingerprint(config, manifest, components),
+        fingerprint=search_fingerprint(run),
         proxy="both" if config.search.proxy == "both" else judge_kind,
         is_merge=kind != "trained",
         num_proxies=len(result.rows),
         num_failed=result.num_failed,
         num_prior=num_prior,
-        component_epochs=component_epochs(manifest, components) if kind != "trained" else {},
+        component_epochs=component_epochs(run) if kind != "trained" else {},
         **measured,
     )
     return mixture_record(config.search, space, choice, facts), choice
 
 
-def run_mixtures(
-    config: DemixConfig,
-    manifest: DataManifest,
-    components: Sequence[TrainJob],
-    mixtures: Mapping[str, dict[str, float]],
-    kind: str,
-    groups: Groups,
-) -> None:
+def run_mixtures(run: PreparedRun, mixtures: Mapping[str, dict[str, float]], kind: str, groups: Groups) -> None:
     """Score proxies of given mixtures on the whole suite into `scores/proxies.jsonl`.
 
     Args:
         kind: merge | predictions.
     """
-    identity = proxy_identity(config, manifest, components, kind, with_report=True)
-    log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", identity)
+    identity = proxy_identity(run, kind, with_report=True)
+    log = ScoreLog(run.folder / "scores" / "proxies.jsonl", identity)
 
     def tell(row: ProxyRow) -> None:
         if row.is_ok:
             logger.info("%s: %s", row.name, describe_macro(row.capabilities))
 
-    with open_proxies(config, manifest, components, groups, (kind,), None) as proxies:
+    with open_proxies(run, groups, (kind,), None) as proxies:
         score_proxies(log, proxies[kind], None, mixtures, tell)
 
 
-def component_epochs(manifest: DataManifest, components: Sequence[TrainJob]) -> dict[str, float]:
+def component_epochs(run: PreparedRun) -> dict[str, float]:
     """The most epochs that a component saw of each dataset."""
 
     def seen(job: TrainJob, name: str, count: int) -> float:
         shown = job.parts[name].num_tokens if name in job.parts else count
         return job.blend.get(name, 0.0) * job.num_tokens / shown
 
-    tokens = token_counts(manifest)
-    return {name: max(seen(job, name, count) for job in components) for name, count in tokens.items() if count}
+    tokens = token_counts(run.manifest)
+    return {name: max(seen(job, name, count) for job in run.components) for name, count in tokens.items() if count}
 
 
 def guessed_by_all(rows: Sequence[ProxyRow]) -> list[str]:
@@ -143,19 +134,13 @@ def guessed_by_all(rows: Sequence[ProxyRow]) -> list[str]:
     return [name for name in names if all(is_guessed(row.scores[name]) for row in rows)]
 
 
-def _search(
-    config: DemixConfig,
-    manifest: DataManifest,
-    components: Sequence[TrainJob],
-    space: SearchSpace,
-    proxies: Proxies,
-    screen: Screen | None,
-) -> tuple[SearchResult, int]:
+def _search(run: PreparedRun, space: SearchSpace, proxies: Proxies, screen: Screen | None) -> tuple[SearchResult, int]:
     """The result, and how many earlier proxies it rests on."""
+    config = run.config
     num_trained = sum(config.search.iterations) if proxies.kind == "trained" else None
-    identity = proxy_identity(config, manifest, components, proxies.kind, num_trained)
+    identity = proxy_identity(run, proxies.kind, num_trained)
     log = ScoreLog(search_folder(config) / "scores.jsonl", identity)
-    expected = search_fingerprint(config, manifest, components)
+    expected = search_fingerprint(run)
     problem = Problem(config.search, space, config.seed, tuple(prior_points(search_folder(config), expected, log)))
     if problem.prior_rows:
         logger.info("search: %d earlier proxies serve as points to fit on", len(problem.prior_rows))

@@ -29,7 +29,7 @@ def final_stage(config: DemixConfig) -> None:
     """Write the blend, train on it and on the baselines' from the same base, score all, and compare."""
     run = PreparedRun.open(config)
     mixture_path = search_folder(config) / "mixture.json"
-    if not is_done(mixture_path, search_fingerprint(config, run.manifest, run.components)):
+    if not is_done(mixture_path, search_fingerprint(run)):
         raise ConfigError(f"{mixture_path}: not there, or of another configuration; run `nemo-demix search` first")
     mixture = read_json(mixture_path)
     fidelity = load_fidelity(run)

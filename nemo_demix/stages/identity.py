@@ -29,7 +29,7 @@ def verify_fingerprint(run: PreparedRun, references: Sequence[TrainJob]) -> str:
     kinds = proxy_kinds(config)
     return fingerprint(
         references=[job.fingerprint for job in references],
-        proxies=[proxy_identity(config, run.manifest, run.components, kind).fingerprint for kind in kinds],
+        proxies=[proxy_identity(run, kind).fingerprint for kind in kinds],
         verify=asdict(config.verify),
         num_proxies=sum(config.search.iterations),
         max_failed_share=config.search.max_failed_share,

@@ -98,7 +98,7 @@ def _done(run: PreparedRun, stage: str) -> tuple[bool, ...]:
     if stage == "verify":
         return (is_done(fidelity_path(run.config), verify_fingerprint(run, _references(run))),)
     path = search_folder(run.config) / "mixture.json"
-    searched = is_done(path, search_fingerprint(run.config, run.manifest, run.components))
+    searched = is_done(path, search_fingerprint(run))
     if stage == "search" or not searched:
         return (searched,)
     mixture = read_json(path)

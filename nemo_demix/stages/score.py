@@ -28,7 +28,7 @@ def score_stage(config: DemixConfig) -> None:
             load_model(job)
         kind = "predictions" if config.search.proxy == "predictions" else "merge"
         with RankGroups(config, "score", search_groups(config)) as groups:
-            run_mixtures(config, run.manifest, run.components, mixtures, kind, groups)
+            run_mixtures(run, mixtures, kind, groups)
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)

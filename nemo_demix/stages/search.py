@@ -34,7 +34,7 @@ def search_stage(config: DemixConfig) -> None:
     for job in needed:
         load_model(job)
     folder = search_folder(config)
-    expected = search_fingerprint(config, run.manifest, run.components)
+    expected = search_fingerprint(run)
     if config.force and (folder / "scores.jsonl").exists():
         kept = folder / f"scores.{len(list(folder.glob('scores.*.jsonl'))) + 1}.jsonl"
         (folder / "scores.jsonl").rename(kept)
@@ -55,7 +55,7 @@ def _search(run: PreparedRun) -> None:
     # A training run needs all ranks together.
     num_groups = 1 if strategy_of(config.search).trains_proxies() else search_groups(config)
     with RankGroups(config, "search", num_groups) as groups:
-        record, choice = run_search(config, run.manifest, run.components, groups, noise)
+        record, choice = run_search(run, groups, noise)
     trust = judge(run, record["proxy"], choice.cross_validation, fidelity)
     write_mixture(search_folder(config), record | {"trust": trust}, choice)
 

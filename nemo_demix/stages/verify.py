@@ -90,14 +90,14 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
 
     No rank is started where nothing is missing.
     """
-    config, manifest, components = run.config, run.manifest, run.components
+    config = run.config
     ends = {job.name: score_target(job) for job in jobs}
     trained = trained_targets(config, references, jobs)
     targets = [*ends.values(), *(target for group in trained.values() for target in group.values())]
     mixtures = {reference.mixture: reference.merge_weights for reference in references}
 
     def rows(kind: str) -> dict[str, ProxyRow | None]:
-        log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxy_identity(config, manifest, components, kind))
+        log = ScoreLog(config.run_dir / "scores" / "proxies.jsonl", proxy_identity(run, kind))
         return {name: log.find(weights) for name, weights in mixtures.items()}
 
     if config.force:
@@ -111,7 +111,7 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
     if kinds:
         with RankGroups(config, "verify_proxies", search_groups(config)) as groups:
             for kind in kinds:
-                run_mixtures(config, manifest, components, mixtures, kind, groups)
+                run_mixtures(run, mixtures, kind, groups)
     return Measured(
         references,
         {name: model_scores(target.record_path(config)) for name, target in ends.items()},

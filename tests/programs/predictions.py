@@ -9,10 +9,10 @@ from pathlib import Path
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.predictions import score_components
-from nemo_demix.training.jobs import component_jobs
 
 
 def main() -> None:
@@ -20,9 +20,9 @@ def main() -> None:
     config = load_resolved(run / "config.yaml")
     config.runs_dir = str(run.parent)
     config.parallel.tensor = 1
-    manifest = DataManifest.load(run / "datasets" / "manifest.json")
+    prepared = PreparedRun(config, DataManifest.load(run / "datasets" / "manifest.json"))
     ranks = start_ranks(config.parallel)
-    score_components(config, manifest, component_jobs(config, manifest), LiveModel(config, manifest, ranks), None)
+    score_components(prepared, LiveModel(prepared, ranks), None)
     print(json.dumps({}), flush=True)
     stop_ranks()
 

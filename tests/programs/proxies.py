@@ -17,6 +17,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.scoring.batches import gold_offsets
@@ -28,7 +29,7 @@ from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.search.proxies.predictions import score_components
 from nemo_demix.search.proxies.trained import ProxyTrainer
-from nemo_demix.training.jobs import blend_matrix, component_jobs
+from nemo_demix.training.jobs import blend_matrix
 
 
 def main() -> None:
@@ -37,18 +38,17 @@ def main() -> None:
     config.runs_dir = str(run.parent)
     config.parallel.tensor, config.parallel.pipeline, config.parallel.data = map(int, sys.argv[2:5])
     config.search.trained.num_tokens = 3 * config.train.global_batch_size * config.train.seq_length
-    manifest = DataManifest.load(run / "datasets" / "manifest.json")
+    prepared = PreparedRun(config, DataManifest.load(run / "datasets" / "manifest.json"))
     ranks = start_ranks(config.parallel)
-    components = component_jobs(config, manifest)
     found: dict[str, Any] = {}
-    live = LiveModel(config, manifest, ranks)
+    live = LiveModel(prepared, ranks)
     scorer = live.scorer(None)
     suite = scorer.suite
-    score_components(config, manifest, components, live, None)
+    score_components(prepared, live, None)
     torch.distributed.barrier()  # rank 0 has written what all read now
-    predictions = PredictionProxies(config, manifest, components, suite, None)
-    merged = ProxyMerger(config, manifest, components, live)
-    load_checkpoint(live.model, components[-1].checkpoint)
+    predictions = PredictionProxies(prepared, suite, None)
+    merged = ProxyMerger(prepared, live)
+    load_checkpoint(live.model, prepared.components[-1].checkpoint)
     logprobs_T = scorer.gold_token_logprobs(live.model)
     bits_R = scorer.bits(live.model)
     offsets_R = gold_offsets(suite.requests)
@@ -63,7 +63,7 @@ def main() -> None:
     if "train" in sys.argv[5:]:
         for key, max_lr, ask in (("diverged", 1e30, failure), ("trained", 0.0, train)):
             config.search.trained.max_lr = max_lr
-            found[key] = ask(ProxyTrainer(config, manifest, 4, LiveModel(config, manifest, ranks)), scorer)
+            found[key] = ask(ProxyTrainer(prepared, 4, LiveModel(prepared, ranks)), scorer)
     if ranks.is_main:
         print(json.dumps(found), flush=True)
     stop_ranks()

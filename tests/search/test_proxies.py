@@ -11,10 +11,11 @@ import pytest
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import load_resolved
 from nemo_demix.errors import ConfigError, ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.proxies import PredictionProxies, open_proxies
 from nemo_demix.search.proxies.groups import Reply, Request
-from nemo_demix.training.jobs import component_jobs, proxy_job
+from nemo_demix.training.jobs import proxy_job
 from tests.helpers import fork_run, run_program
 
 
@@ -95,13 +96,13 @@ def test_only_what_is_missing_is_scored_and_damage_is_refused(
 
     config, manifest = load_resolved(run / "config.yaml"), DataManifest.load(run / "datasets/manifest.json")
     config.runs_dir, config.parallel.tensor = str(run.parent), 1
-    components, suite = component_jobs(config, manifest), build_suite(config.suite, manifest, None)
-    PredictionProxies(config, manifest, components, suite, None)
+    prepared, suite = PreparedRun(config, manifest), build_suite(config.suite, manifest, None)
+    PredictionProxies(prepared, suite, None)
     data = bytearray((folder / "code_1.npy").read_bytes())
     data[-2] ^= 1
     (folder / "code_1.npy").write_bytes(data)
     with pytest.raises(ScoreError, match=r"code_1.npy: damaged: its SHA-256 is not the recorded"):
-        PredictionProxies(config, manifest, components, suite, None)
+        PredictionProxies(prepared, suite, None)
 
 
 class NoGroups:
@@ -115,7 +116,7 @@ def test_predictions_stand_for_linear_merges_only(smoke_run: Path) -> None:
     config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
     config.merge.method = "ties"
     refused = pytest.raises(ConfigError, match=r"merge.method=ties with search.proxy=\w+: .* linear merge only")
-    with refused, open_proxies(config, manifest, [], NoGroups(), ("predictions",)):
+    with refused, open_proxies(PreparedRun(config, manifest), NoGroups(), ("predictions",)):
         pass
 
 

@@ -3,12 +3,11 @@
 `merged`, `trained` and `serve` are the ranks' side; what is exported here is the search's.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError, refuse
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.external import ExternalScorer
 from nemo_demix.scoring.identity import judged_scores
 from nemo_demix.scoring.suite import build_suite
@@ -24,7 +23,6 @@ from nemo_demix.search.proxies.external import (
 from nemo_demix.search.proxies.groups import GroupProxies, Groups, score_components_by
 from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored
 from nemo_demix.search.space import linear_errors
-from nemo_demix.training.jobs import TrainJob
 
 __all__ = [
     "Evaluation",
@@ -38,12 +36,7 @@ __all__ = [
 
 @contextmanager
 def open_proxies(
-    config: DemixConfig,
-    manifest: DataManifest,
-    components: Sequence[TrainJob],
-    groups: Groups,
-    kinds: Collection[str],
-    uses: Collection[str] | None = None,
+    run: PreparedRun, groups: Groups, kinds: Collection[str], uses: Collection[str] | None = None
 ) -> Iterator[dict[str, Proxies]]:
     """Proxies of several kinds, by kind; no external command of theirs runs any more when this is left.
 
@@ -55,15 +48,16 @@ def open_proxies(
         ConfigError: if predictions are asked for where merges are not linear, or an external command cannot be run.
         ScoreError: if a component cannot be scored for predictions, or predictions alone cannot serve the suite.
     """
-    suite = build_suite(config.suite, manifest, uses)
+    config = run.config
+    suite = build_suite(config.suite, run.manifest, uses)
     found: dict[str, Proxies] = {}
     if "predictions" in kinds:
         refuse(linear_errors(config))
         if "merge" not in kinds:
-            _check_likelihoods(config, manifest)
-        if not are_scored(config, manifest, components, uses):
+            _check_likelihoods(run)
+        if not are_scored(run, uses):
             score_components_by(groups, uses)
-        found["predictions"] = PredictionProxies(config, manifest, components, suite, uses)
+        found["predictions"] = PredictionProxies(run, suite, uses)
     if "merge" in kinds:
         found["merge"] = GroupProxies("merge", suite, uses, groups, max(1, config.search.merge_batch))
     if "trained" in kinds:
@@ -75,19 +69,15 @@ def open_proxies(
     with ExternalScorer(config, uses) as scorer, folder_maker(config, external_folder(config)) as maker:
         for kind in ("merge", "trained"):
             if kind in found:
-                model = (
-                    merged_models(config, manifest, components, maker)
-                    if kind == "merge"
-                    else trained_models(config, manifest, maker)
-                )
+                model = merged_models(run, maker) if kind == "merge" else trained_models(run, maker)
                 ranks = found[kind] if suite.on_ranks or kind == "trained" else None
                 found[kind] = WithExternal(kind, suite, ranks, scorer, model, kept_formats(config))
         yield found
 
 
-def _check_likelihoods(config: DemixConfig, manifest: DataManifest) -> None:
+def _check_likelihoods(run: PreparedRun) -> None:
     """Refuse scores that mixed predictions cannot have, the report's too: a search would find out when it is over."""
-    for name in judged_scores(config.suite, manifest):
+    for name in judged_scores(run.config.suite, run.manifest):
         if not name.startswith("benchmark/"):
             raise ScoreError(
                 f"{name}: mixed predictions have scores in bits per byte only: no model is there to generate text, or "

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.mixture import Array
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.items import pack_items, unpack_items
@@ -98,10 +97,10 @@ class LiveModel:
     Memory: one shard of the model, from the first use of `model` until `release`.
     """
 
-    def __init__(self, config: DemixConfig, manifest: DataManifest, ranks: Ranks) -> None:
+    def __init__(self, run: PreparedRun, ranks: Ranks) -> None:
         self.ranks = ranks
         self.keep = False  # someone has views into the parameters
-        self._config, self._manifest = config, manifest
+        self._run = run
         self._model: torch.nn.Module | None = None
         self._scorers: dict[Uses, Scorer] = {}
 
@@ -111,7 +110,7 @@ class LiveModel:
         from nemo_demix.runtime.model import build_model
 
         if self._model is None:
-            self._model = build_model(self._config, self._manifest)
+            self._model = build_model(self._run.config, self._run.manifest)
         return self._model
 
     def scorer(self, uses: Collection[str] | None) -> "Scorer":
@@ -120,7 +119,8 @@ class LiveModel:
 
         key = None if uses is None else tuple(uses)
         if key not in self._scorers:
-            self._scorers[key] = Scorer(self._config.suite, self._manifest, key, AnswerStore.of(self._config))
+            config = self._run.config
+            self._scorers[key] = Scorer(config.suite, self._run.manifest, key, AnswerStore.of(config))
         return self._scorers[key]
 
     def release(self) -> None:

@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.merging.folders import FolderMaker, MergeOrder, ModelFolder
 from nemo_demix.merging.methods import build_method
 from nemo_demix.mixture import check_simplex
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.external import ExternalScorer
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, Proxies
-from nemo_demix.training.jobs import TrainJob, base_job, load_model, proxy_job
+from nemo_demix.training.jobs import load_model, proxy_job
 
 logger = logging.getLogger(__name__)
 Found = Evaluation | ScoreError
@@ -123,35 +123,31 @@ def _taken(place: int, found: Found | BaseException) -> tuple[int, Found]:
     raise found
 
 
-def merged_models(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], maker: FolderMaker
-) -> Callable[[Mapping[str, float]], ModelFolder]:
+def merged_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str, float]], ModelFolder]:
     """Merge weights as a model that can be written below `search/external/<hash of weights>/`.
 
     Raises:
         ConfigError: if a component or the base is not trained yet.
     """
-    order = _merge_order(config, manifest, components)
-    folder = external_folder(config)
-    names = [job.name for job in components]
+    order = _merge_order(run)
+    folder = external_folder(run.config)
+    names = [job.name for job in run.components]
 
     def model(weights: Mapping[str, float]) -> ModelFolder:
         checked = check_simplex(weights, names, "merge weights")
-        identity = merge_fingerprint(config, manifest, components, checked)
+        identity = merge_fingerprint(run, checked)
         return ModelFolder(f"p_{identity[:8]}", identity, folder / identity, (order, checked), maker)
 
     return model
 
 
-def trained_models(
-    config: DemixConfig, manifest: DataManifest, maker: FolderMaker
-) -> Callable[[Mapping[str, float]], ModelFolder]:
+def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str, float]], ModelFolder]:
     """Data shares as the proxy that was trained on them."""
-    num_proxies = sum(config.search.iterations)
+    num_proxies = sum(run.config.search.iterations)
 
     def model(shares: Mapping[str, float]) -> ModelFolder:
-        job = proxy_job(config, manifest, shares, num_proxies)
-        folder = external_folder(config) / job.fingerprint
+        job = proxy_job(run.config, run.manifest, shares, num_proxies)
+        folder = external_folder(run.config) / job.fingerprint
         return ModelFolder(job.name, job.fingerprint, folder, Path(load_model(job).checkpoint), maker)
 
     return model
@@ -181,11 +177,11 @@ def folder_maker(config: DemixConfig, folder: Path) -> Iterator[FolderMaker]:
             folder.rmdir()
 
 
-def _merge_order(config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob]) -> MergeOrder:
-    settings: Any = config.merge
-    checkpoints = {job.name: load_model(job).checkpoint for job in components}
+def _merge_order(run: PreparedRun) -> MergeOrder:
+    settings: Any = run.config.merge
+    checkpoints = {job.name: load_model(job).checkpoint for job in run.components}
     method = build_method(settings.method, settings.parameters, settings.seed, len(checkpoints), has_base=True)
-    base = settings.base or load_model(base_job(config, manifest)).checkpoint if method.uses_base else None
+    base = settings.base or load_model(run.base).checkpoint if method.uses_base else None
     return MergeOrder(
         components={name: str(Path(path).resolve()) for name, path in checkpoints.items()},
         base=None if base is None else str(Path(base).resolve()),

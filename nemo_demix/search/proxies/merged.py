@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.scorer import Scorer
 from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
-from nemo_demix.training.jobs import TrainJob, base_job, load_model
+from nemo_demix.training.jobs import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class ProxyMerger:
     """Merges and scores proxies on ranks: in memory, by `merge.method`; every kind of benchmark can score them.
 
     Args:
-        components: The component models, trained.
+        run: The run, whose components are trained.
         live: The model to merge into.
     Raises:
         ConfigError: if a component or the base is not trained yet.
@@ -31,22 +30,16 @@ class ProxyMerger:
     Collective: construction and `evaluate`.
     """
 
-    def __init__(
-        self,
-        config: DemixConfig,
-        manifest: DataManifest,
-        components: Sequence[TrainJob],
-        live: LiveModel,
-    ) -> None:
+    def __init__(self, run: PreparedRun, live: LiveModel) -> None:
         started = time.monotonic()
         self._live = live
-        self._identity = partial(merge_fingerprint, config, manifest, components)
+        self._identity = partial(merge_fingerprint, run)
         live.keep = True
-        checkpoints = {job.name: Path(load_model(job).checkpoint) for job in components}
-        settings = config.merge
+        checkpoints = {job.name: Path(load_model(job).checkpoint) for job in run.components}
+        settings = run.config.merge
         method = build_method(settings.method, settings.parameters, settings.seed, len(checkpoints), has_base=True)
-        base = Path(settings.base or load_model(base_job(config, manifest)).checkpoint) if method.uses_base else None
-        self._proxies = LiveProxies(live.model, checkpoints, method, base, config.search.merge_batch)
+        base = Path(settings.base or load_model(run.base).checkpoint) if method.uses_base else None
+        self._proxies = LiveProxies(live.model, checkpoints, method, base, run.config.search.merge_batch)
         logger.info(
             "%d components resident (%.3f GiB a rank), in %.1f s",
             len(checkpoints),

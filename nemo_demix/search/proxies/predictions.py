@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_demix.artifacts import DataManifest, file_sha256, fingerprint, is_done, load_record, write_bytes, write_json
-from nemo_demix.config import DemixConfig
+from nemo_demix.artifacts import file_sha256, fingerprint, is_done, load_record, write_bytes, write_json
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import group_fingerprints
@@ -60,7 +60,7 @@ class PredictionProxies:
     take part, once `score_components` has run on some.
 
     Args:
-        components: The component models, scored.
+        run: The run, whose components are scored.
         suite: What they were scored on, of benchmarks used for `uses`.
     Raises:
         ConfigError: if merges of this run are not linear.
@@ -70,19 +70,12 @@ class PredictionProxies:
 
     kind = "predictions"
 
-    def __init__(
-        self,
-        config: DemixConfig,
-        manifest: DataManifest,
-        components: Sequence[TrainJob],
-        suite: Suite,
-        uses: Collection[str] | None,
-    ) -> None:
-        refuse(linear_errors(config))
+    def __init__(self, run: PreparedRun, suite: Suite, uses: Collection[str] | None) -> None:
+        refuse(linear_errors(run.config))
         self.suite = suite
-        self.names = [job.name for job in components]
+        self.names = [job.name for job in run.components]
         offsets_R = gold_offsets(suite.requests)
-        stored = {job.name: _stored(config, manifest, job, uses) for job in components}
+        stored = {job.name: _stored(run, job, uses) for job in run.components}
         rows = [_read(*stored[name], int(offsets_R[-1])) for name in self.names]
         self._predictions = TokenPredictions(np.stack(rows), offsets_R, token_weights(suite))
 
@@ -119,22 +112,12 @@ class PredictionProxies:
         return self._predictions.portable(groups, [one._predictions for one in resampled])
 
 
-def are_scored(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], uses: Collection[str] | None
-) -> bool:
+def are_scored(run: PreparedRun, uses: Collection[str] | None) -> bool:
     """Whether every component's log-probabilities are stored."""
-    return all(
-        is_done(path, expected) for path, expected in (_stored(config, manifest, job, uses) for job in components)
-    )
+    return all(is_done(path, expected) for path, expected in (_stored(run, job, uses) for job in run.components))
 
 
-def score_components(
-    config: DemixConfig,
-    manifest: DataManifest,
-    components: Sequence[TrainJob],
-    live: LiveModel,
-    uses: Collection[str] | None,
-) -> None:
+def score_components(run: PreparedRun, live: LiveModel, uses: Collection[str] | None) -> None:
     """Score the components that are not scored yet.
 
     Raises:
@@ -142,19 +125,17 @@ def score_components(
         ScoreError: if a component's scores are not finite.
     Collective: every rank.
     """
-    for place, job in enumerate(components):
-        path, expected = _stored(config, manifest, job, uses)
+    for place, job in enumerate(run.components):
+        path, expected = _stored(run, job, uses)
         if live.ranks.is_main:
-            tell(logger, Progress("search: scoring components", place, len(components), "component", is_line=False))
+            tell(logger, Progress("search: scoring components", place, len(run.components), "component", is_line=False))
         _score_component(live, live.scorer(uses), job, path, expected)
 
 
-def _stored(
-    config: DemixConfig, manifest: DataManifest, job: TrainJob, uses: Collection[str] | None
-) -> tuple[Path, str]:
+def _stored(run: PreparedRun, job: TrainJob, uses: Collection[str] | None) -> tuple[Path, str]:
     """A component's record, and the fingerprint it has to have."""
-    groups = group_fingerprints(config.suite, manifest, uses)
-    folder = config.run_dir / "search" / "predictions" / fingerprint(groups=groups)[:8]
+    groups = group_fingerprints(run.config.suite, run.manifest, uses)
+    folder = run.folder / "search" / "predictions" / fingerprint(groups=groups)[:8]
     return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=groups)
 
 

@@ -1,18 +1,15 @@
 """The ranks' side of proxies: requests in, evaluations out. Imports NeMo: for ranks only."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.groups import Reply, Request
 from nemo_demix.search.proxies.merged import ProxyMerger
 from nemo_demix.search.proxies.predictions import score_components
 from nemo_demix.search.proxies.trained import ProxyTrainer
-from nemo_demix.training.jobs import TrainJob
 
 
 class Channel(Protocol):
@@ -25,23 +22,21 @@ class Channel(Protocol):
         """Answer it; on rank 0."""
 
 
-def serve(
-    config: DemixConfig, manifest: DataManifest, components: Sequence[TrainJob], ranks: Ranks, channel: Channel
-) -> None:
+def serve(run: PreparedRun, ranks: Ranks, channel: Channel) -> None:
     """Serve requests until there are no more. Collective: every rank of the group."""
-    live = LiveModel(config, manifest, ranks)
+    live = LiveModel(run, ranks)
     makers: dict[str, ProxyMerger | ProxyTrainer] = {}
 
     def answer(request: Request) -> Reply:
         kind, uses = request["kind"], request["uses"]
         if kind == "predictions":
-            score_components(config, manifest, components, live, uses)
+            score_components(run, live, uses)
             return {}, None
         if kind not in makers:
             makers[kind] = (
-                ProxyMerger(config, manifest, components, live)
+                ProxyMerger(run, live)
                 if kind == "merge"
-                else ProxyTrainer(config, manifest, sum(config.search.iterations), live)
+                else ProxyTrainer(run, sum(run.config.search.iterations), live)
             )
         if request["announce"]:
             makers[kind].announce(request["announce"])

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nemo_demix.artifacts import DataManifest
-from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.backend import Diverged
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.scorer import Scorer
@@ -34,11 +33,11 @@ class ProxyTrainer:
     Collective: `announce` and `evaluate`.
     """
 
-    def __init__(self, config: DemixConfig, manifest: DataManifest, num_proxies: int, live: LiveModel) -> None:
+    def __init__(self, run: PreparedRun, num_proxies: int, live: LiveModel) -> None:
         self._live = live
-        self._config, self._manifest, self._num_proxies = config, manifest, num_proxies
+        self._run, self._num_proxies = run, num_proxies
         self._failed: dict[str, str] = {}  # reason, by the job's fingerprint
-        equal = dict.fromkeys(manifest.datasets, 1.0 / len(manifest.datasets))
+        equal = dict.fromkeys(run.manifest.datasets, 1.0 / len(run.manifest.datasets))
         self.num_tokens = self._job(equal).num_tokens  # each
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
@@ -48,7 +47,7 @@ class ProxyTrainer:
             self._live.release()
         for job in todo:
             try:
-                train_jobs(self._config, self._manifest, [job], self._live.ranks)
+                train_jobs(self._run.config, self._run.manifest, [job], self._live.ranks)
             except Diverged as error:  # on every rank: one failed proxy, with its reason
                 self._failed[job.fingerprint] = str(error)
                 logger.warning("%s", error)
@@ -72,4 +71,4 @@ class ProxyTrainer:
         return Evaluation(result, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
 
     def _job(self, shares: Mapping[str, float]) -> TrainJob:
-        return proxy_job(self._config, self._manifest, shares, self._num_proxies)
+        return proxy_job(self._run.config, self._run.manifest, shares, self._num_proxies)
