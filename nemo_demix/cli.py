@@ -66,6 +66,7 @@ def _search(config: DemixConfig) -> None:
         from nemo_demix.stages.imported import imported_stage
 
         imported_stage(config)
+        _write_page(config)  # this is all of such a run
         return
     from nemo_demix.stages.search import search_stage
 

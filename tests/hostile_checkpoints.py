@@ -165,7 +165,7 @@ YAML_REFUSED = {
     "a: !!python/object/apply:os.system [touch ran]": "could not determine a constructor",
     "a: 2001-13-45": r"month must be in 1\.\.12",
     "&a [*a]": "holds itself",
-    "a: " + "[" * 1100: "depth",
+    "a: " + "[" * 1100: "nested",
     "a: &a [x, x]\n" + "\n".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]" for p, c in _STEPS): "written out",
     "a: &a {x: 1}\n" + "\n".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}" for p, c in _STEPS): "written out",
 }

@@ -30,7 +30,6 @@ from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig, ImportedConfig
@@ -42,6 +41,7 @@ from nemo_demix.errors import DemixError, one_line, refuse
 from nemo_demix.merging.output import load_output_record
 from nemo_demix.merging.verify import verify
 from nemo_demix.mixture import load_mixtures
+from nemo_demix.plain_yaml import parse_yaml
 from nemo_demix.ranks.seal import Seal
 from nemo_demix.runtime.generation import read_generation
 from nemo_demix.scoring.imported import read_imported

@@ -28,8 +28,9 @@ from tests.hostile_inputs import READERS, _yaml
 
 ROW = b'{"text": "A page about a river."}\n'
 SCORED = (
-    b'{"proxy": "merge", "merge": "2", "merge_weights": {"a": 1.0}, "components": {"a": "1"}, "groups": {"s": "3"}, '
-    b'"fingerprint": "x", "status": "OK", "scores": {"s": {"score": 1.5}}}\n'
+    b'{"name": "p", "proxy": "merge", "merge": "2", "merge_weights": {"a": 1.0}, "components": {"a": "1"}, '
+    b'"groups": {"s": "3"}, "fingerprint": "x", "status": "OK", '
+    b'"scores": {"s": {"score": 1.5, "higher_is_better": false}}}\n'
 )
 ITEM = b'{"id": "1", "context": "a", "gold": " b", "choices": [" b", " c"]}\n'
 
@@ -97,6 +98,7 @@ def spoiled(draw: Any, true: bytes) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", PARSERS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.checkpoints.files import read_file
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
+from nemo_demix.plain_yaml import parse_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.layouts import Layout
 from nemo_demix.checkpoints.layouts.nemo2 import io_json_config
 from nemo_demix.checkpoints.metadata import TensorEntry
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError, DemixError
+from nemo_demix.plain_yaml import parse_yaml
 
 _METADATA_KEYS = ("sharded_backend", "sharded_backend_version", "common_backend", "common_backend_version")
 _LAYER = re.compile(r"(?:module\.)?decoder\.layers\.(\d{1,9}(?=\.))?")

@@ -6,7 +6,7 @@ from nemo_demix.artifacts import file_sha256, fingerprint
 from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
+from nemo_demix.plain_yaml import parse_yaml
 
 
 def find_weights(checkpoint: Path) -> Path:

@@ -18,6 +18,7 @@ from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 
 from nemo_demix.errors import ConfigError
+from nemo_demix.plain_yaml import parse_yaml
 
 _PLAIN = re.compile(r"[\w\-./+@]+", re.ASCII)
 _COLON = re.compile(r"(?<=[{,])(\s*[^\s:,{}\[\]]+):(?=\S)")
@@ -100,8 +101,8 @@ def _quoted_value(key: str, value: str) -> str | None:
 def _yaml_value(value: str) -> Any:
     """What YAML reads the value as, whose mappings want a space after the colon; None where it is nothing."""
     try:
-        return yaml.safe_load(_COLON.sub(r"\1: ", value) if value[:1] in "[{" else value)
-    except yaml.YAMLError:
+        return parse_yaml(_COLON.sub(r"\1: ", value) if value[:1] in "[{" else value)
+    except ValueError:
         return None if value[:1] in "[{'\"" else value
 
 

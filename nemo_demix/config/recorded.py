@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nemo_demix.errors import ConfigError
+from nemo_demix.plain_yaml import parse_yaml
 
 # Keys of earlier releases, and the value by which they asked for nothing. Every folder of theirs records them all.
 RETIRED: dict[str, Any] = {"merge.reuse_slots": 0}
@@ -40,9 +39,9 @@ def recorded_place(folder: Path) -> Path | None:
     if not record.is_file():
         return None
     try:
-        content = yaml.safe_load(record.read_text(encoding="utf-8"))
+        content = parse_yaml(record.read_bytes())
         place = Path(str(content["hydra"]["runtime"]["cwd"]))
-    except (yaml.YAMLError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{record}: expected hydra.runtime.cwd, where the run was started, found {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}; delete the file, and start this command where the run was started"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.checkpoints.files import read_file
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.errors import CheckpointError
+from nemo_demix.plain_yaml import parse_yaml
 
 _PACKAGE = "nemo.collections.llm."
 # Taken over from the checkpoint: what NeMo's exporters translate.

@@ -1,7 +1,6 @@
 """`search` over imported scores: what was understood, then the mixture with its intervals, as tables."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +42,6 @@ def imported_stage(config: DemixConfig) -> None:
     console.print(_predicted(problem, record))
     for rule in record["constraints"]["binding"]:
         console.print(f"Binding: {escape(rule)}", highlight=False)
-    logger.info("`nemo-demix report --run %s` makes its page", shlex.quote(str(config.run_dir)))
 
 
 def _mixture(record: Mapping[str, Any]) -> Table:

@@ -22,6 +22,7 @@ from nemo_demix.cluster.submit import Option, Outcome, PlannedJob, check_plan, s
 from nemo_demix.config import DemixConfig, LaunchJobConfig
 from nemo_demix.config.stages import STAGES
 from nemo_demix.errors import ClusterError, ConfigError
+from nemo_demix.plain_yaml import parse_yaml
 from nemo_demix.ranks.lock import folder_lock
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.stages.pipeline import PipelineStage, pipeline, trained_jobs
@@ -172,8 +173,7 @@ def check_same_configuration(config: DemixConfig, log: JobLog, recipe: str) -> N
     if not others:
         return
     path = recipe_path(config)
-    with open(path, encoding="utf-8") as file:
-        earlier = _identity(yaml.safe_load(file))
+    earlier = _identity(parse_yaml(path.read_bytes()))
     differences = _differences(earlier, _identity(_content(config)))
     raise ClusterError(
         f"jobs {', '.join(others)} of this run are queued or running with another configuration ({path}), which "

@@ -102,6 +102,7 @@ def as_in_schema(key: str) -> str:
     return ".".join("{}" if is_own else part for part, is_own in zip(parts, own[-len(parts) :], strict=True))
 
 
+@pytest.mark.slow
 def test_every_key_of_the_schema_has_a_wrong_value_that_is_refused_or_a_line_why_not(
     base: dict[str, Any], data: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,10 @@ from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import _tiles, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
+from nemo_demix.plain_yaml import parse_yaml
 from tests.hostile_checkpoints import (
     BOMBS,
     FILE_NAMES,
@@ -289,6 +290,18 @@ def test_yaml_that_is_not_plain(text: str) -> None:
     with pytest.raises(ValueError, match=YAML_REFUSED[text]) as caught:
         parse_yaml(text)
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_too_deep_is_refused_whatever_the_interpreter_would_stand() -> None:
+    deep = "[" * 100 + "]" * 100
+    assert parse_yaml(deep[1:-1]) == eval(deep[1:-1])
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    try:
+        with pytest.raises(ValueError, match="values nested more than 100 deep"):
+            parse_yaml("[" * 5000)
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def test_yaml_with_aliases_and_a_mark_is_read() -> None:

@@ -10,6 +10,7 @@ from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.reader import CheckpointReader
 
 
+@pytest.mark.slow
 def test_tensors_and_their_grid_are_those_of_the_save(smoke_run: Path, layouts: dict[str, Path]) -> None:
     trained = describe(smoke_run / "models/component/math_1/checkpoints/step_00000016")  # tensor 2, pipeline 1
     resharded = describe(layouts["nemo2"])  # tensor 1, pipeline 2

@@ -128,6 +128,7 @@ def test_megatron_loads_what_we_read_and_what_we_merge(
     assert merged[0]["loss"] != pytest.approx(saved[0]["loss"], rel=1e-4), "a merge is another model"
 
 
+@pytest.mark.slow
 def test_nemo_trains_on_from_a_merge(smoke_run: Path, layouts: dict[str, Path], tmp_path: Path) -> None:
     """NeMo's own restore of weights alone, from a merge that is the base again: every loss is the original's."""
     merge_checkpoints({"base": layouts["nemo2"], "code": other(layouts["nemo2"])}, tmp_path / "m", {"m": {"base": 1.0}})

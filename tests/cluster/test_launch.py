@@ -112,6 +112,7 @@ def test_a_path_that_shells_and_hydra_would_read_reaches_the_job_whole(
     assert not (REPOSITORY / "ran").exists()
 
 
+@pytest.mark.slow
 def test_without_slurm_launch_says_what_to_do_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     refused = run_cli("launch", "--config-name", "smoke", f"runs_dir={tmp_path}", expect=2)
@@ -229,6 +230,7 @@ def test_a_failed_stage_cancels_those_that_wait_for_it(
     assert slurm.states(jobs["prepare"]) == ["FAILED"]
 
 
+@pytest.mark.slow
 def test_one_failed_task_of_an_array_is_submitted_again_alone(
     slurm: Lab, jobs_run: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smoke_run: Path
 ) -> None:

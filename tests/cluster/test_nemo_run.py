@@ -29,6 +29,7 @@ def launch(tmp_path: Path, environment: dict[str, str], *overrides: str, expect:
     return result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_with_slurm_executors(
     slurm_with_accounting: Lab, stand_in: dict[str, str], tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_sacct_knows_what_squeue_has_forgotten(slurm_with_accounting: Lab, monke
     assert found == {0: ("COMPLETED", "two"), 1: ("FAILED", "two")}
 
 
+@pytest.mark.slow
 def test_an_experiment_on_this_machine(stand_in: dict[str, str], tmp_path: Path) -> None:
     ordinary = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     launch(tmp_path, ordinary | stand_in, "launch.through=local", "parallel.nodes=1")

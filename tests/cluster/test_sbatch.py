@@ -104,6 +104,7 @@ def test_each_task_of_an_array_requeues_itself_alone(slurm: Lab, stand_in: dict[
     assert started == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_too_often_is_given_up(slurm: Lab, stand_in: dict[str, str]) -> None:
     site = stand_in | {"STAND_IN": "stopped", "DEMIX_MAX_RESTARTS": "1"}
     job = submit(slurm, "final", site, options=("--nodes=1",))
@@ -113,6 +114,7 @@ def test_a_job_that_is_stopped_too_often_is_given_up(slurm: Lab, stand_in: dict[
     assert "stopped after 1 restarts, DEMIX_MAX_RESTARTS=1: given up; submit it again" in output(slurm, job)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_time_limit_requeues(slurm: Lab, stand_in: dict[str, str]) -> None:
     job = submit(slurm, "search", stand_in | {"STAND_IN": "wait"}, options=("--nodes=2",))
     slurm.wait(lambda: len(calls(stand_in)) == 2, 60, "two tasks")
@@ -130,6 +132,7 @@ def test_a_cancelled_job_stays_cancelled(slurm: Lab, stand_in: dict[str, str]) -
     assert "requeued" not in output(slurm, job)
 
 
+@pytest.mark.slow
 def test_a_preempted_job_comes_back(slurm: Lab, stand_in: dict[str, str]) -> None:
     job = submit(slurm, "search", stand_in | {"STAND_IN": "wait"}, options=("--nodes=8", "--partition=low"))
     slurm.wait(lambda: len(calls(stand_in)) == 8, 60, "eight tasks")

@@ -35,6 +35,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> DemixConfig:
     return OmegaConf.merge(OmegaConf.structured(DemixConfig), config)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_every_quickstart_dataset_has_enough_text_in_each_split(
     quickstart: DemixConfig, texts: dict[str, list[str]]
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_suite_of_the_nine_names_them_with_the_capabilities_of_the_benchmark
     assert sorted(task.task for task in tasks.values()) == own_tasks()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*STOCK, "demix_hellaswag"])
 def test_requests_are_those_of_the_harness_s_own_task(name: str, tmp_path: Path) -> None:
     stock = STOCK.get(name, "hellaswag")

@@ -133,6 +133,7 @@ def _outcome(components: Components, output: Path, expected: dict[str, Any], **o
     return "harmless"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "objects_from"), [("code_1", None), ("code_1", "code_1"), ("math_1", None)])
 def test_a_flipped_bit_is_found_wherever_it_is(
     components: Components, tmp_path: Path, expected: dict[str, Any], name: str, objects_from: str | None
@@ -148,6 +149,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(
     assert _outcome(components, tmp_path / "healed", expected) == "harmless"
 
 
+@pytest.mark.slow
 def test_bits_flipped_at_random_are_found_or_make_no_difference(
     components: Components, tmp_path: Path, expected: dict[str, Any]
 ) -> None:

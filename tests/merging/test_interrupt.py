@@ -90,6 +90,7 @@ def _units_done(output: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in output.glob(".merge-*/journal-*.jsonl"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_gone_on_with(
     components: Components, tmp_path: Path, expected: tuple[dict[str, str], float]
 ) -> None:

@@ -27,6 +27,7 @@ def test_a_live_merge_is_exact_to_fp32_at_any_layout(smoke_run: Path, tensor: in
     assert found["worst_ulp"] < 4
 
 
+@pytest.mark.slow
 def test_every_method_gives_the_same_bits_live_and_on_disk(smoke_run: Path, tmp_path: Path) -> None:
     names = ("general", "math_1", "code_1")
     paths = {name: smoke_run / f"models/component/{name}/checkpoints/step_00000016" for name in names}

@@ -127,6 +127,7 @@ def test_predictions_of_a_fold_do_not_hang_on_its_scores(kind):
     assert given[fold_M == 0].tobytes() != changed[fold_M == 0].tobytes()
 
 
+@pytest.mark.slow
 def test_noise_is_not_predicted(kind):
     """A kind or a setting chosen on the fold that is then scored would show as a correlation above 0."""
     count = 16 if kind in MEMBERS else 6  # the others fit all members in inner folds, too

@@ -39,6 +39,7 @@ def probed() -> dict[str, Any]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_fork_inherits_no_thread_handler_or_open_file(probed: dict[str, Any]) -> None:
     for found in probed["ranks"]:
         assert found["unsafe"] is None

@@ -19,6 +19,7 @@ def alone(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.mark.slow
 def test_two_groups_one_of_which_dies_find_the_same_mixture(alone: Path, smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "search", "final")
     arguments = [*COMMAND, f"runs_dir={runs}", "parallel.data=2", "train.micro_batch_size=4"]

@@ -45,6 +45,7 @@ def test_told_to_stop_it_saves_a_checkpoint_and_goes_on_from_there(
     )
 
 
+@pytest.mark.slow
 def test_a_team_that_does_not_divide_the_ranks_ends_as_one(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "models/component/code_1", "search", "final")
     team = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "nemo_demix"]
@@ -56,6 +57,7 @@ def test_a_team_that_does_not_divide_the_ranks_ends_as_one(smoke_run: Path, tmp_
     assert done.stderr.count("nemo-demix: ") == 1
 
 
+@pytest.mark.slow
 def test_a_second_process_of_a_run_names_the_first(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "models/component/code_1", "search", "final")
     rows = runs / "smoke/models/component/code_1/losses.jsonl"

@@ -19,6 +19,7 @@ def found(smoke_run: Path) -> dict[str, dict]:
     return {name: run_program("live_model", str(smoke_run), *map(str, how), ranks=2) for name, how in LAYOUTS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_shared_contexts_change_no_probability(found: dict[str, dict], layout: str) -> None:
     here, whole = found[layout], found["tensor"]

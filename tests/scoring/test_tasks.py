@@ -82,6 +82,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "scores/it.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_models_record_has_the_tasks_and_the_harness_its_own(tasks: tuple[Path, list[str]]) -> None:
     run, _ = tasks
     scores, harness = record(run)["scores"], json.loads((run / "scores/lm_eval/it.json").read_text())
@@ -96,6 +97,7 @@ def test_a_models_record_has_the_tasks_and_the_harness_its_own(tasks: tuple[Path
     assert all("exact_match" in json.loads(line) for line in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["pipeline", "data"])
 def test_every_layout_and_batch_size_gives_the_same_scores(
     tasks: tuple[Path, list[str]], live: dict[str, dict[str, Any]], layout: str
@@ -121,6 +123,7 @@ def test_kept_answers_are_asked_for_once_and_only_what_is_new_is_run(live: dict[
         assert more[name] == pytest.approx(score, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_proxies_are_searched_by_tasks(tasks: tuple[Path, list[str]]) -> None:
     run, command = tasks
     result = run_cli(
@@ -149,6 +152,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_a_suite_that_cannot_be_scored_is_refused_before_anything_is_trained(
     tasks: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

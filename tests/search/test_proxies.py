@@ -29,6 +29,7 @@ def runs(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_request_sum_to_its_bits(runs: dict[str, tuple[Path, dict[str, Any]]]) -> None:
     for run, found in runs.values():
         folder = next((run / "search/predictions").iterdir())

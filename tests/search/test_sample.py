@@ -35,6 +35,7 @@ def sample(config, count, seed=0, max_data_shares=None):
     return sample_mixtures(config, PRIOR, constraints, count, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(["uniform", "dirichlet"]),
@@ -157,6 +158,7 @@ def constrained(config, count, seed=0, sampler=UNIFORM):
     return sample_mixtures(sampler, prior, build(config), count, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10_000))
 def test_a_hundred_thousand_rows_satisfy_random_constraints(seed):

@@ -21,6 +21,7 @@ def found(folder: Path) -> dict[str, dict[str, Any]]:
     return run_program("families", str(folder), *FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_same_on_both_sides(found: dict[str, dict[str, Any]], family: str) -> None:
     row = found[family]

@@ -47,6 +47,7 @@ def test_a_merge_is_planned_made_verified_and_done(command: list[str], tmp_path:
     assert not list(output.glob(".merge-*"))
 
 
+@pytest.mark.slow
 def test_processes_under_torchrun_share_the_work(command: list[str], smoke_run: Path, tmp_path: Path) -> None:
     arguments = [*command, f"merge.output={tmp_path / 'two'}", "merge.workers=1", "merge.method=ties"]
     arguments += [f"merge.base={smoke_run / 'models/base/base/checkpoints/step_00000040'}"]

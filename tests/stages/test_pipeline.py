@@ -51,6 +51,7 @@ def test_the_comparison_is_of_the_models_beside_it(smoke_run: Path) -> None:
     assert comparison["low"] == pytest.approx(difference - half)
 
 
+@pytest.mark.slow
 def test_the_mixtures_own_merge_is_a_proxy_like_any_other(smoke_run: Path, tmp_path: Path) -> None:
     """Scored again in other ranks, from the file of mixtures: the very same numbers."""
     runs = fork_run(smoke_run, tmp_path)
@@ -66,6 +67,7 @@ def test_the_mixtures_own_merge_is_a_proxy_like_any_other(smoke_run: Path, tmp_p
     assert rows[1]["scores"] == component["scores"]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_changed_input_redoes_what_depends_on_it(
     smoke_run: Path, tmp_path: Path
 ) -> None:

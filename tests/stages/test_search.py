@@ -62,6 +62,7 @@ def test_a_screened_pool_is_confirmed_by_merges(runs: Path) -> None:
     assert mixture["measured"] == best["capabilities"]
 
 
+@pytest.mark.slow
 def test_mergemix_takes_the_best_verified_merge(runs: Path) -> None:
     arguments = ("search=mergemix", "search.mergemix.seeds=12", "search.mergemix.verified=2")
     mixture = search(runs, *arguments, "search.objective=utility")
@@ -76,6 +77,7 @@ def test_mergemix_takes_the_best_verified_merge(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_bayes_spends_its_budget_and_constraints_hold(runs: Path) -> None:
     mixture = search(
         runs, "search=bayes", "search.bayes.initial=10", "search.bayes.budget=13", "search.bayes.batch=2",
@@ -86,6 +88,7 @@ def test_bayes_spends_its_budget_and_constraints_hold(runs: Path) -> None:
     assert mixture["intervals"]["code_2"]["top"][0] >= 0.2 - 1e-9
 
 
+@pytest.mark.slow
 def test_regmix_trains_its_proxies_and_says_what_they_cost(runs: Path) -> None:
     mixture = search(runs, "search=regmix", *TINY)
     assert (mixture["proxy"], mixture["merge_weights"], mixture["measured"]) == ("trained", {}, None)
@@ -122,6 +125,7 @@ def test_a_baseline_needs_no_proxies_and_is_moved_into_the_constraints(runs: Pat
     assert (mixture["proxy"], mixture["predicted"], mixture["measured"]) == (None, {}, None)
 
 
+@pytest.mark.slow
 def test_recommended_goes_by_predictions_keeps_its_floors_and_is_judged_by_other_items(runs: Path) -> None:
     settings = ["search=recommended", "search.iterations=[8,4]", "search.predictor.kind=lightgbm"]
     mixture = search(runs, *settings, "search.default_floor=0.002", "suite.judged_items=4")

@@ -57,6 +57,7 @@ def half(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "smoke"
 
 
+@pytest.mark.slow
 def test_intermediate_checkpoints_are_removed_and_asked_ones_kept(smoke_run: Path, half: Path) -> None:
     kept = [path.name for path in (smoke_run / "models/component/math_1/checkpoints").iterdir()]
     assert kept == ["step_00000016"]
@@ -94,6 +95,7 @@ def test_what_was_killed_between_its_last_checkpoint_and_its_record_lacks_that_a
     assert (model / "losses.jsonl").read_bytes() == steps
 
 
+@pytest.mark.slow
 def test_a_component_repeats_a_part_of_its_text(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "models/component/code_1")
     settings = ("--config-name", "smoke", f"runs_dir={runs}", "role=component", "component=code_1")
@@ -189,6 +191,7 @@ def test_a_component_can_continue_with_the_bases_optimizer(smoke_run: Path, tmp_
     assert set(losses(run / "models/component/general")) == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_a_model_of_another_configuration_is_moved_aside(smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "search", "final", "scores")
     models = runs / "smoke/models"

@@ -19,10 +19,10 @@ from nemo_demix.artifacts import DataManifest, write_bytes, write_text
 from nemo_demix.checkpoints.common_state import load_plain
 from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
-from nemo_demix.checkpoints.plain_yaml import parse_yaml
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError
 from nemo_demix.model_shape import shape_of
+from nemo_demix.plain_yaml import parse_yaml
 from nemo_demix.runtime.backend import Trained, Training
 from nemo_demix.runtime.bridge.recipe import base_recipe, override, tokenizer_config, values_of
 from nemo_demix.runtime.lifetime import StopRequest

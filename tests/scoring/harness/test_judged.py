@@ -31,6 +31,7 @@ def problems(path: Path, count: int = 4) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["humaneval", "demix_humaneval"])
 def test_programs_pass_or_fail_in_the_sandbox(tmp_path: Path, task: str) -> None:
     config = TaskConfig(task=task, capability="code", data=str(problems(tmp_path / "p.jsonl")))

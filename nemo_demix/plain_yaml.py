@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 _MOST_NODES = 200_000  # once aliases are written out
+_DEEPEST = 100  # values within values; PyYAML takes the square of it in time
 
 
 def parse_yaml(data: bytes | str, unknown_tags: bool = False) -> Any:
@@ -47,7 +48,19 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 class _Plain(yaml.SafeLoader):
-    """The safe loader, without keys that stand twice."""
+    """The safe loader, without keys that stand twice, and for texts of a bounded depth."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read one value, unless it lies too deep: the interpreter's own limit may be set to anything."""
+        if self._depth == _DEEPEST:
+            raise yaml.YAMLError(f"values nested more than {_DEEPEST} deep")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Make a dict as the safe loader does, but refuse a key that stands twice.
