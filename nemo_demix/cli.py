@@ -21,10 +21,10 @@ from yaml import YAMLError
 
 from nemo_demix.command_line import DEFAULT_RECIPE, READ_ONLY, fail, hydra_arguments, register_plugins, retold
 from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
+from nemo_demix.config.demix import missing_keys, name_errors
 from nemo_demix.config.limits import limit_errors
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.config.recipes import READING
-from nemo_demix.config.run import missing_keys, name_errors
 from nemo_demix.errors import ConfigError, DemixError, near, refuse
 from nemo_demix.ranks import stopping
 from nemo_demix.ranks.lock import folder_lock

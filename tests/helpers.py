@@ -16,9 +16,9 @@ import psutil
 
 from nemo_demix.checkpoints.identity import is_complete
 from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import make_plan
-from nemo_demix.merging.run import MergeOptions, MergeReport, merge
 from nemo_demix.merging.sources import open_sources
 from tests import forked
 

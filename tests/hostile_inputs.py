@@ -33,7 +33,7 @@ from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig, ImportedConfig
-from nemo_demix.config.run import name_errors
+from nemo_demix.config.demix import name_errors
 from nemo_demix.datasets.benchmarks import _user_items
 from nemo_demix.datasets.megatron import read_prefix
 from nemo_demix.datasets.readers import read_file

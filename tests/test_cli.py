@@ -11,8 +11,8 @@ import pytest
 
 from nemo_demix.cli import STAGES, end_of_disk
 from nemo_demix.config import DemixConfig, PredictorConfig
+from nemo_demix.config.demix import name_errors
 from nemo_demix.config.overrides import read_overrides
-from nemo_demix.config.run import name_errors
 from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.stages.imported import imported_stage
 from nemo_demix.stages.run import spent

@@ -9,7 +9,7 @@ from nemo_demix.ranks.cohort import find_cohort
 from nemo_demix.stages.merge import carry_out, plan_of
 
 if TYPE_CHECKING:
-    from nemo_demix.merging.run import MergeReport
+    from nemo_demix.merging.merge import MergeReport
 
 
 def merge(

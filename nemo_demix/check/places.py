@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_demix.config import DemixConfig
-from nemo_demix.config.run import name_errors
+from nemo_demix.config.demix import name_errors
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.memory import GIB, checkpoint_bytes
 from nemo_demix.memory_check import known_shape

@@ -10,6 +10,13 @@ from nemo_demix.config.data import (
     SourceConfig,
     TokenizerConfig,
 )
+from nemo_demix.config.demix import (
+    DemixConfig,
+    load_resolved,
+    register_schema,
+    save_resolved,
+    to_dataclasses,
+)
 from nemo_demix.config.launch import (
     LaunchConfig,
     LaunchJobConfig,
@@ -28,13 +35,6 @@ from nemo_demix.config.models import (
     ReferenceConfig,
     RoleConfig,
     TrainConfig,
-)
-from nemo_demix.config.run import (
-    DemixConfig,
-    load_resolved,
-    register_schema,
-    save_resolved,
-    to_dataclasses,
 )
 from nemo_demix.config.search import (
     BayesConfig,

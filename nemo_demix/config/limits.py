@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from nemo_demix.config.data import TokenizerConfig
+from nemo_demix.config.demix import DemixConfig
 from nemo_demix.config.launch import LaunchConfig
 from nemo_demix.config.merging import MergeConfig
 from nemo_demix.config.models import (
@@ -21,7 +22,6 @@ from nemo_demix.config.models import (
     RoleConfig,
     TrainConfig,
 )
-from nemo_demix.config.run import DemixConfig
 from nemo_demix.config.search import (
     MergeMixConfig,
     PredictorConfig,

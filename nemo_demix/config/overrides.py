@@ -8,9 +8,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_demix.config.demix import DemixConfig, to_dataclasses
 from nemo_demix.config.grammar import in_yaml, parsed
 from nemo_demix.config.launch import LaunchJobConfig
-from nemo_demix.config.run import DemixConfig, to_dataclasses
 from nemo_demix.config.stages import STAGES
 from nemo_demix.config.values import fitted, is_count, is_section, kind_at
 from nemo_demix.errors import ConfigError, DemixError

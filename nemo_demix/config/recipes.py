@@ -15,8 +15,8 @@ import hydra._internal.core_plugins.file_config_source as files
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
+from nemo_demix.config.demix import DemixConfig
 from nemo_demix.config.recorded import drop_retired
-from nemo_demix.config.run import DemixConfig
 from nemo_demix.config.values import fitted, hints_of, kind_at
 from nemo_demix.errors import DemixError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_demix.artifacts import fingerprint, read_json
 from nemo_demix.config import DemixConfig
-from nemo_demix.config.run import PLAIN_NAME
+from nemo_demix.config.demix import PLAIN_NAME
 from nemo_demix.datasets.benchmarks import BENCHMARK_USES, benchmark_identity
 from nemo_demix.datasets.files import absolute
 from nemo_demix.datasets.inputs import Identity, Inputs

@@ -60,9 +60,9 @@ def _make(request: dict[str, Any]) -> None:
 
 def _merge(request: dict[str, Any], folder: Path) -> None:
     from nemo_demix.merging.cohort import Cohort
+    from nemo_demix.merging.merge import MergeOptions, merge
     from nemo_demix.merging.methods import build_method
     from nemo_demix.merging.plan import make_plan
-    from nemo_demix.merging.run import MergeOptions, merge
     from nemo_demix.merging.sources import open_sources
 
     components = {name: Path(path) for name, path in request["components"].items()}

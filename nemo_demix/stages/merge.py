@@ -21,8 +21,8 @@ from nemo_demix.ranks.cohort import find_cohort
 from nemo_demix.ranks.lock import folder_lock
 
 if TYPE_CHECKING:
+    from nemo_demix.merging.merge import MergeOptions, MergeReport
     from nemo_demix.merging.plan import MergePlan
-    from nemo_demix.merging.run import MergeOptions, MergeReport
 
 logger = logging.getLogger(__name__)
 _MAX_WORKERS = 8
@@ -57,8 +57,8 @@ def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: boo
         DemixError: as `merging.run.merge`, with what is published of several mixtures and what is not; and where
             another process is at work in the output.
     """
+    from nemo_demix.merging.merge import merge
     from nemo_demix.merging.output import what_stands
-    from nemo_demix.merging.run import merge
 
     cohort.join()
     lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
@@ -73,7 +73,7 @@ def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: boo
 
 
 def _options(settings: MergeConfig, force: bool) -> "MergeOptions":
-    from nemo_demix.merging.run import MergeOptions  # torch comes after all that is refused without it
+    from nemo_demix.merging.merge import MergeOptions  # torch comes after all that is refused without it
 
     return MergeOptions(
         workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import sync
+from nemo_demix.merging.merge import MergeOptions, affordable_workers, planned_memory_gib, sort_out
 from nemo_demix.merging.passes import matrices_of
 from nemo_demix.merging.plan import MergePlan
-from nemo_demix.merging.run import MergeOptions, affordable_workers, planned_memory_gib, sort_out
 from nemo_demix.merging.stream import SourceBlocks
 
 _SAMPLE_ELEMENTS = 8 << 20

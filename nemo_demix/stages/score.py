@@ -12,7 +12,7 @@ from nemo_demix.ranks.groups import RankGroups
 from nemo_demix.ranks.leader import launch
 from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget
-from nemo_demix.search.run import run_mixtures
+from nemo_demix.search.search import run_mixtures
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.training.jobs import TrainJob, load_model
 

@@ -11,7 +11,7 @@ from nemo_demix.ranks.groups import RankGroups
 from nemo_demix.ranks.placement import search_groups
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
-from nemo_demix.search.run import Noise, run_search
+from nemo_demix.search.search import Noise, run_search
 from nemo_demix.search.space import search_folder, search_space
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
 from nemo_demix.stages.trust import judge

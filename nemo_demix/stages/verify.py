@@ -23,8 +23,8 @@ from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget, model_scores
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.proxy_row import ProxyRow
-from nemo_demix.search.run import run_mixtures
 from nemo_demix.search.score_log import ScoreLog
+from nemo_demix.search.search import run_mixtures
 from nemo_demix.stages.external import add_external_scores
 from nemo_demix.stages.fidelity_tables import print_fidelity
 from nemo_demix.stages.identity import proxy_kinds, verify_fingerprint

@@ -28,9 +28,9 @@ from nemo_demix.checkpoints.checksums import CHECKSUMS, write_checksums
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.errors import DemixError
 from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.plan import MergePlan, make_plan
-from nemo_demix.merging.run import MergeOptions, MergeReport, merge
 from nemo_demix.merging.sources import open_sources
 from nemo_demix.ranks.lock import folder_lock
 

@@ -17,9 +17,9 @@ from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError, MixtureError
 from nemo_demix.merging import geometry
 from nemo_demix.merging import plan as planning
+from nemo_demix.merging.merge import MergeOptions, MergeReport
 from nemo_demix.merging.methods import METHODS
 from nemo_demix.merging.methods.randomness import uniforms
-from nemo_demix.merging.run import MergeOptions, MergeReport
 from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints, other
 from tests.merging.grids import SHAPES, assemble, logical, random_model, write_checkpoint

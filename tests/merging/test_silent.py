@@ -16,9 +16,9 @@ from nemo_demix.checkpoints.metadata import _check_tiling, read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.live import LiveProxies
+from nemo_demix.merging.merge import MergeOptions
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.output import publish
-from nemo_demix.merging.run import MergeOptions
 from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints
 from tests.merging.faults import just_before, meeting

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nemo_demix.config import DemixConfig
-from nemo_demix.search.run import component_epochs
+from nemo_demix.search.search import component_epochs
 from nemo_demix.training.jobs import blend_paths, component_jobs, reference_jobs
 from tests.test_recipes import composed
 from tests.training.test_retraining import manifest_of
