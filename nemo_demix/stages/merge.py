@@ -54,7 +54,7 @@ def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: boo
     """Merge what is planned. Collective: every process of the cohort.
 
     Raises:
-        DemixError: as `merging.run.merge`, with what is published of several mixtures and what is not; and where
+        DemixError: as `merging.merge.merge`, with what is published of several mixtures and what is not; and where
             another process is at work in the output.
     """
     from nemo_demix.merging.merge import merge
