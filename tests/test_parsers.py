@@ -132,6 +132,11 @@ def test_a_line_that_is_deep_or_has_thousands_of_digits_is_refused(tmp_path: Pat
             read(path)
 
 
+def test_a_folder_that_no_file_system_can_hold_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "hydra.yaml").write_text(f"hydra: {{runtime: {{cwd: /{'x' * 5000}}}}}")
+    assert _hydra(tmp_path / "hydra.yaml") is None
+
+
 def test_a_message_that_quotes_a_name_of_a_megabyte_can_be_read() -> None:
     said = one_line(f"m.json: unknown name {'x' * 1_000_000!r}; expected one of a, b\nand no more")
     assert len(said) < 2100

@@ -1,5 +1,6 @@
 """What a run's folder says of itself: the configuration of its last command, and where that was started."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,4 +47,4 @@ def recorded_place(folder: Path) -> Path | None:
             f"{record}: expected hydra.runtime.cwd, where the run was started, found {type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}; delete the file, and start this command where the run was started"
         ) from None
-    return place if place.is_absolute() and place.is_dir() else None
+    return place if place.is_absolute() and os.path.isdir(place) else None  # Path.is_dir trips over a long name

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nemo_demix.config import DemixConfig
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.search import component_epochs
 from nemo_demix.training.jobs import blend_paths, component_jobs, reference_jobs
 from tests.test_recipes import composed
@@ -27,7 +28,7 @@ def test_a_component_is_shown_what_its_epochs_take(repeating: DemixConfig) -> No
     paths = blend_paths(jobs["code_1"].blend, manifest_of(repeating), "train", jobs["code_1"].parts)
     assert paths[1::2] == [jobs["code_1"].parts[name].prefix for name in jobs["code_1"].blend]
     assert blend_paths(jobs["code_1"].blend, manifest_of(repeating), "heldout", jobs["code_1"].parts)[1::2] == ["h"] * 2
-    epochs = component_epochs(manifest_of(repeating), list(jobs.values()))
+    epochs = component_epochs(PreparedRun(repeating, manifest_of(repeating)))
     assert all(count >= 3 for count in epochs.values())
 
 
