@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -157,3 +158,15 @@ def losses(model: Path) -> dict[int, float]:
     """A model's loss by step."""
     rows = [json.loads(line) for line in (model / "losses.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows}
+
+
+def on_terminal(program: str, *arguments: str, columns: int) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start a program of Python on a terminal of its own; the process, and the descriptor of what it shows."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=REPOSITORY, env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}, stdin=follower, stdout=follower,
+        stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    return process, leader

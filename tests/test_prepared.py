@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.artifacts import write_json
-from nemo_demix.config import SourceConfig
-from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.errors import ConfigError
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.training.jobs import base_job, component_jobs
@@ -16,15 +14,10 @@ from tests.report.runs import Run
 
 def test_a_run_is_opened_where_exactly_its_data_are_prepared(tmp_path: Path) -> None:
     made = Run(tmp_path)
-    (tmp_path / "text.txt").write_text("text")
-    for dataset in made.config.datasets.values():
-        dataset.sources = [SourceConfig(path=str(tmp_path / "text.txt"))]
-    for name, benchmark in made.config.suite.benchmarks.items():
-        benchmark.registry = name
+    manifest = made.with_sources()
     assert PreparedRun.find(made.config) is None
     with pytest.raises(ConfigError, match=r"manifest\.json: does not exist yet; run `nemo-demix prepare`"):
         PreparedRun.open(made.config)
-    manifest = replace(made.manifest, fingerprint=expected_fingerprint(made.config))
     write_json(made.folder / "datasets/manifest.json", manifest)
     assert PreparedRun.open(made.config).manifest == manifest
     dataset = replace(made.config.datasets["general"], capability="code")

@@ -1,7 +1,6 @@
 """What a person sees: a bar on a terminal, lines elsewhere, never nothing for long, and nothing of libraries."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, on_terminal
 
 PROGRAM = """
 import logging, os, sys, time, warnings
@@ -68,13 +67,7 @@ def test_all_is_seen_where_that_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_terminal_has_one_bar_that_leaves_nothing_behind(tmp_path: Path) -> None:
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        cwd=REPOSITORY, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}, stdin=follower, stdout=follower,
-        stderr=follower,
-    )  # fmt: skip
-    os.close(follower)
+    process, leader = on_terminal(PROGRAM, str(tmp_path), columns=100)
     seen = b""
     while True:
         try:

@@ -16,7 +16,7 @@ from nemo_demix.config.stages import STAGE_OF
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.cost import Stages, spent
 from nemo_demix.runtime.ranks import world_size
-from nemo_demix.scoring.items import ModelItems, Score, Scores
+from nemo_demix.scoring.items import ModelItems, Scores, scores_from_json
 from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
 
 
@@ -234,12 +234,11 @@ def _study(found: RunRecords) -> dict[str, Any]:
         path = folder / "scores" / f"reference_{one['name']}.json"
         if path.exists():
             record = read_json(path)
-            scores, capabilities = (
-                {name: Score.from_json(score) for name, score in record.get(key, {}).items()}
-                for key in ("scores", "capabilities")
-            )
             references[one["name"]] = ProxyRow(
-                one["name"], one["data_shares"], scores=scores, capabilities=capabilities
+                one["name"],
+                one["data_shares"],
+                scores=scores_from_json(record["scores"]),
+                capabilities=scores_from_json(record.get("capabilities", {})),
             )
     name_of = {weights_key(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
     stand_ins: dict[str, dict[str, Scores]] = {}

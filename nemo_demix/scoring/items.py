@@ -77,6 +77,15 @@ class Score:
 Scores = Mapping[str, Score]  # of one model, by score name
 
 
+def scores_from_json(value: Mapping[str, Any]) -> dict[str, Score]:
+    """Read the scores of a record by name, as `Score.from_json` reads each.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: if one is none.
+    """
+    return {name: Score.from_json(score) for name, score in value.items()}
+
+
 def is_guessed(score: Score) -> bool:
     """Whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is known."""
     if score.chance is None or score.stderr is None:

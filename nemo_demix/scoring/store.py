@@ -23,7 +23,7 @@ from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
 from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
-from nemo_demix.scoring.items import Items, ModelItems, Score, is_guessed, pack_items, unpack_items
+from nemo_demix.scoring.items import Items, ModelItems, Score, is_guessed, pack_items, scores_from_json, unpack_items
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import describe_macro, score_report
 from nemo_demix.scoring.suite import Suite
@@ -173,7 +173,7 @@ def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
 
 def model_scores(path: Path) -> dict[str, Score]:
     """A model's scores by name, of its record `scores/<model>.json`."""
-    return {name: Score.from_json(score) for name, score in read_json(path)["scores"].items()}
+    return scores_from_json(read_json(path)["scores"])
 
 
 def load_scores(config: DemixConfig, name: str) -> tuple[dict[str, Any], ModelItems]:

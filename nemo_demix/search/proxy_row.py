@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_demix.artifacts import canonical_json, json_value
 from nemo_demix.errors import DemixError
-from nemo_demix.scoring.items import Score
+from nemo_demix.scoring.items import Score, scores_from_json
 
 VERSION = 1  # of a row's JSON: raised when an earlier reader would take it for something else
 _COSTS = ("merge_time_s", "score_time_s", "external_time_s", "train_time_s", "num_tokens")
@@ -117,8 +117,8 @@ class ProxyRow:
             merge_weights={name: float(weight) for name, weight in value["merge_weights"].items()},
             iteration=value.get("iteration"),
             reason=None if status == "OK" else str(value["reason"]),
-            scores=_scores(value.get("scores", {})),
-            capabilities=_scores(value.get("capabilities", {})),
+            scores=scores_from_json(value.get("scores", {})),
+            capabilities=scores_from_json(value.get("capabilities", {})),
             **{name: value[name] for name in _COSTS if name in value},
             proxy=value.get("proxy"),
             components=None if components is None else dict(components.items()),
@@ -163,7 +163,3 @@ def parse_rows(data: bytes, path: Path) -> list[ProxyRow]:
 def of_last_search(rows: Sequence[ProxyRow]) -> list[ProxyRow]:
     """Keep those that were scored under the same configuration as the last one."""
     return [row for row in rows if row.fingerprint == rows[-1].fingerprint]
-
-
-def _scores(value: Mapping[str, Any]) -> dict[str, Score]:
-    return {name: Score.from_json(score) for name, score in value.items()}

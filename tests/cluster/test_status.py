@@ -2,16 +2,13 @@
 
 import json
 import os
-import pty
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nemo_demix.stages.status import model_progress
-from tests.helpers import REPOSITORY, run_cli
+from tests.helpers import on_terminal, run_cli
 
 
 def training(folder: Path, step: int, started_s: float, saved: dict[int, float] | None = None) -> Path:
@@ -85,13 +82,7 @@ main()
 
 def test_watching_shows_what_has_changed_in_place(tmp_path: Path) -> None:
     folder = training(tmp_path / "smoke/models/base/base", 30, 100.0)
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", WATCH, str(tmp_path)],
-        cwd=REPOSITORY, env={**os.environ, "TERM": "xterm", "COLUMNS": "118"}, stdin=follower, stdout=follower,
-        stderr=follower,
-    )  # fmt: skip
-    os.close(follower)
+    process, leader = on_terminal(WATCH, str(tmp_path), columns=118)
     try:
         seen = _read_until(leader, b"base step 30/100")
         (folder / "losses.jsonl").write_text('{"step": 60, "loss": 2.5}\n')

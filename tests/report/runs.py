@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.artifacts import BenchmarkRecord, DataManifest, DatasetRecord, ModelRecord, canonical_json, write_json
-from nemo_demix.config import BenchmarkConfig, DatasetConfig, DemixConfig, PredictorConfig, save_resolved
+from nemo_demix.config import BenchmarkConfig, DatasetConfig, DemixConfig, PredictorConfig, SourceConfig, save_resolved
 from nemo_demix.constraints import Budget, Constraints
+from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.fidelity.cost import spent
 from nemo_demix.fidelity.trust import trust_report
 from nemo_demix.mixture import BlendMatrix, token_proportional
@@ -62,6 +63,16 @@ class Run:
         config.search.pool_size, config.search.select_top, config.search.num_refits = 400, 16, 3
         config.search.predictor = PredictorConfig(kind="gaussian_process", folds=2, repeats=1)
         return config
+
+    def with_sources(self) -> DataManifest:
+        """Name sources that are there; returns the manifest that `prepare` would write for this configuration."""
+        text = self.folder.parent / "text.txt"
+        text.write_text("text")
+        for dataset in self.config.datasets.values():
+            dataset.sources = [SourceConfig(path=str(text))]
+        for name, benchmark in self.config.suite.benchmarks.items():
+            benchmark.registry = name
+        return replace(self.manifest, fingerprint=expected_fingerprint(self.config))
 
     def prepared(self) -> "Run":
         """With data."""

@@ -1,13 +1,10 @@
 """What a run says of what is still to come, and of how long that takes, by what it has measured."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_demix.artifacts import write_json
-from nemo_demix.config import SourceConfig
-from nemo_demix.datasets.identity import expected_fingerprint
 from nemo_demix.progress import Progress
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.outlook import Outlook
@@ -17,13 +14,8 @@ from tests.report.runs import Run
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = Run(tmp_path)
-    (tmp_path / "text.txt").write_text("text")
-    for dataset in made.config.datasets.values():
-        dataset.sources = [SourceConfig(path=str(tmp_path / "text.txt"))]
-    for name, benchmark in made.config.suite.benchmarks.items():
-        benchmark.registry = name
+    manifest = made.with_sources()
     made.prepared()
-    manifest = replace(made.manifest, fingerprint=expected_fingerprint(made.config))
     write_json(made.folder / "datasets/manifest.json", manifest)
     return made
 

@@ -28,9 +28,7 @@ class Layout(ABC):
     """
 
     kind: ClassVar[str]  # its name: in messages, in `merge inspect`
-    moving: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # names of files that change as the run saves on: no part of a source
+    moving: ClassVar[frozenset[str]] = frozenset()  # files that change as the run saves on: no part of a source
 
     root: Path
     weights: Path
