@@ -11,7 +11,7 @@ from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import token_proportional
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.sample import sample_mixtures
-from nemo_demix.training.jobs import TrainJob, blend_matrix, reference_jobs
+from nemo_demix.training.jobs import TrainJob, blend_matrix
 
 _STREAM = 3  # beside the search's own, so that no reference is a proxy of iteration 0
 
@@ -70,9 +70,7 @@ def draw_references(run: PreparedRun) -> list[Reference]:
 def jobs_of(run: PreparedRun, references: Sequence[Reference]) -> list[TrainJob]:
     """Return the jobs of references that were drawn, in their order."""
     shares = {reference.name: reference.data_shares for reference in references}
-    return reference_jobs(
-        run.config, run.manifest, shares, {reference.name: reference.seed for reference in references}
-    )
+    return run.references(shares, {reference.name: reference.seed for reference in references})
 
 
 def reference_names(config: DemixConfig) -> list[tuple[int, str, int]]:

@@ -13,7 +13,7 @@ from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
-from nemo_demix.training.jobs import TrainJob, final_jobs
+from nemo_demix.training.jobs import TrainJob
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _done(run: PreparedRun, stage: str) -> tuple[bool, ...]:
     if stage == "search" or not searched:
         return (searched,)
     mixture = read_json(path)
-    jobs = final_jobs(run.config, run.manifest, final_shares(run, mixture))
+    jobs = run.finals(final_shares(run, mixture))
     expected = final_fingerprint(run, mixture, jobs, load_fidelity(run))
     return (is_done(run.folder / "final" / "result.json", expected),)
 

@@ -5,13 +5,13 @@ before any rank is started.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record, read_json
+from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record
 from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
@@ -160,9 +160,9 @@ def base_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
     return _job(config, manifest, "base", "base", config.base, blend, None, config.base.checkpoint)
 
 
-def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
+def component_jobs(config: DemixConfig, manifest: DataManifest, base: TrainJob) -> list[TrainJob]:
     """One component model a candidate dataset, each continued from the base."""
-    settings, base = config.components, base_job(config, manifest)
+    settings = config.components
     refuse(component_name_errors(config))
     return [
         _job(
@@ -205,19 +205,22 @@ def reference_settings(config: DemixConfig) -> ReferenceConfig:
     )
 
 
-def reference_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
+def reference_job(config: DemixConfig, manifest: DataManifest, base: TrainJob) -> TrainJob:
     """A model trained on the one mixture that `reference.name` and `reference.shares` give."""
     settings = reference_settings(config)
     if not settings.name or not settings.shares:
         raise ConfigError(
             "train role=reference: set reference.name, reference.shares; or run `nemo-demix verify`, which draws some"
         )
-    base = base_job(config, manifest)
     return _job(config, manifest, "reference", settings.name, settings, settings.shares, base, None)
 
 
 def reference_jobs(
-    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]], seeds: Mapping[str, int]
+    config: DemixConfig,
+    manifest: DataManifest,
+    base: TrainJob,
+    shares: Mapping[str, Mapping[str, float]],
+    seeds: Mapping[str, int],
 ) -> list[TrainJob]:
     """The references of `verify`: one a mixture and seed, with the checkpoints that serve as trained proxies.
 
@@ -225,7 +228,7 @@ def reference_jobs(
         shares: Data shares, by reference name.
         seeds: Seeds of the data order, by reference name.
     """
-    settings, base = reference_settings(config), base_job(config, manifest)
+    settings = reference_settings(config)
     kept = [round(share * settings.num_tokens) for share in config.verify.trained_shares]
     settings = replace(settings, keep_tokens=sorted({*settings.keep_tokens, *kept}))
     return [
@@ -247,45 +250,21 @@ def proxy_settings(config: DemixConfig, num_proxies: int) -> TrainedProxiesConfi
     return replace(settings, num_tokens=settings.num_tokens or shared, max_lr=settings.max_lr or components.max_lr)
 
 
-def proxy_job(config: DemixConfig, manifest: DataManifest, shares: Mapping[str, float], num_proxies: int) -> TrainJob:
+def proxy_job(
+    config: DemixConfig, manifest: DataManifest, base: TrainJob, shares: Mapping[str, float], num_proxies: int
+) -> TrainJob:
     """A proxy trained on data shares, one of `num_proxies`; named after its shares: the same are trained once."""
     given = check_simplex(shares, list(manifest.datasets), "data shares of a trained proxy")
     blend = {dataset: share for dataset, share in given.items() if share > 0}
     name = f"p_{fingerprint(shares=blend)[:8]}"
-    settings, base = proxy_settings(config, num_proxies), base_job(config, manifest)
-    return _job(config, manifest, "proxy", name, settings, blend, base, None)
+    return _job(config, manifest, "proxy", name, proxy_settings(config, num_proxies), blend, base, None)
 
 
 def final_jobs(
-    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]]
+    config: DemixConfig, manifest: DataManifest, base: TrainJob, shares: Mapping[str, Mapping[str, float]]
 ) -> list[TrainJob]:
     """The final run on the chosen mixture, and the baselines beside it, by name."""
-    base = base_job(config, manifest)
     return [_job(config, manifest, "final", name, config.final, blend, base, None) for name, blend in shares.items()]
-
-
-def select_jobs(config: DemixConfig, manifest: DataManifest, role: str, names: list[str] | None) -> list[TrainJob]:
-    """The jobs of a role, or those of the given names.
-
-    Raises:
-        DemixError: if the role is `final` and no mixture was chosen yet.
-    """
-    builders: dict[str, Callable[[], list[TrainJob]]] = {
-        "base": lambda: [base_job(config, manifest)],
-        "component": lambda: component_jobs(config, manifest),
-        "reference": lambda: _references(config, manifest),
-        "final": lambda: final_jobs(config, manifest, read_json(config.run_dir / "final" / "shares.json")),
-    }
-    return [job for job in builders[role]() if names is None or job.name in names]
-
-
-def _references(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
-    path = config.run_dir / "verify" / "references.json"
-    if config.reference.name or not path.exists():
-        return [reference_job(config, manifest)]
-    rows = read_json(path)
-    shares = {row["name"]: row["data_shares"] for row in rows}
-    return reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in rows})
 
 
 def batch_errors(config: DemixConfig) -> Iterator[DemixError]:

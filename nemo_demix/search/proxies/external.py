@@ -22,7 +22,7 @@ from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, Proxies
-from nemo_demix.training.jobs import load_model, proxy_job
+from nemo_demix.training.jobs import load_model
 
 logger = logging.getLogger(__name__)
 Found = Evaluation | ScoreError
@@ -146,7 +146,7 @@ def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[st
     num_proxies = sum(run.config.search.iterations)
 
     def model(shares: Mapping[str, float]) -> ModelFolder:
-        job = proxy_job(run.config, run.manifest, shares, num_proxies)
+        job = run.proxy(shares, num_proxies)
         folder = external_folder(run.config) / job.fingerprint
         return ModelFolder(job.name, job.fingerprint, folder, Path(load_model(job).checkpoint), maker)
 
