@@ -226,7 +226,7 @@ def main() -> None:
 
 def _lead(team: Team, stage: str) -> None:
     """Run the command, and let the team's other processes go."""
-    if team.cohort.size > 1:
+    if team.peers.size > 1:
         try:
             team.introduce()  # opens the store: the others are looking for it already
         except DemixError as error:
