@@ -75,7 +75,7 @@ def main() -> None:
 
 def whole(request: Request) -> Request:
     """The same tokens with every one of them scored: what a scorer does that knows no better."""
-    return Request(request.group, request.tokens, 1, request.num_bytes)
+    return Request(request.score_name, request.tokens, 1, request.num_bytes)
 
 
 def timed(action: Callable[[], Any]) -> float:

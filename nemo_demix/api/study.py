@@ -328,7 +328,9 @@ def _identity(space: SearchSpace, evaluator: str) -> ProxyIdentity:
         kind=KIND,
         components=blends,
         merge=fingerprint(evaluator=evaluator),
-        groups={name: fingerprint(higher_is_better=higher) for name, higher in space.higher_is_better.items()},
+        score_fingerprints={
+            name: fingerprint(higher_is_better=higher) for name, higher in space.higher_is_better.items()
+        },
         needed=tuple(space.capabilities),
         uses_all=False,
     )

@@ -1,4 +1,4 @@
-"""The processes that torchrun or srun started for one command, as a merge sees them: they work apart and meet to agree."""
+"""The processes that torchrun or srun started for one command, as a merge has them: apart until they meet to agree."""
 
 import datetime
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from nemo_demix.merging.peers import Peers
 
 
 def find_peers() -> Peers:
-    """Read the number of this process, and how many there are, from torchrun's environment or a Slurm step's; else it is one.
+    """Read which of torchrun's or a Slurm step's processes this is, and how many there are; without either it is one.
 
     Raises:
         ConfigError: if Slurm's list of hosts cannot be read.

@@ -76,9 +76,9 @@ def check_finite(scores: TokenScores, plan: BatchPlan, sequences: Sequence[Reque
     """
     broken = np.flatnonzero(~np.isfinite(scores.logprobs_T))
     if broken.size:
-        group = sequences[int(np.searchsorted(plan.offsets_R, broken[0], side="right")) - 1].group
+        name = sequences[int(np.searchsorted(plan.offsets_R, broken[0], side="right")) - 1].score_name
         raise ScoreError(
-            f"{group}: the model gives {-scores.logprobs_T[broken[0]]} nats for a token; its weights are not usable"
+            f"{name}: the model gives {-scores.logprobs_T[broken[0]]} nats for a token; its weights are not usable"
         )
 
 

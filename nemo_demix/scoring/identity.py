@@ -109,7 +109,7 @@ def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]
     }
 
 
-def group_fingerprints(
+def score_fingerprints(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, str]:
     """Fingerprint all that can change each score, besides the model, by score name.
@@ -119,31 +119,31 @@ def group_fingerprints(
     """
     common = {"format": FORMAT, "tokenizer": manifest.tokenizer["fingerprint"], "max_length": config.max_length}
     judged = judged_scores(config, manifest, uses)
-    groups = {}
+    found = {}
     for name, record in manifest.benchmarks.items():
         sample = {**common, "seed": config.seed, "items": config.items_per_benchmark, "text": record.fingerprint}
-        groups[f"benchmark/{name}"] = fingerprint(**sample)
-        groups[f"benchmark/{name}{JUDGED}"] = fingerprint(**sample, judged=config.judged_items)
-    groups = {name: value for name, value in groups.items() if name in judged}
-    groups |= {
+        found[f"benchmark/{name}"] = fingerprint(**sample)
+        found[f"benchmark/{name}{JUDGED}"] = fingerprint(**sample, judged=config.judged_items)
+    found = {name: value for name, value in found.items() if name in judged}
+    found |= {
         f"task/{name}": fingerprint(**common, task=task)
         for name, task in task_fingerprints(config, manifest, uses).items()
     }
-    groups |= external_fingerprints(config, uses)
+    found |= external_fingerprints(config, uses)
     if config.heldout_tokens:
-        groups |= {
+        found |= {
             f"heldout/{name}": fingerprint(
                 **common, seed=config.seed, num_tokens=config.heldout_tokens, text=record.fingerprint
             )
             for name, record in manifest.datasets.items()
         }
-    return groups
+    return found
 
 
 def suite_fingerprint(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> str:
     """Fingerprint all that can change a score or a capability's average, besides the model."""
     judged = judged_scores(config, manifest)
     return fingerprint(
-        groups=group_fingerprints(config, manifest, uses),
+        groups=score_fingerprints(config, manifest, uses),
         judged={name: (score.capability, score.use, score.weight) for name, score in judged.items()},
     )

@@ -121,10 +121,10 @@ def score_of(items: Items) -> Score:
 def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
     """Items as what JSON holds of each score, and one array of shape (2, all items): values, weights."""
     facts = {
-        group: {"num_items": len(one.values_I), "unit": one.unit}
+        name: {"num_items": len(one.values_I), "unit": one.unit}
         | {"higher_is_better": one.higher_is_better, "chance": one.chance}
         | ({} if one.summary is None else {"summary": asdict(one.summary)})
-        for group, one in items.items()
+        for name, one in items.items()
     }
     rows = [np.stack([one.values_I, one.weights_I]) for one in items.values()]
     return facts, np.concatenate([*rows, np.empty((2, 0))], axis=1)
@@ -133,8 +133,8 @@ def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
 def unpack_items(facts: Mapping[str, Mapping[str, Any]], packed: Array) -> dict[str, Items]:
     """Give back what `pack_items` was given; `packed` has shape (2, all items)."""
     items, start = {}, 0
-    for group, fact in facts.items():
+    for name, fact in facts.items():
         values_I, weights_I = packed[:, start : (start := start + fact["num_items"])]
         summary = Summary(**fact["summary"]) if "summary" in fact else None
-        items[group] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"], summary)
+        items[name] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"], summary)
     return items

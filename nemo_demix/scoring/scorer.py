@@ -56,7 +56,7 @@ class Scorer:
         self._tokenizer = load_tokenizer(manifest.tokenizer)
         self._batch_tokens, self._batch_rows = config.batch_tokens, config.generation_batch
         self._tasks = TaskSet.load(config, manifest, uses) if self.suite.tasks else None
-        units = dict.fromkeys(self.suite.groups, UNIT)
+        units = dict.fromkeys(self.suite.score_names, UNIT)
         units |= {name: one.unit for name, one in external_scores(config, uses).items()}
         vocabulary = manifest.tokenizer["fingerprint"], self._tokenizer.vocab_size
         self._gold = [

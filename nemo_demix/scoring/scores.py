@@ -36,15 +36,15 @@ def likelihood_items(suite: Suite, bits_R: np.ndarray) -> dict[str, Items]:
         bits_R: Bits of every request's continuation, float64, shape (R,), in the suite's order.
     """
     found = {}
-    for group, (rows, sizes_I) in suite.members.items():
-        weights_I = sizes_I if group in suite.heldout else np.ones(len(rows))
-        found[group] = Items(bits_R[rows] / sizes_I, weights_I)
+    for name, (rows, sizes_I) in suite.members.items():
+        weights_I = sizes_I if name in suite.heldout else np.ones(len(rows))
+        found[name] = Items(bits_R[rows] / sizes_I, weights_I)
     return found
 
 
 def suite_scores(items: ModelItems) -> dict[str, Score]:
-    """The score of every group of items, by its name."""
-    return {group: score_of(found) for group, found in items.items()}
+    """Work out the score of each name's items."""
+    return {name: score_of(found) for name, found in items.items()}
 
 
 def capability_scores(suite: Suite, scores: Mapping[str, Score]) -> dict[str, Score]:
@@ -118,8 +118,8 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
     difference = 0.0
     variance: float | None = 0.0
     for shares in suite.shares.values():
-        for group, share in shares.items():
-            one, other = first[group], second[group]
+        for name, share in shares.items():
+            one, other = first[name], second[name]
             sign = -1.0 if one.higher_is_better else 1.0
             weight = sign * share / len(suite.shares)
             apart, stderr = gap(one, other)

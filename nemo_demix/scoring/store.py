@@ -22,7 +22,7 @@ from nemo_demix.progress import Progress, tell
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
-from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.identity import score_fingerprints, suite_fingerprint
 from nemo_demix.scoring.items import Items, ModelItems, Score, is_guessed, pack_items, scores_from_json, unpack_items
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import describe_macro, score_report
@@ -61,15 +61,15 @@ class ScoreTarget:
 
     def part_fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
         """Fingerprint of the model and everything that ranks score it on."""
-        groups = group_fingerprints(config.suite, manifest)
-        on_ranks = {name: group for name, group in groups.items() if not name.startswith("external/")}
+        found = score_fingerprints(config.suite, manifest)
+        on_ranks = {name: value for name, value in found.items() if not name.startswith("external/")}
         return fingerprint(model=self.model_fingerprint, groups=on_ranks)
 
     def needs_ranks(self, config: DemixConfig, manifest: DataManifest) -> bool:
         """Whether a live model has something left to give."""
         if self.is_done(config, manifest):
             return False
-        if all(name.startswith("external/") for name in group_fingerprints(config.suite, manifest)):
+        if all(name.startswith("external/") for name in score_fingerprints(config.suite, manifest)):
             return False
         return not is_done(self.part_path(config), self.part_fingerprint(config, manifest))
 

@@ -25,7 +25,7 @@ from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
-from nemo_demix.scoring.identity import group_fingerprints
+from nemo_demix.scoring.identity import score_fingerprints
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import likelihood_items
 from nemo_demix.scoring.suite import Suite
@@ -91,9 +91,9 @@ class PredictionProxies:
             items = likelihood_items(self.suite, self._predictions.bits_R(weights_C))
             yield place, Evaluation(ModelResult(items), 0.0, time.monotonic() - started)
 
-    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
+    def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
         """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
-        return self._predictions.scores_MB(weights_MC, groups)
+        return self._predictions.scores_MB(weights_MC, names)
 
     def optimum(
         self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
@@ -107,9 +107,9 @@ class PredictionProxies:
         found._predictions = self._predictions.resampled(rng)
         return found
 
-    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+    def portable(self, names: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
         """What the named scores are worked out from, see `TokenPredictions.portable`."""
-        return self._predictions.portable(groups, [one._predictions for one in resampled])
+        return self._predictions.portable(names, [one._predictions for one in resampled])
 
 
 def are_scored(run: PreparedRun, uses: Collection[str] | None) -> bool:
@@ -134,9 +134,9 @@ def score_components(run: PreparedRun, live: LiveModel, uses: Collection[str] | 
 
 def _stored(run: PreparedRun, job: TrainJob, uses: Collection[str] | None) -> tuple[Path, str]:
     """A component's record, and the fingerprint it has to have."""
-    groups = group_fingerprints(run.config.suite, run.manifest, uses)
-    folder = run.folder / "search" / "predictions" / fingerprint(groups=groups)[:8]
-    return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=groups)
+    scores = score_fingerprints(run.config.suite, run.manifest, uses)
+    folder = run.folder / "search" / "predictions" / fingerprint(groups=scores)[:8]
+    return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=scores)
 
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -146,10 +146,10 @@ def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     offsets_R = gold_offsets(suite.requests)
     found = {}
-    for group, (rows, sizes) in suite.members.items():
-        weights = np.full(len(rows), 1.0 / sizes.sum()) if group in suite.heldout else 1.0 / (len(rows) * sizes)
+    for name, (rows, sizes) in suite.members.items():
+        weights = np.full(len(rows), 1.0 / sizes.sum()) if name in suite.heldout else 1.0 / (len(rows) * sizes)
         tokens = np.concatenate([np.arange(offsets_R[index], offsets_R[index + 1]) for index in rows])
-        found[group] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))
+        found[name] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))
     return found
 
 

@@ -73,7 +73,7 @@ class ProxyPlan:
 class Screen(Protocol):
     """Scores of any number of mixtures at once, and their exact optimum: prediction proxies."""
 
-    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
+    def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
         """Scores by name, each of shape (M,)."""
 
     def optimum(
@@ -84,7 +84,7 @@ class Screen(Protocol):
     def resampled(self, rng: np.random.Generator) -> "Screen":
         """The same over items drawn with replacement: what other items like these would have said."""
 
-    def portable(self, groups: Sequence[str], resampled: Sequence["Screen"]) -> dict[str, Any]:
+    def portable(self, names: Sequence[str], resampled: Sequence["Screen"]) -> dict[str, Any]:
         """What scores are worked out from, as plain values, with how often each resample has drawn each item."""
 
 
