@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from nemo_demix.checkpoints.identity import is_complete
+from nemo_demix.checkpoints.saved import is_complete
 from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
 from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.peers import Peers

@@ -26,11 +26,11 @@ import torch
 
 from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_lines
 from nemo_demix.checkpoints.checksums import check_small_files, write_checksums
-from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
+from nemo_demix.checkpoints.saved import checkpoint_fingerprint
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig, ImportedConfig
 from nemo_demix.config.demix import name_errors
@@ -162,7 +162,7 @@ def merge_with_itself(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 ENTRIES: dict[str, Callable[[Path], Any]] = {
-    "adopt": checkpoint_identity,
+    "adopt": checkpoint_fingerprint,
     "distance to the base": lambda checkpoint: relative_distance(checkpoint, checkpoint),
     "inspect": lambda checkpoint: print_summary(describe(checkpoint)),
     "merge": merge_with_itself,

@@ -9,8 +9,8 @@ from isal.isal_zlib import crc32
 
 from nemo_demix.checkpoints.blob import damaged, find_payload
 from nemo_demix.checkpoints.files import open_file, read_into
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.errors import CheckpointError
 
 

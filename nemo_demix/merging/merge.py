@@ -1,7 +1,7 @@
 """A whole merge: plan, workers, publication; and what a killed one finds again.
 
 OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
-OUTPUT/.merge-<identity>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
+OUTPUT/.merge-<fingerprint>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
 """
 
 import logging
@@ -81,7 +81,7 @@ def merge(
     """
     started = time.monotonic()
     done, todo = sort_out(plan, output, options.force)
-    work = output / f".merge-{plan.identity}"
+    work = output / f".merge-{plan.fingerprint}"
     if not todo:
         if peers.rank == 0 and work.is_dir():
             discard(work)  # killed after the last publication
@@ -156,7 +156,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
                 f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the "
                 "mixture"
             )
-        if record["fingerprint"] == plan.mixture_identity(name) and not force:
+        if record["fingerprint"] == plan.mixture_fingerprint(name) and not force:
             done.append(name)
         elif force:
             todo.append(name)

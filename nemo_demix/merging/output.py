@@ -58,7 +58,8 @@ def make_record(
         parameters=plan.method.parameters,
         weights=dict(plan.mixtures[mixture]),
         sources={
-            source.name: {"path": str(source.path.resolve()), "fingerprint": source.identity} for source in plan.sources
+            source.name: {"path": str(source.path.resolve()), "fingerprint": source.fingerprint}
+            for source in plan.sources
         },
         base=plan.base.name if plan.base is not None else None,
         template=plan.template.name,
@@ -66,7 +67,7 @@ def make_record(
         files=files,
         nonfinite=nonfinite,
         versions={"nemo_demix": __version__, "torch": torch.__version__},
-        fingerprint=plan.mixture_identity(mixture),
+        fingerprint=plan.mixture_fingerprint(mixture),
     )
 
 
@@ -245,7 +246,7 @@ def _metadata(plan: MergePlan) -> bytes:
     planner_data = stored.planner_data
     if isinstance(planner_data, dict):
         planner_data = {name: value for name, value in planner_data.items() if name in tensors or name in objects}
-    return metadata_bytes(tensors, objects, planner_data, plan.source_identity)
+    return metadata_bytes(tensors, objects, planner_data, plan.source_fingerprint)
 
 
 def load_output_record(folder: Path) -> dict[str, Any] | None:
@@ -314,7 +315,7 @@ def what_stands(plan: MergePlan, output: Path) -> str:
             record = load_output_record(output / name)
         except DemixError:  # what stands there says nothing that can be read: it is none of ours
             record = None
-        ours = record is not None and record["fingerprint"] == plan.mixture_identity(name)
+        ours = record is not None and record["fingerprint"] == plan.mixture_fingerprint(name)
         found["published" if ours else "still an earlier merge's" if record is not None else "not published"].append(
             name
         )

@@ -135,14 +135,14 @@ class MergePlan:
         return sum(file.num_bytes for file in self.files)
 
     @cached_property
-    def source_identity(self) -> str:
+    def source_fingerprint(self) -> str:
         """Fingerprint of the sources as they lie on disk."""
-        return fingerprint(sources={source.name: source.identity for source in self.sources})
+        return fingerprint(sources={source.name: source.fingerprint for source in self.sources})
 
-    def mixture_identity(self, mixture: str) -> str:
+    def mixture_fingerprint(self, mixture: str) -> str:
         """Fingerprint of everything that decides the bytes of one output."""
         return fingerprint(
-            sources=self.source_identity,
+            sources=self.source_fingerprint,
             method=self.method.name,
             parameters=self.method.parameters,
             weights=self.mixtures[mixture],
@@ -153,10 +153,10 @@ class MergePlan:
         )
 
     @cached_property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Fingerprint of the whole merge."""
         return fingerprint(
-            mixtures={name: self.mixture_identity(name) for name in self.mixtures}, units=len(self.units)
+            mixtures={name: self.mixture_fingerprint(name) for name in self.mixtures}, units=len(self.units)
         )
 
     def blocks(self, part: Range) -> Iterator[Span]:

@@ -44,8 +44,8 @@ class Source:
     files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
 
     @cached_property
-    def identity(self) -> str:
-        """Changes when any file that an output is made from was written again."""
+    def fingerprint(self) -> str:
+        """Fingerprint of all files that an output is made from, which changes when one of them is written again."""
         metadata = file_sha256(self.layout.weights / ".metadata")
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
@@ -168,9 +168,9 @@ def compare(components: Sequence[Source], base: Source | None, objects_from: str
     """
     first, *others = components if base is None else (*components, base)
     starts = {source.name: start for source in (first, *others) if (start := recorded_base(source)) is not None}
-    for name, (path, identity) in starts.items():
-        known, (other_path, other_identity) = next(iter(starts.items()))
-        if identity != other_identity:
+    for name, (path, print_) in starts.items():
+        known, (other_path, other_print) = next(iter(starts.items()))
+        if print_ != other_print:
             raise CheckpointError(
                 f"{known} was trained from {other_path}, {name} from {path}: components are averaged only where they "
                 "share their base"

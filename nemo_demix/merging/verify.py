@@ -80,7 +80,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
     sources = {name: open_source(name, Path(where["path"])) for name, where in record["sources"].items()}
     for name, source in sources.items():
-        if source.identity != record["sources"][name]["fingerprint"]:
+        if source.fingerprint != record["sources"][name]["fingerprint"]:
             raise CheckpointError(f"{source.path}: was written again since the merge, so rows cannot be compared")
     base: Source | None = sources.pop(record["base"]) if record["base"] is not None else None
     parameters = dict(record["parameters"])

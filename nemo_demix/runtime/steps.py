@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from nemo_demix.checkpoints.identity import is_complete
+from nemo_demix.checkpoints.saved import is_complete
 
 _PREFIX = {"nemo": "step_", "bridge": "iter_"}  # Megatron-Bridge looks for its own name
 _DIGITS = {"nemo": 8, "bridge": 7}

@@ -18,8 +18,8 @@ from typing import Any
 
 from nemo_demix.artifacts import parse_json, sync
 from nemo_demix.checkpoints.files import check_name, read_file
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to

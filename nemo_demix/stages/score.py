@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.checkpoints.identity import checkpoint_identity
+from nemo_demix.checkpoints.saved import checkpoint_fingerprint
 from nemo_demix.config import DemixConfig
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.prepared import PreparedRun
@@ -32,7 +32,7 @@ def score_stage(config: DemixConfig) -> None:
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)
-        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
+        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_fingerprint(path))]
     else:
         targets = [score_target(job) for job in (run.base, *run.components)]
     todo = targets_to_score(run, targets)

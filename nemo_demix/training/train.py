@@ -16,8 +16,8 @@ import torch
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, read_json_lines, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.reader import relative_distance
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.backend import Diverged, Training, backend_of

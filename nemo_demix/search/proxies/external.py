@@ -135,8 +135,8 @@ def merged_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str
 
     def model(weights: Mapping[str, float]) -> ModelFolder:
         checked = check_simplex(weights, names, "merge weights")
-        identity = merge_fingerprint(run, checked)
-        return ModelFolder(f"p_{identity[:8]}", identity, folder / identity, (order, checked), maker)
+        merged = merge_fingerprint(run, checked)
+        return ModelFolder(f"p_{merged[:8]}", merged, folder / merged, (order, checked), maker)
 
     return model
 

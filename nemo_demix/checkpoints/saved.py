@@ -1,4 +1,4 @@
-"""Where a checkpoint's weights are, and which save they are of: known without torch, and without reading a tensor."""
+"""Where a checkpoint's weights are, whether its save is whole, and which save it is: known without reading a tensor."""
 
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def _is_whole_yaml(path: Path) -> bool:
     return isinstance(content, dict) and "validation" in content
 
 
-def checkpoint_identity(checkpoint: Path) -> str:
-    """What tells a brought checkpoint from another: its place, and its metadata, which names the save it is of.
+def checkpoint_fingerprint(checkpoint: Path) -> str:
+    """Fingerprint what tells a brought checkpoint from another: its place, and the metadata that name its save.
 
     Raises:
         CheckpointError: if there is none.
