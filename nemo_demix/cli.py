@@ -167,10 +167,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "merge": (_merge, "K sharded checkpoints x M mixtures -> M checkpoints; merge verify DIR, merge inspect PATH"),
     "score": (_score, "score.checkpoint=DIR, score.mixtures=FILE, or the base and the components"),
     "search": (_search, "the iterative search over live merged proxies -> search/mixture.json"),
-    "verify": (
-        _verify,
-        "references trained on random mixtures, and how well proxies order these -> verify/fidelity.json",
-    ),
+    "verify": (_verify, "trained references, and how well proxies order these -> verify/fidelity.json"),
     "final": (_final, "blend files, the final run and its baselines, the comparison"),
     "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _OBJECTS = "objects.distcp"
 _EXTRA_STATE = "._extra_state"
-_PLAIN = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
+_HARMLESS = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
 
 
 def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
@@ -158,7 +158,7 @@ def _check_plain(value: Any) -> None:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple | set) and not isinstance(item, torch.Size):
             waiting += item
-        elif not isinstance(item, _PLAIN) and type(item) is not io.BytesIO:
+        elif not isinstance(item, _HARMLESS) and type(item) is not io.BytesIO:
             raise ValueError(f"a {type(item).__name__}")
 
 

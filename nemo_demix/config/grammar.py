@@ -20,7 +20,7 @@ from hydra.grammar.gen.OverrideParser import OverrideParser
 from nemo_demix.errors import ConfigError
 from nemo_demix.plain_yaml import parse_yaml
 
-_PLAIN = re.compile(r"[\w\-./+@]+", re.ASCII)
+_UNQUOTED = re.compile(r"[\w\-./+@]+", re.ASCII)
 _COLON = re.compile(r"(?<=[{,])(\s*[^\s:,{}\[\]]+):(?=\S)")
 
 
@@ -110,14 +110,14 @@ def _as_hydra(value: Any) -> str | None:
     """A value in Hydra's grammar; None where a key of it has to be quoted, which the grammar has no way for."""
     if isinstance(value, Mapping):
         items = [(str(name), _as_hydra(item)) for name, item in value.items()]
-        if any(item is None or not _PLAIN.fullmatch(name) for name, item in items):
+        if any(item is None or not _UNQUOTED.fullmatch(name) for name, item in items):
             return None
         return "{" + ",".join(f"{name}:{item}" for name, item in items) + "}"
     if isinstance(value, list):
         parts = [_as_hydra(item) for item in value]
         return None if None in parts else "[" + ",".join(str(part) for part in parts) + "]"
     if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return value if _UNQUOTED.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

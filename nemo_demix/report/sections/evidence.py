@@ -48,7 +48,10 @@ def _study(run: RunRecords) -> dict[str, Any]:
     for name, called in _SETS.items():
         if name not in run.fidelity:
             continue
-        objective = run.fidelity[name]["objective"]
+        objective = run.fidelity[name].get("objective")
+        if objective is None:  # a release that compared capabilities alone
+            notes.append(f"The macro score of {called} was not measured: run `nemo-demix verify` again.")
+            continue
         if objective["reason"]:
             notes.append(f"The macro score of {called} is undefined: {objective['reason']}.")
             continue

@@ -126,7 +126,7 @@ def _limits(run: RunRecords) -> list[str]:
         notes.append("No constraint is binding.")
     if not met["satisfied"]:
         notes.append("The mixture does NOT satisfy all constraints.")
-    for edge in run.mixture["reach"]:
+    for edge in run.mixture.get("reach", ()):  # earlier releases did not look
         notes.append(
             f"{edge['dataset']} has the {edge['bound']} share that mixtures of these components can stand for, "
             f"{percent(edge['share'])}."

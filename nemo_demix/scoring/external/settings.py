@@ -13,7 +13,7 @@ REVISION = 1  # raised whenever the same answer of a command comes to other scor
 FORMATS = ("megatron", "huggingface")
 USES = ("search", "fit", "report")
 CHECKPOINT, OUTPUT, NAME = "{checkpoint}", "{output}", "{name}"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, ExternalScoreConfig]:
@@ -34,7 +34,7 @@ def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) ->
 def external_errors(key: str, config: ExternalConfig) -> Iterator[DemixError]:
     """What of an external command could not be run."""
     where = f"suite.external.{key}"
-    if not _PLAIN.fullmatch(key):
+    if not _NAME.fullmatch(key):
         yield ConfigError(f"{where}: expected a name of letters, digits, '.', '_' and '-': it names files")
     if not config.command or not any(CHECKPOINT in part for part in config.command):
         yield ConfigError(
