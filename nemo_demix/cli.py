@@ -135,7 +135,7 @@ def _track(config: DemixConfig) -> None:
 
 
 def _afterwards(work: Callable[[DemixConfig], None], config: DemixConfig, what: str, remedy: str = "") -> None:
-    """What ends a run; that it failed does not touch the run's result."""
+    """Do what ends a run; that it failed does not touch the run's result."""
     try:
         work(config)
     except Exception as error:
@@ -181,7 +181,7 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
 
 
 def main() -> None:
-    """Entry point of `nemo-demix` and `python -m nemo_demix`."""
+    """Run `nemo-demix`, or `python -m nemo_demix`."""
     stages = {
         "init": "FOLDER... [--output FILE]: a commented recipe for folders of text",
         **{name: text for name, (_, text) in STAGES.items()},
@@ -262,7 +262,7 @@ def _main(stage: str) -> None:
 
 
 def _apart(command: Callable[[list[str]], None]) -> None:
-    """A command that takes its own arguments, and no recipe."""
+    """Run a command that takes its own arguments, and no recipe."""
     try:
         command(sys.argv[2:])
     except DemixError as error:
@@ -314,7 +314,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
 
 def _checked(stage: str, composed: DictConfig) -> DemixConfig:
-    """The configuration, held to the schema; for some commands to every rule of every stage.
+    """Return the configuration, held to the schema; for some commands to every rule of every stage.
 
     Raises:
         DemixError: the first of what is wrong; where all is asked for, all is listed, and the command ends.
@@ -356,7 +356,7 @@ def _doctor(config: DemixConfig) -> int:
 
 
 def _list(errors: list[str], note: str = "") -> None:
-    """All that is wrong, a line each."""
+    """Print all that is wrong, a line each."""
     for number, error in enumerate(errors, start=1):
         print(f"{number:3}  {' '.join(error.split())}", file=sys.stderr)
     if note:

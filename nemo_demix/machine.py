@@ -106,7 +106,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _torch_by_files() -> dict[str, Any] | None:
-    """The same without importing torch, where no GPU can be there; None: it has to be asked.
+    """Return the same without importing torch, where no GPU can be there; None: it has to be asked.
 
     Its version and its build stand in a file; which process groups it was built with, it is asked once a release.
     """

@@ -100,7 +100,7 @@ def locate(module: str) -> ModuleSpec | None:
 
 
 def installed_version(name: str, module: str) -> str | None:
-    """The version of a package; None where it is absent or does not say.
+    """Return the version of a package; None where it is absent or does not say.
 
     The `package_info.py` that NVIDIA's packages carry goes first: in their containers a source tree on PYTHONPATH may
     stand before the installed one, and then it is what gets imported.
@@ -120,7 +120,9 @@ def installed_version(name: str, module: str) -> str | None:
 
 
 def releases(backend: str) -> dict[str, str]:
-    """Versions of Python, of this package and of what runs with a back end depend on; what is not here is left out."""
+    """Return versions of Python, of this package and of what runs with a back end depend on; what is not here is left
+    out.
+    """
     found: dict[str, str | None] = {"python": platform.python_version(), "nemo-demix": nemo_demix.__version__}
     needed = {one.name: one.module for one in REQUIREMENTS[backend]} | {"transformer-engine": "transformer_engine"}
     found |= {name: installed_version(name, module) for name, module in needed.items()}
@@ -128,7 +130,7 @@ def releases(backend: str) -> dict[str, str]:
 
 
 def release_of(name: str) -> str:
-    """The version of a package that results depend on, as its metadata have it.
+    """Return the version of a package that results depend on, as its metadata have it.
 
     Raises:
         StackError: if it is not installed; it is one of those that the extra `nemo` brings.
@@ -148,7 +150,7 @@ def _version_in(package_info: Path) -> str | None:
 
 
 def within(version: str, versions: str) -> bool:
-    """Whether a version lies in a range; `0.15.0rc8` and `0.15.0+abc123` count as 0.15.0.
+    """Return whether a version lies in a range; `0.15.0rc8` and `0.15.0+abc123` count as 0.15.0.
 
     Containers ship release candidates and builds of a commit; their interfaces are those of the release.
     """
@@ -169,18 +171,18 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # 
 
 
 def has_gpu_driver() -> bool:
-    """Whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
+    """Return whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
     return any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def installed_backend() -> str:
-    """The back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
+    """Return the back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
     has_bridge, has_nemo = (locate(module) is not None for module in ("megatron.bridge", "nemo.collections.llm"))
     return "bridge" if has_bridge and not has_nemo else "nemo"
 
 
 def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
-    """What keeps a command from starting, one line each; empty where all is well.
+    """Return what keeps a command from starting, one line each; empty where all is well.
 
     Args:
         command: A command of `EXTRA_OF`; any other needs everything.

@@ -51,7 +51,7 @@ from nemo_demix.training.jobs import (
 
 
 def mistakes(config: DemixConfig) -> list[DemixError]:
-    """Everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
+    """Return everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
 
     Cost: the first record of every source, brought checkpoints' metadata, the files that are named.
     """
@@ -63,7 +63,7 @@ def mistakes(config: DemixConfig) -> list[DemixError]:
 
 
 def warnings_of(config: DemixConfig) -> list[str]:
-    """What may well be meant, and often is not."""
+    """Return what may well be meant, and often is not."""
     return list(capability_warnings(config))
 
 
@@ -150,7 +150,7 @@ def _search(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def prepared_tokens(config: DemixConfig) -> dict[str, int] | None:
-    """Training tokens of each dataset, where this configuration is prepared; else None."""
+    """Return training tokens of each dataset, where this configuration is prepared; else None."""
     path = config.run_dir / "datasets" / "manifest.json"
     try:
         done = path.exists() and is_done(path, expected_fingerprint(config))

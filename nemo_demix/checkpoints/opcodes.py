@@ -18,7 +18,7 @@ class _Class(Protocol):
     """What may be called by a pickle."""
 
     def made_with(self, arguments: tuple[Any, ...]) -> Any:
-        """What a call, or `__new__`, with these arguments gives."""
+        """Return what a call, or `__new__`, with these arguments gives."""
 
 
 class Instance:
@@ -26,7 +26,7 @@ class Instance:
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> "Instance":
-        """An instance, from nothing."""
+        """Return an instance, from nothing."""
         if arguments:
             raise TypeError(f"{cls.__name__} made with arguments")
         return cls()
@@ -66,7 +66,7 @@ _LONGEST_INTEGER = 64  # bytes
 
 
 def decode(data: bytes, find: Callable[[str, str], Named]) -> Any:
-    """What a pickle of protocol 2 to 5 holds.
+    """Return what a pickle of protocol 2 to 5 holds.
 
     Args:
         find: Gives what stands for a name (module, name), or raises.

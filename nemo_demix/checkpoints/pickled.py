@@ -155,7 +155,7 @@ ALLOWED: dict[tuple[str, str], Named] = {
 
 
 def load(path: Path, data: bytes) -> Any:
-    """What the pickle holds, in the classes above.
+    """Return what the pickle holds, in the classes above.
 
     Args:
         path: Path of the file, for the error.

@@ -10,7 +10,7 @@ from nemo_demix.plain_yaml import parse_yaml
 
 
 def find_weights(checkpoint: Path) -> Path:
-    """The torch_dist folder of a checkpoint in any layout that is read.
+    """Return the torch_dist folder of a checkpoint in any layout that is read.
 
     Raises:
         CheckpointError: if there is none, its save was cut off, or it is of a form that is not read; see `detect`.
@@ -19,7 +19,7 @@ def find_weights(checkpoint: Path) -> Path:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint of a training run was saved to its end.
+    """Return whether a checkpoint of a training run was saved to its end.
 
     NeMo 2 writes metadata.json last, and then removes a marker; Megatron-Bridge writes run_config.yaml last.
     """
@@ -30,7 +30,9 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def _is_whole_yaml(path: Path) -> bool:
-    """Whether it ends as Megatron-Bridge ends it: cut off within a line, or before its last section, it does not."""
+    """Return whether it ends as Megatron-Bridge ends it: cut off within a line, or before its last section, it does
+    not.
+    """
     try:
         content = parse_yaml(read_file(path.parent, path), unknown_tags=True)
     except (FileNotFoundError, ValueError):

@@ -93,12 +93,12 @@ def run_here(plan: Sequence[PlannedJob], site: Site, folder: Path) -> None:
 
 
 def _title(plan: Sequence[PlannedJob]) -> str:
-    """The experiment's name: the jobs' without the stage."""
+    """Return the experiment's name: the jobs' without the stage."""
     return plan[0].name.removesuffix(f"-{plan[0].stage}")
 
 
 def _task(job: PlannedJob) -> str:
-    """What a task runs: as slurm/common.sh does, but in the folder that this process is in, not NeMo-Run's."""
+    """Return what a task runs: as slurm/common.sh does, but in the folder that this process is in, not NeMo-Run's."""
     recipe, *overrides = job.arguments
     words = [*job.command, "--config-name", recipe.removeprefix("recipe="), *overrides]
     index = ' ${SLURM_ARRAY_TASK_ID:+index="$SLURM_ARRAY_TASK_ID"}'
@@ -106,7 +106,7 @@ def _task(job: PlannedJob) -> str:
 
 
 def _slurm_executor(job: PlannedJob, site: Site, folder: Path) -> Any:
-    """A SlurmExecutor with the sbatch file's own settings, the site's and the configuration's over them."""
+    """Return a SlurmExecutor with the sbatch file's own settings, the site's and the configuration's over them."""
     import nemo_run as run
 
     settings: dict[str, Any] = _directives(job.script)
@@ -135,14 +135,14 @@ def _slurm_executor(job: PlannedJob, site: Site, folder: Path) -> Any:
 
 
 def _directives(script: Path) -> dict[str, Any]:
-    """The `#SBATCH --name=value` lines of a file."""
+    """Return the `#SBATCH --name=value` lines of a file."""
     found = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", script.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: value or True for name, value in found if name not in ("output", "array", "job-name")}
 
 
 @contextmanager
 def _environment(site: Site) -> Iterator[None]:
-    """NeMo-Run starts sbatch in this process's environment."""
+    """Give this process the site's environment for a while: NeMo-Run starts sbatch in it."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(site.environment)

@@ -45,7 +45,7 @@ class Limit:
     choices: tuple[str, ...] = ()
 
     def admits(self, value: Any) -> bool:
-        """Whether a value is within; null always is: it stands for what the key's comment says."""
+        """Return whether a value is within; null always is: it stands for what the key's comment says."""
         if value is None or value == MISSING:
             return True
         if self.choices:
@@ -128,7 +128,8 @@ LIMITS: dict[type, dict[str, Limit]] = {
 
 
 def limit_errors(section: Any, key: str = "") -> Iterator[DemixError]:
-    """Values of a section of the configuration, and of the sections in it, that are out of their limits.
+    """Yield errors for values of a section of the configuration, and of the sections in it, that are out of their
+    limits.
 
     Args:
         section: A dataclass of the schema.

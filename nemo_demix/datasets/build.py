@@ -131,7 +131,9 @@ class DatasetBuilder:
         return record
 
     def progress(self, record: DatasetRecord) -> str:
-        """One line about a finished dataset: documents, MB of text, tokens, and the rate where it was made now."""
+        """Return one line about a finished dataset: documents, MB of text, tokens, and the rate where it was
+        made now.
+        """
         megabytes = (record.num_train_bytes + record.num_heldout_bytes) / 1e6
         seconds = self._seconds.get(record.name)
         rate = "found done" if seconds is None else f"{seconds:.1f} s, {megabytes / max(seconds, 1e-9):.1f} MB/s"
@@ -142,7 +144,7 @@ class DatasetBuilder:
         )
 
     def _found(self, record_path: Path, expected: str) -> DatasetRecord | None:
-        """The record of the same dataset, if its files are there and its overlap is with the same benchmarks."""
+        """Return the record of the same dataset, if its files are there and its overlap is with the same benchmarks."""
         if not is_done(record_path, expected):
             return None
         record = load_record(record_path, DatasetRecord)
@@ -182,7 +184,7 @@ class DatasetBuilder:
         )
 
     def _shards_folder(self, name: str, scan: Scan, expected: str) -> Path:
-        """Where the shards of a dataset are while it is made, by all that they depend on."""
+        """Return where the shards of a dataset are while it is made, by all that they depend on."""
         overlap = list(self._overlap_fingerprints().items())  # hits are counted by position
         units = [(unit.names, unit.part) for unit in scan.units]
         return self._work / f"{name}.{fingerprint(dataset=expected, overlap=overlap, units=units)}"
@@ -260,7 +262,7 @@ class DatasetBuilder:
         return prints
 
     def _described(self, name: str, record: DatasetRecord) -> list[dict[str, Any]]:
-        """The record's counts by source, with what each source is, its origin and its licence."""
+        """Return the record's counts by source, with what each source is, its origin and its licence."""
         sources = self._config.datasets[name].sources
         return [{**counts, **_description(source)} for source, counts in zip(sources, record.sources, strict=True)]
 
@@ -275,7 +277,7 @@ class _Written:
 
 
 def record_is_whole(record: DatasetRecord) -> bool:
-    """Whether the files a record describes are where it says."""
+    """Return whether the files a record describes are where it says."""
     prefixes = [prefix for prefix in (record.train_prefix, record.heldout_prefix) if prefix is not None]
     return all(Path(prefix + suffix).is_file() for prefix in prefixes for suffix in (".bin", ".idx"))
 
@@ -288,7 +290,7 @@ def _no_training_tokens(name: str, num_documents: int) -> DatasetError:
 
 
 def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:
-    """An array over a dataset's documents, cut into its units."""
+    """Return an array over a dataset's documents, cut into its units."""
     return np.split(values, np.cumsum(scan.num_documents)[:-1])
 
 

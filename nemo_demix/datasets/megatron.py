@@ -30,14 +30,14 @@ class PrefixCounts:
 
 
 def _indexed_dataset() -> Any:
-    """megatron-core's module of these files; what its other parts warn of at their import is not about them."""
+    """Return megatron-core's module of these files; what its other parts warn of at their import is not about them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("megatron.core.datasets.indexed_dataset")
 
 
 def token_type(vocab_size: int) -> str:
-    """NumPy name of the type megatron-core stores token ids of that vocabulary in."""
+    """Return the NumPy name of the type megatron-core stores token ids of that vocabulary in."""
     DType = _indexed_dataset().DType
     return np.dtype(DType.optimal_dtype(vocab_size)).name
 

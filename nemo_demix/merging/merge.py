@@ -134,7 +134,7 @@ def merge(
 
 
 def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], list[str]]:
-    """The mixtures that are there, and those to be made.
+    """Return the mixtures that are there, and those to be made.
 
     Raises:
         CheckpointError: if something else stands where an output goes, or a source.
@@ -169,7 +169,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
 
 
 def _source_in(plan: MergePlan, folder: Path) -> Source | None:
-    """A source of the merge that lies in a folder, or is it, or holds it; None where none does."""
+    """Return a source of the merge that lies in a folder, or is it, or holds it; None where none does."""
     place = folder.resolve()
     for source in plan.sources:
         for own in (source.layout.root.resolve(), source.layout.weights.resolve()):
@@ -179,7 +179,7 @@ def _source_in(plan: MergePlan, folder: Path) -> Source | None:
 
 
 def planned_memory_gib(plan: MergePlan, workers: int) -> float:
-    """What the processes of one machine need together; shared pages counted once."""
+    """Return what the processes of one machine need together; shared pages counted once."""
     num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)

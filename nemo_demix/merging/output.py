@@ -51,7 +51,7 @@ class MergeRecord:
 def make_record(
     plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int]
 ) -> MergeRecord:
-    """The record of one finished output."""
+    """Return the record of one finished output."""
     return MergeRecord(
         mixture=mixture,
         method=plan.method.name,
@@ -95,7 +95,7 @@ def prepare(plan: MergePlan, folder: Path) -> None:
 
 
 def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, str]:
-    """Units that read something else than what a source's archives were saved with: number -> what was found.
+    """Return units that read something else than what a source's archives were saved with: number -> what was found.
 
     Raises:
         AssertionError: if a unit is missing.
@@ -131,8 +131,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
 
 
 def read_objects(plan: MergePlan) -> dict[str, bytes]:
-    """The byte objects of the outputs. Those of the model must agree in all components, unless one was named to take
-    them from.
+    """Return the byte objects of the outputs. Those of the model must agree in all components, unless one was named to
+    take them from.
 
     Raises:
         CheckpointError: if they differ, or an archive among them is damaged.
@@ -214,7 +214,7 @@ def finish(
 
 
 def _small_files(plan: MergePlan) -> dict[Path, bytes]:
-    """Everything but the shards, relative to an output's folder."""
+    """Return everything but the shards, relative to an output's folder."""
     template = plan.template
     layout = template.layout
     found = {}
@@ -232,7 +232,7 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
 
 
 def _metadata(plan: MergePlan) -> bytes:
-    """torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
+    """Return torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
     stored = plan.template.stored
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     tensors = {
@@ -250,7 +250,7 @@ def _metadata(plan: MergePlan) -> bytes:
 
 
 def load_output_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder that a merge made; None for any other."""
+    """Return the record of a folder that a merge made; None for any other."""
     path = folder / RECORD
     if folder.is_symlink() or not path.is_file():
         return None
@@ -259,7 +259,7 @@ def load_output_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether what a `merge.json` holds has the parts of a record that are built on."""
+    """Return whether what a `merge.json` holds has the parts of a record that are built on."""
     built_on = {"method", "parameters", "weights", "sources", "base", "template", "dtypes", "files", "fingerprint"}
     if not isinstance(value, dict) or not built_on <= set(value):
         return False

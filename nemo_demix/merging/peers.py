@@ -49,7 +49,7 @@ class Peers:
                 raise DemixError(found[1]) if found[0] else PeerFailure(f"process {rank} failed: {found[1]}")
 
     def total(self, number: int) -> int:
-        """The sum of a number over all processes. Collective."""
+        """Return the sum of a number over all processes. Collective."""
         numbers: list[int] = [number] * self.size
         if self.size > 1:
             import torch

@@ -160,11 +160,11 @@ class MergePlan:
         )
 
     def blocks(self, part: Range) -> Iterator[Span]:
-        """The blocks of a range."""
+        """Return the blocks of a range."""
         return spans(part.first_row, part.end_row, self.tensors[part.tensor].rows.width, self.method.needs_rows)
 
     def units_of(self, worker: int, num_workers: int) -> list[Unit]:
-        """A worker's units: consecutive, and as many elements as everyone else's."""
+        """Return a worker's units: consecutive, and as many elements as everyone else's."""
         sizes = [unit.num_elements for unit in self.units]
         return [self.units[index] for index in consecutive_share(sizes, worker, num_workers)]
 
@@ -278,7 +278,7 @@ def _units(tensors: Sequence[TensorPlan]) -> Iterator[Unit]:
 
 
 def consecutive_share(sizes: Sequence[int], worker: int, num_workers: int) -> Iterator[int]:
-    """Which items are a worker's: consecutive ones, about as large together as everyone else's."""
+    """Yield which items are a worker's: consecutive ones, about as large together as everyone else's."""
     total, done = sum(sizes), 0
     for index, size in enumerate(sizes):
         if int((done + size / 2) * num_workers / total) == worker:
@@ -287,5 +287,5 @@ def consecutive_share(sizes: Sequence[int], worker: int, num_workers: int) -> It
 
 
 def output_weights(plan: MergePlan, folder: Path) -> Path:
-    """The torch_dist folder of an output."""
+    """Return the torch_dist folder of an output."""
     return folder / plan.template.layout.weights_relative

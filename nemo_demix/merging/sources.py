@@ -50,7 +50,7 @@ class Source:
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
     def object_bytes(self, name: str) -> int:
-        """The length of a byte object as an output has it."""
+        """Return the length of a byte object as an output has it."""
         return len(self.common[name]) if name in self.common else self.stored.objects[name].num_bytes
 
     def check_unchanged(self) -> None:
@@ -115,7 +115,7 @@ def open_source(name: str, path: Path) -> Source:
 
 
 def recorded_base(source: Source) -> tuple[str, str] | None:
-    """The checkpoint that a component model of a nemo_demix run started from, and what tells it from others.
+    """Return the checkpoint that a component model of a nemo_demix run started from, and what tells it from others.
 
     None where nothing records it, or it is no longer there. A copy of a run names another path and the same base.
     """

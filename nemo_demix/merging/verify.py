@@ -141,7 +141,7 @@ def _compare_rows(plan: MergePlan, folder: Path, sample: int, rng: np.random.Gen
 
 
 def _merge_block(plan: MergePlan, sources_TRC: torch.Tensor, block: Any, statistics: Statistics | None) -> torch.Tensor:
-    """One mixture's rows, fp32 or float64, shape (R, C)."""
+    """Return one mixture's rows, fp32 or float64, shape (R, C)."""
     method = plan.method
     if isinstance(method, LinearMethod):
         (coefficients_T,) = torch.from_numpy(method.coefficients(plan.weights_MK, statistics))

@@ -34,12 +34,12 @@ def load_torch() -> None:
 
 
 def _uncompiled(model: Any = None, **options: object) -> Any:
-    """What torch.compile does where it is turned off, without loading the compiler, which takes seconds."""
+    """Return what torch.compile does where it is turned off, without loading the compiler, which takes seconds."""
     return (lambda function: function) if model is None else model
 
 
 def why_not_forkable() -> str | None:
-    """What this process has that a fork of it could not use; None where there is nothing."""
+    """Return what this process has that a fork of it could not use; None where there is nothing."""
     import torch
 
     tasks = os.listdir("/proc/self/task")
@@ -55,7 +55,7 @@ def why_not_forkable() -> str | None:
 
 
 def why_not_a_fork() -> str | None:
-    """What this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
+    """Return what this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
     import torch
 
     if not has_gpu_driver():  # builds of torch for CUDA count devices all the same

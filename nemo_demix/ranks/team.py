@@ -140,7 +140,7 @@ class Team:
         self.write(f"agent/{self.peers.rank}", about)
 
     def members(self) -> list[Member]:
-        """All agents, when they have come; on the leader.
+        """Return all agents, when they have come; on the leader.
 
         Raises:
             ConfigError: if some do not come.
@@ -171,16 +171,16 @@ class Team:
         return self._members
 
     def skewed(self) -> list[Member]:
-        """Agents whose clock is ahead of the leader's by more than a minute; on the leader."""
+        """Return agents whose clock is ahead of the leader's by more than a minute; on the leader."""
         return [member for member in self.members() if member.skew_s > _SKEW_S]
 
     def next_launch(self) -> int:
-        """The number of the next launch; on the leader."""
+        """Return the number of the next launch; on the leader."""
         self._number += 1
         return self._number
 
     def read(self, key: str) -> Any:
-        """A JSON value of the store, or None where there is none yet.
+        """Return a JSON value of the store, or None where there is none yet.
 
         Raises:
             ClusterError: if no process of this run has written it.
@@ -203,7 +203,7 @@ class Team:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """A socket that listens where `address` is, and nowhere else on this machine if that can be helped.
+    """Return a socket that listens where `address` is, and nowhere else on this machine if that can be helped.
 
     Raises:
         OSError: if the port is taken, or the address is unknown.
@@ -235,5 +235,5 @@ def join_team() -> Team:
 
 
 def this_team() -> Team:
-    """The team of this process: itself alone unless `join_team` found others."""
+    """Return the team of this process: itself alone unless `join_team` found others."""
     return _TEAM

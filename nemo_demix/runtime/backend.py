@@ -88,7 +88,9 @@ class Backend(Protocol):
         ...
 
     def build_model(self, config: DemixConfig, manifest: DataManifest) -> "torch.nn.Module":
-        """This rank's part of the run's model, in evaluation mode, with weights not yet set. Collective: every rank."""
+        """Return this rank's part of the run's model, in evaluation mode, with weights not yet set. Collective: every
+        rank.
+        """
         ...
 
     def train(
@@ -103,7 +105,7 @@ class Backend(Protocol):
         ...
 
     def shape_values(self, config: DemixConfig, vocab_size: int | None) -> Mapping[str, Any]:
-        """The attributes of the recipe's model configuration that `model_shape` asks for; nothing is built."""
+        """Return the attributes of the recipe's model configuration that `model_shape` asks for; nothing is built."""
         ...
 
 
@@ -111,7 +113,7 @@ _MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.run
 
 
 def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What a configuration asks for that its back end does not have."""
+    """Yield what a configuration asks for that its back end does not have."""
     if config.backend != "bridge":
         return
     if config.track.tensorboard or config.track.wandb_project is not None:
@@ -136,10 +138,10 @@ PRELOADED = {
 
 
 def backend_module(name: str) -> Backend:
-    """A back end by its name; imports what of its framework it needs at once."""
+    """Return a back end by its name; imports what of its framework it needs at once."""
     return cast(Backend, importlib.import_module(_MODULES[name]))
 
 
 def backend_of(config: DemixConfig) -> Backend:
-    """The back end of a run."""
+    """Return the back end of a run."""
     return backend_module(config.backend)

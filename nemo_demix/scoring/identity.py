@@ -37,7 +37,7 @@ class JudgedScore:
 def judged_scores(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, JudgedScore]:
-    """Every benchmark, task and external score of the suite, by score name.
+    """Return every benchmark, task and external score of the suite, by score name.
 
     Args:
         uses: Uses of those to include: PROXY_USES for a search; None: all.
@@ -56,20 +56,20 @@ def judged_scores(
 
 
 def suite_errors(config: SuiteConfig) -> Iterator[DemixError]:
-    """A suite that scores nothing, or whose texts have no room, by the configuration alone."""
+    """Yield errors for a suite that scores nothing, or whose texts have no room, by the configuration alone."""
     yield from length_errors(config)
     if not (config.benchmarks or config.tasks or config.external or config.heldout_tokens):
         yield ScoreError(EMPTY)
 
 
 def length_errors(config: SuiteConfig) -> Iterator[DemixError]:
-    """Texts without room for a question and its answer."""
+    """Yield errors for texts without room for a question and its answer."""
     if config.max_length < 16:
         yield ScoreError(f"suite.max_length={config.max_length}: expected at least 16 tokens")
 
 
 def declared_capabilities(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:
-    """The capability of every benchmark, task and external score, by its key: known before anything is prepared.
+    """Return the capability of every benchmark, task and external score, by its key: known before anything is prepared.
 
     Args:
         uses: Uses of those to include: PROXY_USES for a search; None: all.

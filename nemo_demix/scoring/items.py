@@ -87,7 +87,9 @@ def scores_from_json(value: Mapping[str, Any]) -> dict[str, Score]:
 
 
 def is_guessed(score: Score) -> bool:
-    """Whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is known."""
+    """Return whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is
+    known.
+    """
     if score.chance is None or score.stderr is None:
         return False
     return abs(score.score - score.chance) <= 1.96 * score.stderr
@@ -96,13 +98,13 @@ def is_guessed(score: Score) -> bool:
 def items_of_summary(
     score: float, stderr: float | None, num_items: int | None, unit: str, higher_is_better: bool, chance: float | None
 ) -> Items:
-    """A score whose items' values are not known."""
+    """Return a score whose items' values are not known."""
     one = np.array([score]), np.ones(1)
     return Items(*one, unit, higher_is_better, chance, Summary(stderr, num_items))
 
 
 def score_of(items: Items) -> Score:
-    """The weighted mean, with its standard error over the items sampled."""
+    """Return the weighted mean, with its standard error over the items sampled."""
     if items.summary is not None:
         value = float(items.values_I[0])
         known = items.summary.stderr, items.summary.num_items
@@ -119,7 +121,7 @@ def score_of(items: Items) -> Score:
 
 
 def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
-    """Items as what JSON holds of each score, and one array of shape (2, all items): values, weights."""
+    """Return items as what JSON holds of each score, and one array of shape (2, all items): values, weights."""
     facts = {
         name: {"num_items": len(one.values_I), "unit": one.unit}
         | {"higher_is_better": one.higher_is_better, "chance": one.chance}

@@ -132,7 +132,7 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
 
 
 def heldout_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Held-out text that is asked for and that a brought dataset does not have."""
+    """Yield errors for held-out text that is asked for and that a brought dataset does not have."""
     for name, dataset in config.datasets.items():
         lacks = any(source.megatron is not None and source.heldout is None for source in dataset.sources)
         if config.suite.heldout_tokens and lacks:
@@ -140,7 +140,7 @@ def heldout_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def judged_errors(config: SuiteConfig, sizes: Mapping[str, int]) -> Iterator[DemixError]:
-    """Items that are to judge where all, or all but one, are searched on.
+    """Yield errors for items that are to judge where all, or all but one, are searched on.
 
     Args:
         sizes: Items of benchmarks of the registry, by their names there.
@@ -190,7 +190,9 @@ def _benchmark_requests(score_name: str, path: Path, tokenizer: Tokenizer, confi
 
 
 def _sampled(score_name: str, num_items: int, config: SuiteConfig) -> npt.NDArray[np.intp]:
-    """Which items of a benchmark a score is over, ascending: the searched ones, or some of the others, which judge."""
+    """Return which items of a benchmark a score is over, ascending: the searched ones, or some of the others, which
+    judge.
+    """
     searched = np.arange(num_items)
     limit, name = config.items_per_benchmark, score_name.removesuffix(JUDGED)
     if limit is not None and limit < num_items:

@@ -18,7 +18,8 @@ KINDS = ("merge", "predictions", "trained")
 def proxy_identity(
     run: PreparedRun, kind: str, num_proxies: int | None = None, with_report: bool = False
 ) -> ProxyIdentity:
-    """The identity of one kind of proxy of this run; of trained proxies, whose weights are over the datasets, too.
+    """Return the identity of one kind of proxy of this run; of trained proxies, whose weights are over the datasets,
+    too.
 
     Args:
         kind: merge | predictions | trained.
@@ -86,7 +87,7 @@ def merge_fingerprint(run: PreparedRun, weights: Mapping[str, float]) -> str:
 
 
 def _how_made(run: PreparedRun, kind: str, num_proxies: int | None) -> Any:
-    """Everything but the components that decides what a proxy of given weights is."""
+    """Return everything but the components that decides what a proxy of given weights is."""
     if kind == "predictions":
         return None  # mixed probabilities: nothing to set
     config, base = run.config, run.base.fingerprint

@@ -134,7 +134,8 @@ def weights_key(merge_weights: Mapping[str, float]) -> str:
 
 
 def read_rows(path: Path) -> list[ProxyRow]:
-    """The rows of a file in their order, none where there is no file; a last line that is not whole yet is left out.
+    """Return the rows of a file in their order, none where there is no file; a last line that is not whole yet is left
+    out.
 
     Raises:
         DemixError: if a whole line is no row.

@@ -46,7 +46,7 @@ class ProxyIdentity:
         return fingerprint(identity=values)
 
     def row(self, stored: ProxyRow) -> ProxyRow | None:
-        """A stored row as this search sees it, or None where it does not hold here.
+        """Return a stored row as this search sees it, or None where it does not hold here.
 
         Its weights are over this search's components, in their order, and it has no score that would be another today.
         """
@@ -110,11 +110,11 @@ class ScoreLog:
                 self._rows[stored.key] = row
 
     def find(self, merge_weights: Mapping[str, float]) -> ProxyRow | None:
-        """The row of exactly these merge weights; a component left out weighs 0."""
+        """Return the row of exactly these merge weights; a component left out weighs 0."""
         return self._rows.get(weights_key(merge_weights))
 
     def rows(self) -> list[ProxyRow]:
-        """All rows that hold, in the order they were scored."""
+        """Return all rows that hold, in the order they were scored."""
         return list(self._rows.values())
 
     def append(self, row: ProxyRow) -> ProxyRow:
@@ -142,7 +142,8 @@ class ScoreLog:
 
 
 def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[ProxyRow]:
-    """Scored proxies of other configurations that hold here too: points to fit on that this search did not ask for.
+    """Return the scored proxies of other configurations that hold here too: points to fit on that this search did not
+    ask for.
 
     They are those that were scored under another identity, such as before a dataset was added. Proxies of the very
     same identity are none: the search asks for those itself where it comes to them, so that its result does not depend

@@ -61,7 +61,7 @@ class TokenPredictions:
     token_weights: Mapping[str, tuple[npt.NDArray[np.int64], Array]]
 
     def bits_R(self, weights_C: Array) -> Array:
-        """Bits of every request under a mixture of the predictions, float64, shape (R,).
+        """Return bits of every request under a mixture of the predictions, float64, shape (R,).
 
         One component alone gives that component's own bits.
         """
@@ -69,7 +69,7 @@ class TokenPredictions:
         return bits
 
     def _bits_T(self, weights_C: Array, tokens: npt.NDArray[np.int64] | None = None) -> Array:
-        """Bits of each token, float64; safe at any distance between the components."""
+        """Return bits of each token, float64; safe at any distance between the components."""
         used = np.flatnonzero(weights_C > 0)
         logprobs_UT = (self.logprobs_CT[used] if tokens is None else self.logprobs_CT[np.ix_(used, tokens)]).astype(
             np.float64
@@ -80,7 +80,7 @@ class TokenPredictions:
         return bits_T
 
     def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
-        """The named scores of many mixtures, each float64, shape (M,), bits per byte.
+        """Return the named scores of many mixtures, each float64, shape (M,), bits per byte.
 
         Blocks of fp32 probabilities and logarithms, summed in float64: within 1e-6 of `bits_R`'s. Rows whose
         probabilities fp32 cannot hold are worked out in float64. The same bytes with any number of threads.
@@ -103,7 +103,9 @@ class TokenPredictions:
         return scores
 
     def resampled(self, rng: np.random.Generator) -> "TokenPredictions":
-        """The same with each score's requests drawn anew, with replacement: a token counts as often as its request."""
+        """Return the same with each score's requests drawn anew, with replacement: a token counts as often as its
+        request.
+        """
         request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
         drawn = {}
         for name, (tokens, weights_T) in self.token_weights.items():
@@ -113,7 +115,7 @@ class TokenPredictions:
         return replace(self, token_weights=drawn)
 
     def portable(self, names: Sequence[str], resampled: Sequence["TokenPredictions"]) -> dict[str, Any]:
-        """What the named scores are worked out from, as plain values; arrays are base64 of their bytes.
+        """Return what the named scores are worked out from, as plain values; arrays are base64 of their bytes.
 
         Returns:
             A mapping a score: `logprobs` (float32, a component after the other), `lengths` of its requests in tokens
@@ -150,7 +152,7 @@ class TokenPredictions:
                 )
 
     def objective_weights_T(self, objective: Mapping[str, float]) -> Array:
-        """What -log2 of each token's probability counts in a weighted sum of scores, float64, shape (T,).
+        """Return what -log2 of each token's probability counts in a weighted sum of scores, float64, shape (T,).
 
         Raises:
             ScoreError: if a score is not in bits per byte, a weight is negative (not convex then), or all are 0.

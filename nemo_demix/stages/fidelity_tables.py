@@ -17,7 +17,7 @@ _TITLES = {
 
 
 def print_fidelity(report: dict[str, Any]) -> None:
-    """The objective; order by capability, noise, deltas, and the price of the same order by trained proxies."""
+    """Print the objective; order by capability, noise, deltas, and the price of the same order by trained proxies."""
     console = Console(width=118)
     for name in _SETS:
         if name in report:

@@ -76,7 +76,7 @@ def check_trust(run: PreparedRun, mixture: dict[str, Any], fidelity: dict[str, A
 
 
 def write_blend(run: PreparedRun, data_shares: dict[str, float]) -> None:
-    """Megatron's blend files: `blend.txt` for --data-path, `blend.json` for --per-split-data-args-path.
+    """Write Megatron's blend files: `blend.txt` for --data-path, `blend.json` for --per-split-data-args-path.
 
     NeMo's `PreTrainingDataModule(paths=...)` takes the same list.
     """

@@ -94,19 +94,19 @@ def cancel_stage(config: DemixConfig) -> None:
 
 
 def scripts_folder() -> Path:
-    """The shipped sbatch files: inside an installed package, or beside it in a checkout."""
+    """Return the shipped sbatch files: inside an installed package, or beside it in a checkout."""
     package = Path(nemo_demix.__file__).resolve().parent
     inside = package / "slurm"
     return inside if inside.is_dir() else package.parent / "slurm"
 
 
 def launch_folder(config: DemixConfig) -> Path:
-    """`runs/<name>/launch`."""
+    """Return `runs/<name>/launch`."""
     return config.run_dir.absolute() / "launch"
 
 
 def job_log(config: DemixConfig, settle: bool = False) -> JobLog:
-    """The run's jobs, with their states where a Slurm answers; else `silence` says why not."""
+    """Return the run's jobs, with their states where a Slurm answers; else `silence` says why not."""
     log = JobLog(launch_folder(config) / "jobs.json")
     if not slurm.has_slurm():
         log.silence = "no Slurm here: squeue is not on PATH"
@@ -119,7 +119,7 @@ def job_log(config: DemixConfig, settle: bool = False) -> JobLog:
 
 
 def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[PlannedJob]:
-    """A job a stage, also for stages that are done: their jobs may still be ending."""
+    """Return a job a stage, also for stages that are done: their jobs may still be ending."""
     recipe = recipe_path(config)
     jobs = []
     for stage in stages:
@@ -147,7 +147,7 @@ def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[P
 
 
 def recipe_path(config: DemixConfig) -> Path:
-    """The configuration that the jobs run."""
+    """Return the configuration that the jobs run."""
     return launch_folder(config) / "recipe.yaml"
 
 
@@ -182,7 +182,7 @@ def check_same_configuration(config: DemixConfig, log: JobLog, recipe: str) -> N
 
 
 def _content(config: DemixConfig) -> dict[str, Any]:
-    """The configuration as plain values, without what belongs to one command."""
+    """Return the configuration as plain values, without what belongs to one command."""
     launch = replace(config.launch, dry_run=False)
     whole = replace(config, role=None, component=None, index=None, yes=False, launch=launch)
     return OmegaConf.to_container(OmegaConf.structured(whole), resolve=True)  # type: ignore[return-value]
@@ -197,7 +197,7 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(one: Any, two: Any, key: str = "") -> list[str]:
-    """Keys with different values."""
+    """Return keys with different values."""
     if not isinstance(one, dict) or not isinstance(two, dict):
         return [] if one == two else [key]
     names = [name for name in {**one, **two} if one.get(name) != two.get(name)]

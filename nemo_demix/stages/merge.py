@@ -89,7 +89,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def plan_merge(config: DemixConfig) -> "MergePlan":
-    """What `merge` will do.
+    """Return what `merge` will do.
 
     Raises:
         DemixError: if the checkpoints, the mixtures or the settings do not go together.
@@ -110,7 +110,7 @@ def plan_of(
     mixtures: Mapping[str, Mapping[str, float]],
     what: str,
 ) -> "MergePlan":
-    """The plan of a merge of given checkpoints into given mixtures.
+    """Return the plan of a merge of given checkpoints into given mixtures.
 
     Args:
         what: Where the mixtures are from, for messages.
@@ -142,7 +142,7 @@ def plan_of(
 
 
 def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
-    """The components by name, and the base: those given, or this run's own."""
+    """Return the components by name, and the base: those given, or this run's own."""
     settings = config.merge
     if settings.components:
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)

@@ -40,7 +40,9 @@ def train_stage(config: DemixConfig) -> None:
 
 
 def part_of(config: DemixConfig) -> str | None:
-    """The one model that `train` was asked for, as part of the names of its lock and logs; None: more than one."""
+    """Return the one model that `train` was asked for, as part of the names of its lock and logs; None: more
+    than one.
+    """
     if config.component is None and config.index is None:
         return None
     return f"{config.role}_{config.index if config.component is None else config.component}"
@@ -56,7 +58,7 @@ def write_references(run: PreparedRun) -> list[Reference]:
 
 
 def train_all_components(run: PreparedRun) -> None:
-    """The base, then every component: one set of ranks for all."""
+    """Train the base, then every component: one set of ranks for all."""
     train_jobs_if_needed(run, [("base", [run.base]), ("component", run.components)])
 
 

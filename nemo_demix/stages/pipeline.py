@@ -40,7 +40,7 @@ class PipelineStage:
 
 
 def pipeline(config: DemixConfig) -> list[PipelineStage]:
-    """The stages that this run has, each after those it waits for.
+    """Return the stages that this run has, each after those it waits for.
 
     What the search needs depends on its strategy: component models, or the base alone. A plain mixture needs neither,
     but only one stage at a time may hold the run, so it waits for the base too.
@@ -68,7 +68,7 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
 
 
 def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
-    """The base and the components that these stages train, where the data are prepared."""
+    """Return the base and the components that these stages train, where the data are prepared."""
     found: list[TrainJob] = []
     for stage in stages:
         if stage.name in ("base", "components") and (run := PreparedRun.find(stage.config)) is not None:

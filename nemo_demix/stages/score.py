@@ -45,12 +45,14 @@ def score_stage(config: DemixConfig) -> None:
 
 
 def score_target(job: TrainJob) -> ScoreTarget:
-    """A trained model as something to score."""
+    """Return a trained model as something to score."""
     return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
 
 
 def targets_to_score(run: PreparedRun, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
-    """The targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores first."""
+    """Return the targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores
+    first.
+    """
     if run.config.force:
         for target in targets:
             target.forget(run.config)

@@ -59,7 +59,7 @@ def status_stage(config: DemixConfig) -> None:
 
 
 def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
-    """All stages as a table, and whether they are done."""
+    """Return all stages as a table, and whether they are done."""
     log = job_log(config)
     table = Table(title=escape(f"{config.run_dir}"), title_justify="left")
     for heading in ("stage", "state", "jobs", "progress", "ETA"):
@@ -83,7 +83,7 @@ def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
 
 
 def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
-    """What the jobs of a stage are doing, and their names: of each model the last job that was submitted."""
+    """Return what the jobs of a stage are doing, and their names: of each model the last job that was submitted."""
     states: Counter[str] = Counter()
     names: dict[str, list[str]] = {}
     indices: Sequence[int | None] = (None,) if stage.models is None else range(len(stage.models))
@@ -109,7 +109,7 @@ def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
 
 
 def stage_progress(stage: PipelineStage) -> Progress:
-    """How far a stage is, by its files."""
+    """Return how far a stage is, by its files."""
     config = stage.config
     if stage.is_done:
         return Progress("" if stage.models is None else f"{len(stage.models)} models")
@@ -127,7 +127,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _of_models(folders: Sequence[Path]) -> Progress:
-    """Steps of the models that are being trained; several at a time end when the last of them does."""
+    """Return steps of the models that are being trained; several at a time end when the last of them does."""
     parts = [found for folder in folders if (found := model_progress(folder)) is not None]
     done = sum((folder / "record.json").exists() for folder in folders)
     trained = f"{done}/{len(folders)} models" if len(folders) > 1 else ""
@@ -137,7 +137,7 @@ def _of_models(folders: Sequence[Path]) -> Progress:
 
 
 def model_progress(folder: Path) -> Progress | None:
-    """Steps done of a model that is being trained, and the time that the others need; None where none is.
+    """Return steps done of a model that is being trained, and the time that the others need; None where none is.
 
     The pace is that since the training was started last, from the checkpoint that it resumed from.
     """
@@ -157,7 +157,7 @@ def model_progress(folder: Path) -> Progress | None:
 
 
 def _of_search(config: DemixConfig) -> Progress:
-    """Proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
+    """Return proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
     path = config.run_dir / "search" / "scores.jsonl"
     rows = of_last_search(read_rows(path))
     if not rows:
@@ -174,7 +174,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def _last_step(losses: Path) -> int:
-    """The step of the last whole line; the file has a line a step, so only its end is read."""
+    """Return the step of the last whole line; the file has a line a step, so only its end is read."""
     with open(losses, "rb") as file:
         file.seek(max(0, losses.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]

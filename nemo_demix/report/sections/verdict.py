@@ -56,7 +56,7 @@ class Comparisons:
 
 
 def comparisons(run: RunRecords) -> Comparisons:
-    """The strongest that there are: of trained models, of proxies, of predictions; all negative where better."""
+    """Return the strongest that there are: of trained models, of proxies, of predictions; all negative where better."""
     if run.result is not None:
         models = run.result["models"]
         unit = macro_unit(one["unit"] for one in next(iter(models.values()))["capabilities"].values())
@@ -91,7 +91,9 @@ def _predicted(run: RunRecords) -> dict[str, dict[str, Any]]:
 
 
 def leading(found: Comparisons) -> str | None:
-    """The baseline that the verdict is about: the team's own mixture, else the proportional one, else the first."""
+    """Return the baseline that the verdict is about: the team's own mixture, else the proportional one, else
+    the first.
+    """
     for name in (_THEIRS, "proportional", *found.of):
         if name in found.of:
             return name
@@ -99,7 +101,7 @@ def leading(found: Comparisons) -> str | None:
 
 
 def verdict(run: RunRecords) -> Section:
-    """The first section."""
+    """Return the first section."""
     found = comparisons(run)
     name = leading(found)
     if name is None:

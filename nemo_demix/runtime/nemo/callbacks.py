@@ -83,5 +83,5 @@ class Progress(Callback):
 
 
 def _reduced_loss(trainer: Any) -> float:
-    """The last step's loss, over all ranks, nats a token."""
+    """Return the last step's loss, over all ranks, nats a token."""
     return float(trainer.callback_metrics["reduced_train_loss"])

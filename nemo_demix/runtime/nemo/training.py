@@ -42,7 +42,7 @@ def train(
 
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, training: Training) -> Any:
-    """The whole NeMo recipe of a training run: its data blend, schedule, checkpoints and start.
+    """Return the whole NeMo recipe of a training run: its data blend, schedule, checkpoints and start.
 
     Raises:
         ConfigError: if the configuration names something the recipe does not have.
@@ -121,7 +121,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
 
 
 def _trackers(config: DemixConfig, name: str) -> tuple[Any, Any]:
-    """NeMo's loggers of this model; None for one that is not asked for."""
+    """Return NeMo's loggers of this model; None for one that is not asked for."""
     import nemo_run as run
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 

@@ -142,7 +142,7 @@ def merged_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str
 
 
 def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str, float]], ModelFolder]:
-    """Data shares as the proxy that was trained on them."""
+    """Return data shares as the proxy that was trained on them."""
     num_proxies = sum(run.config.search.iterations)
 
     def model(shares: Mapping[str, float]) -> ModelFolder:
@@ -154,12 +154,12 @@ def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[st
 
 
 def external_folder(config: DemixConfig) -> Path:
-    """What is written for external commands; nothing of it outlives its command, unless it is to be kept."""
+    """Return what is written for external commands; nothing of it outlives its command, unless it is to be kept."""
     return config.run_dir / "search" / "external"
 
 
 def kept_formats(config: DemixConfig) -> set[str]:
-    """Formats of which a command wants its models kept."""
+    """Return formats of which a command wants its models kept."""
     return {external.format for external in config.suite.external.values() if external.keep_checkpoint}
 
 

@@ -92,28 +92,28 @@ class PredictionProxies:
             yield place, Evaluation(ModelResult(items), 0.0, time.monotonic() - started)
 
     def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
-        """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
+        """Return the named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
         return self._predictions.scores_MB(weights_MC, names)
 
     def optimum(
         self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
     ) -> Optimum:
-        """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
+        """Return the exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
         return best_prediction_mixture(self._predictions, objective, constraints, limits)
 
     def resampled(self, rng: np.random.Generator) -> "PredictionProxies":
-        """The same over items drawn with replacement, within each score."""
+        """Return the same over items drawn with replacement, within each score."""
         found = copy(self)
         found._predictions = self._predictions.resampled(rng)
         return found
 
     def portable(self, names: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
-        """What the named scores are worked out from, see `TokenPredictions.portable`."""
+        """Return what the named scores are worked out from, see `TokenPredictions.portable`."""
         return self._predictions.portable(names, [one._predictions for one in resampled])
 
 
 def are_scored(run: PreparedRun, uses: Collection[str] | None) -> bool:
-    """Whether every component's log-probabilities are stored."""
+    """Return whether every component's log-probabilities are stored."""
     return all(is_done(path, expected) for path, expected in (_stored(run, job, uses) for job in run.components))
 
 
@@ -133,14 +133,14 @@ def score_components(run: PreparedRun, live: LiveModel, uses: Collection[str] | 
 
 
 def _stored(run: PreparedRun, job: TrainJob, uses: Collection[str] | None) -> tuple[Path, str]:
-    """A component's record, and the fingerprint it has to have."""
+    """Return a component's record, and the fingerprint it has to have."""
     scores = score_fingerprints(run.config.suite, run.manifest, uses)
     folder = run.folder / "search" / "predictions" / fingerprint(groups=scores)[:8]
     return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=scores)
 
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The places of each score's gold tokens, and what a bit of each counts in it, by score; both of one shape.
+    """Return the places of each score's gold tokens, and what a bit of each counts in it, by score; both of one shape.
 
     A benchmark is the mean over items of bits per byte; a held-out set is total bits over total bytes.
     """
@@ -180,7 +180,7 @@ def _score_component(live: LiveModel, scorer: "Scorer", job: TrainJob, record_pa
 
 
 def _read(record_path: Path, expected: str, num_tokens: int) -> Float32Array:
-    """A component's log-probabilities, mapped from disk.
+    """Return a component's log-probabilities, mapped from disk.
 
     Raises:
         ScoreError: if the file is not the one that its record is of.
