@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.artifacts import read_json
 from nemo_demix.errors import MixtureError
 
 Array = npt.NDArray[np.float64]
@@ -174,11 +174,6 @@ def checked_mixtures(
     """
     check = check_finite if any_weights else check_simplex
     return {name: check(weights, names, f"{what}: {name}") for name, weights in mixtures.items()}
-
-
-def write_mixtures(path: Path, mixtures: Mapping[str, Mapping[str, float]]) -> None:
-    """Write merge weights by mixture name, in the shape that `load_mixtures` reads."""
-    write_json(path, mixtures)
 
 
 @dataclass(frozen=True, eq=False)
