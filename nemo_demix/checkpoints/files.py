@@ -40,6 +40,8 @@ def open_file(root: Path, path: Path) -> int:
         CheckpointError: if it lies elsewhere by a link, or is no file but a folder, a pipe, a device.
         FileNotFoundError: if there is none.
     """
+    if "\0" in str(path):
+        raise CheckpointError(f"{root}: names the file {path.name!a:.80}, expected a plain name; refused")
     home = Path(os.path.realpath(root))
     real = Path(os.path.realpath(path))
     if real == home or not real.is_relative_to(home):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import sys
 import zipfile
@@ -30,6 +31,7 @@ from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
+from nemo_demix.merging.verify import check_files
 from nemo_demix.plain_yaml import parse_yaml
 from tests.hostile_checkpoints import (
     BOMBS,
@@ -321,11 +323,23 @@ def test_checksums_that_lead_elsewhere_are_not_followed(good: Path, tmp_path: Pa
     checkpoint = planted(good, tmp_path / "c", tmp_path / "ran")
     (tmp_path / "secret").write_text(SECRET)
     entry = file_entry(len(SECRET), crc32(SECRET.encode()))  # so that reading it would find nothing wrong
-    for name in ("../secret", str(tmp_path / "secret"), "context/../../secret"):
+    os.mkfifo(checkpoint / "pipe")
+    for name in (
+        "../secret",
+        str(tmp_path / "secret"),
+        "context/../../secret",
+        "/dev/zero",
+        "pipe",
+        "",
+        "a\0b",
+        "x" * 5000,
+    ):
         (checkpoint / "checksums.json").write_text(json.dumps({"files": {name: entry}, "objects": {}}))
         with pytest.raises(CheckpointError) as caught:
             check_small_files(detect(checkpoint))
         assert "\n" not in str(caught.value)
+        with pytest.raises(CheckpointError):
+            check_files(checkpoint, {"files": {name: entry}})  # as a merge's record lists them
     for text in ("{", "[]", '{"files": 3}', '{"files": {"a": 1}}', '{"files": {}, "files": {}}', "9" * 6000, "null"):
         (checkpoint / "checksums.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"checksums\.json: damaged"):
