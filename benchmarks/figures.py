@@ -1,7 +1,7 @@
 """Write the figures of the pages from templates and the raw results: none is copied by hand.
 
-`benchmarks/results.md.jinja` becomes docs/results.md, `five_figures.md.jinja` the README's table. There, a result is
-its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file,
+`benchmarks/results.md.jinja` becomes docs/results.md, `faults.md.jinja` docs/faults.md, and `five_figures.md.jinja` the
+README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file,
 `gap(arm, other, measure)` is a row of `decision.json`, `rho(scores, proxy, capability)` one of `fidelity.json`, and
 `share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
 
@@ -96,14 +96,15 @@ def pages() -> dict[Path, str]:
         "share": partial(share, records["strategies"]["rows"]),
         "rows": {name: record["rows"] for name, record in records.items()},
     }
-    results, five = (
+    results, faults, five = (
         environment.from_string((TEMPLATES / f"{name}.md.jinja").read_text(encoding="utf-8")).render(names)
-        for name in ("results", "five_figures")
+        for name in ("results", "faults", "five_figures")
     )
     readme, count = TABLE.subn(lambda found: five, README.read_text(encoding="utf-8"))
     if count != 1:
         raise SystemExit(f"{README}: expected one table `| what | figure |`, found {count}")
-    return {REPOSITORY / "docs" / "results.md": results, README: readme}
+    docs = REPOSITORY / "docs"
+    return {docs / "results.md": results, docs / "faults.md": faults, README: readme}
 
 
 def main() -> None:
