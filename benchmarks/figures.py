@@ -1,9 +1,9 @@
 """Write the figures of the pages from templates and the raw results: none is copied by hand.
 
 `benchmarks/results.md.jinja` becomes docs/results.md, `faults.md.jinja` docs/faults.md, and `five_figures.md.jinja` the
-README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file,
-`gap(arm, other, measure)` is a row of `decision.json`, `rho(scores, proxy, capability)` one of `fidelity.json`, and
-`share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
+README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the
+rows of each file, `gap(arm, other, measure)` is a row of `decision.json`, `rho(scores, proxy, capability)` one of
+`fidelity.json`, and `share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
 
 - `n(digits)`: without the zero before the point; `s(digits)`: the same, with a sign; `pct(digits)`: as a percentage.
 - `ci(result, name, digits)`: `name (name_lo to name_hi)`; `cis`: with signs.
