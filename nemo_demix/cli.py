@@ -161,7 +161,7 @@ def _cancel(config: DemixConfig) -> None:
     cancel_stage(config)
 
 
-STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "prepare": (_prepare, "text or .bin/.idx -> candidate datasets, tokenizer, held-out splits, benchmarks"),
     "train": (_train, "a NeMo recipe on a blend: role=base | component [component=NAME] | reference | final"),
     "merge": (_merge, "K sharded checkpoints x M mixtures -> M checkpoints; merge verify DIR, merge inspect PATH"),
@@ -184,7 +184,7 @@ def main() -> None:
     """Run `nemo-demix`, or `python -m nemo_demix`."""
     stages = {
         "init": "FOLDER... [--output FILE]: a commented recipe for folders of text",
-        **{name: text for name, (_, text) in STAGES.items()},
+        **{name: text for name, (_, text) in COMMANDS.items()},
         "doctor": "what is installed, used and missing",
     }
     sys.argv = heard_verbose(sys.argv)
@@ -294,7 +294,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
             start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):
-            STAGES[stage][0](config)
+            COMMANDS[stage][0](config)
             if stage not in _ELSEWHERE and config.index is None:
                 save_resolved(config, config.run_dir / "config.yaml")  # what --run reads
     except DemixError as error:

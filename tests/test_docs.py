@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.cli import STAGES
+from nemo_demix.cli import COMMANDS
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config.overrides import read_overrides
 from nemo_demix.errors import DemixError
@@ -49,12 +49,20 @@ def test_modules_that_are_named_are_there(page: Path) -> None:
 
 
 @by_page
+def test_tests_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text(encoding="utf-8"))
+    assert {
+        (path, test) for path, test in named if f"def {test}(" not in (REPOSITORY / path).read_text(encoding="utf-8")
+    } == set()
+
+
+@by_page
 def test_commands_are_of_stages_and_keys_that_there_are(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMIX_DATA", "/data")  # of the recipes for clusters
     text = page.read_text(encoding="utf-8").replace(" \\\n", " ")
     for command in COMMAND.findall(text):
         stage, *words = shlex.split(re.sub(r"\[(?=merge)|\]$", "", command))  # what may be left out is in brackets
-        assert stage in STAGES or stage == "init", command
+        assert stage in COMMANDS or stage == "init", command
         if stage == "init" or "-m" in words:  # it takes folders; a sweep has values of its own grammar
             continue
         names = [after for before, after in itertools.pairwise(words) if before == "--config-name"]
