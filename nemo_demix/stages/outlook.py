@@ -59,13 +59,22 @@ class Outlook:
             at_hand = None if progress is None else progress.what
             more = [job for job in jobs if f"{job.role}/{job.name}" != at_hand]
             if more:
-                found.append(("train", len(more), "models", float(sum(job.num_tokens for job in more))))
+                found.append(
+                    (
+                        "train",
+                        len(more),
+                        "model" if len(more) == 1 else "models",
+                        float(sum(job.num_tokens for job in more)),
+                    )
+                )
         num_proxies = strategy_of(settings).num_proxies(settings)
         if place < STEPS.index("search") and num_proxies:
             found.append(("search", num_proxies, "proxies", float(num_proxies)))
         if place < STEPS.index("final"):
             count = 1 + len(self.config.final.baselines)
-            found.append(("final", count, "models", float(count * self.config.final.num_tokens)))
+            found.append(
+                ("final", count, "model" if count == 1 else "models", float(count * self.config.final.num_tokens))
+            )
         return found
 
     def _looked(self) -> tuple[Sequence[TrainJob], float | None, float | None]:
