@@ -46,7 +46,7 @@ def open_file(root: Path, path: Path) -> int:
     real = Path(os.path.realpath(path))
     if real == home or not real.is_relative_to(home):
         raise CheckpointError(
-            f"{path}: is a link to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
+            f"{path}: leads to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
             "belongs to it"
         )
     folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
