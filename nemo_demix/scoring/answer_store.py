@@ -37,7 +37,7 @@ class AnswerStore:
 
     @classmethod
     def of(cls, config: DemixConfig) -> "AnswerStore":
-        """Return a run's."""
+        """Return the store of a run."""
         return cls(config.run_dir / "scores" / "answers" if config.suite.cache else None, not config.force)
 
     def arrays(self, weights_fingerprint: str | None, decode: Mapping[str, Callable[[Arrays], T]]) -> dict[str, T]:

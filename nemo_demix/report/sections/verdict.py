@@ -101,7 +101,7 @@ def leading(found: Comparisons) -> str | None:
 
 
 def verdict(run: RunRecords) -> Section:
-    """Return the first section."""
+    """Return the first section of the page: act, or not."""
     found = comparisons(run)
     name = leading(found)
     if name is None:
