@@ -25,7 +25,7 @@ from nemo_demix.report.units import macro_unit, spread_of_mean
 
 # A true difference of so many standard errors is called in four runs of five: 1.96 of the interval, 0.84 of these.
 DETECTABLE = 1.96 + 0.84
-_THEIRS = "heuristic"  # the mixture that the team has today, where it was given
+_THEIRS = "heuristic"  # the mixture that the user has today, where it was given
 _SOURCES = {
     "items": "which benchmark items were drawn",
     "seeds": "training seeds",
@@ -91,7 +91,7 @@ def _predicted(run: RunRecords) -> dict[str, dict[str, Any]]:
 
 
 def leading(found: Comparisons) -> str | None:
-    """Return the baseline that the verdict is about: the team's own mixture, else the proportional one, else
+    """Return the baseline that the verdict is about: the user's own mixture, else the proportional one, else
     the first.
     """
     for name in (_THEIRS, "proportional", *found.of):
