@@ -3,7 +3,6 @@
 import gc
 import os
 import sys
-from typing import Any
 
 from nemo_demix.stack import has_gpu_driver, uncompiled
 
