@@ -77,7 +77,7 @@ class DatasetBuilder:
         """Read text datasets once, all at the same time: one that is a single unit keeps a single worker busy.
 
         Args:
-            samples: By dataset, filled with training documents for a tokenizer.
+            samples: What is filled with training documents for a tokenizer, by dataset.
         Raises:
             DatasetError: if a source cannot be read.
         """
