@@ -77,6 +77,8 @@ def check_plan(plan: Sequence[PlannedJob], array_limit: int | None) -> None:
 
 def option_errors(config: LaunchConfig) -> Iterator[DemixError]:
     """Options of sbatch that are not free to set, or whose value YAML has changed; of all jobs and of one stage's."""
+    if config.executor != "slurm":  # its own fields: `executors.executor_errors`
+        return
     for name, value in config.options.items():
         yield from _option_errors(name, Option(value, f"launch.options.{name}"))
     for stage in fields(config.jobs):
