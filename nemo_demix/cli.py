@@ -286,7 +286,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         if not is_imported:  # a laptop can search imported scores
             from nemo_demix.stack import check_stack
 
-            through = stage == "launch" and config.launch.through != "slurm" and not config.launch.dry_run
+            waits = config.launch.executor != "slurm"  # of these a dry run builds the jobs as NeMo-Run does
+            through = stage == "launch" and config.launch.through != "slurm" and (waits or not config.launch.dry_run)
             check_stack(f"launch.through={config.launch.through}" if through else stage, config.backend)
         stopping.listen()
         if stage in _WITH_RANKS and not is_imported:

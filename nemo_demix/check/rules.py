@@ -8,6 +8,7 @@ from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.check.capabilities import capability_errors, capability_warnings
 from nemo_demix.check.checkpoints import checkpoint_errors
 from nemo_demix.check.places import place_errors
+from nemo_demix.cluster.executors import executor_errors
 from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
@@ -183,6 +184,7 @@ def _launch(config: DemixConfig) -> Iterator[DemixError]:
     yield from track_errors(config.track)
     yield from override_errors(config)
     yield from option_errors(config.launch)
+    yield from executor_errors(config)
     if config.launch.site is not None:
         yield from found_by(lambda: load_site(config.launch.site, Path()))
 

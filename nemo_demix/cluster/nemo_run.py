@@ -1,15 +1,18 @@
-"""The same jobs through NeMo-Run, for teams that keep their experiments there: a `run.Experiment` of a run's stages."""
+"""Slurm jobs through NeMo-Run, for teams that keep their experiments there: one `run.Experiment` of a run's stages.
+
+Its other executors are in `experiments`.
+"""
 
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.cluster.experiments import environment, title
 from nemo_demix.cluster.job_log import JobLog, SubmittedJob, task_name
 from nemo_demix.cluster.site import Site
 from nemo_demix.cluster.submit import Outcome, PlannedJob, array_option
@@ -48,7 +51,7 @@ def submit_through_nemo_run(
     todo = [job for job in plan if job.indices]
     names = {job.stage for job in todo}
     tasks: dict[str, str] = {}
-    with _environment(site), run.Experiment(_title(plan), base_dir=str(folder)) as experiment:
+    with environment(site), run.Experiment(title(plan), base_dir=str(folder)) as experiment:
         for job in todo:
             tasks[job.stage] = experiment.add(
                 run.Script(inline=_task(job)),
@@ -69,32 +72,6 @@ def submit_through_nemo_run(
             command = ["nemo-demix", *job.command, *job.arguments]
             log.append(SubmittedJob(job.stage, ids[job.stage], job.name, indices, command, recipe, now))
     return outcomes
-
-
-def run_here(plan: Sequence[PlannedJob], site: Site, folder: Path) -> None:
-    """Run what is not done on this machine, one stage after another, as an experiment with a LocalExecutor.
-
-    Raises:
-        ClusterError: if a stage failed.
-    """
-    import nemo_run as run
-
-    todo = [job for job in plan if job.indices]
-    if not todo:
-        return
-    with _environment(site), run.Experiment(_title(plan), base_dir=str(folder)) as experiment:
-        for job in todo:  # without an index a stage trains all of its models
-            executor = run.LocalExecutor(packager=run.Packager())
-            experiment.add(run.Script(inline=_task(job)), executor=executor, name=job.stage, tail_logs=True)
-        experiment.run(sequential=True)
-        failed = [job.stage for job, task in zip(todo, experiment.jobs, strict=True) if str(task.state) != "SUCCEEDED"]
-    if failed:
-        raise ClusterError(f"{', '.join(failed)}: did not succeed; what they printed is in {folder / 'experiments'}")
-
-
-def _title(plan: Sequence[PlannedJob]) -> str:
-    """Return the experiment's name: the jobs' without the stage."""
-    return plan[0].name.removesuffix(f"-{plan[0].stage}")
 
 
 def _task(job: PlannedJob) -> str:
@@ -138,16 +115,3 @@ def _directives(script: Path) -> dict[str, Any]:
     """Return the `#SBATCH --name=value` lines of a file."""
     found = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", script.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: value or True for name, value in found if name not in ("output", "array", "job-name")}
-
-
-@contextmanager
-def _environment(site: Site) -> Iterator[None]:
-    """Give this process the site's environment for a while: NeMo-Run starts sbatch in it."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(site.environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -79,6 +79,8 @@ def option_errors(config: LaunchConfig) -> Iterator[DemixError]:
     """Yield errors for options of sbatch that are not free to set, or whose value YAML has changed; of all jobs and of
     one stage's.
     """
+    if config.executor != "slurm":  # its own fields: `executors.executor_errors`
+        return
     for name, value in config.options.items():
         yield from _option_errors(name, Option(value, f"launch.options.{name}"))
     for stage in fields(config.jobs):

@@ -123,7 +123,11 @@ LIMITS: dict[type, dict[str, Limit]] = {
     },
     VerifyConfig: {"seeds": _FROM_0, "seed_references": _FROM_0},
     TrustConfig: {"max_delta": _FROM_0, "min_cv_rho": _RHO, "min_rho": _RHO},
-    LaunchConfig: {"through": Limit(choices=("slurm", "nemo_run", "local")), "max_parallel": _FROM_0},
+    LaunchConfig: {
+        "through": Limit(choices=("slurm", "nemo_run", "local")),
+        "executor": Limit(choices=("slurm", "docker", "skypilot", "skypilot_jobs", "lepton", "dgx_cloud", "kubeflow")),
+        "max_parallel": _FROM_0,
+    },
 }
 
 

@@ -24,6 +24,7 @@ from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
 from nemo_demix.merging.plan import MergePlan, output_weights
+from nemo_demix.merging.precision import objects_differ
 from nemo_demix.merging.sources import Source
 from nemo_demix.merging.stream import OUTPUT
 
@@ -143,10 +144,7 @@ def read_objects(plan: MergePlan) -> dict[str, bytes]:
     for source in asked:
         for name, data in by_source[source.name].items():
             if data != by_source[template.name][name]:
-                raise CheckpointError(
-                    f"{name} differs between {template.name} and {source.name}; it is not averaged: name the component "
-                    "to take such state from: merge.objects_from="
-                )
+                raise objects_differ(name, template.name, source.name)
     return {**by_source[template.name], **template.common}
 
 

@@ -113,7 +113,13 @@ _MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.run
 
 
 def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Yield what a configuration asks for that its back end does not have."""
+    """Yield what a configuration asks for that its back end does not have, or that no merge can be made of."""
+    for key in _rounded(config.model.overrides, "model.overrides"):
+        yield ConfigError(
+            f"{key}: weights would be kept in FP8 or FP4, and saved as rounded to it, while components are merged from "
+            "what is saved; set fp8_param_gather=false (fp4_param_gather): weights then stay in bf16, and the "
+            "multiplications are what you ask for"
+        )
     if config.backend != "bridge":
         return
     if config.track.tensorboard or config.track.wandb_project is not None:
@@ -128,6 +134,19 @@ def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
                 f"{name}.load_optimizer=true: backend=bridge takes a start's weights alone; leave it out, or set "
                 "backend=nemo"
             )
+
+
+_WEIGHTS_IN_FP8 = ("fp8_param", "fp8_params", "fp8_param_gather", "fp4_param", "fp4_param_gather")
+
+
+def _rounded(value: object, key: str) -> Iterator[str]:
+    """The keys in nested settings by which weights are not kept in bf16."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if name in _WEIGHTS_IN_FP8 and item:
+                yield f"{key}.{name}={item}"
+            else:
+                yield from _rounded(item, f"{key}.{name}")
 
 
 # What the fork server imports of each for the ranks.
