@@ -229,7 +229,7 @@ def fitting_backends() -> tuple[str, ...]:
 
 
 def _who_fits(fitting: tuple[str, ...]) -> str:
-    """Which back end to take instead, as the end of an error; empty where no framework is here."""
+    """Name the back end to take instead, as the end of an error; empty where no framework is here."""
     if fitting:
         return f"; what is installed here fits backend={fitting[0]}"
     named = {one.name: one.module for needed in _FRAMEWORKS.values() for one in needed}

@@ -67,7 +67,7 @@ class Executor:
 
 
 def _is_given(entry: ast.AnnAssign) -> bool:
-    """Whether a dataclass takes a field as an argument, and means it for others."""
+    """Return whether a dataclass takes a field as an argument, and means it for others."""
     assert isinstance(entry.target, ast.Name)
     options = entry.value.keywords if isinstance(entry.value, ast.Call) else []
     held_back = any(

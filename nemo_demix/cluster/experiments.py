@@ -94,7 +94,7 @@ def _is_in(stage: str, jobs: Sequence[PlannedJob]) -> bool:
 
 
 def _indices(job: PlannedJob, executor: Executor) -> Sequence[int | None]:
-    """Return the models that are to do, a job each, where each has machines of its own; else `None`: one job for all."""
+    """Return the models that are to do, a job each, where each has its own machines; else `None`: one job for all."""
     return (None,) if executor.nodes is None else job.indices
 
 
