@@ -1,7 +1,7 @@
 """Slices of the tensors of a torch_dist checkpoint, by global offset, whatever layout it was saved at."""
 
-import os
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -39,15 +39,13 @@ class CheckpointReader:
         """Fill a contiguous tensor of the chunk's shape and dtype."""
         path = self.folder / chunk.file
         try:
-            descriptor = open_file(self.folder, path)
+            opened = open_file(self.folder, path)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; it holds a part of {name}") from None
-        try:
-            payload = find_payload(descriptor, path, name, chunk, self.tensors[name].dtype)
+        with closing(opened) as file:
+            payload = find_payload(file, path, name, chunk, self.tensors[name].dtype)
             data = tensor.view(-1).view(torch.uint8).numpy().data
-            read_into(descriptor, data, payload.offset)
-        finally:
-            os.close(descriptor)
+            read_into(file, data, payload.offset)
         if (crc := crc32(data)) != payload.crc:
             raise damaged(path, name, chunk, crc, payload.crc)
         return tensor

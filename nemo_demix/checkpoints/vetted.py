@@ -61,7 +61,7 @@ def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
     weights.mkdir(parents=True)
     for file in {chunk.file for entry in stored.tensors.values() for chunk in entry.chunks}:
         try:
-            os.close(open_file(source, source / file))
+            open_file(source, source / file).close()
         except FileNotFoundError:
             raise CheckpointError(f"{source / file}: missing; it holds weights: copy the checkpoint again") from None
         if file == _OBJECTS or not file.endswith(".distcp"):

@@ -148,6 +148,7 @@ WRONG: dict[str, Any] = {
     "merge.allow_nonfinite": "maybe",
     "merge.workers": 0,
     "merge.memory_gib": 0,
+    "merge.staging_gib": 0,
     "merge.dry_run": "maybe",
     "convert.source": "/nowhere",
     "convert.output": "/",

@@ -1,0 +1,361 @@
+"""Checkpoints in an object store, by a real server: read by ranges, written whole or not at all."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_demix.checkpoints.checksums import CHECKSUMS
+from nemo_demix.checkpoints.inspect import describe
+from nemo_demix.checkpoints.layouts import detect
+from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.store import StorePath, checkpoint_path
+from nemo_demix.errors import ConfigError, DemixError
+from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.merge import MergeOptions, MergeReport, merge_into_store
+from nemo_demix.merging.plan import MergePlan
+from nemo_demix.merging.verify import verify
+from tests.helpers import run_cli
+from tests.hostile_checkpoints import in_common_state, in_metadata, in_object
+from tests.merging.faults import contents, meaning, plan_of, refused, run_merge, save_checkpoint
+from tests.object_store import ACCESS, SECRET, Store
+
+MIXTURES = {"mix": {"one": 0.25, "two": 0.75}}
+SLOW_DOWN = ["503 Slow Down", "SlowDown"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Store]:
+    pytest.importorskip("moto", reason="the S3-compatible server of these tests is moto's")
+    store = Store()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The server, whole, and the environment in which a user reaches it."""
+    for name, value in server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    yield server
+    server.breaks()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two components with optimizer state in their shards, which is twice as large as they are."""
+    folder = tmp_path_factory.mktemp("components")
+    return {
+        name: save_checkpoint(folder / name, seed, 2, 256, optimizer=True) for seed, name in enumerate(("one", "two"))
+    }
+
+
+@pytest.fixture(scope="module")
+def stored(server: Store, local: dict[str, Path]) -> dict[str, str]:
+    """The same in the bucket; tests must not change them."""
+    return {name: server.put(path, f"run/{name}") for name, path in local.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(local: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What they merge to."""
+    output = tmp_path_factory.mktemp("expected")
+    run_merge(plan_of(local, MIXTURES), output)
+    return output
+
+
+def paths(stored: dict[str, str]) -> dict[str, Path]:
+    return {name: checkpoint_path(address) for name, address in stored.items()}
+
+
+def weight_bytes(path: Path) -> int:
+    return describe(path).model_bytes
+
+
+def test_a_checkpoint_is_described_as_it_is_here(store: Store, local: dict[str, Path], stored: dict[str, str]) -> None:
+    here = describe(local["one"]).as_json()
+    there = describe(checkpoint_path(stored["one"])).as_json()
+    assert there["root"] == "s3://b/run/one"
+    assert there["weights"] == "s3://b/run/one/weights"
+    changed = {"root": "", "weights": ""}
+    assert {**there, **changed} == {**here, **changed}
+
+
+def test_a_merge_reads_the_weights_alone_and_once(
+    store: Store, local: dict[str, Path], stored: dict[str, str], expected: Path, tmp_path: Path
+) -> None:
+    with store.watched() as requests:
+        run_merge(plan_of(paths(stored), MIXTURES), tmp_path / "output")
+    assert meaning(tmp_path / "output") == meaning(expected)
+    of_shards = sum(size for method, path, size in requests if method == "GET" and path.endswith(".distcp"))
+    weights = sum(map(weight_bytes, local.values()))
+    assert weights <= of_shards < 1.02 * weights
+    largest = max(size for method, path, size in requests if path.endswith(".distcp"))
+    assert largest < 10 << 20
+    assert {method for method, _, _ in requests} == {"GET", "HEAD"}
+    assert len(requests) < 500
+
+
+def test_workers_and_passes_over_statistics_give_the_same(
+    store: Store, local: dict[str, Path], stored: dict[str, str], tmp_path: Path
+) -> None:
+    one = {"base": local["one"], "method": "ties"}
+    run_merge(plan_of(local, MIXTURES, **one), tmp_path / "here")
+    there = {"base": checkpoint_path(stored["one"]), "method": "ties"}
+    run_merge(plan_of(paths(stored), MIXTURES, **there), tmp_path / "there", workers=2)
+    assert meaning(tmp_path / "there") == meaning(tmp_path / "here")
+
+
+def test_verify_looks_at_both_ends(
+    store: Store, stored: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_merge(plan_of(paths(stored), MIXTURES), tmp_path / "output")
+    found = verify(tmp_path / "output" / "mix")
+    assert found.not_compared is None
+    assert found.num_elements > 0
+    address = store.put(tmp_path / "output" / "mix", "verified")
+    assert verify(checkpoint_path(address)) == found
+    key = next(key for key in store.keys("verified") if key.endswith(".distcp"))
+    data = bytearray(store.client.get_object(Bucket="b", Key=key)["Body"].read())
+    data[len(data) // 2] ^= 1
+    store.client.put_object(Bucket="b", Key=key, Body=bytes(data))
+    with pytest.raises(DemixError, match=r"s3://b/verified/weights/.*: its CRC-32 is"):
+        verify(checkpoint_path(address))
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_a_slice_is_read_as_a_live_search_reads_it(
+    store: Store, local: dict[str, Path], stored: dict[str, str]
+) -> None:
+    here, there = CheckpointReader(local["two"]), CheckpointReader(checkpoint_path(stored["two"]))
+    assert list(here) == list(there)
+    for name in here:
+        assert torch.equal(here.read_tensor(name), there.read_tensor(name))
+
+
+@pytest.mark.parametrize("how", [{"kind": SLOW_DOWN}, {"kind": "is cut"}], ids=["slow down", "is cut"])
+def test_what_passes_is_asked_again(
+    store: Store, stored: dict[str, str], expected: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    plan = plan_of(paths(stored), MIXTURES)
+    store.breaks(path=".distcp", method="GET", times=2, **how)
+    run_merge(plan, tmp_path)
+    assert meaning(tmp_path) == meaning(expected)
+
+
+def test_a_merge_that_lost_the_store_goes_on(
+    store: Store, stored: dict[str, str], expected: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(paths(stored), MIXTURES)
+    store.breaks(path="run/two/weights/__0_3", method="GET", times=99, kind=["403 Forbidden", "AccessDenied"])
+    refused(paths(stored), tmp_path, r"s3://b/run/two/weights/__0_3.distcp: no rights there", MIXTURES)
+    store.breaks()
+    run_merge(plan, tmp_path)
+    assert meaning(tmp_path) == meaning(expected)
+
+
+BROKEN = {
+    "no bucket": ("s3://elsewhere/run", {}, {}, r"s3://elsewhere/run: there is no such bucket"),
+    "no folder": ("s3://b/nowhere", {}, {}, r"s3://b/nowhere: not found; expected a checkpoint folder"),
+    "no rights": (
+        "s3://b/run/one", {}, {"kind": ["403 Forbidden", "AccessDenied"], "times": 99}, r"s3://b/run/one\S*: no rights",
+    ),
+    "bad keys": (
+        "s3://b/run/one", {}, {"kind": ["403 Forbidden", "InvalidAccessKeyId"], "times": 99, "method": "GET"},
+        r"s3://b/run/one\S*: the store does not accept the credentials",
+    ),
+    "no credentials": (
+        "s3://b/run/one", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, {},
+        r"s3://b/run/one\S*: no credentials were found",
+    ),
+    "no profile of AWS": ("s3://b/run/one", {"AWS_PROFILE": "x"}, {}, r"s3://b/run/one\S*: no credentials were found"),
+    "no answer": (
+        "s3://b/run/one", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, {}, r"s3://b/run/one\S*: the connection was lost",
+    ),
+    "no profile": ("msc://none/run", {}, {}, r"msc://none/run: .*has no such profile"),
+    "no address": ("gs://b/run", {}, {}, r"gs://b/run: expected a folder, s3://BUCKET/FOLDER, or msc://"),
+    "a bucket": ("s3://b", {}, {}, r"s3://b.*expected s3://NAME/FOLDER"),
+    "a way out": ("s3://b/run/../x", {}, {}, r"expected s3://NAME/FOLDER, with a plain path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_wrong_is_said_in_one_line(
+    store: Store, stored: dict[str, str], monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    from multistorageclient import shortcuts
+
+    address, environment, how, message = BROKEN[case]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(shortcuts, "_STORAGE_CLIENT_CACHE", {})  # as in a new process
+    store.breaks(**how)
+    with pytest.raises(DemixError, match=message) as raised:
+        describe(checkpoint_path(address))
+    assert len(str(raised.value).splitlines()) == 1
+    assert ACCESS not in str(raised.value)
+
+
+def test_commands_end_with_2_and_print_no_secret(store: Store, stored: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mixtures.json").write_text(json.dumps(MIXTURES))
+    sources = [f"+merge.components.{name}={address}" for name, address in stored.items()]
+    merging = ["merge", f"runs_dir={tmp_path}/runs", f"merge.mixtures={tmp_path}/mixtures.json", *sources]
+    done = run_cli(*merging, "merge.output=s3://b/by_command")
+    shown = run_cli("merge", "verify", "s3://b/by_command/mix")
+    assert "merged again from the sources: the same" in shown.stdout
+    lost = run_cli("merge", "inspect", "s3://b/nowhere", expect=2)
+    assert len(lost.stderr.strip().splitlines()) == 1
+    logs = "".join(path.read_text() for path in (tmp_path / "runs").rglob("*.log"))
+    assert SECRET not in "".join([done.stdout, done.stderr, shown.stdout, shown.stderr, lost.stderr, logs])
+
+
+@pytest.mark.parametrize("plant", [in_metadata, in_common_state, in_object], ids=lambda plant: plant.__name__)
+def test_nothing_of_a_stranger_is_run(store: Store, local: dict[str, Path], tmp_path: Path, plant: Any) -> None:
+    folder = shutil.copytree(local["one"], tmp_path / "hostile")
+    (folder / CHECKSUMS).unlink()
+    plant(folder / "weights", tmp_path / "witness")
+    address = store.put(folder, f"hostile/{plant.__name__}")
+    with suppress(DemixError):  # or taken over as it is, without being opened
+        run_merge(plan_of({"one": checkpoint_path(address)}, {"mix": {"one": 1.0}}), tmp_path / "output")
+    assert not (tmp_path / "witness").exists()
+
+
+def test_links_and_odd_keys_lead_nowhere(store: Store, local: dict[str, Path], tmp_path: Path) -> None:
+    address = store.put(local["one"], "linked")
+    for key in ("linked/weights/", "linked/weights//x", "linked/weights/../y", "linked/."):
+        store.client.put_object(Bucket="b", Key=key, Body=b"")
+    assert describe(checkpoint_path(address)).files == describe(local["one"]).files
+    store.client.put_object(
+        Bucket="b", Key="linked/weights/common.pt", Body=b"", Metadata={"msc-symlink-target": "../../run/one/x"}
+    )
+    with pytest.raises(DemixError, match=r"s3://b/linked/weights/common.pt: is a link, which is not followed"):
+        plan_of({"one": checkpoint_path(address)}, {"mix": {"one": 1.0}})
+
+
+def test_a_source_that_is_written_again_is_refused(store: Store, local: dict[str, Path], tmp_path: Path) -> None:
+    address = store.put(local["one"], "changing")
+    plan = plan_of({"one": checkpoint_path(address)}, {"mix": {"one": 1.0}})
+    key = "changing/weights/__0_1.distcp"
+    data = store.client.get_object(Bucket="b", Key=key)["Body"].read()
+    store.client.put_object(Bucket="b", Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DemixError, match=r"s3://b/changing/weights/__0_1.distcp"):
+        run_merge(plan, tmp_path)
+    assert not (tmp_path / "mix").exists()
+
+
+def test_no_code_takes_an_address_for_a_local_path(store: Store, stored: dict[str, str]) -> None:
+    path = checkpoint_path(stored["one"])
+    assert isinstance(path, StorePath)
+    for use in (open, os.listdir, os.stat, Path.mkdir, Path.touch):
+        with pytest.raises(DemixError, match=r"s3://b/run/one: is in an object store"):
+            use(path)
+    assert checkpoint_path("relative/folder") == Path("relative/folder")
+    assert str(checkpoint_path(Path("s3://b/run/one"))) == "s3://b/run/one"  # pathlib has taken a slash
+
+
+def test_a_profile_reaches_a_store_or_a_folder_here(
+    store: Store, local: dict[str, Path], stored: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = {
+        "far": {"storage_provider": {"type": "s3", "options": {"base_path": "b/run", "endpoint_url": store.address}}},
+        "near": {"storage_provider": {"type": "file", "options": {"base_path": str(local["one"].parent)}}},
+    }
+    (tmp_path / "msc.json").write_text(json.dumps({"profiles": profiles}))
+    monkeypatch.setenv("MSC_CONFIG", str(tmp_path / "msc.json"))
+    far = describe(checkpoint_path("msc://far/one"))
+    assert (far.root, far.files) == ("msc://far/one", describe(local["one"]).files)
+    assert checkpoint_path("msc://near/two") == local["two"]
+
+
+def send(plan: MergePlan, address: str, staging: Path, staging_gib: float = 1.0) -> MergeReport:
+    output = checkpoint_path(address)
+    assert isinstance(output, StorePath)
+    options = MergeOptions(1, 4.0, staging_gib=staging_gib)
+    return merge_into_store(plan, output, staging, options, Cohort(), lambda phase, count: None)
+
+
+def test_an_output_is_sent_whole_and_its_record_last(
+    store: Store, stored: dict[str, str], expected: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(paths(stored), MIXTURES)
+    with store.watched() as requests:
+        assert send(plan, "s3://b/sent", tmp_path / "staging").merged == ("mix",)
+    assert meaning(store.get("sent", tmp_path / "got")) == meaning(expected)
+    written = [path for method, path, _ in requests if method == "PUT"]
+    assert written[0] == "/b/sent/.sending-mix.json"
+    last = ["/b/sent/mix/weights/.metadata", "/b/sent/mix/weights/metadata.json", "/b/sent/mix/merge.json"]
+    assert written[-3:] == last
+    assert all(path.startswith("/b/sent/") for path in written)
+    assert "sent/.sending-mix.json" not in store.keys("sent")
+    assert list((tmp_path / "staging").rglob("*")) == []
+    with store.watched() as requests:
+        assert send(plan, "s3://b/sent", tmp_path / "staging").done_before == ("mix",)
+    assert {method for method, _, _ in requests} == {"GET", "HEAD"}
+    other = plan_of(paths(stored), {"mix": {"one": 0.5, "two": 0.5}})
+    with pytest.raises(DemixError, match=r"s3://b/sent/mix: was merged from other sources"):
+        send(other, "s3://b/sent", tmp_path / "staging")
+
+
+def test_few_outputs_are_here_at_a_time(store: Store, stored: dict[str, str], tmp_path: Path) -> None:
+    three = {f"mix_{number}": {"one": number / 2, "two": 1 - number / 2} for number in range(3)}
+    plan = plan_of(paths(stored), three)
+    run_merge(plan, tmp_path / "here")
+    with store.watched() as requests:
+        report = send(plan, "s3://b/few", tmp_path / "staging", staging_gib=2.5 * plan.output_bytes / 2**30)
+    assert report.merged == tuple(three)
+    assert meaning(store.get("few", tmp_path / "got")) == meaning(tmp_path / "here")
+    order = [path for method, path, _ in requests if method == "PUT" and path.endswith("merge.json")]
+    of_shards = [number for number, (method, path, _) in enumerate(requests) if method == "GET" and "run/one" in path]
+    second = next(number for number, (_, path, _) in enumerate(requests) if path == order[1])
+    assert min(of_shards) < second < max(of_shards)  # the third is merged when two are gone
+    with pytest.raises(ConfigError, match=r"merge.staging_gib=1e-06: one output takes"):
+        send(plan, "s3://b/none", tmp_path / "staging", staging_gib=1e-6)
+
+
+@pytest.mark.parametrize("last", ["weights/__0_2.distcp", "weights/metadata.json", "merge.json"])
+def test_an_interrupted_sending_never_looks_whole_and_goes_on(
+    store: Store, stored: dict[str, str], expected: Path, tmp_path: Path, last: str
+) -> None:
+    name = f"cut_{last.replace('/', '_')}"
+    plan = plan_of(paths(stored), MIXTURES)
+    store.breaks(method="PUT", path=f"mix/{last}", times=9, kind="hangs")
+    pid = os.fork()
+    if not pid:
+        try:
+            send(plan, f"s3://b/{name}", tmp_path / "staging")
+        finally:
+            os._exit(0)
+    store.wait_until_it_hangs()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    store.breaks()
+    assert f"{name}/mix/{last}" not in store.keys(name)
+    mix = checkpoint_path(f"s3://b/{name}/mix")
+    with pytest.raises(DemixError, match="whole merge.json"):
+        verify(mix)
+    if last != "merge.json":
+        with pytest.raises(DemixError, match="cut off|expected weights/.metadata"):
+            detect(mix)
+    send(plan, f"s3://b/{name}", tmp_path / "staging")
+    assert meaning(store.get(name, tmp_path / "got")) == meaning(expected)
+
+
+def test_nothing_that_stands_is_overwritten(store: Store, stored: dict[str, str], tmp_path: Path) -> None:
+    store.client.put_object(Bucket="b", Key="stands/mix/notes.txt", Body=b"mine")
+    plan = plan_of(paths(stored), MIXTURES)
+    with store.watched() as requests, pytest.raises(DemixError, match=r"s3://b/stands/mix: notes.txt stands there"):
+        send(plan, "s3://b/stands", tmp_path / "staging")
+    assert {method for method, _, _ in requests} <= {"GET", "HEAD"}
+    # Nor where it comes while the merge runs.
+    store.client.put_object(Bucket="b", Key="stands/.sending-mix.json", Body=b"{}")
+    with pytest.raises(DemixError, match=r"notes.txt stands there"):
+        send(plan, "s3://b/stands", tmp_path / "staging")
+    assert store.client.get_object(Bucket="b", Key="stands/mix/notes.txt")["Body"].read() == b"mine"
+    assert contents(tmp_path / "staging") == {}
