@@ -139,7 +139,7 @@ WRONG: dict[str, Any] = {
     "merge.parameters": {"density": 2},
     "merge.seed": -1,
     "merge.mixtures": "/nowhere.json",
-    "merge.output": "a folder that `merge` makes, or goes on in",
+    "merge.output": "gs://bucket/folder",
     "merge.components": {"math_1": "/nowhere"},
     "merge.base": "/nowhere",
     "merge.objects_from": "math_9",

@@ -338,10 +338,10 @@ def test_an_interrupted_sending_never_looks_whole_and_goes_on(
     store.breaks()
     assert f"{name}/mix/{last}" not in store.keys(name)
     mix = checkpoint_path(f"s3://b/{name}/mix")
-    with pytest.raises(DemixError, match="whole merge.json"):
+    with pytest.raises(DemixError, match=r"whole merge\.json"):
         verify(mix)
     if last != "merge.json":
-        with pytest.raises(DemixError, match="cut off|expected weights/.metadata"):
+        with pytest.raises(DemixError, match=r"cut off|expected weights/\.metadata"):
             detect(mix)
     send(plan, f"s3://b/{name}", tmp_path / "staging")
     assert meaning(store.get(name, tmp_path / "got")) == meaning(expected)
