@@ -20,7 +20,7 @@ ACCESS, SECRET = "an-access-key", "a-secret-that-nothing-may-print"
 
 
 class Store:
-    """The server, with one bucket, `b`."""
+    """The server, with one bucket, `team`."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.object_store"]
@@ -31,7 +31,7 @@ class Store:
             "s3", endpoint_url=self.address, aws_access_key_id=ACCESS, aws_secret_access_key=SECRET,
             region_name="us-east-1",
         )  # fmt: skip
-        self.client.create_bucket(Bucket="b")
+        self.client.create_bucket(Bucket="team")
 
     def environment(self, home: Path) -> dict[str, str | None]:
         """What a user has set to reach it; None: nothing."""
@@ -45,20 +45,20 @@ class Store:
         """Copy a folder there; its address."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                self.client.put_object(Bucket="b", Key=f"{name}/{path.relative_to(folder)}", Body=path.read_bytes())
-        return f"s3://b/{name}"
+                self.client.put_object(Bucket="team", Key=f"{name}/{path.relative_to(folder)}", Body=path.read_bytes())
+        return f"s3://team/{name}"
 
     def get(self, name: str, folder: Path) -> Path:
         """Copy what is there to a folder."""
         for key in self.keys(name):
             path = folder / key.removeprefix(f"{name}/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.client.get_object(Bucket="b", Key=key)["Body"].read())
+            path.write_bytes(self.client.get_object(Bucket="team", Key=key)["Body"].read())
         return folder
 
     def keys(self, name: str) -> list[str]:
         """The keys below a name."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="b", Prefix=f"{name}/")
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="team", Prefix=f"{name}/")
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
     def breaks(self, **how: Any) -> None:

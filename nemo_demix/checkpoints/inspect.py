@@ -15,6 +15,7 @@ from nemo_demix.checkpoints.architecture import Architecture
 from nemo_demix.checkpoints.files import read_file, sizes_below
 from nemo_demix.checkpoints.layouts import Layout, detect
 from nemo_demix.checkpoints.metadata import TensorEntry, is_common_state, is_training_state, read_metadata
+from nemo_demix.checkpoints.store import one_look
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class CheckpointSummary:
         return {**asdict(self), **sums}
 
 
+@one_look()
 def describe(path: Path) -> CheckpointSummary:
     """What the checkpoint at `path` holds.
 

@@ -10,17 +10,19 @@ are its own affair: nothing of them passes through here, and no message of its i
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_demix.errors import CheckpointError, ConfigError, StackError
 
 # Size, time of writing (ns), and what tells one writing from another: an inode, or a store's tag.
 State = tuple[int, int, int | str]
 
+T = TypeVar("T")
 _ADDRESS = re.compile(r"(s3|msc):/{1,2}([^/].*)", re.DOTALL)  # pathlib takes two slashes for one
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://")
 _PIECE = 16 << 20  # asked for at a time, where a reader wants much
@@ -51,6 +53,30 @@ _MEANINGS = (
     ),
     ({"ModuleNotFoundError", "ImportError"}, "multi-storage-client lacks a package for this kind of store"),
 )  # fmt: skip
+
+
+# What was answered so far in one look at a checkpoint, by what was asked.
+_answers: ContextVar[dict[Any, Any] | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Ask a store nothing twice, while inside: what stands there is looked at once, as of one moment."""
+    token = _answers.set({})
+    try:
+        yield
+    finally:
+        _answers.reset(token)
+
+
+def _once(question: Any, ask: Callable[[], T]) -> T:
+    answers = _answers.get()
+    if answers is None:
+        return ask()
+    if question not in answers:
+        answers[question] = ask()
+    found: T = answers[question]
+    return found
 
 
 class StorePath(PosixPath):
@@ -100,15 +126,7 @@ class StorePath(PosixPath):
         """Whether there is a key below this one."""
         if self._listed is not None:
             return self._listed == "directory"
-        client, key = self._client()
-        with asking(self):
-            try:
-                client.info(f"{key}/")
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in _names(error):
-                    raise
-                return False
-        return True
+        return _once(("is_dir", self), self._is_dir)
 
     def exists(self) -> bool:
         """Whether there is one or the other, in a bucket: a bucket beside another is nobody's business."""
@@ -126,19 +144,19 @@ class StorePath(PosixPath):
         size, time_ns, _ = _state(found)
         return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, *[time_ns // 10**9] * 3))
 
-    def iterdir(self) -> Iterator["StorePath"]:
+    def iterdir(self) -> Generator["StorePath", None, None]:
         """What stands in a folder. Keys that are no paths (with `..`, or nothing between slashes) are passed over."""
         for relative, entry in self._list(include_directories=True):
             if len(relative.parts) == 1:
                 yield self._child(relative, entry.type)
 
-    def rglob(self, pattern: str) -> Iterator["StorePath"]:
+    def rglob(self, pattern: str) -> Generator["StorePath", None, None]:
         """The objects anywhere below whose names match."""
         for relative, entry in self._list():
             if fnmatchcase(relative.name, pattern):
                 yield self._child(relative, entry.type)
 
-    def glob(self, pattern: str) -> Iterator["StorePath"]:
+    def glob(self, pattern: str) -> Generator["StorePath", None, None]:
         """What matches a pattern, of which each part but the last stands for a folder."""
         first, _, rest = pattern.partition("/")
         plain = not any(sign in first for sign in "*?[")
@@ -201,6 +219,9 @@ class StorePath(PosixPath):
             return client_of(str(self))
 
     def _info(self) -> Any:
+        return _once(("info", self), self._ask_info)
+
+    def _ask_info(self) -> Any:
         client, key = self._client()
         with asking(self):
             try:
@@ -208,15 +229,31 @@ class StorePath(PosixPath):
             except FileNotFoundError:
                 return None
 
-    def _list(self, **options: bool) -> Iterator[tuple[Path, Any]]:
+    def _is_dir(self) -> bool:
+        client, key = self._client()
+        with asking(self):
+            try:
+                client.info(f"{key}/")
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in _names(error):
+                    raise
+                return False
+        return True
+
+    def _list(self, include_directories: bool = False) -> list[tuple[Path, Any]]:
         """What is below: its path from here, and what the store says of it."""
+        return _once(("list", self, include_directories), lambda: self._ask_list(include_directories))
+
+    def _ask_list(self, include_directories: bool) -> list[tuple[Path, Any]]:
         client, key = self._client()
         prefix = f"{key}/" if key else ""
+        found = []
         with asking(self):
-            for entry in client.list(prefix, **options):
+            for entry in client.list(prefix, include_directories=include_directories):
                 below = entry.key.removeprefix(prefix)
                 if entry.key.startswith(prefix) and not {"", ".", ".."} & set(below.split("/")):
-                    yield Path(below), entry
+                    found.append((Path(below), entry))
+        return found
 
     def _child(self, relative: Path, kind: str) -> "StorePath":
         child = self / relative

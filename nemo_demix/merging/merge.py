@@ -200,7 +200,8 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
     Raises:
         CheckpointError: if something else stands where an output goes, or a source.
     """
-    done, todo = [], []
+    done: list[str] = []
+    todo: list[str] = []
     for name in plan.mixtures:
         target = output / name
         if isinstance(target, StorePath):

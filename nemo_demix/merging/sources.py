@@ -20,7 +20,7 @@ from nemo_demix.checkpoints.identity import metadata_sha256
 from nemo_demix.checkpoints.layouts import Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import check_archive, common_objects
-from nemo_demix.checkpoints.store import State, StorePath
+from nemo_demix.checkpoints.store import State, StorePath, one_look
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Source:
                 )
 
 
+@one_look()
 def open_source(name: str, path: Path) -> Source:
     """Find a checkpoint and read what it says of itself.
 

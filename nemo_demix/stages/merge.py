@@ -68,8 +68,8 @@ def carry_out(
     from nemo_demix.merging.output import what_stands
 
     cohort.join()
-    here = staging if isinstance(output, StorePath) else output
-    lock = folder_lock(here, "merge.output=") if cohort.rank == 0 else nullcontext()
+    here, remedy = (staging, "name=") if isinstance(output, StorePath) else (output, "merge.output=")
+    lock = folder_lock(here, remedy) if cohort.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
         try:
