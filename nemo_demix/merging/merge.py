@@ -163,6 +163,9 @@ def merge_into_store(
         )
     done, todo = sort_out(plan, output, options.force)
     work = staging / plan.identity
+    if cohort.rank == 0 and staging.is_dir():
+        for other in sorted(path for path in staging.iterdir() if path.is_dir() and path != work):
+            logger.warning("%s: left by an interrupted merge of other sources or settings; remove it", other)
     reports = []
     for first in range(0, len(todo), at_once):
         some = {name: plan.mixtures[name] for name in todo[first : first + at_once]}
