@@ -68,7 +68,7 @@ class LocalFile:
         return found.st_size, found.st_mtime_ns, found.st_ino
 
     def read_some(self, buffer: memoryview, offset: int, until: int = 0) -> int:
-        """As `File.read_some`; reading ahead is the kernel's affair."""
+        """Fill a buffer as `File.read_some` does; reading ahead is the kernel's affair."""
         return os.preadv(self.descriptor, [buffer], offset)
 
     def close(self) -> None:

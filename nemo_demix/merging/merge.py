@@ -145,7 +145,7 @@ def merge_into_store(
     cohort: Cohort,
     progress: Callable[[str, int], None],
 ) -> MergeReport:
-    """As `merge`, with outputs in an object store: a few at a time are made in a folder here, sent, and removed.
+    """Merge into an object store: a few outputs at a time are made in a folder here, sent, and removed.
 
     Args:
         staging: The folder; all machines share it.
