@@ -51,7 +51,10 @@ _MEANINGS = (
          "IncompleteReadError"},
         "the connection was lost, or the store did not answer, again and again; when it does, the same command goes on",
     ),
-    ({"ModuleNotFoundError", "ImportError"}, "multi-storage-client lacks a package for this kind of store"),
+    (
+        {"ModuleNotFoundError", "ImportError"},
+        "multi-storage-client lacks a package for this kind of store; pip install 'nemo-demix[store]' brings that for s3",
+    ),
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Is a merged checkpoint what its record says? Checksums of every file, and a sample of rows merged again."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.errors import CheckpointError, DemixError
-from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, build_method
 from nemo_demix.merging.methods.base import Statistics
 from nemo_demix.merging.output import RECORD, load_output_record
@@ -60,21 +61,23 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file with the record's sizes and checksums.
 
     Raises:
-        CheckpointError: naming the first that differs.
+        CheckpointError: naming the first that differs, is missing, or lies outside.
     """
-    files = OpenFiles()
     for name, entry in record["files"].items():
         path = folder / name
-        file = files[str(path)]
-        size = file.size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
-        crc = crc_of(file, 0, size) if size else 0
+        try:
+            opened = open_file(folder, path)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing; merge again") from None
+        with closing(opened) as file:
+            size = file.size
+            if size != entry["bytes"]:
+                raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
+            crc = crc_of(file, 0, size) if size else 0
         if f"{crc:08x}" != entry["crc32"]:
             raise CheckpointError(
                 f"{path}: its CRC-32 is {crc:08x}, expected {entry['crc32']}; it is damaged: merge again"
             )
-    files.close()
 
 
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:

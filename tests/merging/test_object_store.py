@@ -136,6 +136,12 @@ def test_verify_looks_at_both_ends(store: Store, plan: MergePlan, tmp_path: Path
     store.client.put_object(Bucket="team", Key=key, Body=bytes(data))
     with pytest.raises(DemixError, match=r"s3://team/verified/weights/.*: its CRC-32 is"):
         verify(checkpoint_path(address))
+    record = json.loads((tmp_path / "mix" / "merge.json").read_text())
+    for name in ("/etc/hostname", "../../run/one/checksums.json"):
+        record["files"] = {name: {"bytes": 1, "crc32": "0"}}
+        store.client.put_object(Bucket="team", Key="verified/merge.json", Body=json.dumps(record).encode())
+        with pytest.raises(DemixError, match="is outside of the checkpoint"):
+            verify(checkpoint_path(address))
 
 
 def test_a_slice_is_read_as_a_live_search_reads_it(
