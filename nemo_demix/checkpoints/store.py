@@ -53,7 +53,7 @@ _MEANINGS = (
     ),
     (
         {"ModuleNotFoundError", "ImportError"},
-        "multi-storage-client lacks a package for this kind of store; pip install 'nemo-demix[store]' brings that for s3",
+        "multi-storage-client lacks a package for this kind of store; pip install 'nemo-demix[store]' brings s3's",
     ),
 )  # fmt: skip
 
