@@ -137,9 +137,6 @@ class _Preparation:
                 "prepare: the tokenizer is trained anew, and so will every model be; tokenizer.datasets=[...] "
                 "names the datasets it depends on, so that others can come and go"
             )
-        texts: list[str] = []
-        for name in names:
-            sample = LowestDocuments(self._config.tokenizer.sample_bytes // len(names))
-            self._scans[name] = builder.scan(name, sample)
-            texts.extend(text for _, text in sample.texts())
-        return texts
+        samples = {name: LowestDocuments(self._config.tokenizer.sample_bytes // len(names)) for name in names}
+        self._scans = builder.scan(names, samples)
+        return [text for name in names for _, text in samples[name].texts()]

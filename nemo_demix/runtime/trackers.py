@@ -42,4 +42,7 @@ def close_trackers(loggers: list[Any]) -> None:
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
+            import wandb
+
             logger.experiment.finish()
+            wandb.teardown()  # a run that has finished may still be written, by a process that ends with this one

@@ -279,7 +279,7 @@ def test_stopping_the_command_says_how_to_go_on(
     components: Components, tmp_path: Path, expected: tuple[dict[str, str], float], number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "output"
-    many = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(8)}  # to be met at work
+    many = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(4)}  # to be met at work
     (tmp_path / "mixtures.json").write_text(json.dumps(many))
     arguments = [f"+merge.components.{name}={path}" for name, path in components.items()]
     arguments += [f"merge.mixtures={tmp_path / 'mixtures.json'}", f"merge.output={output}", f"runs_dir={tmp_path}"]
