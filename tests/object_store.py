@@ -38,7 +38,8 @@ class Store:
         return {
             "AWS_ENDPOINT_URL": self.address, "AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_PROFILE": None,
-            "MSC_CONFIG": None, "HOME": str(home),
+            "MSC_CONFIG": None, "AWS_CONFIG_FILE": str(home / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"),
         }  # fmt: skip
 
     def put(self, folder: Path, name: str) -> str:
