@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import MergeConfig
-from nemo_demix.ranks.cohort import find_cohort
+from nemo_demix.ranks.peers import find_peers
 from nemo_demix.stages.merge import carry_out, plan_of
 
 if TYPE_CHECKING:
@@ -63,4 +63,4 @@ def merge(
     )
     paths = {name: checkpoint_path(path) for name, path in components.items()}
     plan = plan_of(settings, paths, None if base is None else checkpoint_path(base), mixtures, "mixtures")
-    return carry_out(plan, settings, checkpoint_path(output), Path(staging), force, find_cohort())
+    return carry_out(plan, settings, checkpoint_path(output), Path(staging), force, find_peers())

@@ -8,6 +8,7 @@ from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.check.capabilities import capability_errors, capability_warnings
 from nemo_demix.check.checkpoints import checkpoint_errors
 from nemo_demix.check.places import place_errors
+from nemo_demix.cluster.executors import executor_errors
 from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
@@ -51,7 +52,7 @@ from nemo_demix.training.jobs import (
 
 
 def mistakes(config: DemixConfig) -> list[DemixError]:
-    """Everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
+    """Return everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
 
     Cost: the first record of every source, brought checkpoints' metadata, the files that are named.
     """
@@ -63,7 +64,7 @@ def mistakes(config: DemixConfig) -> list[DemixError]:
 
 
 def warnings_of(config: DemixConfig) -> list[str]:
-    """What may well be meant, and often is not."""
+    """Return what may well be meant, and often is not."""
     return list(capability_warnings(config))
 
 
@@ -150,7 +151,7 @@ def _search(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def prepared_tokens(config: DemixConfig) -> dict[str, int] | None:
-    """Training tokens of each dataset, where this configuration is prepared; else None."""
+    """Return training tokens of each dataset, where this configuration is prepared; else None."""
     path = config.run_dir / "datasets" / "manifest.json"
     try:
         done = path.exists() and is_done(path, expected_fingerprint(config))
@@ -183,6 +184,7 @@ def _launch(config: DemixConfig) -> Iterator[DemixError]:
     yield from track_errors(config.track)
     yield from override_errors(config)
     yield from option_errors(config.launch)
+    yield from executor_errors(config)
     if config.launch.site is not None:
         yield from found_by(lambda: load_site(config.launch.site, Path()))
 

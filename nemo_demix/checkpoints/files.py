@@ -77,7 +77,7 @@ class LocalFile:
 
 
 def check_name(name: object, where: str) -> str:
-    """The name of a file in a folder, if it is one and leads nowhere else.
+    """Return the name of a file in a folder, if it is one and leads nowhere else.
 
     Args:
         where: What gives the name, for the error.
@@ -95,7 +95,7 @@ def check_name(name: object, where: str) -> str:
 
 
 def open_file(root: Path, path: Path) -> File:
-    """A file of a checkpoint, open for reading.
+    """Return a file of a checkpoint, open for reading.
 
     A link is followed where it ends within the checkpoint; the checkpoint's own folder may be a link.
 
@@ -106,6 +106,8 @@ def open_file(root: Path, path: Path) -> File:
         CheckpointError: if it lies elsewhere by a link, or is no file but a folder, a pipe, a device.
         FileNotFoundError: if there is none.
     """
+    if "\0" in str(path):
+        raise CheckpointError(f"{root}: names the file {path.name!a:.80}, expected a plain name; refused")
     if isinstance(path, StorePath):
         if not path.is_relative_to(root) or ".." in path.parts:
             raise CheckpointError(f"{path}: is outside of the checkpoint; refused")
@@ -114,7 +116,7 @@ def open_file(root: Path, path: Path) -> File:
     real = Path(os.path.realpath(path))
     if real == home or not real.is_relative_to(home):
         raise CheckpointError(
-            f"{path}: is a link to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
+            f"{path}: leads to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
             "belongs to it"
         )
     folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -145,7 +147,7 @@ def _kind(path: Path) -> str:
 
 
 def read_file(root: Path, path: Path) -> bytes:
-    """The content of a small file of a checkpoint.
+    """Return the content of a small file of a checkpoint.
 
     Raises:
         CheckpointError: as `open_file`; or if it is larger than 1 GiB, or cannot be read.
@@ -162,7 +164,7 @@ def read_file(root: Path, path: Path) -> bytes:
 
 
 def read_at(file: File, size: int, offset: int, until: int = 0) -> bytes:
-    """So many bytes from a place in a file; fewer where it ends before. `until` as in `File.read_some`."""
+    """Read so many bytes from a place in a file; fewer where it ends before. `until` as in `File.read_some`."""
     data = bytearray(size)
     view, position = memoryview(data), 0
     while position < size and (count := file.read_some(view[position:], offset + position, until)):
@@ -190,14 +192,14 @@ def read_into(file: File, buffer: memoryview, offset: int, until: int = 0) -> No
 
 
 def sizes_below(folder: Path) -> dict[Path, int]:
-    """The files anywhere below a folder, by path relative to it, and their bytes."""
+    """Return the files anywhere below a folder, by path relative to it, and their bytes."""
     if isinstance(folder, StorePath):
         return {path: state[0] for path, state in folder.states().items()}
     return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def side_by_side(call: Callable[[T], R], items: Iterable[T], where: Path) -> list[R]:
-    """The results of a call for each item, in order: several calls at a time where they wait for a store."""
+    """Return the results of a call for each item, in order: several at a time where they wait for a store."""
     if not isinstance(where, StorePath):
         return [call(item) for item in items]
     with ThreadPoolExecutor(_AT_ONCE) as pool:

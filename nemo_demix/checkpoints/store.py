@@ -104,39 +104,39 @@ class StorePath(PosixPath):
         )
 
     def relative_to(self, *other: Any) -> Path:  # type: ignore[override]
-        """The rest of the address, which is no address of its own."""
+        """Return the rest of the address, which is no address of its own."""
         return Path(*super().relative_to(*other).parts)
 
     def resolve(self, strict: bool = False) -> "StorePath":
-        """The same: stores have no links."""
+        """Return the same: stores have no links."""
         return self
 
     def absolute(self) -> "StorePath":
-        """The same."""
+        """Return the same."""
         return self
 
     def is_symlink(self) -> bool:
-        """Never."""
+        """Say no: stores have no links."""
         return False
 
     def is_file(self) -> bool:
-        """Whether there is an object of this key."""
+        """Tell whether there is an object of this key."""
         if self._listed is not None:
             return self._listed == "file"
         return self._key != "" and self._info() is not None
 
     def is_dir(self) -> bool:
-        """Whether there is a key below this one."""
+        """Tell whether there is a key below this one."""
         if self._listed is not None:
             return self._listed == "directory"
         return _once(("is_dir", self), self._is_dir)
 
     def exists(self) -> bool:
-        """Whether there is one or the other, in a bucket: a bucket beside another is nobody's business."""
+        """Tell whether there is one or the other, in a bucket: a bucket beside another is nobody's business."""
         return self._key != "" and (self.is_file() or self.is_dir())
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Size and time of an object.
+        """Return size and time of an object.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -148,19 +148,19 @@ class StorePath(PosixPath):
         return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, *[time_ns // 10**9] * 3))
 
     def iterdir(self) -> Generator["StorePath", None, None]:
-        """What stands in a folder. Keys that are no paths (with `..`, or nothing between slashes) are passed over."""
+        """Yield what stands in a folder. Keys that are no paths (with `..`, or nothing between slashes) are passed over."""
         for relative, entry in self._list(include_directories=True):
             if len(relative.parts) == 1:
                 yield self._child(relative, entry.type)
 
     def rglob(self, pattern: str) -> Generator["StorePath", None, None]:
-        """The objects anywhere below whose names match."""
+        """Yield the objects anywhere below whose names match."""
         for relative, entry in self._list():
             if fnmatchcase(relative.name, pattern):
                 yield self._child(relative, entry.type)
 
     def glob(self, pattern: str) -> Generator["StorePath", None, None]:
-        """What matches a pattern, of which each part but the last stands for a folder."""
+        """Yield what matches a pattern, of which each part but the last stands for a folder."""
         first, _, rest = pattern.partition("/")
         plain = not any(sign in first for sign in "*?[")
         for path in [self / first] if plain else (path for path in self.iterdir() if fnmatchcase(path.name, first)):
@@ -170,7 +170,7 @@ class StorePath(PosixPath):
                 yield path
 
     def states(self) -> dict[Path, State]:
-        """What is below a folder, by path relative to it, from one listing."""
+        """Return what is below a folder, by path relative to it, from one listing."""
         return {relative: _state(entry) for relative, entry in self._list()}
 
     def write_bytes(self, data: bytes) -> int:  # type: ignore[override]
@@ -197,7 +197,7 @@ class StorePath(PosixPath):
                     raise
 
     def open_object(self) -> "StoreFile":
-        """The object itself, for reading.
+        """Open the object itself, for reading.
 
         Raises:
             CheckpointError: if it is what multi-storage-client takes for a link: where that leads is not looked at.
@@ -217,7 +217,7 @@ class StorePath(PosixPath):
         return "/".join(self.parts[2:])
 
     def _client(self) -> tuple[Any, str]:
-        """What talks to the store, and this key as it knows it; a process that was forked gets one of its own."""
+        """Return what talks to the store, and this key as it knows it; a forked process gets one of its own."""
         with asking(self):
             return client_of(str(self))
 
@@ -244,7 +244,7 @@ class StorePath(PosixPath):
         return True
 
     def _list(self, include_directories: bool = False) -> list[tuple[Path, Any]]:
-        """What is below: its path from here, and what the store says of it."""
+        """Return what is below: its path from here, and what the store says of it."""
         return _once(("list", self, include_directories), lambda: self._ask_list(include_directories))
 
     def _ask_list(self, include_directories: bool) -> list[tuple[Path, Any]]:
@@ -324,7 +324,7 @@ class StoreFile:
 
 
 def checkpoint_path(path: str | Path) -> Path:
-    """Where a checkpoint is: on this machine, or in an object store.
+    """Find where a checkpoint is: on this machine, or in an object store.
 
     Raises:
         ConfigError: if it is an address that is not read, or names no folder in its bucket.
@@ -348,14 +348,14 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def _local(address: StorePath) -> Path | None:
-    """The folder of this machine that a profile stands for, where it is for one: the rules for links are those here."""
+    """Return the folder of this machine that a profile stands for, if it does: the rules for links are those here."""
     client, key = address._client()
     found = client.get_posix_path(key)
     return None if found is None else Path(found)
 
 
 def client_of(address: str) -> tuple[Any, str]:
-    """multi-storage-client for an address, and the key there; imported late, since few commands need it."""
+    """Return multi-storage-client for an address, and the key there; imported late: few commands need it."""
     try:
         from multistorageclient import resolve_storage_client
     except ModuleNotFoundError as error:
@@ -388,7 +388,7 @@ def asking(path: Path) -> Iterator[None]:
 
 
 def _names(error: BaseException | None) -> set[str]:
-    """What an error and its causes are called, by their classes and by the store."""
+    """Return what an error and its causes are called, by their classes and by the store."""
     names: set[str] = set()
     while error is not None:
         names |= {kind.__name__ for kind in type(error).__mro__}

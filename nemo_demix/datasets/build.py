@@ -77,7 +77,7 @@ class DatasetBuilder:
         """Read text datasets once, all at the same time: one that is a single unit keeps a single worker busy.
 
         Args:
-            samples: By dataset, filled with training documents for a tokenizer.
+            samples: What is filled with training documents for a tokenizer, by dataset.
         Raises:
             DatasetError: if a source cannot be read.
         """
@@ -143,7 +143,9 @@ class DatasetBuilder:
         return replace(record, overlap={name: record.overlap[name] for name in asked if name in record.overlap})
 
     def progress(self, record: DatasetRecord) -> str:
-        """One line about a finished dataset: documents, MB of text, tokens, and the rate where it was made now."""
+        """Return one line about a finished dataset: documents, MB of text, tokens, and the rate where it was
+        made now.
+        """
         megabytes = (record.num_train_bytes + record.num_heldout_bytes) / 1e6
         seconds = self._seconds.get(record.name)
         rate = "found done" if seconds is None else f"{seconds:.1f} s, {megabytes / max(seconds, 1e-9):.1f} MB/s"
@@ -161,7 +163,7 @@ class DatasetBuilder:
         return record if record_is_whole(record) else None
 
     def _lacks_overlap(self, record: DatasetRecord) -> bool:
-        """Whether the overlap of a dataset's text with a benchmark or task of the suite is not in its record."""
+        """Return whether the overlap of a dataset's text with a benchmark or task of the suite is not in its record."""
         measured = {name: entry["fingerprint"] for name, entry in record.overlap.items()}
         asked = self._overlap_fingerprints()
         return record.num_train_bytes > 0 and any(measured.get(name) != asked[name] for name in asked)
@@ -195,7 +197,7 @@ class DatasetBuilder:
         )
 
     def _shards_folder(self, name: str, scan: Scan, expected: str) -> Path:
-        """Where the shards of a dataset are while it is made, by all that they depend on."""
+        """Return where the shards of a dataset are while it is made, by all that they depend on."""
         overlap = list(self._overlap_fingerprints().items())  # hits are counted by position
         units = [(unit.names, unit.part) for unit in scan.units]
         return self._work / f"{name}.{fingerprint(dataset=expected, overlap=overlap, units=units)}"
@@ -273,7 +275,7 @@ class DatasetBuilder:
         return prints
 
     def _described(self, name: str, record: DatasetRecord) -> list[dict[str, Any]]:
-        """The record's counts by source, with what each source is, its origin and its licence."""
+        """Return the record's counts by source, with what each source is, its origin and its licence."""
         sources = self._config.datasets[name].sources
         return [{**counts, **_description(source)} for source, counts in zip(sources, record.sources, strict=True)]
 
@@ -288,7 +290,7 @@ class _Written:
 
 
 def record_is_whole(record: DatasetRecord) -> bool:
-    """Whether the files a record describes are where it says."""
+    """Return whether the files a record describes are where it says."""
     prefixes = [prefix for prefix in (record.train_prefix, record.heldout_prefix) if prefix is not None]
     return all(Path(prefix + suffix).is_file() for prefix in prefixes for suffix in (".bin", ".idx"))
 
@@ -301,7 +303,7 @@ def _no_training_tokens(name: str, num_documents: int) -> DatasetError:
 
 
 def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:
-    """An array over a dataset's documents, cut into its units."""
+    """Return an array over a dataset's documents, cut into its units."""
     return np.split(values, np.cumsum(scan.num_documents)[:-1])
 
 

@@ -47,7 +47,7 @@ def _indexed_dataset() -> Any:
 
 
 def token_type(vocab_size: int) -> str:
-    """NumPy name of the type megatron-core stores token ids of that vocabulary in."""
+    """Return the NumPy name of the type megatron-core stores token ids of that vocabulary in."""
     DType = _indexed_dataset().DType
     return np.dtype(DType.optimal_dtype(vocab_size)).name
 

@@ -108,7 +108,9 @@ class _Preparation:
         return records
 
     def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
-        """The tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped later."""
+        """Return the tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped
+        later.
+        """
         config = self._config
         record_path = tokenizer_record(config)
         inputs = tokenizer_inputs(config, self._inputs)
@@ -124,7 +126,7 @@ class _Preparation:
         return info
 
     def _sample(self, builder: DatasetBuilder, names: Iterable[str]) -> list[str]:
-        """Text of these datasets for a BPE, in equal parts."""
+        """Return text of these datasets for a BPE, in equal parts."""
         names = list(names)
         dropped = [name for name in names if name not in self._config.datasets]
         if dropped:

@@ -1,7 +1,7 @@
 """A whole merge: plan, workers, publication; and what a killed one finds again.
 
 OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
-OUTPUT/.merge-<identity>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
+OUTPUT/.merge-<fingerprint>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
 """
 
 import logging
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.errors import CheckpointError, ConfigError
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
@@ -30,6 +29,7 @@ from nemo_demix.merging.output import (
     read_objects,
 )
 from nemo_demix.merging.passes import journal_path
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.sending import is_sent, send
 from nemo_demix.merging.sources import Source
@@ -69,10 +69,10 @@ def merge(
     plan: MergePlan,
     output: Path,
     options: MergeOptions,
-    cohort: Cohort,
+    peers: Peers,
     progress: Callable[[str, int], None],
 ) -> MergeReport:
-    """Make every mixture's checkpoint that is not there yet. Collective: every process of the cohort.
+    """Make every mixture's checkpoint that is not there yet. Collective: every peer.
 
     Args:
         progress: Called with the phase and the number of elements of one model that were just done.
@@ -85,9 +85,9 @@ def merge(
     """
     started = time.monotonic()
     done, todo = sort_out(plan, output, options.force)
-    work = output / f".merge-{plan.identity}"
+    work = output / f".merge-{plan.fingerprint}"
     if not todo:
-        if cohort.rank == 0 and work.is_dir():
+        if peers.rank == 0 and work.is_dir():
             discard(work)  # killed after the last publication
         return MergeReport((), tuple(done), 0, 0, 0.0, 0.0)
     plan = replace(plan, mixtures={name: plan.mixtures[name] for name in todo})
@@ -96,7 +96,7 @@ def merge(
     claimed: dict[int, UnitRecord] = {}
     error: Exception | None = None
     try:
-        if cohort.rank == 0:
+        if peers.rank == 0:
             _tell_of_others(output, work)
             (work / "outputs").mkdir(parents=True, exist_ok=True)
             _check_space(plan, output, folders.values())
@@ -104,13 +104,13 @@ def merge(
                 prepare(plan, folder)
     except Exception as found:
         error = as_mistake(found, output)
-    cohort.agree(error)
+    peers.agree(error)
     if work.exists():
         records = read_journals(work)
         claimed = {n: record for n, record in records.items() if plan.allow_nonfinite or not record.nonfinite}
-        if claimed and cohort.rank == 0:
+        if claimed and peers.rank == 0:
             logger.info("merge: %d of %d parts were finished before; checked as we go", len(claimed), len(plan.units))
-    workers = Workers(plan, folders, work, (cohort.rank * count, count, cohort.size * count), claimed)
+    workers = Workers(plan, folders, work, (peers.rank * count, count, peers.size * count), claimed)
     try:
         for phase in phases(plan):
             error = None
@@ -118,19 +118,19 @@ def merge(
                 workers.run(phase, progress)
             except Exception as found:
                 error = found
-            cohort.agree(error)
+            peers.agree(error)
         try:
-            if cohort.rank == 0:
+            if peers.rank == 0:
                 _publish_all(plan, output, work, folders, options)
         except Exception as found:
             error = as_mistake(found, output)
-        cohort.agree(error)
+        peers.agree(error)
     finally:
         workers.stop()
     return MergeReport(
         merged=tuple(todo),
         done_before=tuple(done),
-        bytes_read=cohort.total(workers.bytes_read),
+        bytes_read=peers.total(workers.bytes_read),
         bytes_written=plan.output_bytes * len(todo),
         merge_time_s=time.monotonic() - started,
         peak_memory_gib=planned_memory_gib(plan, count),
@@ -142,7 +142,7 @@ def merge_into_store(
     output: StorePath,
     staging: Path,
     options: MergeOptions,
-    cohort: Cohort,
+    peers: Peers,
     progress: Callable[[str, int], None],
 ) -> MergeReport:
     """Merge into an object store: a few outputs at a time are made in a folder here, sent, and removed.
@@ -153,7 +153,7 @@ def merge_into_store(
     Raises: as `merge`; and
         CheckpointError: if the store refuses, or something else stands at an address.
         ConfigError: if not even one output is to be staged.
-    Collective: every process of the cohort; one sends.
+    Collective: every peer; one sends.
     """
     at_once = int(options.staging_gib * 2**30 // plan.output_bytes)
     if at_once < 1:
@@ -162,26 +162,26 @@ def merge_into_store(
             "until it is in the store; raise it"
         )
     done, todo = sort_out(plan, output, options.force)
-    work = staging / plan.identity
-    if cohort.rank == 0 and staging.is_dir():
+    work = staging / plan.fingerprint
+    if peers.rank == 0 and staging.is_dir():
         for other in sorted(path for path in staging.iterdir() if path.is_dir() and path != work):
             logger.warning("%s: left by an interrupted merge of other sources or settings; remove it", other)
     reports = []
     for first in range(0, len(todo), at_once):
         some = {name: plan.mixtures[name] for name in todo[first : first + at_once]}
         part = f" (mixtures {first + 1} to {first + len(some)} of {len(todo)})" if len(some) < len(todo) else ""
-        reports.append(merge(replace(plan, mixtures=some), work, options, cohort, _in_part(progress, part)))
+        reports.append(merge(replace(plan, mixtures=some), work, options, peers, _in_part(progress, part)))
         error: Exception | None = None
         try:
-            for name in some if cohort.rank == 0 else ():
+            for name in some if peers.rank == 0 else ():
                 target = output / name
                 assert isinstance(target, StorePath)
                 send(work / name, target)
                 discard(work / name)
         except Exception as found:
             error = as_mistake(found, staging)
-        cohort.agree(error)
-    if cohort.rank == 0 and work.is_dir():
+        peers.agree(error)
+    if peers.rank == 0 and work.is_dir():
         discard(work)
     return MergeReport(
         merged=tuple(todo),
@@ -198,7 +198,7 @@ def _in_part(progress: Callable[[str, int], None], part: str) -> Callable[[str, 
 
 
 def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], list[str]]:
-    """The mixtures that are there, and those to be made.
+    """Return the mixtures that are there, and those to be made.
 
     Raises:
         CheckpointError: if something else stands where an output goes, or a source.
@@ -213,7 +213,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
                     f"force=true: nothing is replaced in an object store, where {output} is; remove it there, or set "
                     "another merge.output"
                 )
-            (done if is_sent(target, plan.mixture_identity(name)) else todo).append(name)
+            (done if is_sent(target, plan.mixture_fingerprint(name)) else todo).append(name)
             continue
         if not os.path.lexists(target):
             todo.append(name)
@@ -229,7 +229,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
                 f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the "
                 "mixture"
             )
-        if record["fingerprint"] == plan.mixture_identity(name) and not force:
+        if record["fingerprint"] == plan.mixture_fingerprint(name) and not force:
             done.append(name)
         elif force:
             todo.append(name)
@@ -242,7 +242,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
 
 
 def _source_in(plan: MergePlan, folder: Path) -> Source | None:
-    """A source of the merge that lies in a folder, or is it, or holds it; None where none does."""
+    """Return a source of the merge that lies in a folder, or is it, or holds it; None where none does."""
     place = folder.resolve()
     for source in plan.sources:
         for own in (source.layout.root.resolve(), source.layout.weights.resolve()):
@@ -252,7 +252,7 @@ def _source_in(plan: MergePlan, folder: Path) -> Source | None:
 
 
 def planned_memory_gib(plan: MergePlan, workers: int) -> float:
-    """What the processes of one machine need together; shared pages counted once."""
+    """Return what the processes of one machine need together; shared pages counted once."""
     num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)

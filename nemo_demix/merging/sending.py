@@ -52,7 +52,7 @@ def send(folder: Path, target: StorePath) -> None:
 
 
 def is_sent(target: StorePath, fingerprint: str) -> bool:
-    """Whether this very output stands at an address, whole.
+    """Tell whether this very output stands at an address, whole.
 
     Raises:
         CheckpointError: if something else does.
@@ -95,7 +95,7 @@ def _marker(target: StorePath) -> StorePath:
 
 
 def _being_sent(target: StorePath) -> Mapping[str, Any] | None:
-    """What the marker beside an address says; None where there is none, or it is another's."""
+    """Return what the marker beside an address says; None where there is none, or it is another's."""
     marker = _marker(target)
     try:
         found = parse_json(read_file(marker.parent, marker), marker)

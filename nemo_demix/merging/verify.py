@@ -61,7 +61,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file with the record's sizes and checksums.
 
     Raises:
-        CheckpointError: naming the first that differs, is missing, or lies outside.
+        CheckpointError: naming the first that differs, is missing, or lies outside of the folder.
     """
     for name, entry in record["files"].items():
         path = folder / name
@@ -83,7 +83,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
     sources = {name: open_source(name, checkpoint_path(where["path"])) for name, where in record["sources"].items()}
     for name, source in sources.items():
-        if source.identity != record["sources"][name]["fingerprint"]:
+        if source.fingerprint != record["sources"][name]["fingerprint"]:
             raise CheckpointError(f"{source.path}: was written again since the merge, so rows cannot be compared")
     base: Source | None = sources.pop(record["base"]) if record["base"] is not None else None
     parameters = dict(record["parameters"])
@@ -144,7 +144,7 @@ def _compare_rows(plan: MergePlan, folder: Path, sample: int, rng: np.random.Gen
 
 
 def _merge_block(plan: MergePlan, sources_TRC: torch.Tensor, block: Any, statistics: Statistics | None) -> torch.Tensor:
-    """One mixture's rows, fp32 or float64, shape (R, C)."""
+    """Return one mixture's rows, fp32 or float64, shape (R, C)."""
     method = plan.method
     if isinstance(method, LinearMethod):
         (coefficients_T,) = torch.from_numpy(method.coefficients(plan.weights_MK, statistics))

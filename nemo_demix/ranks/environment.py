@@ -33,7 +33,7 @@ def load_torch() -> None:
 
 
 def why_not_forkable() -> str | None:
-    """What this process has that a fork of it could not use; None where there is nothing."""
+    """Return what this process has that a fork of it could not use; None where there is nothing."""
     import torch
 
     tasks = os.listdir("/proc/self/task")
@@ -49,7 +49,7 @@ def why_not_forkable() -> str | None:
 
 
 def why_not_a_fork() -> str | None:
-    """What this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
+    """Return what this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
     import torch
 
     if not has_gpu_driver():  # builds of torch for CUDA count devices all the same

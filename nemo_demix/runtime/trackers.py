@@ -6,14 +6,14 @@ from nemo_demix.config import DemixConfig
 
 
 def tensorboard_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Arguments of a `TensorBoardLogger` for one model or stage; None: not asked for."""
+    """Return arguments of a `TensorBoardLogger` for one model or stage; None: not asked for."""
     if not config.track.tensorboard:
         return None
     return {"save_dir": str(config.run_dir.absolute() / "tensorboard"), "name": name, "version": ""}
 
 
 def wandb_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Arguments of a `WandbLogger` for one model or stage, grouped by the run; None: not asked for."""
+    """Return arguments of a `WandbLogger` for one model or stage, grouped by the run; None: not asked for."""
     if config.track.wandb_project is None:
         return None
     return {
@@ -26,7 +26,7 @@ def wandb_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
 
 
 def open_trackers(config: DemixConfig, name: str) -> list[Any]:
-    """The loggers themselves; imports Lightning where there are any."""
+    """Return the loggers themselves; imports Lightning where there are any."""
     board, bias = tensorboard_arguments(config, name), wandb_arguments(config, name)
     if board is None and bias is None:
         return []

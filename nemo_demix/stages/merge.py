@@ -13,13 +13,13 @@ from nemo_demix.artifacts import write_json
 from nemo_demix.checkpoints.store import StorePath, checkpoint_path
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.settings import DTYPES, setting_errors
 from nemo_demix.mixture import checked_mixtures, is_folder_name, load_mixtures
 from nemo_demix.progress import Meter
-from nemo_demix.ranks.cohort import find_cohort
 from nemo_demix.ranks.lock import folder_lock
+from nemo_demix.ranks.peers import find_peers
 
 if TYPE_CHECKING:
     from nemo_demix.merging.merge import MergeOptions, MergeReport
@@ -39,23 +39,23 @@ def merge_stage(config: DemixConfig) -> None:
     plan = plan_merge(config)
     output = checkpoint_path(settings.output) if settings.output is not None else config.run_dir / "merged"
     staging = config.run_dir / "staging"
-    cohort = find_cohort()
+    peers = find_peers()
     if settings.dry_run:
-        if cohort.rank == 0:
+        if peers.rank == 0:
             from nemo_demix.stages.merge_plan import print_plan
 
             print_plan(plan, output, staging, _options(settings, config.force))
         return
     signal.signal(signal.SIGTERM, _stop)
-    report = carry_out(plan, settings, output, staging, config.force, cohort)
-    if cohort.rank == 0:
+    report = carry_out(plan, settings, output, staging, config.force, peers)
+    if peers.rank == 0:
         _tell(plan, output, report)
 
 
 def carry_out(
-    plan: "MergePlan", settings: MergeConfig, output: Path, staging: Path, force: bool, cohort: Cohort
+    plan: "MergePlan", settings: MergeConfig, output: Path, staging: Path, force: bool, peers: Peers
 ) -> "MergeReport":
-    """Merge what is planned. Collective: every process of the cohort.
+    """Merge what is planned. Collective: every peer.
 
     Args:
         staging: A folder here for outputs on their way to an object store.
@@ -67,20 +67,20 @@ def carry_out(
     from nemo_demix.merging.merge import merge, merge_into_store
     from nemo_demix.merging.output import what_stands
 
-    cohort.join()
+    peers.join()
     here, remedy = (staging, "name=") if isinstance(output, StorePath) else (output, "merge.output=")
-    lock = folder_lock(here, remedy) if cohort.rank == 0 else nullcontext()
+    lock = folder_lock(here, remedy) if peers.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
         try:
             options = _options(settings, force)
             if isinstance(output, StorePath):
-                report = merge_into_store(plan, output, staging, options, cohort, meter)
+                report = merge_into_store(plan, output, staging, options, peers, meter)
             else:
-                report = merge(plan, output, options, cohort, meter)
+                report = merge(plan, output, options, peers, meter)
         except DemixError as error:
             raise type(error)(f"{error}{what_stands(plan, output)}") from error
-    cohort.leave()
+    peers.leave()
     return report
 
 
@@ -102,7 +102,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def plan_merge(config: DemixConfig) -> "MergePlan":
-    """What `merge` will do.
+    """Return what `merge` will do.
 
     Raises:
         DemixError: if the checkpoints, the mixtures or the settings do not go together.
@@ -123,7 +123,7 @@ def plan_of(
     mixtures: Mapping[str, Mapping[str, float]],
     what: str,
 ) -> "MergePlan":
-    """The plan of a merge of given checkpoints into given mixtures.
+    """Return the plan of a merge of given checkpoints into given mixtures.
 
     Args:
         what: Where the mixtures are from, for messages.
@@ -155,7 +155,7 @@ def plan_of(
 
 
 def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
-    """The components by name, and the base: those given, or this run's own."""
+    """Return the components by name, and the base: those given, or this run's own."""
     settings = config.merge
     if settings.components:
         return {name: checkpoint_path(path) for name, path in settings.components.items()}, _given_base(settings)

@@ -46,7 +46,7 @@ def track_run(config: DemixConfig) -> None:
 
 
 def _add_files(run: Any, name: str, paths: list[Path]) -> None:
-    """The page and the mixture, as one artifact of Weights & Biases."""
+    """Add the page and the mixture, as one artifact of Weights & Biases."""
     import wandb
 
     artifact = wandb.Artifact(f"report-{re.sub('[^A-Za-z0-9_.-]', '_', name)}", type="report")

@@ -186,7 +186,7 @@ def test_an_output_that_is_published_already_costs_nothing_more(small: Component
     assert contents(output) == contents(tmp_path / "expected")
     # Killed between the last publication and the end.
     shutil.copytree(tmp_path / "expected", tmp_path / "copy", copy_function=shutil.copy2)
-    work = tmp_path / "copy" / f".merge-{plan_of(pair, mixtures, **options).identity}"
+    work = tmp_path / "copy" / f".merge-{plan_of(pair, mixtures, **options).fingerprint}"
     (work / "outputs").mkdir(parents=True)
     assert run_merge(plan_of(pair, mixtures, **options), tmp_path / "copy").merged == ()
     assert not work.exists()
@@ -335,7 +335,7 @@ def test_a_replacement_that_is_killed_goes_on(small: Components, tmp_path: Path,
     _merge(small, tmp_path / "expected", mixtures)
     _merge(small, output, {"a": ONE, "b": ONE})
     plan = plan_of(small, mixtures)
-    work = output / f".merge-{plan.identity}"
+    work = output / f".merge-{plan.fingerprint}"
     event, path = {
         "between the renames": ("os.rename", output / "a"),
         "after the first": ("os.rename", work / "replaced/b"),

@@ -19,8 +19,8 @@ from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.store import StorePath, checkpoint_path
 from nemo_demix.errors import ConfigError, DemixError
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.merge import MergeOptions, MergeReport, merge_into_store
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.sending import send
 from nemo_demix.merging.verify import verify
@@ -292,7 +292,7 @@ def merge_to(plan: MergePlan, address: str, staging: Path, staging_gib: float = 
     output = checkpoint_path(address)
     assert isinstance(output, StorePath)
     options = MergeOptions(1, 4.0, staging_gib=staging_gib)
-    return merge_into_store(plan, output, staging, options, Cohort(), lambda phase, count: None)
+    return merge_into_store(plan, output, staging, options, Peers(), lambda phase, count: None)
 
 
 def test_an_output_is_sent_whole_and_its_record_last(

@@ -13,11 +13,11 @@ import torch
 from nemo_demix.artifacts import DataManifest, DatasetRecord
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import ParallelConfig, register_schema, to_dataclasses
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.nemo.training import training_recipe
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.runtime.recipe import model_shape
-from nemo_demix.training.jobs import base_job, component_jobs, final_jobs, reference_jobs
 from nemo_demix.training.train import as_training
 
 
@@ -38,9 +38,8 @@ def main() -> None:
         tokenizer["vocab_size"] = config.tokenizer.vocab_size or config.model.vocab_size
         manifest = DataManifest(tokenizer, datasets, {}, "m")
         equal = dict.fromkeys(datasets, 1 / len(datasets))
-        jobs = [base_job(config, manifest), *component_jobs(config, manifest)]
-        jobs += reference_jobs(config, manifest, {"r_0": equal}, {"r_0": 0})
-        jobs += final_jobs(config, manifest, {"mixture": equal})
+        run = PreparedRun(config, manifest)
+        jobs = [run.base, *run.components, *run.references({"r_0": equal}, {"r_0": 0}), *run.finals({"mixture": equal})]
         for job in jobs:
             recipe = training_recipe(config, manifest, as_training(config, manifest, job))
             model, optimizer = fdl.build(recipe.model.config), fdl.build(recipe.optim)

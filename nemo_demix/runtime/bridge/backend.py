@@ -20,7 +20,7 @@ def use_cpu() -> None:
 
 
 def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
-    """Megatron's groups, as Bridge would make them; it finds them, and leaves them alone."""
+    """Start Megatron's groups as Bridge would; it finds them, and leaves them alone."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,

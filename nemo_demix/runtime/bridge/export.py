@@ -70,7 +70,7 @@ def export_checkpoint(config: DemixConfig, checkpoint: Path, folder: Path) -> Pa
 
 
 def _bridge(config: DemixConfig, model: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """Bridge's converter for the recipe's model, and its Hugging Face configuration with the recipe's sizes."""
+    """Return Bridge's converter for the recipe's model, and its Hugging Face configuration with the recipe's sizes."""
     known = getattr(model, "huggingface_config", None)  # of `recipes`
     if known is None:
         if model.hf_model_id is None:
@@ -120,7 +120,7 @@ def _tokenizer(config: DemixConfig, checkpoint: Path) -> Path:
 
 
 def _start_alone() -> None:
-    """A process group of this process only, with Megatron's groups in it."""
+    """Start a process group of this process only, with Megatron's groups in it."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
         start_groups(ParallelConfig(), Ranks(0, 0, 1))

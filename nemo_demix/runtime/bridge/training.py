@@ -63,7 +63,7 @@ def train(
 
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, training: Training) -> Any:
-    """The whole `ConfigContainer` of a training run: its data blend, schedule, checkpoints and start.
+    """Return the whole `ConfigContainer` of a training run: its data blend, schedule, checkpoints and start.
 
     Raises:
         ConfigError: if the configuration names something the recipe does not have.
@@ -148,7 +148,9 @@ class Steps(Callback):  # type: ignore[misc]
 
 
 def _reduced_loss(context: CallbackContext) -> float:
-    """The last step's loss, over all ranks, nats a token. The last pipeline stage has it, and tells the others."""
+    """Return the last step's loss, over all ranks, nats a token. The last pipeline stage has it, and tells
+    the others.
+    """
     losses = context.loss_dict or {}
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         return float(losses["lm loss"])
