@@ -148,7 +148,7 @@ class StorePath(PosixPath):
         return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, *[time_ns // 10**9] * 3))
 
     def iterdir(self) -> Generator["StorePath", None, None]:
-        """Yield what stands in a folder. Keys that are no paths (with `..`, or nothing between slashes) are passed over."""
+        """Yield what stands in a folder. Keys that are no paths (`..`, or nothing between slashes) are left out."""
         for relative, entry in self._list(include_directories=True):
             if len(relative.parts) == 1:
                 yield self._child(relative, entry.type)
