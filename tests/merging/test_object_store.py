@@ -360,6 +360,27 @@ def test_an_interrupted_sending_never_looks_whole_and_goes_on(
     assert meaning(store.get(name, tmp_path)) == meaning(expected)
 
 
+def test_a_large_object_is_sent_in_parts_and_is_there_when_all_are(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"base_path": "team", "endpoint_url": store.address, "multipart_threshold": 5 << 20}
+    profile = {"storage_provider": {"type": "s3", "options": {**options, "multipart_chunksize": 5 << 20}}}
+    (tmp_path / "msc.json").write_text(json.dumps({"profiles": {"parts": profile}}))
+    monkeypatch.setenv("MSC_CONFIG", str(tmp_path / "msc.json"))
+    (tmp_path / "file").write_bytes(os.urandom(12 << 20))
+    target = checkpoint_path("msc://parts/large/file")
+    assert isinstance(target, StorePath)
+    store.breaks(method="PUT", path="large/file", times=1, kind=["403 Forbidden", "AccessDenied"])
+    with pytest.raises(DemixError, match=r"msc://parts/large/file: no rights there"):
+        target.send(tmp_path / "file")
+    assert store.keys("large") == []
+    with store.watched() as requests:
+        target.send(tmp_path / "file")
+    assert [method for method, _, _ in requests] == ["POST", "PUT", "PUT", "PUT", "POST"]
+    sent = store.client.get_object(Bucket="team", Key="large/file")["Body"].read()
+    assert sent == (tmp_path / "file").read_bytes()
+
+
 def test_nothing_that_stands_is_overwritten(store: Store, plan: MergePlan, tmp_path: Path) -> None:
     store.client.put_object(Bucket="team", Key="stands/mix/notes.txt", Body=b"mine")
     with store.watched() as requests, pytest.raises(DemixError, match=r"s3://team/stands/mix: notes.txt stands there"):
