@@ -15,8 +15,8 @@ SCRIPT = REPOSITORY / "benchmarks/gpu_check.py"
 
 @pytest.mark.slow
 def test_each_check_ends_well_or_says_why_not(smoke_run: Path, tmp_path: Path) -> None:
-    """Of a run that is there, so that nothing is trained; what `scoring` does is what a search does."""
-    checks = ["doctor", "live_merge", "train", "hf", "bf16", "transformer_engine", "collectives"]
+    """Of a run that is there. Searches do what `scoring` does, and are tested; so are merges, for `live_merge`."""
+    checks = ["doctor", "train", "hf", "bf16", "transformer_engine", "collectives"]
     command = [sys.executable, str(SCRIPT), "--cpu", "--run", str(smoke_run), "--results", str(tmp_path)]
     command += ["--checks", *checks]
     done = subprocess.run(command, capture_output=True, text=True, timeout=360, check=False)
@@ -24,7 +24,7 @@ def test_each_check_ends_well_or_says_why_not(smoke_run: Path, tmp_path: Path) -
     result = json.loads((tmp_path / "gpu_check_quick.json").read_text())
     ended = {row["check"]: row["outcome"] for row in result["rows"]}
     assert {name for name, outcome in ended.items() if outcome == "ok"} == {
-        "doctor", "live_merge", "collectives"
+        "doctor", "collectives"
     }  # fmt: skip
     reasons = {row["check"]: row["why"] for row in result["rows"] if row["outcome"] == "not run"}
     assert reasons == {
@@ -35,8 +35,7 @@ def test_each_check_ends_well_or_says_why_not(smoke_run: Path, tmp_path: Path) -
     }
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary == result["summary"]
-    assert summary["live_correctly_rounded_share"] > 0.9999
-    assert (summary["checks_ok"], summary["checks_failed"], summary["checks_not_run"]) == (3, 0, 4)
+    assert (summary["checks_ok"], summary["checks_failed"], summary["checks_not_run"]) == (2, 0, 4)
 
 
 def test_a_check_that_fails_is_told_and_the_others_go_on(smoke_run: Path, tmp_path: Path) -> None:
