@@ -115,7 +115,8 @@ bridge: .venv-bridge/.installed
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints-bridge.txt \
 	    $$(grep '^torch==' constraints-bridge.txt)
 	@$(PIP) --no-deps --no-build-isolation -r constraints-bridge.txt -r requirements-data.txt -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.ranks.preloaded, nemo_demix.cli'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import nemo_demix.ranks.preloaded, nemo_demix.cli, \
+	    nemo_demix.runtime.bridge.export, nemo_demix.runtime.bridge.importing'
 	@touch $@
 
 clean:

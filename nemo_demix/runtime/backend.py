@@ -114,11 +114,6 @@ def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
     """What a configuration asks for that its back end does not have."""
     if config.backend != "bridge":
         return
-    if config.track.tensorboard or config.track.wandb_project is not None:
-        yield ConfigError(
-            "track: backend=bridge writes to no tracker; leave track.* out (losses.jsonl has the losses), or set "
-            "backend=nemo"
-        )
     roles = {"components": config.components, "reference": config.reference, "final": config.final}
     for name, role in {**roles, "search.trained": config.search.trained}.items():
         if role.load_optimizer:
