@@ -30,7 +30,6 @@ from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
 from nemo_demix.ranks.placement import search_groups
-from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
 from nemo_demix.scoring.external.settings import external_errors
@@ -92,7 +91,6 @@ def _suite(config: DemixConfig) -> Iterator[DemixError]:
 def _model(config: DemixConfig) -> Iterator[DemixError]:
     if config.backend not in BACKENDS:  # told by `limit_errors`
         return
-    yield from backend_errors(config)
     yield from factory_errors(config.model, config.backend)
     for stage in ("", *STAGES):
         try:

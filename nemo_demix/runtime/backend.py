@@ -5,14 +5,13 @@ functions of `Backend`. Importing this imports neither torch nor a framework.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, ParallelConfig
-from nemo_demix.errors import ConfigError, DemixError
 
 if TYPE_CHECKING:
     import torch
@@ -108,19 +107,6 @@ class Backend(Protocol):
 
 
 _MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.runtime.bridge.backend"}
-
-
-def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What a configuration asks for that its back end does not have."""
-    if config.backend != "bridge":
-        return
-    roles = {"components": config.components, "reference": config.reference, "final": config.final}
-    for name, role in {**roles, "search.trained": config.search.trained}.items():
-        if role.load_optimizer:
-            yield ConfigError(
-                f"{name}.load_optimizer=true: backend=bridge takes a start's weights alone; leave it out, or set "
-                "backend=nemo"
-            )
 
 
 # What the fork server imports of each for the ranks.

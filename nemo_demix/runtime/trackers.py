@@ -126,4 +126,8 @@ class _WeightsAndBiases:
         self._run.log_artifact(artifact)
 
     def close(self) -> None:
+        """Finish, and wait until all is written: by a process that ends with this one."""
+        import wandb
+
         self._run.finish()
+        wandb.teardown()

@@ -16,7 +16,6 @@ from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
-from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.steps import step_folder
 from nemo_demix.training.parts import Part, dataset_parts
 
@@ -333,7 +332,6 @@ def _job(
         MixtureError: if the blend is not on the simplex of the datasets.
         CheckpointError: if a checkpoint to adopt is not there.
     """
-    refuse(backend_errors(config))
     refuse(batch_errors(config))
     refuse(budget_errors(config, role, settings))
     shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")

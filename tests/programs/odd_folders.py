@@ -78,6 +78,7 @@ ODD: dict[str, Callable[[Path], None]] = {
     "other_size": _says(rms_norm_eps=1e-3),
     "window": _says(use_sliding_window=True, sliding_window=16, max_window_layers=0, layer_types=None),
     "bias": _says(attention_bias=True),
+    "positions": _says(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}),
     "missing": _without("model.norm.weight"),
     "short": _cut("model.layers.0.mlp.up_proj.weight"),
 }

@@ -91,6 +91,7 @@ def test_what_was_only_imported_is_exported_as_it_was(found: Found, backend: str
         "other_size": "layernorm_epsilon is 0.001, the recipe's 1e-06. Use the recipe of this model",
         "window": "layer_types are sliding_attention there, full_attention after it: ",
         "bias": "attention_bias is True there, False after it: ",
+        "positions": "rope_scaling.factor is 2.0 there, None after it",
         "missing": "the first is model.norm.weight, which the folder lacks",
         "short": "model.layers.0.mlp.up_proj.weight makes a tensor of shape (190, 64); expected (192, 64)",
     }.items(),

@@ -165,7 +165,8 @@ class _Tensors(Mapping[str, torch.Tensor]):
     """The tensors of a folder, each read when it is asked for."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files, self._stack, self._open = files, ExitStack(), {}
+        self._files, self._stack = files, ExitStack()
+        self._open: dict[Path, Any] = {}
 
     def __enter__(self) -> "_Tensors":
         self._open = {

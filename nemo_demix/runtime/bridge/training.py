@@ -208,6 +208,10 @@ def _wandb_settings(config: DemixConfig) -> Iterator[None]:
         os.environ["WANDB_MODE"] = "offline"
     try:
         yield
+        if config.track.wandb_project is not None:
+            import wandb
+
+            wandb.teardown()  # a run that has finished may still be written, by a process that ends with this one
     finally:
         for name in ("WANDB_RUN_GROUP", "WANDB_MODE"):
             if name in before:
