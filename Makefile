@@ -1,6 +1,6 @@
 # Everything runs from a .venv of its own, made from constraints.txt. Nothing is done twice.
 #   make quickstart   the whole of DeMix on CPU: real text -> a mixture and a final model
-#   make test         the full test suite            make check   read-only: format, lint, types, import order, installed packages
+#   make test         the full test suite            make check   read-only: format, lint, types, import order, docstrings, installed packages
 #   make bench        every benchmark (BENCH_ARGS=--quick for the short form)
 #   make bridge       .venv-bridge, the environment of backend=bridge
 #   make docs         the pages as a site, in site/, by an environment of its own
@@ -62,7 +62,8 @@ slurm:
 # All always run, so that one call shows everything there is to mend.
 check: $(STAMP)
 	@failed=""; \
-	for tool in "ruff format --check --output-format concise" "ruff check --output-format concise" mypy lint-imports; do \
+	for tool in "ruff format --check --output-format concise" "ruff check --output-format concise" mypy lint-imports \
+	        "pytest -q --noconftest tests/test_docstrings.py"; do \
 	    echo "== $$tool"; PATH="$(CURDIR)/$(BIN):$$PATH" $$tool || failed="$$failed [$$tool]"; \
 	done; \
 	echo "== pip check"; $(BIN)/python -m pip check | LC_ALL=C sort | diff .ci/pip_check.txt - || failed="$$failed [pip check]"; \

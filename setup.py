@@ -25,7 +25,7 @@ class BuildWithFiles(build_py):
             self.copy_file(file, str(target), preserve_mode=False)
 
     def get_source_files(self) -> list[str]:
-        """What a source archive must hold."""
+        """Return what a source archive must hold."""
         return [*super().get_source_files(), *FILES]
 
 

@@ -57,6 +57,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape(2, 256, 768, num_attention_heads=4, num_query_groups=2, kv_channels=64, vocab_size=1024),
     "quick": Shape(num_layers=2, vocab_size=8192),
     "0.5": Shape(num_layers=6),
     "1.2": Shape(),  # Qwen3-0.6B

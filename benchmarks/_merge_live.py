@@ -3,6 +3,9 @@
 Run with a job file, it is that process: components are loaded from their checkpoints into `LiveProxies` beside a model
 that holds one proxy in the checkpoints' dtype, mixtures are written one at a time and in batches; the plain reads and
 writes of as many bytes are timed before. The model has no layers: only its parameters matter here.
+
+A job may name a device (`cuda`: a GPU's memory), and ask how many values of a written mixture are the correctly rounded
+float64 sums (`exact`; for checkpoints in bf16).
 """
 
 import json
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _merge_exact import correctly_rounded, megatron_tensors
 
 _PIECE = 128 << 10  # bytes: stays in the cache of one core
 BATCH = 4
@@ -38,13 +42,31 @@ def memory_limit(components: list[np.ndarray], proxy: np.ndarray) -> dict[str, f
     return {"read_s": middle - start, "write_s": end - middle, "phase_s": end - start}
 
 
+def device_limit(num_bytes: int, num_components: int, device: str) -> dict[str, float]:
+    """The same on a device: as long as its own copies take to move as many bytes."""
+    source, proxy = (torch.full((num_bytes,), value, dtype=torch.uint8, device=device) for value in (1, 0))
+    start = now(device)
+    for _ in range(num_components):
+        proxy.copy_(source)
+    seconds = now(device) - start
+    return {"phase_s": seconds * (num_components + 1) / (2 * num_components), "copied_bytes": num_bytes}
+
+
+def now(device: str) -> float:
+    """The time, once the device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Parameters(torch.nn.Module):
     """A checkpoint's tensors as parameters, whole, with the sharded state dict that Megatron's modules have."""
 
-    def __init__(self, tensors: dict[str, Any]) -> None:
+    def __init__(self, tensors: dict[str, Any], device: str) -> None:
         super().__init__()
         self.values = {
-            name: torch.nn.Parameter(torch.ones(entry.shape, dtype=entry.dtype)) for name, entry in tensors.items()
+            name: torch.nn.Parameter(torch.ones(entry.shape, dtype=entry.dtype, device=device))
+            for name, entry in tensors.items()
         }
 
     def sharded_state_dict(self, prefix: str) -> dict[str, Any]:
@@ -61,31 +83,41 @@ def main() -> None:
     from nemo_demix.merging.methods.linear import Linear
 
     paths = {name: Path(path) for name, path in job["components"].items()}
-    model = Parameters(CheckpointReader(next(iter(paths.values()))).tensors)
+    device = job.get("device", "cpu")
+    model = Parameters(CheckpointReader(next(iter(paths.values()))).tensors, device)
     num_bytes = sum(value.nbytes for value in model.values.values())
-    components = [np.full(num_bytes, index, dtype=np.uint8) for index in range(len(paths))]
-    proxy = np.full(num_bytes, 0xFF, dtype=np.uint8)  # written, so that its pages are there
-    rows: list[dict[str, Any]] = [
-        {"contender": "memory", "repeat": repeat, **memory_limit(components, proxy)} for repeat in range(job["repeats"])
-    ]
-    del components, proxy  # both sets of components at once could be more than the machine has
-    start = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    if device == "cpu":
+        components = [np.full(num_bytes, index, dtype=np.uint8) for index in range(len(paths))]
+        proxy = np.full(num_bytes, 0xFF, dtype=np.uint8)  # written, so that its pages are there
+        limits = (memory_limit(components, proxy) for _ in range(job["repeats"]))
+        rows += [{"contender": "memory", "repeat": repeat, **limit} for repeat, limit in enumerate(limits)]
+        del components, proxy  # both sets of components at once could be more than the machine has
+    else:
+        limits = (device_limit(num_bytes, len(paths), device) for _ in range(job["repeats"] + 1))
+        rows += [{"contender": "memory", "repeat": repeat, **limit} for repeat, limit in enumerate(limits)][1:]
+    start = now(device)
     proxies = LiveProxies(model, paths, Linear(), batch=BATCH)
-    loaded_s = time.perf_counter() - start
+    loaded_s = now(device) - start
     drawn = np.random.default_rng(0).dirichlet([1.0] * len(paths), BATCH)
     mixtures = [dict(zip(paths, row.tolist(), strict=True)) for row in drawn]
     for repeat in range(job["repeats"]):
-        start = time.perf_counter()
+        start = now(device)
         proxies.announce([])
         proxies.write(mixtures[0])
-        rows.append({"contender": "live", "repeat": repeat, "proxies": 1, "phase_s": time.perf_counter() - start})
+        rows.append({"contender": "live", "repeat": repeat, "proxies": 1, "phase_s": now(device) - start})
         proxies.announce(mixtures)
-        start = time.perf_counter()
+        start = now(device)
         for mixture in mixtures:
             proxies.write(mixture)
-        seconds = time.perf_counter() - start
-        rows.append({"contender": "live", "repeat": repeat, "proxies": BATCH, "phase_s": seconds})
-    print(json.dumps({"load_s": loaded_s, "rows": rows}))
+        rows.append({"contender": "live", "repeat": repeat, "proxies": BATCH, "phase_s": now(device) - start})
+    if job.get("exact"):  # of the last mixture, which was merged with others from one read
+        whole = {name: megatron_tensors(path)[0] for name, path in paths.items()}
+        found = correctly_rounded(
+            lambda name: model.values[name].detach().cpu(), whole, iter(model.values), mixtures[-1]
+        )
+        rows.append({"contender": "exact", **found})
+    print(json.dumps({"load_s": loaded_s, "component_bytes": num_bytes, "rows": rows}))
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -32,7 +32,7 @@ def main() -> None:
     config.parallel.tensor = tensor
     config.suite.cache = False  # every answer is asked for
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
-    ranks = start_ranks(config.parallel)
+    ranks = start_ranks(config.parallel, config.backend)
     prepared = PreparedRun(config, manifest)
     components = prepared.components
     live = LiveModel(prepared, ranks)
@@ -75,26 +75,34 @@ def main() -> None:
 
 def whole(request: Request) -> Request:
     """The same tokens with every one of them scored: what a scorer does that knows no better."""
-    return Request(request.group, request.tokens, 1, request.num_bytes)
+    return Request(request.score_name, request.tokens, 1, request.num_bytes)
 
 
 def timed(action: Callable[[], Any]) -> float:
     """Seconds."""
-    torch.distributed.barrier()
+    settle()
     started = time.perf_counter()
     action()
-    torch.distributed.barrier()
+    settle()
     return time.perf_counter() - started
+
+
+def settle() -> None:
+    """Wait for the GPU, where there is one, and for all ranks."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    torch.distributed.barrier()
 
 
 @torch.no_grad()
 def bare(model: torch.nn.Module, num_tokens: int, width: int, batch_tokens: int) -> None:
     """The model's own forward pass with all its logits, over dense batches of as many tokens in all."""
     left = num_tokens // width
+    device = next(model.parameters()).device
     while left:
-        rows = min(left, batch_tokens // width)
-        tokens = torch.zeros((rows, width), dtype=torch.int64)
-        model(tokens, torch.arange(width).expand_as(tokens), None)
+        rows = min(left, max(1, batch_tokens // width))
+        tokens = torch.zeros((rows, width), dtype=torch.int64, device=device)
+        model(tokens, torch.arange(width, device=device).expand_as(tokens), None)
         left -= rows
 
 

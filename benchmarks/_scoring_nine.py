@@ -23,7 +23,7 @@ def main() -> None:
     config = load_resolved(run / "config.yaml")
     config.parallel.tensor = tensor
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
-    ranks = start_ranks(config.parallel)
+    ranks = start_ranks(config.parallel, config.backend)
     model = build_model(config, manifest)
     load_checkpoint(model, checkpoint)
     suite, tokenizer = config.suite, load_tokenizer(manifest.tokenizer)

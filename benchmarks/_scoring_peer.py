@@ -1,6 +1,6 @@
 """lm-eval's own `hf` model on an exported checkpoint, given the same requests as our scorer was. Started by scoring.py.
 
-_scoring_peer.py RUN HF_FOLDER OUR_ANSWERS OUTPUT
+_scoring_peer.py RUN HF_FOLDER OUR_ANSWERS OUTPUT [DEVICE DTYPE]
 """
 
 import json
@@ -19,11 +19,12 @@ from nemo_demix.scoring.items import score_of
 
 def main() -> None:
     run, folder, answers, output = map(Path, sys.argv[1:5])
+    device, dtype = sys.argv[5:7] or ("cpu", "float32")
     config = load_resolved(run / "config.yaml").suite
     tasks = TaskSet.load(config, DataManifest.load(run / "datasets" / "manifest.json"), None)
     ours = json.loads(answers.read_text())
     lm = HFLM(
-        pretrained=str(folder), dtype="float32", device="cpu", batch_size=32, max_length=config.max_length,
+        pretrained=str(folder), dtype=dtype, device=device, batch_size=32, max_length=config.max_length,
         add_bos_token=config.add_bos_token,
     )  # fmt: skip
     theirs, seconds = {}, {}

@@ -79,7 +79,7 @@ def main() -> None:
         for area in dict.fromkeys(row["area"] for row in rows)
     }
     summary = {
-        "inputs": len(rows),
+        "num_inputs": len(rows),
         **{kind: sum(row["outcome"] == kind for row in rows) for kind in KINDS},
         "made_for_it": sum(row["outcome"] == "made for it" for row in rows),
         "by_area": by_area,

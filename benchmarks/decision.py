@@ -23,7 +23,6 @@ from nemo_demix.config import load_resolved
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
 from nemo_demix.stages.score import score_target, targets_to_score
-from nemo_demix.training.jobs import reference_jobs
 
 RECIPE = "decision"
 PLAIN = "proportional"
@@ -93,10 +92,11 @@ def _train_and_score(runs: Path, start: str, chosen: dict[str, dict[str, Any]], 
     config.name, config.role = name, None
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     shares = {row["name"]: row["data_shares"] for row in given}
-    jobs = reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in given})
+    prepared = PreparedRun(config, manifest)
+    jobs = prepared.references(shares, {row["name"]: row["seed"] for row in given})
     targets = [score_target(job) for job in jobs]
     names = [job.name for job in jobs if not job.is_done]
-    todo = targets_to_score(PreparedRun(config, manifest), targets)
+    todo = targets_to_score(prepared, targets)
     if names or todo:
         launch(config, "models", {"task": "train_and_score", "jobs": [("reference", names)], "targets": todo})
 

@@ -1,8 +1,9 @@
 """Write the figures of the pages from templates and the raw results: none is copied by hand.
 
-`benchmarks/results.md.jinja` becomes docs/results.md, `five_figures.md.jinja` the README's table. There, a result is
-its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the rows of each file, and
-`gap(arm, other, measure)` is a row of `decision.json`. Figures are printed as the pages have them:
+`benchmarks/results.md.jinja` becomes docs/results.md, `faults.md.jinja` docs/faults.md, and `five_figures.md.jinja` the
+README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the
+rows of each file, `gap(arm, other, measure)` is a row of `decision.json`, `rho(scores, proxy, capability)` one of
+`fidelity.json`, and `share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
 
 - `n(digits)`: without the zero before the point; `s(digits)`: the same, with a sign; `pct(digits)`: as a percentage.
 - `ci(result, name, digits)`: `name (name_lo to name_hi)`; `cis`: with signs.
@@ -59,6 +60,22 @@ def gap(rows: list[dict[str, Any]], arm: str, other: str, measure: str, only_mea
     raise KeyError(f"decision.json: no row of {arm} minus {other}, {measure}")
 
 
+def rho(rows: list[dict[str, Any]], scores: str, proxy: str, capability: str) -> str:
+    """Spearman's rho of a kind of proxy with the references, in `fidelity.json`."""
+    for row in rows:
+        if row["kind"] == "figures" and (row["set"], row["proxy"]) == (scores, proxy) and "rho" in row:
+            return number(row["rho"][capability][0], 2)
+    raise KeyError(f"fidelity.json: no rho of {proxy} on {scores}")
+
+
+def share(rows: list[dict[str, Any]], strategy: str, dataset: str) -> str:
+    """The share of a dataset in the mixture that a strategy chose, in `strategies.json`."""
+    for row in rows:
+        if row["kind"] == "mixture" and row["strategy"] == strategy:
+            return percentage(row["data_shares"][dataset])
+    raise KeyError(f"strategies.json: no mixture of {strategy}")
+
+
 def pages() -> dict[Path, str]:
     """What each page should be."""
     records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
@@ -70,22 +87,24 @@ def pages() -> dict[Path, str]:
         "s": partial(number, signed=True),
         "pct": percentage,
     }
-    decision = records["decision"]["rows"]
     names = {name: record["summary"] for name, record in records.items()}
     names |= {
         "ci": interval,
         "cis": partial(interval, signed=True),
-        "gap": partial(gap, decision),
+        "gap": partial(gap, records["decision"]["rows"]),
+        "rho": partial(rho, records["fidelity"]["rows"]),
+        "share": partial(share, records["strategies"]["rows"]),
         "rows": {name: record["rows"] for name, record in records.items()},
     }
-    results, five = (
+    results, faults, five = (
         environment.from_string((TEMPLATES / f"{name}.md.jinja").read_text(encoding="utf-8")).render(names)
-        for name in ("results", "five_figures")
+        for name in ("results", "faults", "five_figures")
     )
     readme, count = TABLE.subn(lambda found: five, README.read_text(encoding="utf-8"))
     if count != 1:
         raise SystemExit(f"{README}: expected one table `| what | figure |`, found {count}")
-    return {REPOSITORY / "docs" / "results.md": results, README: readme}
+    docs = REPOSITORY / "docs"
+    return {docs / "results.md": results, docs / "faults.md": faults, README: readme}
 
 
 def main() -> None:

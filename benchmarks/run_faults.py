@@ -28,8 +28,8 @@ from _provenance import REPOSITORY, RESULTS, commit, finish
 sys.path.insert(0, str(REPOSITORY))
 from isal.isal_zlib import crc32
 
-from nemo_demix.checkpoints.identity import is_complete
 from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.saved import is_complete
 from tests.helpers import fork_run, run_cli, start_cli, wait_for_the_end
 
 SEED = 0

@@ -22,7 +22,6 @@ from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
 from nemo_demix.stages.score import score_target, targets_to_score
-from nemo_demix.training.jobs import reference_job
 
 SEARCH_SUITE = ("suite.items_per_benchmark=100", "suite.heldout_tokens=0")
 TRAINED = 14  # proxies of regmix and climb, each of half a component's tokens
@@ -75,7 +74,7 @@ def _train_and_score(runs: Path, chosen: dict[str, dict[str, float]]) -> list[di
     targets = []
     for model, (shares, seed) in models.items():
         config.reference.name, config.reference.shares, config.reference.seed = model, shares, seed
-        targets.append(score_target(reference_job(config, manifest)))
+        targets += [score_target(job) for job in PreparedRun(config, manifest).jobs("reference")]
     if todo := targets_to_score(PreparedRun(config, manifest), targets):
         launch(config, "score", {"task": "score", "targets": todo})
     return [

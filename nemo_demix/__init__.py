@@ -20,12 +20,12 @@ _PLACES = {"Prediction": "result", "Result": "result", "Run": "run", "Study": "s
 
 
 def __getattr__(name: str) -> Any:
-    """One of `__all__`, from its module."""
+    """Return one of `__all__`, from its module."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"nemo_demix.api.{_PLACES.get(name, 'merging')}"), name)
 
 
 def __dir__() -> list[str]:
-    """The names of this package, with those that are not imported yet."""
+    """Return the names of this package, with those that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, shortest round-trip floats.
+    """Return the one JSON text of a value: sorted keys, no spaces, shortest round-trip floats.
 
     Raises:
         TypeError: if the value has no stable identity (a set, an object, NaN or infinity).
@@ -29,7 +29,7 @@ def canonical_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value or a record as what JSON has, in its order.
+    """Return a value or a record as what JSON has, in its order.
 
     Raises:
         TypeError: as `canonical_json`.
@@ -52,12 +52,12 @@ def plain(value: Any) -> Any:
 
 
 def fingerprint(**inputs: Any) -> str:
-    """SHA-256 (first 16 hex digits) over the canonical JSON of named inputs."""
+    """Return the SHA-256 (first 16 hex digits) over the canonical JSON of named inputs."""
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in 1 MiB pieces."""
+    """Return the SHA-256 of a file's bytes, read in 1 MiB pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -113,7 +113,7 @@ def read_json(path: Path, is_ours: bool = True) -> Any:
 
 
 def parse_json(data: bytes, path: Path, is_ours: bool = False) -> Any:
-    """The value of a JSON text; a byte order mark before it is passed over.
+    """Return the value of a JSON text; a byte order mark before it is passed over.
 
     Args:
         path: Path of the file, for the error.
@@ -129,7 +129,7 @@ def parse_json(data: bytes, path: Path, is_ours: bool = False) -> Any:
 
 
 def json_value(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON text that anyone may have written.
+    """Return the value of a JSON text that anyone may have written.
 
     Args:
         pairs: What makes an object of its keys and values; None: a dict, in which the last of equal keys stays.
@@ -151,7 +151,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """The values of a file of JSON lines that may be growing: a last line that is not whole yet is left out.
+    """Return the values of a file of JSON lines that may be growing: a last line that is not whole yet is left out.
 
     Raises:
         DemixError: if the file is absent or a whole line is not JSON.
@@ -180,7 +180,7 @@ def load_record(path: Path, kind: type[T]) -> T:
 
 
 def is_done(path: Path, expected_fingerprint: str) -> bool:
-    """Whether a record exists at `path` and carries the expected fingerprint."""
+    """Return whether a record exists at `path` and carries the expected fingerprint."""
     if not path.exists():
         return False
     value = read_json(path)

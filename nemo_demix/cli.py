@@ -135,7 +135,7 @@ def _track(config: DemixConfig) -> None:
 
 
 def _afterwards(work: Callable[[DemixConfig], None], config: DemixConfig, what: str, remedy: str = "") -> None:
-    """What ends a run; that it failed does not touch the run's result."""
+    """Do what ends a run; that it failed does not touch the run's result."""
     try:
         work(config)
     except Exception as error:
@@ -161,16 +161,13 @@ def _cancel(config: DemixConfig) -> None:
     cancel_stage(config)
 
 
-STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
     "prepare": (_prepare, "text or .bin/.idx -> candidate datasets, tokenizer, held-out splits, benchmarks"),
     "train": (_train, "a NeMo recipe on a blend: role=base | component [component=NAME] | reference | final"),
     "merge": (_merge, "K sharded checkpoints x M mixtures -> M checkpoints; merge verify DIR, merge inspect PATH"),
     "score": (_score, "score.checkpoint=DIR, score.mixtures=FILE, or the base and the components"),
     "search": (_search, "the iterative search over live merged proxies -> search/mixture.json"),
-    "verify": (
-        _verify,
-        "references trained on random mixtures, and how well proxies order these -> verify/fidelity.json",
-    ),
+    "verify": (_verify, "trained references, and how well proxies order these -> verify/fidelity.json"),
     "final": (_final, "blend files, the final run and its baselines, the comparison"),
     "export": (_export, "convert.source=CHECKPOINT -> convert.output=DIR, a Hugging Face folder"),
     "import": (_import, "convert.source=DIR, a Hugging Face folder -> convert.output=CHECKPOINT"),
@@ -184,10 +181,10 @@ STAGES: dict[str, tuple[Callable[[DemixConfig], None], str]] = {
 
 
 def main() -> None:
-    """Entry point of `nemo-demix` and `python -m nemo_demix`."""
+    """Run `nemo-demix`, or `python -m nemo_demix`."""
     stages = {
         "init": "FOLDER... [--output FILE]: a commented recipe for folders of text",
-        **{name: text for name, (_, text) in STAGES.items()},
+        **{name: text for name, (_, text) in COMMANDS.items()},
         "doctor": "what is installed, used and missing",
     }
     sys.argv = heard_verbose(sys.argv)
@@ -226,7 +223,7 @@ def main() -> None:
 
 def _lead(team: Team, stage: str) -> None:
     """Run the command, and let the team's other processes go."""
-    if team.cohort.size > 1:
+    if team.peers.size > 1:
         try:
             team.introduce()  # opens the store: the others are looking for it already
         except DemixError as error:
@@ -265,7 +262,7 @@ def _main(stage: str) -> None:
 
 
 def _apart(command: Callable[[list[str]], None]) -> None:
-    """A command that takes its own arguments, and no recipe."""
+    """Run a command that takes its own arguments, and no recipe."""
     try:
         command(sys.argv[2:])
     except DemixError as error:
@@ -289,7 +286,8 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
         if not is_imported:  # a laptop can search imported scores
             from nemo_demix.stack import check_stack
 
-            through = stage == "launch" and config.launch.through != "slurm" and not config.launch.dry_run
+            waits = config.launch.executor != "slurm"  # of these a dry run builds the jobs as NeMo-Run does
+            through = stage == "launch" and config.launch.through != "slurm" and (waits or not config.launch.dry_run)
             check_stack(f"launch.through={config.launch.through}" if through else stage, config.backend)
         stopping.listen()
         if stage in _WITH_RANKS and not is_imported:
@@ -297,7 +295,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
             start_fork_server()  # it imports what ranks need while the stage reads what it needs
         with _lock(stage, config):
-            STAGES[stage][0](config)
+            COMMANDS[stage][0](config)
             if stage not in _ELSEWHERE and config.index is None:
                 save_resolved(config, config.run_dir / "config.yaml")  # what --run reads
     except DemixError as error:
@@ -317,7 +315,7 @@ def _run_stage(stage: str, composed: DictConfig) -> None:
 
 
 def _checked(stage: str, composed: DictConfig) -> DemixConfig:
-    """The configuration, held to the schema; for some commands to every rule of every stage.
+    """Return the configuration, held to the schema; for some commands to every rule of every stage.
 
     Raises:
         DemixError: the first of what is wrong; where all is asked for, all is listed, and the command ends.
@@ -359,7 +357,7 @@ def _doctor(config: DemixConfig) -> int:
 
 
 def _list(errors: list[str], note: str = "") -> None:
-    """All that is wrong, a line each."""
+    """Print all that is wrong, a line each."""
     for number, error in enumerate(errors, start=1):
         print(f"{number:3}  {' '.join(error.split())}", file=sys.stderr)
     if note:

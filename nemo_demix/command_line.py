@@ -41,7 +41,7 @@ class RecipeSearchPath(SearchPathPlugin):
 
 
 def recipes_folder() -> Path:
-    """The shipped recipes: inside an installed package, or beside it in a checkout."""
+    """Return the shipped recipes: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -55,7 +55,7 @@ def register_plugins() -> None:
 
 
 def _hydra_plugins() -> Plugins:
-    """Hydra's plugins, all imported at its start: launchers and sweepers, but not NVIDIA's for msc:// addresses.
+    """Return Hydra's plugins, all imported at its start: launchers and sweepers, but not NVIDIA's for msc:// addresses.
 
     multi-storage-client comes with NeMo, and reading configurations from an object store costs every command 0.3 s.
     """
@@ -70,7 +70,7 @@ def _hydra_plugins() -> Plugins:
 
 
 def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
-    """The command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
+    """Return the command line as Hydra takes it: flags first, then our defaults, then the user's overrides.
 
     `--config-name some/dir/mine.yaml` becomes `--config-name mine` with the folder searched first; `--run DIR` the
     configuration that the run has recorded; `--dry-run`, `--yes` and `--watch` are keys.
@@ -124,7 +124,7 @@ def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[s
 
 
 def _quoted(value: Path | str) -> str:
-    """A value of an override as it is, whatever is in it."""
+    """Return a value of an override as it is, whatever is in it."""
     return "'" + str(value).replace("'", "\\'") + "'"
 
 
@@ -164,7 +164,7 @@ def _folder(value: str) -> Path:
 
 
 def retold(error: Exception) -> str:
-    """What Hydra refuses, with the names that are near to the one at fault, and what to do."""
+    """Return what Hydra refuses, with the names that are near to the one at fault, and what to do."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if group:

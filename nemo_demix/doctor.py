@@ -59,6 +59,8 @@ def judge(config: DemixConfig, machine: Machine) -> Verdict:
         "optimizer": "fused Adam" if machine.gpus and (has_te or machine.apex == "nvidia") else "torch AdamW",
         "precision": config.train.precision,
     }
+    if machine.python_warning:
+        warnings.append(machine.python_warning)
     if machine.transformer_engine_fault:
         warnings.append(f"Transformer Engine is installed but does not import: {machine.transformer_engine_fault}")
     if machine.torch is None:
@@ -169,6 +171,7 @@ def _findings(machine: Machine) -> dict[str, str]:
         "Transformer Engine": f"{te} (does not import)" if machine.transformer_engine_fault else te,
         "apex": apex[machine.apex],
     }
+    findings["back ends that fit"] = ", ".join(machine.backends) or "none: see docs/bridge.md"
     findings |= {name: version or "absent" for name, version in (machine.packages | machine.data_packages).items()}
     job = f", job {machine.slurm_job}" if machine.slurm_job else ""
     return findings | {

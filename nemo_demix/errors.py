@@ -49,7 +49,7 @@ def refuse(errors: Iterable[DemixError]) -> None:
 
 
 def found_by(check: Callable[[], object]) -> Iterator[DemixError]:
-    """The error of a rule that raises instead of yielding; nothing where it holds."""
+    """Yield the error of a rule that raises instead of yielding; nothing where it holds."""
     try:
         check()
     except DemixError as error:
@@ -57,13 +57,13 @@ def found_by(check: Callable[[], object]) -> Iterator[DemixError]:
 
 
 def near(name: object, known: Iterable[str]) -> str:
-    """`; did you mean ...?` with the known names nearest to one; empty where none is near."""
+    """Return `; did you mean ...?` with the known names nearest to one; empty where none is near."""
     names = difflib.get_close_matches(str(name), [str(one) for one in known], n=2)
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def one_line(message: str) -> str:
-    """A message on one line that can be read, whatever names it quotes.
+    """Return a message on one line that can be read, whatever names it quotes.
 
     What does not print (control characters, turned directions) is its number. Of more than 2,000 characters the middle
     is left out: what is wrong stands at the beginning, what to do at the end.

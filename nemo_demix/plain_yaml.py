@@ -10,7 +10,7 @@ _DEEPEST = 100  # values within values; PyYAML takes the square of it in time
 
 
 def parse_yaml(data: bytes | str, unknown_tags: bool = False) -> Any:
-    """The value of a YAML document.
+    """Return the value of a YAML document.
 
     Args:
         unknown_tags: Whether a value with a tag that is not YAML's own is read as None, rather than refused.
@@ -30,7 +30,7 @@ def parse_yaml(data: bytes | str, unknown_tags: bool = False) -> Any:
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """How many nodes there are once every alias is written out: a file of ten lines can stand for millions."""
+    """Return how many nodes there are once every alias is written out: a file of ten lines can stand for millions."""
     if id(node) in sizes:
         known = sizes[id(node)]
         if known is None:

@@ -60,13 +60,13 @@ def doing(logger: logging.Logger, what: str) -> None:
 
 
 def progress_of(record: logging.LogRecord) -> Progress | None:
-    """What a record says of work's progress."""
+    """Return what a record says of work's progress."""
     found: Progress | None = getattr(record, ATTRIBUTE, None)
     return found
 
 
 def is_line(record: logging.LogRecord) -> bool:
-    """Whether a record is to be read, not only to move a bar."""
+    """Return whether a record is to be read, not only to move a bar."""
     progress = progress_of(record)
     return progress is None or progress.is_line
 

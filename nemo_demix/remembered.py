@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/nemo-demix`, or `~/.cache/nemo-demix`. It may be deleted at any time."""
+    """Return `$XDG_CACHE_HOME/nemo-demix`, or `~/.cache/nemo-demix`. It may be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "nemo-demix"
 
 
 def remembered(question: str, inputs: Mapping[str, Any], find: Callable[[], Any]) -> Any:
-    """What was found earlier for the same inputs, or else what `find` gives, which is then kept.
+    """Return what was found earlier for the same inputs, or else what `find` gives, which is then kept.
 
     An answer is taken only from a file that names exactly these inputs. Where the folder cannot be written, nothing is
     kept, and the next command finds the answer again.
@@ -40,7 +40,7 @@ def remembered(question: str, inputs: Mapping[str, Any], find: Callable[[], Any]
 
 
 def recalled(question: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The one answer that was kept for these inputs; empty where none was."""
+    """Return the one answer that was kept for these inputs; empty where none was."""
     path = _place(question, inputs)
     try:
         kept = read_json(path) if path.exists() else None

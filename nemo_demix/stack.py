@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -32,6 +32,12 @@ class Requirement:
     install: str
     why: str
     extra: str = "nemo"  # of ours that brings it; "": the plain installation does
+
+    @property
+    def package(self) -> str:
+        """The module that is this distribution's own; `megatron` is a namespace that two share."""
+        top, _, rest = self.module.partition(".")
+        return f"{top}.{rest.partition('.')[0]}" if top == "megatron" else top
 
 
 _COMMON = (
@@ -76,6 +82,8 @@ _BRIDGE = (
         "bridge",
     ),
 )
+_FRAMEWORKS = {"nemo": _NEMO, "bridge": _BRIDGE}
+_BRIDGE_PYTHON = ">=3.12,<3.13"  # as its metadata have it
 # What each back end needs (`config.backend`).
 REQUIREMENTS = {"nemo": (_COMMON[0], *_NEMO, *_COMMON[1:]), "bridge": (_COMMON[0], *_BRIDGE, *_COMMON[1:])}
 
@@ -100,7 +108,7 @@ def locate(module: str) -> ModuleSpec | None:
 
 
 def installed_version(name: str, module: str) -> str | None:
-    """The version of a package; None where it is absent or does not say.
+    """Return the version of a package; None where it is absent or does not say.
 
     The `package_info.py` that NVIDIA's packages carry goes first: in their containers a source tree on PYTHONPATH may
     stand before the installed one, and then it is what gets imported.
@@ -120,7 +128,9 @@ def installed_version(name: str, module: str) -> str | None:
 
 
 def releases(backend: str) -> dict[str, str]:
-    """Versions of Python, of this package and of what runs with a back end depend on; what is not here is left out."""
+    """Return versions of Python, of this package and of what runs with a back end depend on; what is not here is left
+    out.
+    """
     found: dict[str, str | None] = {"python": platform.python_version(), "nemo-demix": nemo_demix.__version__}
     needed = {one.name: one.module for one in REQUIREMENTS[backend]} | {"transformer-engine": "transformer_engine"}
     found |= {name: installed_version(name, module) for name, module in needed.items()}
@@ -128,7 +138,7 @@ def releases(backend: str) -> dict[str, str]:
 
 
 def release_of(name: str) -> str:
-    """The version of a package that results depend on, as its metadata have it.
+    """Return the version of a package that results depend on, as its metadata have it.
 
     Raises:
         StackError: if it is not installed; it is one of those that the extra `nemo` brings.
@@ -148,7 +158,7 @@ def _version_in(package_info: Path) -> str | None:
 
 
 def within(version: str, versions: str) -> bool:
-    """Whether a version lies in a range; `0.15.0rc8` and `0.15.0+abc123` count as 0.15.0.
+    """Return whether a version lies in a range; `0.15.0rc8` and `0.15.0+abc123` count as 0.15.0.
 
     Containers ship release candidates and builds of a commit; their interfaces are those of the release.
     """
@@ -169,18 +179,23 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # 
 
 
 def has_gpu_driver() -> bool:
-    """Whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
+    """Return whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
     return any(Path(driver).exists() for driver in _DRIVERS)
 
 
+def uncompiled(model: Any = None, **options: object) -> Any:
+    """Do what `torch.compile` does where it is turned off, without loading the compiler, which takes seconds."""
+    return (lambda function: function) if model is None else model
+
+
 def installed_backend() -> str:
-    """The back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
+    """Return the back end whose framework is here; NeMo's where both are, or none is: their pins exclude each other."""
     has_bridge, has_nemo = (locate(module) is not None for module in ("megatron.bridge", "nemo.collections.llm"))
     return "bridge" if has_bridge and not has_nemo else "nemo"
 
 
 def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
-    """What keeps a command from starting, one line each; empty where all is well.
+    """Return what keeps a command from starting, one line each; empty where all is well.
 
     Args:
         command: A command of `EXTRA_OF`; any other needs everything.
@@ -203,22 +218,46 @@ def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
             f"apex {installed_version('apex', 'apex') or ''}".rstrip() + f" ({where}) is not NVIDIA's but an unrelated "
             f"web package, which Megatron would import: {_REPLACED}"
         )
-    if problems and extra == backend != (here := installed_backend()):
-        problems[-1] += f"; what is installed here fits backend={here}"
+    if problems and extra == backend and backend not in (fitting := fitting_backends()):
+        problems[-1] += _who_fits(fitting)
     return problems
 
 
-def _is_absent(requirement: Requirement) -> bool:
-    return locate(requirement.module.partition(".")[0]) is None and not installed_version(
-        requirement.name, requirement.module
+def fitting_backends() -> tuple[str, ...]:
+    """The back ends whose framework is here, each package of it in a release that was tested."""
+    return tuple(name for name, needed in _FRAMEWORKS.items() if not any(map(_problem, needed)))
+
+
+def _who_fits(fitting: tuple[str, ...]) -> str:
+    """Which back end to take instead, as the end of an error; empty where no framework is here."""
+    if fitting:
+        return f"; what is installed here fits backend={fitting[0]}"
+    named = {one.name: one.module for needed in _FRAMEWORKS.values() for one in needed}
+    found = {name: version for name, module in named.items() if (version := installed_version(name, module))}
+    if not {"nemo_toolkit", "megatron-bridge"} & set(found):
+        return ""
+    here = ", ".join(f"{name} {version}" for name, version in found.items())
+    return f"; no back end fits what is installed here ({here}): docs/bridge.md says which container holds which"
+
+
+def python_warning(backend: str) -> str | None:
+    """What is to be said of this Python for a back end; None where all is well."""
+    version = platform.python_version()
+    if backend != "bridge" or within(version, _BRIDGE_PYTHON):
+        return None
+    return (
+        f"Python {version}: Megatron-Bridge 0.6 is made for Python {_BRIDGE_PYTHON}, and nobody supports it on another"
     )
 
 
+def _is_absent(requirement: Requirement) -> bool:
+    return locate(requirement.package) is None and not installed_version(requirement.name, requirement.module)
+
+
 def _problem(requirement: Requirement) -> str | None:
-    top = requirement.module.partition(".")[0]
     version = installed_version(requirement.name, requirement.module)
     wanted = f"expected {requirement.name}{requirement.versions} ({requirement.why}): {requirement.install}"
-    if version is None and locate(top) is None:
+    if version is None and locate(requirement.package) is None:
         return f"{requirement.name} is not installed; {wanted}"
     if locate(requirement.module) is None:
         return f"{requirement.name} {version or '(no version)'} has no {requirement.module}; {wanted}"

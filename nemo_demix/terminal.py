@@ -29,12 +29,12 @@ Outlook = Callable[[Progress], str]
 
 
 def is_verbose() -> bool:
-    """Whether everything is to be seen."""
+    """Return whether everything is to be seen."""
     return os.environ.get(VERBOSE) == "1"
 
 
 def heard_verbose(arguments: list[str]) -> list[str]:
-    """A command line without -v, which is kept in the environment: ranks see it too."""
+    """Return a command line without -v, which is kept in the environment: ranks see it too."""
     rest = [argument for argument in arguments if argument not in ("-v", "--verbose")]
     if len(rest) < len(arguments):
         os.environ[VERBOSE] = "1"
@@ -191,7 +191,7 @@ class Terminal(logging.Handler):
         self._untold = text if self._is_counted else ""
 
     def _is_early(self, progress: Progress | None) -> bool:
-        """Whether a line about the same, which is not its end, has only just been printed."""
+        """Return whether a line about the same, which is not its end, has only just been printed."""
         if progress is None or not progress.total or progress.is_finished or progress.what != self._told:
             return False
         return time.monotonic() - self._spoke < REPEAT_S
@@ -264,7 +264,7 @@ class _Bar:
 
 
 def clock(seconds: float) -> str:
-    """`43 s`, `12 min`, `3 h 05 min`."""
+    """Return `43 s`, `12 min`, `3 h 05 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if minutes else f"{rest} s"

@@ -17,20 +17,20 @@ class Tokenizer(Protocol):
     eos_id: int
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return token ids of a text."""
         ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, as `encode` gives them."""
+        """Return token ids of each text, as `encode` gives them."""
         ...
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, special tokens spelled out."""
+        """Return the text of token ids, special tokens spelled out."""
         ...
 
 
 def load_tokenizer(info: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that `build_tokenizer` described.
+    """Return the tokenizer that `build_tokenizer` described.
 
     Raises:
         DatasetError: if its files are gone or damaged, or have tokens that models made with it do not know.
@@ -56,7 +56,7 @@ def load_tokenizer(info: dict[str, Any]) -> Tokenizer:
 
 
 def nemo_tokenizer(info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """NeMo's own tokenizer class for the same files: its dotted path and keyword arguments."""
+    """Return NeMo's own tokenizer class for the same files: its dotted path and keyword arguments."""
     base = "nemo.collections.common.tokenizers"
     if info["kind"] == "sentencepiece":
         return f"{base}.sentencepiece_tokenizer.SentencePieceTokenizer", {"model_path": info["path"]}
@@ -64,7 +64,8 @@ def nemo_tokenizer(info: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def load_huggingface(path: str) -> Any:
-    """The transformers tokenizer of a folder, or of a name in the local cache or on the hub; no code of its is run.
+    """Return the transformers tokenizer of a folder, or of a name in the local cache or on the hub; no code of its is
+    run.
 
     Raises:
         DatasetError: if there is none, or it is damaged or needs its own code.
@@ -82,7 +83,9 @@ def load_huggingface(path: str) -> Any:
 
 
 def num_ids(tokenizer: Any) -> int:
-    """The rows that an embedding needs for a transformers tokenizer: more than its length where its ids have gaps."""
+    """Return the rows that an embedding needs for a transformers tokenizer: more than its length where its ids have
+    gaps.
+    """
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 

@@ -33,7 +33,9 @@ tests/ranks/test_fork_server.py
 
 # One Slurm serves the first, one import of NeMo in the test's own process the second.
 TOGETHER = {
-    "tests/cluster": [f"tests/cluster/test_{name}.py" for name in ("launch", "nemo_run", "sbatch", "status")],
+    "tests/cluster": [
+        f"tests/cluster/test_{name}.py" for name in ("executors", "launch", "nemo_run", "sbatch", "status")
+    ],
     "tests/nemo": ["tests/test_memory_check.py", "tests/test_recipes.py"],
 }
 

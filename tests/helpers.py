@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 
-from nemo_demix.checkpoints.identity import is_complete
-from nemo_demix.merging.cohort import Cohort
+from nemo_demix.checkpoints.saved import is_complete
 from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import make_plan
 from nemo_demix.merging.sources import open_sources
 from tests import forked
@@ -88,7 +88,7 @@ def merge_checkpoints(
     sources, base_source = open_sources(components, base if built.uses_base else None, objects_from)
     plan = make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **more)
     output.mkdir(parents=True, exist_ok=True)
-    return merge(plan, output, options or MergeOptions(1, 2.0), Cohort(), lambda phase, count: None)
+    return merge(plan, output, options or MergeOptions(1, 2.0), Peers(), lambda phase, count: None)
 
 
 def stop_when(

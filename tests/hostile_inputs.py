@@ -16,6 +16,7 @@ import resource
 import signal
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,11 @@ import torch
 
 from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_lines
 from nemo_demix.checkpoints.checksums import check_small_files, write_checksums
-from nemo_demix.checkpoints.identity import checkpoint_identity
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
+from nemo_demix.checkpoints.saved import checkpoint_fingerprint
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig, ImportedConfig
 from nemo_demix.config.demix import name_errors
@@ -162,7 +163,7 @@ def merge_with_itself(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 ENTRIES: dict[str, Callable[[Path], Any]] = {
-    "adopt": checkpoint_identity,
+    "adopt": checkpoint_fingerprint,
     "distance to the base": lambda checkpoint: relative_distance(checkpoint, checkpoint),
     "inspect": lambda checkpoint: print_summary(describe(checkpoint)),
     "merge": merge_with_itself,
@@ -218,6 +219,10 @@ def checkpoint_attacks(good: Path) -> Iterator[Attack]:
         yield Attack("checkpoint", f"a tracker that says {text!r:.20}", _tracked(good, text), must_fail=True)
     for text in ("{", "[]", '{"files": 3}', '{"files": {"../../secret": "x"}}', '{"a": 1, "a": 2}', "9" * 6000, "null"):
         yield Attack("checkpoint", f"checksums that are {text:.24}", _with_checksums(good, text), must_fail=True)
+    for name in ("../secret", "/dev/zero", "/etc/passwd", "pipe", "", ".", "a\0b", "x" * 5000, "context"):
+        for record, check in (("checksums.json", _checked_by_itself), ("merge.json", verify)):
+            act = _listing(good, name, record, check)
+            yield Attack("checkpoint", f"a {record} that lists {name!r:.30}", act, must_fail=True)
 
 
 def _keeps_secret(found: Any, folder: Path) -> bool:
@@ -310,6 +315,26 @@ def _with_checksums(good: Path, text: str) -> Callable[[Path], Any]:
         return check_small_files(detect(checkpoint))
 
     return act
+
+
+def _listing(good: Path, name: str, record: str, check: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """A record of files with one that lies elsewhere, or is none; its checksum is the true one where that is known."""
+
+    def act(folder: Path) -> Any:
+        checkpoint = planted(good, folder / "c", folder / "ran")
+        (folder / "secret").write_text(SECRET)
+        os.mkfifo(checkpoint / "pipe")
+        files = {name: {"bytes": len(SECRET), "crc32": f"{zlib.crc32(SECRET.encode()):08x}"}}
+        lists = {"files": files, "objects": {}, "sources": {}, "weights": {}, "parameters": {}, "dtypes": []}
+        whole = {**lists, "method": "linear", "base": None, "template": "a", "fingerprint": "f"}
+        (checkpoint / record).write_text(json.dumps(whole))
+        return check(checkpoint)
+
+    return act
+
+
+def _checked_by_itself(checkpoint: Path) -> Any:
+    return check_small_files(detect(checkpoint))
 
 
 # Small files.

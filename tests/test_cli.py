@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.cli import STAGES, end_of_disk
+from nemo_demix.cli import COMMANDS, end_of_disk
 from nemo_demix.config import DemixConfig, PredictorConfig
 from nemo_demix.config.demix import name_errors
 from nemo_demix.config.overrides import read_overrides
@@ -113,7 +113,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 def test_every_command_that_a_message_names_is_one() -> None:
-    known, words = {*STAGES, "init", "doctor"}, {"merge": {"verify", "inspect"}, "report": {"compare"}}
+    known, words = {*COMMANDS, "init", "doctor"}, {"merge": {"verify", "inspect"}, "report": {"compare"}}
     seen = set()
     for path in sorted((REPOSITORY / "nemo_demix").rglob("*.py")):
         source = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # texts of several lines

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.cli import STAGES
+from nemo_demix.cli import COMMANDS
 from nemo_demix.command_line import recipes_folder
+from nemo_demix.config.overrides import read_overrides
+from nemo_demix.errors import DemixError
 from tests.helpers import REPOSITORY
 from tests.merging.grids import random_model, write_checkpoint
 from tests.test_recipes import composed
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "AGENTS.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^    (?:done; |\$ )?nemo-demix ([a-z].*?)(?:  +#.*)?$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:    )?(?:done; |\$ )?nemo-demix ([a-z].*?)(?:  +#.*)?$", re.MULTILINE)
+TARGET = re.compile(r"(?:`|^    )make ([a-z]+)", re.MULTILINE)
+SCRIPT = re.compile(r"benchmarks/([a-z_]+\.py)((?: --[a-z-]+(?: [A-Z]+)?)*)")
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -45,18 +49,39 @@ def test_modules_that_are_named_are_there(page: Path) -> None:
 
 
 @by_page
+def test_tests_that_are_named_are_there(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page.read_text(encoding="utf-8"))
+    assert {
+        (path, test) for path, test in named if f"def {test}(" not in (REPOSITORY / path).read_text(encoding="utf-8")
+    } == set()
+
+
+@by_page
 def test_commands_are_of_stages_and_keys_that_there_are(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMIX_DATA", "/data")  # of the recipes for clusters
     text = page.read_text(encoding="utf-8").replace(" \\\n", " ")
     for command in COMMAND.findall(text):
         stage, *words = shlex.split(re.sub(r"\[(?=merge)|\]$", "", command))  # what may be left out is in brackets
-        assert stage in STAGES or stage == "init", command
+        assert stage in COMMANDS or stage == "init", command
         if stage == "init" or "-m" in words:  # it takes folders; a sweep has values of its own grammar
             continue
         names = [after for before, after in itertools.pairwise(words) if before == "--config-name"]
         shipped = [name for name in names if (recipes_folder() / f"{name}.yaml").exists()]
         overrides = [word for word in words if "=" in word and not word.startswith(("-", "hydra"))]
-        composed(shipped[0] if shipped else "quickstart", *overrides)
+        errors: list[DemixError] = []
+        composed(shipped[0] if shipped else "quickstart", *read_overrides(overrides, errors)[0])
+        assert not errors, command
+
+
+@by_page
+def test_targets_of_make_and_options_of_benchmarks_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert {target for target in TARGET.findall(text) if f"\n{target}:" not in makefile} == set()
+    sources = "".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "benchmarks").glob("*.py"))
+    for script, options in SCRIPT.findall(text):
+        assert (REPOSITORY / "benchmarks" / script).is_file(), script
+        assert {one for one in options.split() if one.startswith("--") and f'"{one}"' not in sources} == set(), script
 
 
 def test_figures_are_what_the_results_say() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,8 @@ CPU = Machine(
     packages={"nemo_toolkit": "2.7.3"},
     data_packages=dict.fromkeys(DATA_PACKAGES, "1.0"),
     stack_problems=(),
+    backends=("nemo",),
+    python_warning=None,
     slurm=None,
     slurm_job=None,
     slurm_nodes=None,
@@ -177,6 +180,18 @@ def test_this_machine_is_described_as_it_is(tmp_path: Path) -> None:
     assert machine.disk_path == str(tmp_path)
     assert machine.disk_free_gib > 0
     assert machine.packages["megatron-core"].startswith("0.15")
+
+
+def test_the_back_end_that_fits_is_named_where_the_recipe_asks_for_another(tmp_path: Path) -> None:
+    config = config_with(tmp_path, backend="bridge")
+    machine = collect(tmp_path, "bridge")
+    assert machine.backends == ("nemo",)
+    problem = judge(config, machine).problems[0]
+    assert problem.startswith("megatron-bridge is not installed")
+    assert judge(config, machine).problems[-1].endswith("what is installed here fits backend=nemo")
+    page = io.StringIO()
+    render(config, machine, judge(config, machine), Console(file=page, width=200))
+    assert re.search(r"back ends that fit *│ nemo", page.getvalue())
 
 
 def test_the_exit_code_says_whether_the_recipe_can_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

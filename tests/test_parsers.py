@@ -5,6 +5,7 @@ tables of scores have tests of their own, in tests/checkpoints/test_hostile.py a
 """
 
 import gzip
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from nemo_demix.artifacts import read_json_lines
 from nemo_demix.config.recorded import recorded_place
 from nemo_demix.datasets.benchmarks import _user_items
 from nemo_demix.datasets.readers import read_file
-from nemo_demix.errors import DemixError, found_by, one_line
+from nemo_demix.errors import CheckpointError, DemixError, found_by, one_line
 from nemo_demix.runtime.generation import read_generation
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
 from nemo_demix.stages.convert import _hf_json, _indexed, _tensors
@@ -130,6 +131,15 @@ def test_a_line_that_is_deep_or_has_thousands_of_digits_is_refused(tmp_path: Pat
     for read in (read_json_lines, _log):
         with pytest.raises(DemixError, match=r"nested too deeply|4300"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "value", [3, "a", [], {}, [1], {"w": 3}, {"w": None}, {"w": ["a"]}, {"w": "../a"}, {"w": "/a"}, {"w": "a\0"}]
+)
+def test_an_index_of_weights_names_files_beside_it(tmp_path: Path, value: Any) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": value}))
+    with pytest.raises(CheckpointError, match=r"index\.json: weight_map"):
+        _indexed(tmp_path / "model.safetensors.index.json")
 
 
 def test_a_folder_that_no_file_system_can_hold_is_gone(tmp_path: Path) -> None:

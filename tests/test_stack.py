@@ -216,3 +216,53 @@ def test_one_environment_for_each_back_end(site: FakeSite) -> None:
     message = site.run("print(*stack_problems('train', 'nemo'))")
     assert "nemo_toolkit is not installed" in message
     assert message.endswith("what is installed here fits backend=bridge")
+
+
+def documented_containers() -> list[tuple[dict[str, str], str]]:
+    """The versions of NVIDIA's containers as docs/bridge.md has them, and the back end that it says fits."""
+    page = (REPOSITORY / "docs/bridge.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if "| 2" in line[:4]]
+    names = ("nemo_toolkit", "megatron_bridge", "megatron_core", "torch", "nemo_run")
+    found = []
+    for _, *versions, _python, fits, _source in rows:
+        told = {name: version.split()[0] for name, version in zip(names, versions, strict=True)}
+        known = {name: version for name, version in told.items() if version[0].isdigit()}
+        found.append((known, fits.split()[0].strip("`")))
+    return found
+
+
+MODULES = {
+    "nemo_toolkit": "nemo/collections/llm",
+    "megatron_bridge": "megatron/bridge",
+    "megatron_core": "megatron/core",
+    "torch": "torch",
+    "nemo_run": "nemo_run",
+}
+
+
+def test_the_back_end_that_the_table_of_containers_names_is_the_one_that_fits(tmp_path: Path) -> None:
+    rows = documented_containers()
+    assert len(rows) >= 5
+    for number, (versions, fits) in enumerate(rows):
+        site = FakeSite(tmp_path / f"site_{number}")
+        for name, version in versions.items():
+            site.install(name, version, MODULES[name])
+        expected = () if fits == "neither" else (fits,)
+        assert site.run("print(fitting_backends())") == str(expected), versions
+
+
+def test_where_no_back_end_fits_both_are_named_as_they_are_here(site: FakeSite) -> None:
+    """NeMo and a megatron-core that it cannot train with, beside a Megatron-Bridge of another release."""
+    install_good(site, megatron_core=("0.16.0", "megatron/core"))
+    site.install("megatron_bridge", "0.3.0", "megatron/bridge")
+    for backend in ("nemo", "bridge"):
+        message = site.run(f"print(*stack_problems('train', {backend!r}), sep=' ')")
+        assert "no back end fits what is installed here (nemo_toolkit 2.7.3, megatron-core 0.16.0" in message
+        assert "megatron-bridge 0.3.0" in message
+
+
+def test_a_python_that_bridge_is_not_made_for_is_said(site: FakeSite) -> None:
+    said = site.run("print(python_warning('bridge'), python_warning('nemo'), sep='; ')")
+    is_made_for = sys.version_info[:2] == (3, 12)
+    assert said == ("None; None" if is_made_for else f"Python {platform.python_version()}: Megatron-Bridge 0.6 is made "
+                    "for Python >=3.12,<3.13, and nobody supports it on another; None")  # fmt: skip

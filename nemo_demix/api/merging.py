@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_demix.config import MergeConfig
-from nemo_demix.ranks.cohort import find_cohort
+from nemo_demix.ranks.peers import find_peers
 from nemo_demix.stages.merge import carry_out, plan_of
 
 if TYPE_CHECKING:
@@ -60,4 +60,4 @@ def merge(
     )
     paths = {name: Path(path) for name, path in components.items()}
     plan = plan_of(settings, paths, None if base is None else Path(base), mixtures, "mixtures")
-    return carry_out(plan, settings, Path(output), force, find_cohort())
+    return carry_out(plan, settings, Path(output), force, find_peers())

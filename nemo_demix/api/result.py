@@ -64,7 +64,9 @@ class Result:
         )
 
     def table(self) -> list[dict[str, Any]]:
-        """A row a dataset: its share, the interval's ends, its share in each baseline; `pandas.DataFrame` takes it."""
+        """Return a row a dataset: its share, the interval's ends, its share in each baseline; `pandas.DataFrame` takes
+        it.
+        """
         return [
             {
                 "dataset": name,

@@ -74,7 +74,7 @@ class Run:
         return self.records.fidelity
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """Flat rows, as `pandas.DataFrame` takes them.
+        """Return flat rows, as `pandas.DataFrame` takes them.
 
         Args:
             name: `mixture` (a row a dataset), `proxies` (a row a scored mixture: `weight/<component>`, `<score>`,

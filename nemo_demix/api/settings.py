@@ -15,7 +15,7 @@ _CHOICES = Path(__file__).parent.parent / "conf" / "search"
 
 
 def search_settings(strategy: str, given: Mapping[str, Any] | SearchConfig) -> SearchConfig:
-    """The settings of a search.
+    """Return the settings of a search.
 
     Args:
         strategy: A name among `nemo_demix.search.strategies.STRATEGIES`.

@@ -33,7 +33,7 @@ class Frame(Protocol):
     """A pandas DataFrame, as far as it is asked."""
 
     def to_dict(self, orient: str) -> list[dict[str, Any]]:
-        """Its rows, for `orient="records"`."""
+        """Return its rows, for `orient="records"`."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Study:
         seed: int = 0,
         folder: str | Path | None = None,
     ) -> "Study":
-        """A study of scores that are there already, as `search.imported`: it asks for nothing.
+        """Return a study of scores that are there already, as `search.imported`: it asks for nothing.
 
         Args:
             scores: A file or folder that `search.imported.scores` takes; or rows, as a DataFrame or mappings: a row a
@@ -187,7 +187,7 @@ class Study:
         return strategy_of(self.settings).num_proxies(self.settings)
 
     def ask(self) -> list[Trial]:
-        """The trials of the present step that are not told yet; none: the search is over.
+        """Return the trials of the present step that are not told yet; none: the search is over.
 
         What an earlier study of the same folder was told is not asked for again.
 
@@ -214,7 +214,7 @@ class Study:
     def tell(
         self, trial: Trial | str, scores: Mapping[str, Measured] | None = None, *, failed: str | None = None
     ) -> None:
-        """What a trial scored; or why it could not be scored, which the search counts and leaves out.
+        """Say what a trial scored; or why it could not be scored, which the search counts and leaves out.
 
         Args:
             trial: One that `ask` gave, or its name.
@@ -239,7 +239,7 @@ class Study:
         self._step.rows[name] = self._log.append(row)
 
     def result(self) -> Result:
-        """The mixture; where the study has a folder, it is written there too.
+        """Return the mixture; where the study has a folder, it is written there too.
 
         Raises:
             ConfigError: if trials are still open.
@@ -328,14 +328,16 @@ def _identity(space: SearchSpace, evaluator: str) -> ProxyIdentity:
         kind=KIND,
         components=blends,
         merge=fingerprint(evaluator=evaluator),
-        groups={name: fingerprint(higher_is_better=higher) for name, higher in space.higher_is_better.items()},
+        score_fingerprints={
+            name: fingerprint(higher_is_better=higher) for name, higher in space.higher_is_better.items()
+        },
         needed=tuple(space.capabilities),
         uses_all=False,
     )
 
 
 def _checked(space: SearchSpace, trial: str, scores: Mapping[str, Measured]) -> dict[str, Score]:
-    """Scores as a row has them."""
+    """Return scores as a row has them."""
     if set(scores) != set(space.capabilities):
         raise ScoreError(f"tell: {trial}: expected the scores {sorted(space.capabilities)}, found {sorted(scores)}")
     found = {}

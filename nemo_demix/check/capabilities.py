@@ -8,7 +8,9 @@ from nemo_demix.scoring.identity import declared_capabilities
 
 
 def capability_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Datasets of a capability that nothing measures, and scores of one that is a dataset's but for its spelling."""
+    """Yield errors for datasets of a capability that nothing measures, and scores of one that is a dataset's but for
+    its spelling.
+    """
     scored = declared_capabilities(config.suite)
     if not scored:
         return
@@ -30,7 +32,7 @@ def capability_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def capability_warnings(config: DemixConfig) -> Iterator[str]:
-    """Capabilities that are measured and that no dataset is for."""
+    """Yield warnings of capabilities that are measured and that no dataset is for."""
     served = {dataset.capability for dataset in config.datasets.values()}
     lone: dict[str, list[str]] = {}
     for key, capability in declared_capabilities(config.suite, ("search",)).items():

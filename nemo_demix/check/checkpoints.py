@@ -17,7 +17,7 @@ _SAME = {"num_layers": "num_layers", "hidden_size": "hidden_size", "num_attentio
 
 
 def checkpoint_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the checkpoints that the configuration names; their tensors are not read."""
+    """Yield what is wrong with the checkpoints that the configuration names; their tensors are not read."""
     of_run: dict[str, str | None] = {
         f"components.checkpoints.{name}": path for name, path in config.components.checkpoints.items()
     }

@@ -14,7 +14,7 @@ from nemo_demix.search.strategies import strategy_of
 
 
 def place_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the run's folder."""
+    """Yield what is wrong with the run's folder."""
     if errors := list(name_errors(config)):
         yield from errors
         return
@@ -39,7 +39,7 @@ def _space_errors(config: DemixConfig, there: Path) -> Iterator[DemixError]:
 
 
 def checkpoints_to_come(config: DemixConfig) -> float | None:
-    """Bytes of the checkpoints that are not there yet; None where the model's sizes are not known.
+    """Return bytes of the checkpoints that are not there yet; None where the model's sizes are not known.
 
     Each model keeps one checkpoint and those of `keep_tokens`; in training, one more with the optimizer's state.
     """

@@ -8,6 +8,7 @@ from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.check.capabilities import capability_errors, capability_warnings
 from nemo_demix.check.checkpoints import checkpoint_errors
 from nemo_demix.check.places import place_errors
+from nemo_demix.cluster.executors import executor_errors
 from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import option_errors
 from nemo_demix.config import DemixConfig
@@ -30,6 +31,7 @@ from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
 from nemo_demix.ranks.placement import search_groups
+from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
 from nemo_demix.scoring.external.settings import external_errors
@@ -50,7 +52,7 @@ from nemo_demix.training.jobs import (
 
 
 def mistakes(config: DemixConfig) -> list[DemixError]:
-    """Everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
+    """Return everything that is known to be wrong before a stage runs; each once, in the order of the configuration.
 
     Cost: the first record of every source, brought checkpoints' metadata, the files that are named.
     """
@@ -62,7 +64,7 @@ def mistakes(config: DemixConfig) -> list[DemixError]:
 
 
 def warnings_of(config: DemixConfig) -> list[str]:
-    """What may well be meant, and often is not."""
+    """Return what may well be meant, and often is not."""
     return list(capability_warnings(config))
 
 
@@ -91,6 +93,7 @@ def _suite(config: DemixConfig) -> Iterator[DemixError]:
 def _model(config: DemixConfig) -> Iterator[DemixError]:
     if config.backend not in BACKENDS:  # told by `limit_errors`
         return
+    yield from backend_errors(config)
     yield from factory_errors(config.model, config.backend)
     for stage in ("", *STAGES):
         try:
@@ -148,7 +151,7 @@ def _search(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def prepared_tokens(config: DemixConfig) -> dict[str, int] | None:
-    """Training tokens of each dataset, where this configuration is prepared; else None."""
+    """Return training tokens of each dataset, where this configuration is prepared; else None."""
     path = config.run_dir / "datasets" / "manifest.json"
     try:
         done = path.exists() and is_done(path, expected_fingerprint(config))
@@ -181,6 +184,7 @@ def _launch(config: DemixConfig) -> Iterator[DemixError]:
     yield from track_errors(config.track)
     yield from override_errors(config)
     yield from option_errors(config.launch)
+    yield from executor_errors(config)
     if config.launch.site is not None:
         yield from found_by(lambda: load_site(config.launch.site, Path()))
 

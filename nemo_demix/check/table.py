@@ -21,7 +21,7 @@ _SHOWN_SOURCES = 3
 
 
 def print_understood(config: DemixConfig, console: Console | None = None) -> None:
-    """Every dataset with its sources, then the model, the tokens of every stage, and memory and time where known.
+    """Print every dataset with its sources, then the model, the tokens of every stage, and memory and time where known.
 
     Args:
         config: A configuration in which `mistakes` found nothing.
@@ -63,7 +63,7 @@ def _source(source: SourceConfig) -> str:
 
 
 def _extent(dataset: DatasetConfig, key: str) -> tuple[str, str]:
-    """Files and bytes of a dataset; those of packages are not counted."""
+    """Return files and bytes of a dataset; those of packages are not counted."""
     count, total = 0, 0
     for number, source in enumerate(dataset.sources):
         kind = source_kind(source, f"{key}.sources[{number}]")

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a model; None: the checkpoint does not say."""
+    """The shape of a model, and how its weights were kept; None: the checkpoint does not say."""
 
     model_class: str | None = None  # dotted path of the class or provider that builds it
     num_layers: int | None = None
@@ -32,6 +32,7 @@ class Architecture:
     tied_embeddings: bool | None = None
     num_experts: int | None = None  # 0: dense
     vocab_size: int | None = None  # as configured; Megatron-LM stores it padded, NeMo and Megatron-Bridge do not
+    fp8_weights: bool | None = None  # whether they were kept in FP8 or FP4 while it was trained, and so rounded
 
 
 # Our field -> the name in a TransformerConfig, which NeMo's and Megatron-Bridge's files share.
@@ -47,6 +48,9 @@ _CONFIG_NAMES = {
     "num_experts": "num_moe_experts",
     "vocab_size": "vocab_size",
 }
+
+# Under any of these names a framework says that it keeps weights so.
+_ROUNDED = ("fp8_param", "fp8_param_gather", "fp4_param", "fp4_param_gather")
 
 
 def read_yaml(root: Path, path: Path) -> dict[str, Any]:
@@ -79,4 +83,6 @@ def from_config(config: Mapping[str, Any], model_class: Any, complete: bool = Tr
         values.update({name: default for name, default in defaults.items() if values[name] is None})
     if complete and values["num_experts"] is None and "num_moe_experts" in config:
         values["num_experts"] = 0
-    return Architecture(model_class if isinstance(model_class, str) else None, **values)
+    rounded = [value for name in _ROUNDED if isinstance(value := config.get(name), bool)]
+    named = model_class if isinstance(model_class, str) else None
+    return Architecture(named, **values, fp8_weights=any(rounded) if rounded else None)

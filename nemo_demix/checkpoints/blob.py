@@ -64,7 +64,7 @@ class _Window(io.RawIOBase):
 
 
 def damaged(path: Path, name: str, chunk: Chunk, found: int | None, expected: int) -> CheckpointError:
-    """What to raise where a payload's CRC does not hold."""
+    """Return what to raise where a payload's CRC does not hold."""
     crc = "the file ends early" if found is None else f"its CRC is {found:08x}"
     return CheckpointError(
         f"{path}: the chunk of {name} at {chunk.offsets} is damaged: {crc}, the archive says {expected:08x}; copy the "
@@ -86,7 +86,7 @@ class Frame:
     _name_hash: bytes  # the first half of the id
 
     def tail(self, crc: int) -> bytes:
-        """What follows a payload with this CRC."""
+        """Return what follows a payload with this CRC."""
         tail = bytearray(self._tail)
         combined = 0
         for record in self._record_crcs:
@@ -107,7 +107,7 @@ class Frame:
 
 @lru_cache(maxsize=4096)
 def frame(sizes: tuple[int, ...], dtype: torch.dtype) -> Frame:
-    """What torch.save writes around a tensor of this shape and dtype; the payload itself is never made."""
+    """Return what torch.save writes around a tensor of this shape and dtype; the payload itself is never made."""
     with tempfile.TemporaryDirectory() as folder, skip_data():
         path = Path(folder) / "archive"  # torch names the records after the file; "archive" is its name for streams
         torch.save(torch.empty(sizes, dtype=dtype), path)
@@ -140,14 +140,14 @@ _DESCRIPTOR_CRC = 4  # a data descriptor: signature, then the CRC
 
 
 def _data_offset(file: io.BufferedReader | _Window, record: zipfile.ZipInfo) -> int:
-    """Where a record's data begin: behind its local header, whose extra field the directory does not know."""
+    """Return where a record's data begin: behind its local header, whose extra field the directory does not know."""
     file.seek(record.header_offset + 26)
     name_length, extra_length = struct.unpack("<HH", file.read(4))
     return int(record.header_offset + 30 + name_length + extra_length)
 
 
 def _central_crc_places(tail: bytes) -> dict[str, int]:
-    """Where in the bytes after a payload the central directory keeps each record's CRC."""
+    """Return where in the bytes after a payload the central directory keeps each record's CRC."""
     places = {}
     position = tail.find(b"PK\x01\x02")
     while position >= 0 and tail[position : position + 4] == b"PK\x01\x02":
@@ -159,7 +159,7 @@ def _central_crc_places(tail: bytes) -> dict[str, int]:
 
 
 def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: torch.dtype) -> Payload:
-    """The payload of a chunk, in the file opened as `descriptor`.
+    """Return the payload of a chunk, in the file opened as `descriptor`.
 
     An archive as this torch writes it is recognised by its bytes; any other is parsed.
 
@@ -196,7 +196,9 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
 
 
 def _parse(window: _Window, chunk: Chunk, dtype: torch.dtype) -> tuple[int, int]:
-    """Offset of the payload in the blob, and its CRC; ValueError where the blob is not what the metadata says."""
+    """Return the offset of the payload in the blob, and its CRC; ValueError where the blob is not what the metadata
+    says.
+    """
     with zipfile.ZipFile(window) as archive:
         records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
         if [name for name in records if name.startswith("data/")] != [_PAYLOAD]:

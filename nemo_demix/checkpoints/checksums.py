@@ -24,7 +24,7 @@ _SHARD = ".distcp"
 
 
 def file_entry(num_bytes: int, crc: int) -> dict[str, Any]:
-    """A file as records list it."""
+    """Return a file as records list it."""
     return {"bytes": num_bytes, "crc32": f"{crc:08x}"}
 
 
@@ -63,7 +63,9 @@ def check_small_files(layout: Layout) -> None:
 
 
 def _record(layout: Layout) -> Path:
-    """Where a checkpoint's `checksums.json` is: in the root, or in the one iteration of a training run it is of."""
+    """Return where a checkpoint's `checksums.json` is: in the root, or in the one iteration of a training run
+    it is of.
+    """
     inner = layout.weights / CHECKSUMS
     return inner if inner.is_file() else layout.root / CHECKSUMS
 

@@ -32,7 +32,8 @@ _MEGATRONS_MODULES = ("megatron.", "numpy.", "types.", "pathlib.", "argparse.")
 
 
 def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """What a file of `torch.save` holds: tensors, plain values, and classes of torch's own list and of `allowed`.
+    """Return what a file of `torch.save` holds: tensors, plain values, and classes of torch's own list and of
+    `allowed`.
 
     Args:
         data: All of the file. What is checked is what is read, whoever changes the file meanwhile.
@@ -57,7 +58,7 @@ def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
 
 
 def load_common(common: CommonState, allowed: Sequence[Any] = (), megatrons: bool = False) -> dict[str, Any]:
-    """The common state of a checkpoint; nothing where it is no mapping.
+    """Return the common state of a checkpoint; nothing where it is no mapping.
 
     Args:
         megatrons: Whether to allow, where they are needed, the classes that Megatron itself takes for plain.
@@ -78,7 +79,7 @@ def _load(common: CommonState, allowed: Sequence[Any] = (), megatrons: bool = Fa
 
 
 def without_training_state(common: CommonState) -> bytes:
-    """The bytes of a common state without optimizer, scheduler and random state.
+    """Return the bytes of a common state without optimizer, scheduler and random state.
 
     One that has none is returned as it is. One that names classes outside of torch's and Megatron's own lists is not
     opened at all: it is returned whole, and a warning says so.
@@ -104,7 +105,7 @@ def without_training_state(common: CommonState) -> bytes:
 
 
 def _mapping(state: Any) -> dict[str, Any]:
-    """The state itself: as a byte object it is the only item of a list."""
+    """Return the state itself: as a byte object it is the only item of a list."""
     if isinstance(state, list) and len(state) == 1:
         state = state[0]
     return state if isinstance(state, dict) else {}

@@ -41,7 +41,7 @@ def check_companions(layout: Layout, tensors: Mapping[str, TensorEntry]) -> None
 
 
 def _parsed(layout: Layout, path: Path) -> Any:
-    """The content of a file that is JSON or YAML by its name; None for others."""
+    """Return the content of a file that is JSON or YAML by its name; None for others."""
     where = layout.root / path
     try:
         if path.suffix == ".json":
@@ -58,7 +58,7 @@ def _parsed(layout: Layout, path: Path) -> Any:
 
 
 def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
-    """Megatron reads this file by its keys; releases may add some, and none of them is nearly another."""
+    """Refuse keys that are nearly one of Megatron's own, which reads this file by its keys; releases may add others."""
     absent = [key for key in _METADATA_KEYS if key not in content]
     for key in set(content) - set(_METADATA_KEYS):
         if meant := get_close_matches(key, absent, 1, 0.9):
@@ -69,7 +69,7 @@ def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _compare_models(root: Path, model: Any, values: Mapping[str, Any]) -> None:
-    """NeMo writes its model twice: what was set as a graph, and all of it as YAML."""
+    """Compare the two descriptions that NeMo writes of its model: what was set as a graph, and all of it as YAML."""
     config = model.get("config") if isinstance(model, dict) else None
     if not isinstance(config, dict):
         return

@@ -11,7 +11,7 @@ _MOST_BYTES = 1 << 30  # of a small file: it is read into memory
 
 
 def check_name(name: object, where: str) -> str:
-    """The name of a file in a folder, if it is one and leads nowhere else.
+    """Return the name of a file in a folder, if it is one and leads nowhere else.
 
     Args:
         where: What gives the name, for the error.
@@ -29,7 +29,7 @@ def check_name(name: object, where: str) -> str:
 
 
 def open_file(root: Path, path: Path) -> int:
-    """A descriptor of a file of a checkpoint, for reading.
+    """Return a descriptor of a file of a checkpoint, for reading.
 
     A link is followed where it ends within the checkpoint; the checkpoint's own folder may be a link.
 
@@ -40,11 +40,13 @@ def open_file(root: Path, path: Path) -> int:
         CheckpointError: if it lies elsewhere by a link, or is no file but a folder, a pipe, a device.
         FileNotFoundError: if there is none.
     """
+    if "\0" in str(path):
+        raise CheckpointError(f"{root}: names the file {path.name!a:.80}, expected a plain name; refused")
     home = Path(os.path.realpath(root))
     real = Path(os.path.realpath(path))
     if real == home or not real.is_relative_to(home):
         raise CheckpointError(
-            f"{path}: is a link to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
+            f"{path}: leads to {real}, outside of the checkpoint; it is not followed. Copy the file there if it "
             "belongs to it"
         )
     folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -75,7 +77,7 @@ def _kind(path: Path) -> str:
 
 
 def read_file(root: Path, path: Path) -> bytes:
-    """The content of a small file of a checkpoint.
+    """Return the content of a small file of a checkpoint.
 
     Raises:
         CheckpointError: as `open_file`; or if it is larger than 1 GiB, or cannot be read.

@@ -67,7 +67,7 @@ class CheckpointSummary:
 
 
 def describe(path: Path) -> CheckpointSummary:
-    """What the checkpoint at `path` holds.
+    """Return what the checkpoint at `path` holds.
 
     Raises:
         CheckpointError: if there is none, or it is not read; see `detect`.
@@ -94,7 +94,7 @@ def describe(path: Path) -> CheckpointSummary:
 
 
 def print_summary(summary: CheckpointSummary) -> None:
-    """The summary as tables on standard output."""
+    """Print the summary as tables on standard output."""
     console = Console(width=118)
     console.print(f"[bold]{summary.kind}[/bold] {escape(summary.root)}", highlight=False)
     known = {name: value for name, value in asdict(summary.architecture).items() if value is not None}
@@ -127,7 +127,7 @@ def _summary(name: str, entry: TensorEntry) -> TensorSummary:
 
 
 def _files(layout: Layout) -> dict[str, int]:
-    """The files of this checkpoint alone: other iterations of the same run stand beside it."""
+    """Return the files of this checkpoint alone: other iterations of the same run stand beside it."""
     files = {path.relative_to(layout.root) for path in layout.weights.rglob("*") if path.is_file()}
     return {str(path): (layout.root / path).stat().st_size for path in sorted(files | set(layout.companions))}
 
@@ -158,7 +158,7 @@ def _pairs(title: str, pairs: Iterable[tuple[str, Any]]) -> Table:
 
 
 def _size(num_bytes: int) -> str:
-    """Bytes in the largest binary unit that leaves at least 1."""
+    """Return bytes in the largest binary unit that leaves at least 1."""
     value, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value, units = value / 1024, units[1:]

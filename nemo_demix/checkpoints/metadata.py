@@ -32,12 +32,12 @@ _MOST_DIVIDED = 8  # axes of a tensor that is stored in chunks
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a stored name is optimizer, scheduler or random state: not a part of the model."""
+    """Return whether a stored name is optimizer, scheduler or random state: not a part of the model."""
     return name.startswith(_TRAINING_STATE)
 
 
 def is_common_state(name: str) -> bool:
-    """Whether a byte object is what checkpoints before megatron-core 0.19 keep in `common.pt`."""
+    """Return whether a byte object is what checkpoints before megatron-core 0.19 keep in `common.pt`."""
     return name.startswith("common_state/")
 
 
@@ -70,7 +70,7 @@ class TensorEntry:
 
 
 def dtype_name(dtype: "torch.dtype") -> pickled.Dtype:
-    """A dtype as `TensorEntry` has it."""
+    """Return a dtype as `TensorEntry` has it."""
     return pickled.Dtype(str(dtype).removeprefix("torch."))
 
 
@@ -94,7 +94,7 @@ class Stored:
 
 
 def read_metadata(folder: Path) -> Stored:
-    """What a torch_dist folder holds.
+    """Return what a torch_dist folder holds.
 
     Raises:
         CheckpointError: if `.metadata` is absent, damaged, contradicts itself, or names anything but checkpoint
@@ -159,14 +159,14 @@ def _is_count(value: Any) -> bool:
 
 
 def _counts(path: Path, name: str, values: Any) -> tuple[int, ...]:
-    """A shape, an offset or a size, if it is one."""
+    """Return a shape, an offset or a size, if it is one."""
     if not isinstance(values, tuple) or not all(map(_is_count, values)):
         raise CheckpointError(f"{path}: {name} has {ascii(values)[:80]} for a shape or a place; expected whole numbers")
     return tuple(values)
 
 
 def _planner_data(found: Any) -> dict[str, tuple[str | int, ...]] | None:
-    """torch's paths of names in a nested state, and nothing else that a planner may have left there."""
+    """Return torch's paths of names in a nested state, and nothing else that a planner may have left there."""
     if not isinstance(found, dict):
         return None
     paths = {name: tuple(way) for name, way in found.items() if isinstance(way, list | tuple)}
@@ -228,7 +228,7 @@ def _check_tiling(path: Path, name: str, shape: tuple[int, ...], chunks: list[Ch
 
 
 def _tiles(lows: np.ndarray, highs: np.ndarray, whole: np.ndarray) -> bool:
-    """Whether boxes, (boxes, axes), cover every place of the whole once: O(n log n) for n boxes of few axes.
+    """Return whether boxes, (boxes, axes), cover every place of the whole once: O(n log n) for n boxes of few axes.
 
     How often a place is covered is a sum of step functions at the boxes' corners, with signs. It is 1 everywhere just
     if these are the steps of the whole: corners of several boxes cancel, save for those of the whole.

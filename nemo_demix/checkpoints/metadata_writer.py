@@ -43,7 +43,7 @@ def metadata_bytes(
     save_id: str,
     whole_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> bytes:
-    """The content of `.metadata` for what a torch_dist folder holds.
+    """Return the content of `.metadata` for what a torch_dist folder holds.
 
     Args:
         planner_data: What `read_metadata` gave: None, or plain values.

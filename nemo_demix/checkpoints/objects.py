@@ -29,7 +29,7 @@ class CommonState:
 
 
 def read_object(weights: Path, entry: ObjectEntry) -> bytes:
-    """The archive of a byte object.
+    """Return the archive of a byte object.
 
     Raises:
         CheckpointError: if its file leads out of the folder, is no file, or ends before it.
@@ -45,7 +45,7 @@ def read_object(weights: Path, entry: ObjectEntry) -> bytes:
 
 
 def read_common_state(weights: Path) -> CommonState | None:
-    """The common state of a torch_dist folder, in either form; None where there is none.
+    """Return the common state of a torch_dist folder, in either form; None where there is none.
 
     Raises:
         CheckpointError: as `read_object`, and as `read_metadata`.
@@ -57,7 +57,9 @@ def read_common_state(weights: Path) -> CommonState | None:
 
 
 def common_objects(weights: Path, objects: Mapping[str, ObjectEntry]) -> dict[str, CommonState]:
-    """The common state among byte objects, by its name there; empty where there is none. Raises as `read_object`."""
+    """Return the common state among byte objects, by its name there; empty where there is none. Raises as
+    `read_object`.
+    """
     return {
         name: CommonState(f"{weights / entry.file}: {name}", read_object(weights, entry))
         for name, entry in objects.items()

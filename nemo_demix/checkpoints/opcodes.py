@@ -18,7 +18,7 @@ class _Class(Protocol):
     """What may be called by a pickle."""
 
     def made_with(self, arguments: tuple[Any, ...]) -> Any:
-        """What a call, or `__new__`, with these arguments gives."""
+        """Return what a call, or `__new__`, with these arguments gives."""
 
 
 class Instance:
@@ -26,7 +26,7 @@ class Instance:
 
     @classmethod
     def made_with(cls, arguments: tuple[Any, ...]) -> "Instance":
-        """An instance, from nothing."""
+        """Return an instance, from nothing."""
         if arguments:
             raise TypeError(f"{cls.__name__} made with arguments")
         return cls()
@@ -44,7 +44,7 @@ class _Mark:
 
 
 _MARK = _Mark()
-_PLAIN = frozenset({str, int, bytes, bool, type(None)})
+_PLAIN_KEYS = frozenset({str, int, bytes, bool, type(None)})
 _SIZED = {  # opcode: bytes of the length that precedes its operand, whether that is text
     b"X"[0]: (4, True),  # BINUNICODE
     b"\x8c"[0]: (1, True),  # SHORT_BINUNICODE
@@ -66,7 +66,7 @@ _LONGEST_INTEGER = 64  # bytes
 
 
 def decode(data: bytes, find: Callable[[str, str], Named]) -> Any:
-    """What a pickle of protocol 2 to 5 holds.
+    """Return what a pickle of protocol 2 to 5 holds.
 
     Args:
         find: Gives what stands for a name (module, name), or raises.
@@ -195,8 +195,8 @@ class _Decoder:
         if type(target) is not dict or len(items) % 2:
             raise TypeError("items for what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            flat = type(key) is tuple and all(type(part) in _PLAIN for part in key)
-            if not (flat or type(key) in _PLAIN or isinstance(key, Instance)):
+            flat = type(key) is tuple and all(type(part) in _PLAIN_KEYS for part in key)
+            if not (flat or type(key) in _PLAIN_KEYS or isinstance(key, Instance)):
                 raise TypeError(f"a key that is a {type(key).__name__}")
             target[key] = value
 

@@ -124,7 +124,8 @@ _ITEM_BYTES = {
     **dict.fromkeys(("float64", "int64", "complex64"), 8),
     **dict.fromkeys(("float32", "int32"), 4),
     **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
-    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool"), 1),
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), 1),
+    **dict.fromkeys(("float4_e2m1fn_x2", "int8", "uint8", "bool"), 1),
     "complex128": 16,
 }
 ALLOWED: dict[tuple[str, str], Named] = {
@@ -155,7 +156,7 @@ ALLOWED: dict[tuple[str, str], Named] = {
 
 
 def load(path: Path, data: bytes) -> Any:
-    """What the pickle holds, in the classes above.
+    """Return what the pickle holds, in the classes above.
 
     Args:
         path: Path of the file, for the error.

@@ -9,13 +9,15 @@ from isal.isal_zlib import crc32
 
 from nemo_demix.checkpoints.blob import damaged, find_payload
 from nemo_demix.checkpoints.files import open_file, read_into
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.errors import CheckpointError
 
 
 def stored_name(name: str, tensors: Collection[str]) -> str:
-    """A live model's name for a tensor as a checkpoint has it: NeMo stores the module's prefix, the others do not."""
+    """Return a live model's name for a tensor as a checkpoint has it: NeMo stores the module's prefix, the others do
+    not.
+    """
     bare = name.removeprefix("module.")
     return bare if name not in tensors and bare in tensors else name
 
@@ -99,7 +101,7 @@ class CheckpointReader:
 
 
 def relative_distance(checkpoint: Path, base: Path) -> float:
-    """delta = |theta - theta_base| / (|theta| + |theta_base|) over all weights, in float64 (DeMix Eq. 4).
+    """Return delta = |theta - theta_base| / (|theta| + |theta_base|) over all weights, in float64 (DeMix Eq. 4).
 
     The two may be of different frameworks: of one name, but for the module's prefix.
     Memory: two whole tensors.

@@ -81,7 +81,7 @@ def check_metadata(folder: Path, by_megatron: bool) -> None:
 
 
 def _is_fsdp(stored: Stored, by_megatron: bool) -> bool:
-    """Whether Megatron-FSDP wrote it, rather than another program whose names begin with `model.` too."""
+    """Return whether Megatron-FSDP wrote it, rather than another program whose names begin with `model.` too."""
     if any(_FSDP_HALVES.search(name) for name in stored.tensors):
         return True
     prefixed = any(_FSDP_MODEL.match(name) for name in stored.tensors)

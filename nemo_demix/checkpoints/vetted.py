@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _OBJECTS = "objects.distcp"
 _EXTRA_STATE = "._extra_state"
-_PLAIN = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
+_HARMLESS = (str, bytes, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype)
 
 
 def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
@@ -80,7 +80,7 @@ def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
 
 
 def _named(stored: Stored, prefix: str | None) -> Stored:
-    """What is stored, with names of weights as a loader has them; the shards themselves hold no names."""
+    """Return what is stored, with names of weights as a loader has them; the shards themselves hold no names."""
     if prefix is None:
         return stored
 
@@ -97,7 +97,7 @@ def _named(stored: Stored, prefix: str | None) -> Stored:
 
 
 def _objects(weights: Path, found: Mapping[str, ObjectEntry]) -> tuple[dict[str, ObjectEntry], bytes]:
-    """The byte objects as plain values, saved anew: where each lies, and all of them."""
+    """Return the byte objects as plain values, saved anew: where each lies, and all of them."""
     entries, parts, position, left_out = {}, [], 0, []
     for name, item in found.items():
         try:
@@ -135,7 +135,7 @@ class _Kept:
 
 
 def _is_empty(value: Any) -> bool:
-    """Whether an extra state says nothing: there is none, or a stream or a tensor of bytes without any."""
+    """Return whether an extra state says nothing: there is none, or a stream or a tensor of bytes without any."""
     if isinstance(value, list):
         return all(map(_is_empty, value))
     if isinstance(value, torch.Tensor):
@@ -158,7 +158,7 @@ def _check_plain(value: Any) -> None:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple | set) and not isinstance(item, torch.Size):
             waiting += item
-        elif not isinstance(item, _PLAIN) and type(item) is not io.BytesIO:
+        elif not isinstance(item, _HARMLESS) and type(item) is not io.BytesIO:
             raise ValueError(f"a {type(item).__name__}")
 
 

@@ -1,1 +1,1 @@
-"""Slurm: its clients, a site's settings, and jobs submitted in order. Knows nothing of what the jobs do."""
+"""Slurm and NeMo-Run: their clients, a site's settings, jobs in order. Knows nothing of what the jobs do."""

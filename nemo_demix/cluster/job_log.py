@@ -53,12 +53,14 @@ class JobLog:
         write_json(self.path, {"jobs": [asdict(job) for job in self.jobs]})
 
     def state(self, job: SubmittedJob, index: int | None) -> TaskState | None:
-        """What Slurm says of a task; None where it does not know it, or means another job: ids are used again."""
+        """Return what Slurm says of a task; None where it does not know it, or means another job: ids are
+        used again.
+        """
         found = self.states.get((job.job, index))
         return found if found is not None and found.name == job.name else None
 
     def live(self, stage: str | None = None) -> dict[tuple[str, int | None], SubmittedJob]:
-        """The tasks that are queued or running, of one stage or of all."""
+        """Return the tasks that are queued or running, of one stage or of all."""
         return {
             task: job
             for job in self.jobs
@@ -68,7 +70,7 @@ class JobLog:
         }
 
     def latest(self, stage: str, index: int | None) -> tuple[SubmittedJob, TaskState | None] | None:
-        """The last job that was submitted for a stage, or for one model of it."""
+        """Return the last job that was submitted for a stage, or for one model of it."""
         for job in reversed(self.jobs):
             if job.stage == stage and (job.job, index) in job.tasks:
                 return job, self.state(job, index)
@@ -76,6 +78,6 @@ class JobLog:
 
 
 def task_name(task: tuple[str, int | None]) -> str:
-    """A task as Slurm's clients take it: `12` or `12_3`."""
+    """Return a task as Slurm's clients take it: `12` or `12_3`."""
     job, index = task
     return job if index is None else f"{job}_{index}"

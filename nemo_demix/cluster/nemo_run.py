@@ -1,15 +1,18 @@
-"""The same jobs through NeMo-Run, for teams that keep their experiments there: a `run.Experiment` of a run's stages."""
+"""Slurm jobs through NeMo-Run, for teams that keep their experiments there: one `run.Experiment` of a run's stages.
+
+Its other executors are in `experiments`.
+"""
 
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.cluster.experiments import environment, title
 from nemo_demix.cluster.job_log import JobLog, SubmittedJob, task_name
 from nemo_demix.cluster.site import Site
 from nemo_demix.cluster.submit import Outcome, PlannedJob, array_option
@@ -48,7 +51,7 @@ def submit_through_nemo_run(
     todo = [job for job in plan if job.indices]
     names = {job.stage for job in todo}
     tasks: dict[str, str] = {}
-    with _environment(site), run.Experiment(_title(plan), base_dir=str(folder)) as experiment:
+    with environment(site), run.Experiment(title(plan), base_dir=str(folder)) as experiment:
         for job in todo:
             tasks[job.stage] = experiment.add(
                 run.Script(inline=_task(job)),
@@ -71,34 +74,8 @@ def submit_through_nemo_run(
     return outcomes
 
 
-def run_here(plan: Sequence[PlannedJob], site: Site, folder: Path) -> None:
-    """Run what is not done on this machine, one stage after another, as an experiment with a LocalExecutor.
-
-    Raises:
-        ClusterError: if a stage failed.
-    """
-    import nemo_run as run
-
-    todo = [job for job in plan if job.indices]
-    if not todo:
-        return
-    with _environment(site), run.Experiment(_title(plan), base_dir=str(folder)) as experiment:
-        for job in todo:  # without an index a stage trains all of its models
-            executor = run.LocalExecutor(packager=run.Packager())
-            experiment.add(run.Script(inline=_task(job)), executor=executor, name=job.stage, tail_logs=True)
-        experiment.run(sequential=True)
-        failed = [job.stage for job, task in zip(todo, experiment.jobs, strict=True) if str(task.state) != "SUCCEEDED"]
-    if failed:
-        raise ClusterError(f"{', '.join(failed)}: did not succeed; what they printed is in {folder / 'experiments'}")
-
-
-def _title(plan: Sequence[PlannedJob]) -> str:
-    """The experiment's name: the jobs' without the stage."""
-    return plan[0].name.removesuffix(f"-{plan[0].stage}")
-
-
 def _task(job: PlannedJob) -> str:
-    """What a task runs: as slurm/common.sh does, but in the folder that this process is in, not NeMo-Run's."""
+    """Return what a task runs: as slurm/common.sh does, but in the folder that this process is in, not NeMo-Run's."""
     recipe, *overrides = job.arguments
     words = [*job.command, "--config-name", recipe.removeprefix("recipe="), *overrides]
     index = ' ${SLURM_ARRAY_TASK_ID:+index="$SLURM_ARRAY_TASK_ID"}'
@@ -106,7 +83,7 @@ def _task(job: PlannedJob) -> str:
 
 
 def _slurm_executor(job: PlannedJob, site: Site, folder: Path) -> Any:
-    """A SlurmExecutor with the sbatch file's own settings, the site's and the configuration's over them."""
+    """Return a SlurmExecutor with the sbatch file's own settings, the site's and the configuration's over them."""
     import nemo_run as run
 
     settings: dict[str, Any] = _directives(job.script)
@@ -135,19 +112,6 @@ def _slurm_executor(job: PlannedJob, site: Site, folder: Path) -> Any:
 
 
 def _directives(script: Path) -> dict[str, Any]:
-    """The `#SBATCH --name=value` lines of a file."""
+    """Return the `#SBATCH --name=value` lines of a file."""
     found = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", script.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: value or True for name, value in found if name not in ("output", "array", "job-name")}
-
-
-@contextmanager
-def _environment(site: Site) -> Iterator[None]:
-    """NeMo-Run starts sbatch in this process's environment."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(site.environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

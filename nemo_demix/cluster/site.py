@@ -26,7 +26,7 @@ class Site:
 
 
 def load_site(path: str | None, scripts: Path) -> Site:
-    """The environment with a site file read into it, as `source` does.
+    """Return the environment with a site file read into it, as `source` does.
 
     Without a container and without DEMIX_SETUP, the jobs find nemo-demix where this process has it.
 

@@ -38,7 +38,7 @@ States = dict[tuple[str, int | None], TaskState]  # by job id and index in the a
 
 
 def has_slurm() -> bool:
-    """Whether this machine can submit jobs."""
+    """Return whether this machine can submit jobs."""
     return all(shutil.which(name) for name in ("sbatch", "squeue", "scancel", "scontrol"))
 
 
@@ -55,7 +55,7 @@ def sbatch(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def job_states(jobs: Iterable[str], settle: bool = False) -> States:
-    """What became of jobs, task by task; one that Slurm no longer knows is left out.
+    """Return what became of jobs, task by task; one that Slurm no longer knows is left out.
 
     squeue knows jobs for some minutes after they ended, sacct for good where there is accounting.
 
@@ -93,7 +93,7 @@ def set_dependency(job: str, dependency: str) -> None:
 
 
 def max_array_size() -> int:
-    """One more than the largest index in an array."""
+    """Return one more than the largest index in an array."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _client(["scontrol", "show", "config"]), re.MULTILINE)
     if found is None:
         raise ClusterError("`scontrol show config` does not say what MaxArraySize is")

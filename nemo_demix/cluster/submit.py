@@ -76,7 +76,11 @@ def check_plan(plan: Sequence[PlannedJob], array_limit: int | None) -> None:
 
 
 def option_errors(config: LaunchConfig) -> Iterator[DemixError]:
-    """Options of sbatch that are not free to set, or whose value YAML has changed; of all jobs and of one stage's."""
+    """Yield errors for options of sbatch that are not free to set, or whose value YAML has changed; of all jobs and of
+    one stage's.
+    """
+    if config.executor != "slurm":  # its own fields: `executors.executor_errors`
+        return
     for name, value in config.options.items():
         yield from _option_errors(name, Option(value, f"launch.options.{name}"))
     for stage in fields(config.jobs):
@@ -131,7 +135,7 @@ def submit_missing(plan: Sequence[PlannedJob], log: JobLog, site: Site, recipe: 
 
 
 def sbatch_command(job: PlannedJob, indices: Sequence[int | None], waits_for: Sequence[str]) -> tuple[str, ...]:
-    """The command line that submits a stage."""
+    """Return the command line that submits a stage."""
     options: dict[str, Any] = {"job-name": job.name, "nodes": job.nodes, "output": job.output}
     if array := array_option(indices, job.max_parallel):
         options["array"] = array
@@ -144,7 +148,7 @@ def sbatch_command(job: PlannedJob, indices: Sequence[int | None], waits_for: Se
 
 
 def array_option(indices: Sequence[int | None], max_parallel: int) -> str | None:
-    """`0-2,5%4` for 0, 1, 2 and 5, four at a time; None where there is no index."""
+    """Return `0-2,5%4` for 0, 1, 2 and 5, four at a time; None where there is no index."""
     runs: list[list[int]] = []
     for number in sorted(index for index in indices if index is not None):
         if runs and number == runs[-1][-1] + 1:
@@ -173,7 +177,7 @@ def _submit(job: PlannedJob, command: Sequence[str], site: Site) -> str:
 
 
 def _who_set(job: PlannedJob, site: Site, said: str) -> str:
-    """Where the settings come from that sbatch may have meant: those it names, or else all."""
+    """Return where the settings come from that sbatch may have meant: those it names, or else all."""
     settings = {
         _OPTION_OF.get(name, name.removeprefix("SBATCH_").lower().replace("_", "-")): f"{name} in {origin} is "
         f"{site.environment[name]}"

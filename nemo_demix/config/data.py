@@ -24,7 +24,7 @@ class SourceConfig:
 class DatasetConfig:
     """A candidate dataset: what it serves and where its text comes from."""
 
-    capability: str = MISSING  # general | math | code, or the team's own
+    capability: str = MISSING  # general | math | code, or one of the user's own
     sources: list[SourceConfig] = field(default_factory=list)
     max_bytes: int | None = None  # stop after so much UTF-8 text
 

@@ -74,7 +74,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def name_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """A run's name that is none."""
+    """Yield errors for a run's name that is none."""
     if not PLAIN_NAME.fullmatch(config.name):
         yield ConfigError(
             f"name={config.name!r:.120}: expected a plain folder name, which is made under runs_dir: letters, digits, "
@@ -88,12 +88,12 @@ def register_schema() -> None:
 
 
 def missing_keys(config: DictConfig) -> list[str]:
-    """Required keys that nothing gives, sorted."""
+    """Return required keys that nothing gives, sorted."""
     return sorted(OmegaConf.missing_keys(config))
 
 
 def to_dataclasses(config: DictConfig) -> DemixConfig:
-    """A composed configuration as plain dataclasses.
+    """Return a composed configuration as plain dataclasses.
 
     Raises:
         ConfigError: if a required value is missing.

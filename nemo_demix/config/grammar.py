@@ -20,7 +20,7 @@ from hydra.grammar.gen.OverrideParser import OverrideParser
 from nemo_demix.errors import ConfigError
 from nemo_demix.plain_yaml import parse_yaml
 
-_PLAIN = re.compile(r"[\w\-./+@]+", re.ASCII)
+_UNQUOTED = re.compile(r"[\w\-./+@]+", re.ASCII)
 _COLON = re.compile(r"(?<=[{,])(\s*[^\s:,{}\[\]]+):(?=\S)")
 
 
@@ -42,7 +42,7 @@ class _Listener(ErrorListener):  # type: ignore[misc]
 
 
 def parsed(text: str) -> Override:
-    """An argument as Hydra reads it.
+    """Return an argument as Hydra reads it.
 
     Raises:
         ConfigError: if its grammar does not take the argument, with what to write.
@@ -77,7 +77,9 @@ def refusal(text: str, why: str = "") -> ConfigError:
 
 
 def fault(text: str) -> int | None:
-    """The place of the first character that the grammar does not take, `len(text)` for the end; None: there is none."""
+    """Return the place of the first character that the grammar does not take, `len(text)` for the end; None: there is
+    none.
+    """
     lexer = OverrideLexer(InputStream(text))
     lexer.removeErrorListeners()
     lexer.addErrorListener(_Listener())
@@ -92,14 +94,14 @@ def fault(text: str) -> int | None:
 
 
 def _quoted_value(key: str, value: str) -> str | None:
-    """The value with its words in quotes, where the grammar then takes it."""
+    """Return the value with its words in quotes, where the grammar then takes it."""
     content = _yaml_value(value)
     text = None if content is None else _as_hydra(content)
     return text if text is not None and fault(f"{key}={text}") is None else None
 
 
 def _yaml_value(value: str) -> Any:
-    """What YAML reads the value as, whose mappings want a space after the colon; None where it is nothing."""
+    """Return what YAML reads the value as, whose mappings want a space after the colon; None where it is nothing."""
     try:
         return parse_yaml(_COLON.sub(r"\1: ", value) if value[:1] in "[{" else value)
     except ValueError:
@@ -107,22 +109,22 @@ def _yaml_value(value: str) -> Any:
 
 
 def _as_hydra(value: Any) -> str | None:
-    """A value in Hydra's grammar; None where a key of it has to be quoted, which the grammar has no way for."""
+    """Return a value in Hydra's grammar; None where a key of it has to be quoted, which the grammar has no way for."""
     if isinstance(value, Mapping):
         items = [(str(name), _as_hydra(item)) for name, item in value.items()]
-        if any(item is None or not _PLAIN.fullmatch(name) for name, item in items):
+        if any(item is None or not _UNQUOTED.fullmatch(name) for name, item in items):
             return None
         return "{" + ",".join(f"{name}:{item}" for name, item in items) + "}"
     if isinstance(value, list):
         parts = [_as_hydra(item) for item in value]
         return None if None in parts else "[" + ",".join(str(part) for part in parts) + "]"
     if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return value if _UNQUOTED.fullmatch(value) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_yaml(parts: Sequence[str], value: str) -> str | None:
-    """What an argument says as a recipe says it, on one line; None where its value is nothing.
+    """Return what an argument says as a recipe says it, on one line; None where its value is nothing.
 
     Args:
         parts: The names that its key is made of.

@@ -9,7 +9,7 @@ class LaunchJobConfig:
     """What one stage's jobs have of their own."""
 
     overrides: list[str] = field(default_factory=list)  # key=value, as on the command line; layout, not results
-    options: dict[str, Any] = field(default_factory=dict)  # of sbatch, for these jobs alone
+    options: dict[str, Any] = field(default_factory=dict)  # as launch.options, for these jobs alone
 
 
 @dataclass
@@ -29,12 +29,13 @@ class LaunchJobsConfig:
 class LaunchConfig:
     """How `launch` submits a run's stages as jobs."""
 
-    through: str = "slurm"  # slurm | nemo_run: its SlurmExecutor | local: its LocalExecutor
+    through: str = "slurm"  # slurm | nemo_run: one of its executors | local: its LocalExecutor
+    executor: str = "slurm"  # of NeMo-Run: slurm | docker | skypilot | skypilot_jobs | lepton | dgx_cloud | kubeflow
     site: str | None = None  # a file like slurm/site.example.env; null: the environment as it is
     max_parallel: int = 4  # array tasks (components, references) at a time; 0: as many as fit
     verify: bool = False  # references and `verify` before the search
     options: dict[str, Any] = field(
         default_factory=dict
-    )  # long options of sbatch, e.g. {partition: gpu, time: "8:00:00"}
+    )  # long options of sbatch, e.g. {partition: gpu, time: "8:00:00"}; of another executor its fields
     jobs: LaunchJobsConfig = field(default_factory=LaunchJobsConfig)
     dry_run: bool = False  # print the commands, submit nothing; --dry-run sets it

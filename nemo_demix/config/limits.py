@@ -45,7 +45,7 @@ class Limit:
     choices: tuple[str, ...] = ()
 
     def admits(self, value: Any) -> bool:
-        """Whether a value is within; null always is: it stands for what the key's comment says."""
+        """Return whether a value is within; null always is: it stands for what the key's comment says."""
         if value is None or value == MISSING:
             return True
         if self.choices:
@@ -123,12 +123,17 @@ LIMITS: dict[type, dict[str, Limit]] = {
     },
     VerifyConfig: {"seeds": _FROM_0, "seed_references": _FROM_0},
     TrustConfig: {"max_delta": _FROM_0, "min_cv_rho": _RHO, "min_rho": _RHO},
-    LaunchConfig: {"through": Limit(choices=("slurm", "nemo_run", "local")), "max_parallel": _FROM_0},
+    LaunchConfig: {
+        "through": Limit(choices=("slurm", "nemo_run", "local")),
+        "executor": Limit(choices=("slurm", "docker", "skypilot", "skypilot_jobs", "lepton", "dgx_cloud", "kubeflow")),
+        "max_parallel": _FROM_0,
+    },
 }
 
 
 def limit_errors(section: Any, key: str = "") -> Iterator[DemixError]:
-    """Values of a section of the configuration, and of the sections in it, that are out of their limits.
+    """Yield errors for values of a section of the configuration, and of the sections in it, that are out of their
+    limits.
 
     Args:
         section: A dataclass of the schema.

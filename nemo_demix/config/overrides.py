@@ -17,7 +17,7 @@ from nemo_demix.errors import ConfigError, DemixError
 
 
 def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list[str], set[str]]:
-    """Overrides as Hydra is to get them, counts as numbers, and the groups that they choose from.
+    """Return overrides as Hydra is to get them, counts as numbers, and the groups that they choose from.
 
     Args:
         errors: Gets one for each that the schema has no place for; Hydra does not get that one.
@@ -56,7 +56,7 @@ def read_overrides(texts: Sequence[str], errors: list[DemixError]) -> tuple[list
 
 
 def _dotted(text: str, key: str) -> str:
-    """How a name with a dot in it is written, where a key that there is not could hold one; else nothing."""
+    """Return how a name with a dot in it is written, where a key that there is not could hold one; else nothing."""
     parts = key.split(".")
     for count in range(1, len(parts) - 2):
         kind = kind_at(".".join(parts[:count]))
@@ -67,7 +67,7 @@ def _dotted(text: str, key: str) -> str:
 
 
 def _added(text: str, key: str) -> str:
-    """An argument that adds one of the user's own names to a mapping, in the form in which OmegaConf takes it.
+    """Return an argument that adds one of the user's own names to a mapping, in the form in which OmegaConf takes it.
 
     It gives a new entry no type below the mapping itself; and limits by dataset need no `+`, as there are none yet.
     """
@@ -88,7 +88,7 @@ def _added(text: str, key: str) -> str:
 
 
 def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
-    """The configuration that a stage's jobs run with.
+    """Return the configuration that a stage's jobs run with.
 
     Raises:
         ConfigError: if an override of launch.jobs.<stage> cannot be applied.
@@ -103,7 +103,7 @@ def stage_config(config: DemixConfig, stage: str) -> DemixConfig:
 
 
 def override_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Overrides of the stages' jobs that cannot be applied."""
+    """Yield errors for overrides of the stages' jobs that cannot be applied."""
     for stage in STAGES:
         texts = getattr(config.launch.jobs, stage).overrides
         changed = OmegaConf.structured(config) if texts else None

@@ -10,7 +10,9 @@ Parameter = bool | int | float
 
 
 def parameters_of(owner: type | None) -> dict[str, Any]:
-    """The fields of a dataclass with their defaults, but for a seed, which has a key of its own; None: no fields."""
+    """Return the fields of a dataclass with their defaults, but for a seed, which has a key of its own; None: no
+    fields.
+    """
     if owner is None:
         return {}
     assert dataclasses.is_dataclass(owner)
@@ -18,7 +20,7 @@ def parameters_of(owner: type | None) -> dict[str, Any]:
 
 
 def typed_parameters(key: str, name: str, owner: type | None, given: Mapping[str, Any]) -> dict[str, Parameter]:
-    """What is given, in the types of the defaults.
+    """Return what is given, in the types of the defaults.
 
     Args:
         key: Key of the mapping in the configuration.
@@ -38,7 +40,7 @@ def typed_parameters(key: str, name: str, owner: type | None, given: Mapping[str
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    """The value in its default's type; an integer may stand for a number, nothing else is converted."""
+    """Return the value in its default's type; an integer may stand for a number, nothing else is converted."""
     kinds: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
         what = {bool: "true or false", int: "an integer", float: "a number"}[type(default)]

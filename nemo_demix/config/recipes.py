@@ -41,11 +41,11 @@ class RecipeSource(files.FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """What its entries in Hydra's search path begin with."""
+        """Return what its entries in Hydra's search path begin with."""
         return "recipe"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A file's content, without what others replace and what the schema does not have."""
+        """Return a file's content, without what others replace and what the schema does not have."""
         loaded = super().load_config(config_path)
         content = OmegaConf.to_container(loaded.config, resolve=False)
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
@@ -56,7 +56,7 @@ class RecipeSource(files.FileConfigSource):
 
 
 def _recipe(content: dict[Any, Any], name: str) -> dict[Any, Any]:
-    """A recipe's content; what it replaces is noted for those that it names."""
+    """Return a recipe's content; what it replaces is noted for those that it names."""
     apart = {key: content.pop(key) for key in ("defaults", "hydra") if key in content}
     drop_retired(content)
     READING.first = READING.first or name
@@ -77,7 +77,7 @@ def _recipe(content: dict[Any, Any], name: str) -> dict[Any, Any]:
 
 
 def _group(content: dict[Any, Any], group: str) -> dict[Any, Any]:
-    """The content of a group's file; a group that is no section of the schema is Hydra's to judge."""
+    """Return the content of a group's file; a group that is no section of the schema is Hydra's to judge."""
     key = group.replace("/", ".")
     kind = kind_at(key)
     if kind is None:
@@ -96,7 +96,7 @@ def _group(content: dict[Any, Any], group: str) -> dict[Any, Any]:
 
 
 def _named(defaults: list[Any]) -> tuple[list[str], set[str]]:
-    """Recipes and groups that a defaults list names."""
+    """Return recipes and groups that a defaults list names."""
     recipes, groups = [], set()
     for entry in defaults:
         if isinstance(entry, str):
@@ -107,7 +107,9 @@ def _named(defaults: list[Any]) -> tuple[list[str], set[str]]:
 
 
 def named_mappings(section: Any = DemixConfig, key: str = "") -> Iterator[str]:
-    """Keys of the schema under which the user's own names stand; free settings of other programs are none of them."""
+    """Yield keys of the schema under which the user's own names stand; free settings of other programs are none of
+    them.
+    """
     for name, kind in hints_of(section).items():
         here = f"{key}.{name}".lstrip(".")
         if is_dataclass(kind):

@@ -23,7 +23,9 @@ def drop_retired(content: dict[Any, Any]) -> None:
 
 
 def recorded_recipe(folder: Path) -> Path | None:
-    """The run's configuration, whole: of its jobs where there are such, else of the last command; None: no run."""
+    """Return the run's configuration, whole: of its jobs where there are such, else of the last command;
+    None: no run.
+    """
     for name in ("launch/recipe.yaml", "config.yaml"):
         if (folder / name).is_file():
             return folder / name
@@ -31,7 +33,8 @@ def recorded_recipe(folder: Path) -> Path | None:
 
 
 def recorded_place(folder: Path) -> Path | None:
-    """The folder that the run's last command was started in, to which relative paths belong; None where it is gone.
+    """Return the folder that the run's last command was started in, to which relative paths belong; None where it is
+    gone.
 
     Raises:
         ConfigError: if the record of it is damaged.

@@ -55,7 +55,7 @@ class ExternalScoreConfig:
 
 @dataclass
 class ExternalConfig:
-    """A program that is given a checkpoint's folder and answers with JSON: a team's own harness, or OpenCompass."""
+    """A program that is given a checkpoint's folder and answers with JSON: the user's own harness, or OpenCompass."""
 
     # Program and arguments. {checkpoint}: the model's folder; {output}: the file to write the JSON to, else it is the
     # last line of standard output; {name}: the model's name.

@@ -19,7 +19,7 @@ class TrackConfig:
 
 
 def track_errors(config: TrackConfig) -> Iterator[DemixError]:
-    """A mode that does not exist, and packages that are not here."""
+    """Yield errors for a mode that does not exist, and packages that are not here."""
     if config.wandb_mode not in MODES:
         yield ConfigError(
             f"track.wandb_mode: expected one of {', '.join(MODES)}, found {config.wandb_mode!r}"

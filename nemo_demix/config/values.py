@@ -25,7 +25,7 @@ _LEFT_OUT = object()
 
 
 def count_of(value: Any) -> int | None:
-    """Tokens or bytes from `1B`, `300M`, `2.5e9` or `1_000_000`; None where it is no whole number of them."""
+    """Return tokens or bytes from `1B`, `300M`, `2.5e9` or `1_000_000`; None where it is no whole number of them."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     match = _COUNT.fullmatch(str(value).strip())
@@ -40,7 +40,7 @@ def _whole(number: float) -> int | None:
 
 
 def fitted(content: Mapping[str, Any], errors: list[DemixError], section: Any = DemixConfig, key: str = "") -> Any:
-    """What of a section's values fits the schema, with counts as numbers.
+    """Return what of a section's values fits the schema, with counts as numbers.
 
     Args:
         content: The section as YAML has it; interpolations are taken as they are.
@@ -53,7 +53,7 @@ def fitted(content: Mapping[str, Any], errors: list[DemixError], section: Any = 
 
 
 def kind_at(key: str) -> Any:
-    """The type that the schema has at a dotted key; None where there is no such key."""
+    """Return the type that the schema has at a dotted key; None where there is no such key."""
     kind: Any = DemixConfig
     for part in key.split("."):
         kind = _required(kind)
@@ -69,7 +69,7 @@ def kind_at(key: str) -> Any:
 
 
 def is_section(key: str) -> bool:
-    """Whether keys stand under a key of the schema: then a word given to it chooses from a group."""
+    """Return whether keys stand under a key of the schema: then a word given to it chooses from a group."""
     kind = _required(kind_at(key))
     return is_dataclass(kind) or get_origin(kind) is dict
 
@@ -83,7 +83,7 @@ def unknown_key(key: str, section: Any) -> ConfigError:
 
 
 def hints_of(section: Any) -> dict[str, Any]:
-    """Types of a section's keys."""
+    """Return types of a section's keys."""
     return _hints(section)
 
 
@@ -93,7 +93,7 @@ def _hints(section: Hashable) -> dict[str, Any]:
 
 
 def _required(kind: Any) -> Any:
-    """A kind without its `| None`."""
+    """Return a kind without its `| None`."""
     if get_origin(kind) in (Union, UnionType):
         return next(one for one in get_args(kind) if one is not NoneType)
     return kind
@@ -126,7 +126,7 @@ def _fitted(value: Any, kind: Any, key: str, errors: list[DemixError]) -> Any:
 
 
 def is_count(key: str) -> bool:
-    """Whether a key counts tokens or bytes."""
+    """Return whether a key counts tokens or bytes."""
     return key.rpartition(".")[2].partition("[")[0].endswith(("_tokens", "_bytes"))
 
 

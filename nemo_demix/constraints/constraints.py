@@ -48,7 +48,7 @@ class Constraints:
         max_weights: Mapping[str, float] | None = None,
         fixed_weights: Mapping[str, float] | None = None,
     ) -> "Constraints":
-        """The constraints of a configuration.
+        """Return the constraints of a configuration.
 
         Args:
             config: What the user wrote under `search.constraints`.
@@ -144,7 +144,7 @@ class Constraints:
         return self.convex.dimension == int(self.free_C.sum()) - 1
 
     def satisfied_M(self, weights_MC: Array) -> Mask:
-        """Which rows, each on the simplex, satisfy every constraint within 1e-9; a weight not used is 0 exactly.
+        """Return which rows, each on the simplex, satisfy every constraint within 1e-9; a weight not used is 0 exactly.
 
         Returns:
             Bool, shape (M,).

@@ -38,14 +38,14 @@ class Divergence:
     limit: float
 
     def of(self, weights_MC: Array) -> Array:
-        """The divergence of each row, shape (M,)."""
+        """Return the divergence of each row, shape (M,)."""
         from scipy.special import rel_entr
 
         divergence_M: Array = rel_entr(np.maximum(weights_MC @ self.blend_CD, 0.0), self.prior_D).sum(axis=-1)
         return divergence_M
 
     def derivatives(self, weights_C: Array) -> tuple[Array, Array]:
-        """Gradient, shape (C,), and Hessian, shape (C, C), where every share that can be above 0 is."""
+        """Return the gradient, shape (C,), and Hessian, shape (C, C), where every share that can be above 0 is."""
         shares_D = weights_C @ self.blend_CD
         live_D = shares_D > 0
         blend_CD, shares_D, prior_D = self.blend_CD[:, live_D], shares_D[live_D], self.prior_D[live_D]
@@ -117,7 +117,7 @@ class ConvexSet:
         return np.maximum(self.centre_C + steps_MN @ self.basis_CN.T, 0.0)
 
     def within_limit_M(self, steps_MN: Array) -> npt.NDArray[np.bool_]:
-        """Which steps keep the divergence's limit; bool, shape (M,)."""
+        """Return which steps keep the divergence's limit; bool, shape (M,)."""
         if self.divergence is None:
             return np.ones(len(steps_MN), dtype=bool)
         within_M: npt.NDArray[np.bool_] = self.divergence.of(self.points(steps_MN)) <= self.divergence.limit
@@ -143,7 +143,7 @@ class ConvexSet:
         return bounded._at(bounded._minimise(None, (1 - share) * step_N))
 
     def least(self, divergence: Divergence) -> Array:
-        """The point of least divergence, within 1e-10 nats of it and just inside all faces; shape (C,)."""
+        """Return the point of least divergence, within 1e-10 nats of it and just inside all faces; shape (C,)."""
 
         def objective(step_N: Array) -> tuple[float, Array, Array]:
             weights_C = self.points(step_N)
@@ -154,7 +154,7 @@ class ConvexSet:
         return self.points(self._follow_path(objective))
 
     def nearest(self, weights_C: Array) -> Array:
-        """The point at the least Euclidean distance from `weights_C`, just inside all faces; shape (C,)."""
+        """Return the point at the least Euclidean distance from `weights_C`, just inside all faces; shape (C,)."""
         goal_N = self.basis_CN.T @ (weights_C - self.centre_C)
 
         def objective(step_N: Array) -> tuple[float, Array, Array]:
@@ -163,7 +163,7 @@ class ConvexSet:
         return self.points(self._follow_path(objective))
 
     def barrier(self, step_N: Array) -> tuple[float, Array, Array]:
-        """The logarithmic barrier at a step: minus the sum of the logarithms of all room; infinite outside.
+        """Return the logarithmic barrier at a step: minus the sum of the logarithms of all room; infinite outside.
 
         Returns:
             The value, its gradient, shape (N,), and its Hessian, shape (N, N).
@@ -189,7 +189,7 @@ class ConvexSet:
         return replace(self, centre_C=self.points(step_N), room_H=room_H)
 
     def _follow_path(self, objective: Objective) -> Array:
-        """The minimum over the set, by ever lighter barriers. Source: Boyd and Vandenberghe, §11.3."""
+        """Return the minimum over the set, by ever lighter barriers. Source: Boyd and Vandenberghe, §11.3."""
         step_N = np.zeros(self.dimension)
         weight = 1.0
         while len(self.room_H) and len(self.room_H) > GAP * weight:
@@ -198,7 +198,7 @@ class ConvexSet:
         return step_N
 
     def _minimise(self, objective: Objective | None, step_N: Array) -> Array:
-        """The minimum of objective + barrier from a point inside, by Newton's method with backtracking."""
+        """Return the minimum of objective + barrier from a point inside, by Newton's method with backtracking."""
         value, gradient_N, hessian_NN = self._with_barrier(objective, step_N)
         for _ in range(NEWTON_STEPS if self.dimension else 0):
             ridge = np.finfo(np.float64).eps * hessian_NN.trace()  # as much as rounding hides anyway
@@ -233,7 +233,8 @@ def _scaled(terms: tuple[float, Array, Array], weight: float) -> tuple[float, Ar
 def _largest_ball(
     faces_HC: Array, limits_H: Array, equal_EC: Array, values_E: Array, basis_CN: Array
 ) -> tuple[Array, float] | None:
-    """Centre and radius of the largest ball of the plane that the faces hold (Chebyshev); None if they clash.
+    """Return the centre and radius of the largest ball of the plane that the faces hold (Chebyshev); None if they
+    clash.
 
     Source: Boyd and Vandenberghe, Convex Optimization, §8.5.
     """
@@ -248,7 +249,7 @@ def _largest_ball(
 
 
 def _fixed_faces(faces_HC: Array, limits_H: Array, equal_EC: Array, values_E: Array, basis_CN: Array) -> Array:
-    """Which faces every point lies on: equalities that were not written as such; bool, shape (H,)."""
+    """Return which faces every point lies on: equalities that were not written as such; bool, shape (H,)."""
     from scipy.optimize import linprog
 
     fixed_H = np.zeros(len(faces_HC), dtype=bool)

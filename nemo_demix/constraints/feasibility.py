@@ -71,11 +71,13 @@ class FeasibleSet:
         return found if found is None or self.divergence is None else found.within(self.divergence)
 
     def relaxed(self) -> ConvexSet | None:
-        """The feasible set but for `min_used`, which is convex; None if it is empty."""
+        """Return the feasible set but for `min_used`, which is convex; None if it is empty."""
         return replace(self, min_used=0.0).on_support(np.ones(self.num_components, dtype=bool))
 
     def lowest_C(self) -> Array:
-        """The least weight that the rules alone leave each component, where they can be satisfied; shape (C,)."""
+        """Return the least weight that the rules alone leave each component, where they can be satisfied;
+        shape (C,).
+        """
         from scipy.optimize import linprog
 
         matrix_KC, bounds_K = self.inequalities
@@ -133,7 +135,7 @@ class FeasibleSet:
             cuts.append(LinearConstraint(np.concatenate([0 * signs_C, signs_C, 0 * signs_C]), 1 - used_C.sum(), np.inf))
 
     def is_feasible(self) -> bool:
-        """Whether any mixture satisfies everything."""
+        """Return whether any mixture satisfies everything."""
         if not self.min_used:
             return self.relaxed() is not None
         return self.support_near(np.full(self.num_components, 1 / self.num_components)) is not None
@@ -172,5 +174,5 @@ class FeasibleSet:
 
 
 def _wide(matrix_NC: Array) -> Array:
-    """The same rows over all three kinds of variables."""
+    """Return the same rows over all three kinds of variables."""
     return np.hstack([matrix_NC, np.zeros((len(matrix_NC), 2 * matrix_NC.shape[1]))])

@@ -37,7 +37,7 @@ class Rule:
 
 
 def share_rules(config: ConstraintsConfig, blend: BlendMatrix, budget: Budget | None) -> list[Rule]:
-    """All bounds on data shares.
+    """Return all bounds on data shares.
 
     Raises:
         MixtureError: if a name is unknown, a value is out of range, or epochs are bounded and there is no budget.
@@ -54,7 +54,7 @@ def share_rules(config: ConstraintsConfig, blend: BlendMatrix, budget: Budget | 
 
 
 def weight_rules(max_weights: Mapping[str, float], blend: BlendMatrix) -> list[Rule]:
-    """Caps of merge weights by component name.
+    """Return caps of merge weights by component name.
 
     Raises:
         MixtureError: if a name is unknown or a cap is not a number >= 0.
@@ -82,7 +82,9 @@ def fixed_rules(fixed_weights: Mapping[str, float], blend: BlendMatrix) -> list[
 
 
 def constraint_errors(config: ConstraintsConfig, datasets: Sequence[str]) -> Iterator[DemixError]:
-    """Names that are no dataset and values out of range: what is known before the datasets' tokens are."""
+    """Yield errors for names that are no dataset and values out of range: what is known before the datasets' tokens
+    are.
+    """
     for kind, highest in (("min", 1.0), ("max", 1.0), ("pinned", 1.0), ("max_epochs_of", math.inf)):
         yield from _value_errors(getattr(config, kind), datasets, f"{KEY}.{kind}", highest)
     for name, group in config.groups.items():

@@ -61,7 +61,7 @@ def write_benchmark(
 
 
 def read_items(path: Path) -> Iterator[dict[str, Any]]:
-    """The items of a written benchmark.
+    """Yield the items of a written benchmark.
 
     Raises:
         DatasetError: if the file is missing or damaged.
@@ -71,7 +71,7 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def benchmark_identity(name: str, config: BenchmarkConfig, inputs: Inputs | None = None) -> dict[str, Any]:
-    """What a benchmark's items depend on, for fingerprints.
+    """Return what a benchmark's items depend on, for fingerprints.
 
     Args:
         inputs: What the run knows of its files.
@@ -97,7 +97,7 @@ def benchmark_identity(name: str, config: BenchmarkConfig, inputs: Inputs | None
 
 
 def first_item_errors(name: str, config: BenchmarkConfig) -> Iterator[DemixError]:
-    """What is wrong with where a benchmark's items come from, and with the first of a user's own."""
+    """Yield what is wrong with where a benchmark's items come from, and with the first of a user's own."""
     key = f"suite.benchmarks.{name}"
     for error in found_by(lambda: benchmark_identity(name, config)):
         yield error if str(error).startswith(key) else type(error)(f"{key}: {error}")
@@ -146,6 +146,6 @@ def _is_index(value: Any, choices: list[str]) -> bool:
 
 
 def scored_text(items: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The context and gold of each item as one text, for the overlap with training data."""
+    """Yield the context and gold of each item as one text, for the overlap with training data."""
     for one in items:
         yield one["context"] + one["gold"]

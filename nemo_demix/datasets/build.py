@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from nemo_demix.errors import DatasetError
 log = logging.getLogger(__name__)
 
 _REVISION = 1  # raised whenever the same inputs give other bytes
+_NO_SAMPLES: Mapping[str, LowestDocuments] = {}
 
 
 @dataclass(frozen=True)
@@ -71,29 +73,34 @@ class DatasetBuilder:
         self._inputs = inputs
         self._shards: Path | None = None  # of the dataset under way: kept until its record is written
 
-    def scan(self, name: str, sample: LowestDocuments | None = None) -> Scan:
-        """Read a text dataset once.
+    def scan(self, names: Iterable[str], samples: Mapping[str, LowestDocuments] = _NO_SAMPLES) -> dict[str, Scan]:
+        """Read text datasets once, all at the same time: one that is a single unit keeps a single worker busy.
 
         Args:
-            sample: Filled with training documents for a tokenizer.
+            samples: What is filled with training documents for a tokenizer, by dataset.
         Raises:
             DatasetError: if a source cannot be read.
         """
         started = time.monotonic()
-        units = dataset_units(self._config.datasets[name], f"datasets.{name}")
-        stems = [self._work / f"{name}.{number}" for number in range(len(units))]
         share = self._config.prepare.heldout_share
-        sample_bytes = sample.max_bytes if sample is not None else 0
-        tasks = [ScanTask(unit, stem, sample_bytes, share) for unit, stem in zip(units, stems, strict=True)]
-        num_documents, num_blank = [], 0
-        for result in self._pool.run(scan_unit, tasks):
-            num_documents.append(result.num_documents)
-            num_blank += result.num_blank
-            if sample is not None:
+        begun = []
+        for name in names:
+            units = dataset_units(self._config.datasets[name], f"datasets.{name}")
+            stems = [self._work / f"{name}.{number}" for number in range(len(units))]
+            sample_bytes = samples[name].max_bytes if name in samples else 0
+            tasks = [ScanTask(unit, stem, sample_bytes, share) for unit, stem in zip(units, stems, strict=True)]
+            begun.append((name, units, stems, self._pool.run(scan_unit, tasks)))
+        scans = {}
+        for name, units, stems, results in begun:
+            num_documents, num_blank = [], 0
+            for result in results:
+                num_documents.append(result.num_documents)
+                num_blank += result.num_blank
                 for order, text in result.sample:
-                    sample.add(order, text)
-        self._seconds[name] = time.monotonic() - started
-        return Scan(units, stems, num_documents, num_blank)
+                    samples[name].add(order, text)
+            self._seconds[name], started = time.monotonic() - started, time.monotonic()
+            scans[name] = Scan(units, stems, num_documents, num_blank)
+        return scans
 
     def dataset(self, name: str, tokenizer: dict[str, Any], scan: Scan | None) -> DatasetRecord:
         """Make a dataset, or find it made.
@@ -113,25 +120,32 @@ class DatasetBuilder:
             heldout_share=self._config.prepare.heldout_share,
             tokenizer=tokenizer["fingerprint"],
         )
-        record = None if self._config.force else self._found(record_path, expected)
+        earlier = self._found(record_path, expected)
+        record = None if self._config.force or earlier is None or self._lacks_overlap(earlier) else earlier
         if record is None:
             record_path.unlink(missing_ok=True)
             if is_megatron(self._config.datasets[name], key):
                 record = self._in_place(name, tokenizer, expected)
             else:
-                record = self._from_text(name, tokenizer, scan or self.scan(name), expected)
+                record = self._from_text(name, tokenizer, scan or self.scan([name])[name], expected)
             self._seconds[name] = scanned_s + time.monotonic() - started
         record = replace(
-            record, capability=self._config.datasets[name].capability, sources=self._described(name, record)
+            record,
+            capability=self._config.datasets[name].capability,
+            sources=self._described(name, record),
+            overlap={**(earlier.overlap if earlier else {}), **record.overlap},
         )
-        write_json(record_path, record)
+        write_json(record_path, record)  # with what left the suite: it may come back
         if self._shards is not None:
             shutil.rmtree(self._shards)
             self._shards = None
-        return record
+        asked = self._overlap_fingerprints()
+        return replace(record, overlap={name: record.overlap[name] for name in asked if name in record.overlap})
 
     def progress(self, record: DatasetRecord) -> str:
-        """One line about a finished dataset: documents, MB of text, tokens, and the rate where it was made now."""
+        """Return one line about a finished dataset: documents, MB of text, tokens, and the rate where it was
+        made now.
+        """
         megabytes = (record.num_train_bytes + record.num_heldout_bytes) / 1e6
         seconds = self._seconds.get(record.name)
         rate = "found done" if seconds is None else f"{seconds:.1f} s, {megabytes / max(seconds, 1e-9):.1f} MB/s"
@@ -142,16 +156,17 @@ class DatasetBuilder:
         )
 
     def _found(self, record_path: Path, expected: str) -> DatasetRecord | None:
-        """The record of the same dataset, if its files are there and its overlap is with the same benchmarks."""
+        """Return the record of the same dataset, if its files are there."""
         if not is_done(record_path, expected):
             return None
         record = load_record(record_path, DatasetRecord)
-        if not record_is_whole(record):
-            return None
-        same_overlap = record.num_train_bytes == 0 or self._overlap_fingerprints() == {
-            name: entry["fingerprint"] for name, entry in record.overlap.items()
-        }
-        return record if same_overlap else None
+        return record if record_is_whole(record) else None
+
+    def _lacks_overlap(self, record: DatasetRecord) -> bool:
+        """Return whether the overlap of a dataset's text with a benchmark or task of the suite is not in its record."""
+        measured = {name: entry["fingerprint"] for name, entry in record.overlap.items()}
+        asked = self._overlap_fingerprints()
+        return record.num_train_bytes > 0 and any(measured.get(name) != asked[name] for name in asked)
 
     def _in_place(self, name: str, tokenizer: dict[str, Any], expected: str) -> DatasetRecord:
         source = self._config.datasets[name].sources[0]
@@ -182,7 +197,7 @@ class DatasetBuilder:
         )
 
     def _shards_folder(self, name: str, scan: Scan, expected: str) -> Path:
-        """Where the shards of a dataset are while it is made, by all that they depend on."""
+        """Return where the shards of a dataset are while it is made, by all that they depend on."""
         overlap = list(self._overlap_fingerprints().items())  # hits are counted by position
         units = [(unit.names, unit.part) for unit in scan.units]
         return self._work / f"{name}.{fingerprint(dataset=expected, overlap=overlap, units=units)}"
@@ -260,7 +275,7 @@ class DatasetBuilder:
         return prints
 
     def _described(self, name: str, record: DatasetRecord) -> list[dict[str, Any]]:
-        """The record's counts by source, with what each source is, its origin and its licence."""
+        """Return the record's counts by source, with what each source is, its origin and its licence."""
         sources = self._config.datasets[name].sources
         return [{**counts, **_description(source)} for source, counts in zip(sources, record.sources, strict=True)]
 
@@ -275,7 +290,7 @@ class _Written:
 
 
 def record_is_whole(record: DatasetRecord) -> bool:
-    """Whether the files a record describes are where it says."""
+    """Return whether the files a record describes are where it says."""
     prefixes = [prefix for prefix in (record.train_prefix, record.heldout_prefix) if prefix is not None]
     return all(Path(prefix + suffix).is_file() for prefix in prefixes for suffix in (".bin", ".idx"))
 
@@ -288,7 +303,7 @@ def _no_training_tokens(name: str, num_documents: int) -> DatasetError:
 
 
 def _parts(values: NDArray[Any], scan: Scan) -> list[NDArray[Any]]:
-    """An array over a dataset's documents, cut into its units."""
+    """Return an array over a dataset's documents, cut into its units."""
     return np.split(values, np.cumsum(scan.num_documents)[:-1])
 
 

@@ -23,17 +23,17 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 def is_address(place: str) -> bool:
-    """Whether fsspec has to open it."""
+    """Return whether fsspec has to open it."""
     return "://" in place
 
 
 def absolute(place: str) -> str:
-    """A path from the root; an address as it is."""
+    """Return a path from the root; an address as it is."""
     return place if is_address(place) else str(Path(place).absolute())
 
 
 def files_at(place: str) -> list[str]:
-    """The file of that name, or else all that match it as a pattern, sorted; none: empty.
+    """Return the file of that name, or else all that match it as a pattern, sorted; none: empty.
 
     Raises:
         DatasetError: if the address cannot be asked.
@@ -51,7 +51,7 @@ def files_at(place: str) -> list[str]:
 
 
 def identity(place: str) -> list[Any]:
-    """What a file's content is known by without reading it: its place, size in bytes, and time of modification.
+    """Return what a file's content is known by without reading it: its place, size in bytes, and time of modification.
 
     Of a path the time is in nanoseconds; of an address it is what the store has (a time, an ETag or a checksum).
 
@@ -72,13 +72,13 @@ def identity(place: str) -> list[Any]:
 
 
 def size_of(place: str) -> int:
-    """Bytes of a file, as stored."""
+    """Return bytes of a file, as stored."""
     return int(identity(place)[1])
 
 
 @contextmanager
 def opened(place: str, unpacked: bool = True) -> Iterator[IO[bytes]]:
-    """A file's bytes, unpacked by the end of its name unless that is not wanted.
+    """Open a file's bytes, unpacked by the end of its name unless that is not wanted.
 
     Raises:
         DatasetError: if it cannot be read, or is not packed as its name says.
@@ -97,7 +97,7 @@ def opened(place: str, unpacked: bool = True) -> Iterator[IO[bytes]]:
 
 
 def lines(file: IO[bytes], where: Callable[[int], object]) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file from where it stands, with their numbers, from 1.
+    """Yield the lines of a file from where it stands, with their numbers, from 1.
 
     Args:
         where: What a line is called in an error, by its number.

@@ -21,7 +21,7 @@ _RESERVED = ("tokenizer", "benchmarks", "tasks", "manifest.json")
 
 
 def expected_fingerprint(config: DemixConfig, inputs: Inputs | None = None) -> str:
-    """The fingerprint a finished prepare stage of this configuration carries.
+    """Return the fingerprint a finished prepare stage of this configuration carries.
 
     It covers the datasets, the tokenizer, the split, the overlap, the benchmarks and the tasks: package versions of
     registry sources; of user files path, size and when they were first read (see `inputs`). It does not depend on the
@@ -56,7 +56,7 @@ def expected_fingerprint(config: DemixConfig, inputs: Inputs | None = None) -> s
 
 
 def known_files(config: DemixConfig, inputs: Inputs) -> dict[str, Identity]:
-    """The user's files that a run's data are made of, and what stands for each.
+    """Return the user's files that a run's data are made of, and what stands for each.
 
     Raises:
         ConfigError, DatasetError: if a source is not valid, or is missing.
@@ -75,7 +75,9 @@ def known_files(config: DemixConfig, inputs: Inputs) -> dict[str, Identity]:
 
 
 def data_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the data and the suite by the configuration alone: values, and names that are no folders."""
+    """Yield what is wrong with the data and the suite by the configuration alone: values, and names that are no
+    folders.
+    """
     if not config.datasets:
         yield ConfigError("datasets: expected at least one dataset, found none; add one, or datasets=quickstart")
     suite = config.suite
@@ -110,7 +112,9 @@ def data_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def tokenizer_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the tokenizer: how it is described, the files of one that is brought, the text of a BPE."""
+    """Yield what is wrong with the tokenizer: how it is described, the files of one that is brought, the text
+    of a BPE.
+    """
     settings = config.tokenizer
     for error in found_by(lambda: check_tokenizer(settings)):
         yield error
@@ -125,12 +129,12 @@ def tokenizer_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def tokenizer_record(config: DemixConfig) -> Path:
-    """Where the run's tokenizer and what it was made of are recorded."""
+    """Return where the run's tokenizer and what it was made of are recorded."""
     return config.run_dir.absolute() / "datasets" / "tokenizer" / "record.json"
 
 
 def tokenizer_inputs(config: DemixConfig, inputs: Inputs) -> dict[str, Any]:
-    """What the tokenizer depends on: for a BPE, the text of `tokenizer.datasets`, in the recipe's order.
+    """Return what the tokenizer depends on: for a BPE, the text of `tokenizer.datasets`, in the recipe's order.
 
     Raises:
         ConfigError: if one of these is no dataset, and the run's tokenizer was not trained on it either.
@@ -149,7 +153,7 @@ def tokenizer_inputs(config: DemixConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _dropped_text(config: DemixConfig, name: str) -> Any:
-    """The text of a dataset that the recipe has dropped and the run's tokenizer was trained on."""
+    """Return the text of a dataset that the recipe has dropped and the run's tokenizer was trained on."""
     path = tokenizer_record(config)
     texts = read_json(path).get("inputs", {}).get("texts", {}) if path.exists() else {}
     if name not in texts:

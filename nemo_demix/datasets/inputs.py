@@ -38,7 +38,7 @@ class Inputs:
             self._known = {path: entry for path, entry in found.items() if _is_entry(entry)}
 
     def identity(self, place: str) -> Identity:
-        """What stands for a file in fingerprints; the same as long as its bytes are.
+        """Return what stands for a file in fingerprints; the same as long as its bytes are.
 
         Raises:
             DatasetError: if it is missing.
@@ -78,7 +78,7 @@ class Inputs:
 
 
 def identity_of(place: str, inputs: Inputs | None) -> Identity:
-    """What stands for a file in fingerprints: as the run knows it; None: as it lies there."""
+    """Return what stands for a file in fingerprints: as the run knows it; None: as it lies there."""
     return identity(place) if inputs is None else inputs.identity(place)
 
 

@@ -11,7 +11,7 @@ _DENSE = (*PACKED, ".parquet")  # hold more text than bytes
 
 
 def length_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Datasets with fewer bytes of text than a sequence has tokens: a token is a byte at least."""
+    """Yield errors for datasets with fewer bytes of text than a sequence has tokens: a token is a byte at least."""
     for name, dataset in config.datasets.items():
         size = most_text(dataset, f"datasets.{name}")
         if size is None:
@@ -28,7 +28,7 @@ def length_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def most_text(dataset: DatasetConfig, key: str) -> int | None:
-    """Bytes of text that a dataset's files can hold at most; None where their sizes do not say."""
+    """Return bytes of text that a dataset's files can hold at most; None where their sizes do not say."""
     total = 0
     try:
         for number, source in enumerate(dataset.sources):

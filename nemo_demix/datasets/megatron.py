@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.errors import DatasetError
+from nemo_demix.stack import uncompiled
 
 _CHECKED_DOCUMENTS = 64
 _MAGIC = b"MMIDIDX\0\0"  # how an index file begins
@@ -30,14 +31,23 @@ class PrefixCounts:
 
 
 def _indexed_dataset() -> Any:
-    """megatron-core's module of these files; what its other parts warn of at their import is not about them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module("megatron.core.datasets.indexed_dataset")
+    """Import megatron-core's module of these files; what its other parts warn of then is not about them.
+
+    Those parts have functions that `torch.compile` is asked for as they are imported; none is called here.
+    """
+    import torch
+
+    compile_, torch.compile = torch.compile, uncompiled  # type: ignore[assignment]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("megatron.core.datasets.indexed_dataset")
+    finally:
+        torch.compile = compile_
 
 
 def token_type(vocab_size: int) -> str:
-    """NumPy name of the type megatron-core stores token ids of that vocabulary in."""
+    """Return the NumPy name of the type megatron-core stores token ids of that vocabulary in."""
     DType = _indexed_dataset().DType
     return np.dtype(DType.optimal_dtype(vocab_size)).name
 

@@ -14,7 +14,7 @@ _Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def python_files(folder: Path, without: Iterable[str] = ()) -> Iterator[Path]:
-    """The .py files below a folder, sorted, leaving out every folder or file whose name is in `without`."""
+    """Yield the .py files below a folder, sorted, leaving out every folder or file whose name is in `without`."""
     excluded = {"__pycache__", *without}
     for path in sorted(folder.rglob("*.py")):
         if excluded.isdisjoint(path.relative_to(folder).parts):
@@ -22,7 +22,7 @@ def python_files(folder: Path, without: Iterable[str] = ()) -> Iterator[Path]:
 
 
 def source_documents(path: Path) -> Iterator[str]:
-    """A module's source; a long one in several documents, cut between its top-level definitions.
+    """Yield a module's source; a long one in several documents, cut between its top-level definitions.
 
     Raises:
         DatasetError: if the file is not decodable.
@@ -31,7 +31,7 @@ def source_documents(path: Path) -> Iterator[str]:
 
 
 def docstring_documents(path: Path) -> Iterator[str]:
-    """A module's docstrings joined in the order of the source; many or long ones in several documents.
+    """Yield a module's docstrings joined in the order of the source; many or long ones in several documents.
 
     Raises:
         DatasetError: if the file is not Python that this interpreter can parse.
@@ -47,7 +47,9 @@ def docstring_documents(path: Path) -> Iterator[str]:
 
 
 def _grouped(pieces: Iterable[str], separator: str) -> Iterator[str]:
-    """Neighbouring pieces joined into documents of DOCUMENT_CHARS or a little more; too short a rest is left out."""
+    """Yield neighbouring pieces joined into documents of DOCUMENT_CHARS or a little more; too short a rest is
+    left out.
+    """
     group: list[str] = []
     size = 0
     for piece in pieces:

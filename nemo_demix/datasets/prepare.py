@@ -108,7 +108,9 @@ class _Preparation:
         return records
 
     def _tokenizer(self, builder: DatasetBuilder) -> dict[str, Any]:
-        """The tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped later."""
+        """Return the tokenizer's info; with what it was made of beside it, so that a dataset of it can be dropped
+        later.
+        """
         config = self._config
         record_path = tokenizer_record(config)
         inputs = tokenizer_inputs(config, self._inputs)
@@ -124,7 +126,7 @@ class _Preparation:
         return info
 
     def _sample(self, builder: DatasetBuilder, names: Iterable[str]) -> list[str]:
-        """Text of these datasets for a BPE, in equal parts."""
+        """Return text of these datasets for a BPE, in equal parts."""
         names = list(names)
         dropped = [name for name in names if name not in self._config.datasets]
         if dropped:
@@ -137,9 +139,6 @@ class _Preparation:
                 "prepare: the tokenizer is trained anew, and so will every model be; tokenizer.datasets=[...] "
                 "names the datasets it depends on, so that others can come and go"
             )
-        texts: list[str] = []
-        for name in names:
-            sample = LowestDocuments(self._config.tokenizer.sample_bytes // len(names))
-            self._scans[name] = builder.scan(name, sample)
-            texts.extend(text for _, text in sample.texts())
-        return texts
+        samples = {name: LowestDocuments(self._config.tokenizer.sample_bytes // len(names)) for name in names}
+        self._scans = builder.scan(names, samples)
+        return [text for name in names for _, text in samples[name].texts()]

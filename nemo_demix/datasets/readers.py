@@ -28,7 +28,7 @@ Part = tuple[int, int]  # from, and up to: bytes of lines, or row groups
 
 
 def file_format(place: str) -> str:
-    """The suffix of `SUFFIXES` that a file name ends in.
+    """Return the suffix of `SUFFIXES` that a file name ends in.
 
     Raises:
         DatasetError: if there is none.
@@ -43,12 +43,12 @@ def file_format(place: str) -> str:
 
 
 def is_one_document(place: str) -> bool:
-    """Whether a file holds a single document."""
+    """Return whether a file holds a single document."""
     return file_format(place).startswith(TEXT)
 
 
 def read_file(place: str, text_field: str, part: Part | None = None) -> Iterator[str]:
-    """The documents of one text file.
+    """Yield the documents of one text file.
 
     Args:
         place: A .txt file (one document), or a file of JSON lines or a .parquet file (one document a row).
@@ -74,7 +74,7 @@ def read_file(place: str, text_field: str, part: Part | None = None) -> Iterator
 
 
 def first_row(place: str) -> dict[str, Any]:
-    """The first row of a file of JSON lines or a .parquet file, its fields by name.
+    """Return the first row of a file of JSON lines or a .parquet file, its fields by name.
 
     Raises:
         DatasetError: as `read_file`, or if there is no row.
@@ -113,7 +113,7 @@ def check_first_record(place: str, text_field: str, is_text: bool) -> None:
 
 
 def read_text(place: str, unpacked: bool = True) -> str:
-    """A whole file's text.
+    """Return a whole file's text.
 
     Raises:
         DatasetError: if it is missing, binary, not UTF-8 or longer than LARGEST_RECORD.
@@ -126,7 +126,7 @@ def read_text(place: str, unpacked: bool = True) -> str:
 
 
 def json_lines(place: str, part: Part | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file of JSON lines with their line numbers, from 1; blank lines are passed over.
+    """Yield the objects of a file of JSON lines with their line numbers, from 1; blank lines are passed over.
 
     Args:
         part: Range of bytes in which the lines start, of a file that is not packed; None: all.
@@ -174,7 +174,7 @@ class Line:
 
 
 def checked_string(row: dict[str, Any], field: str, place: object) -> str:
-    """A row's field, which has to be a string of whole Unicode characters.
+    """Return a row's field, which has to be a string of whole Unicode characters.
 
     Args:
         place: File and line or row, for the message.
@@ -202,7 +202,7 @@ def checked_string(row: dict[str, Any], field: str, place: object) -> str:
 
 @contextmanager
 def parquet_file(place: str) -> Iterator["pq.ParquetFile"]:
-    """A .parquet file, open; whatever is wrong with it while it is read is said.
+    """Open a .parquet file; whatever is wrong with it while it is read is said.
 
     Raises:
         DatasetError: if it cannot be read, or is none.

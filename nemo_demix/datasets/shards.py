@@ -129,12 +129,12 @@ class LowestDocuments:
             self._bytes -= size
 
     def texts(self) -> list[tuple[int, str]]:
-        """The sample as (order, text), ascending."""
+        """Return the sample as (order, text), ascending."""
         return sorted((-negative, text) for negative, _, text in self._heap)
 
 
 def heldout_below(share: float) -> int:
-    """The `split` half-digest below which a document is held out."""
+    """Return the `split` half-digest below which a document is held out."""
     return int(share * 2.0**64)
 
 
@@ -242,7 +242,7 @@ def _tokenizer(info: str) -> Tokenizer:
 
 
 def _chosen(task: ShardTask) -> Iterator[tuple[int, str]]:
-    """The selected documents with their split."""
+    """Yield the selected documents with their split."""
     if task.unit.kind == "registry":
         texts: Iterator[str] = (row["text"] for _, row in json_lines(f"{task.stem}.jsonl"))
     else:

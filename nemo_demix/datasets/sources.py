@@ -49,7 +49,7 @@ class Unit:
     part: Part | None = None
 
     def documents(self) -> Iterator[str]:
-        """The unit's documents in a fixed order; blank ones are included.
+        """Yield the unit's documents in a fixed order; blank ones are included.
 
         Raises:
             DatasetError: if a file cannot be used.
@@ -71,7 +71,7 @@ class Unit:
 
 
 def source_kind(source: SourceConfig, key: str) -> str:
-    """Which of `KINDS` a source is.
+    """Return which of `KINDS` a source is.
 
     Args:
         key: The source's configuration key, for the message.
@@ -89,7 +89,7 @@ def source_kind(source: SourceConfig, key: str) -> str:
 
 
 def is_megatron(dataset: DatasetConfig, key: str) -> bool:
-    """Whether a dataset is an existing .bin/.idx prefix, used in place.
+    """Return whether a dataset is an existing .bin/.idx prefix, used in place.
 
     Raises:
         ConfigError: if it has no source, mixes a prefix with other sources, or caps a prefix.
@@ -99,7 +99,7 @@ def is_megatron(dataset: DatasetConfig, key: str) -> bool:
 
 
 def dataset_errors(dataset: DatasetConfig, key: str) -> Iterator[DemixError]:
-    """What is wrong with a dataset by its configuration alone."""
+    """Yield what is wrong with a dataset by its configuration alone."""
     if not dataset.sources:
         yield ConfigError(f"{key}.sources: expected at least one source, found none; add one")
     for number, source in enumerate(dataset.sources):
@@ -117,7 +117,9 @@ def dataset_errors(dataset: DatasetConfig, key: str) -> Iterator[DemixError]:
 
 
 def source_errors(source: SourceConfig, key: str) -> Iterator[DemixError]:
-    """What is wrong with what a source names: files that are not there, and the first record of those that are."""
+    """Yield what is wrong with what a source names: files that are not there, and the first record of those
+    that are.
+    """
     try:
         kind = source_kind(source, key)
         if kind == "registry":
@@ -138,7 +140,7 @@ def source_errors(source: SourceConfig, key: str) -> Iterator[DemixError]:
 
 
 def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:
-    """The units of a text dataset, in the order in which its documents are written.
+    """Return the units of a text dataset, in the order in which its documents are written.
 
     Raises:
         ConfigError, DatasetError: if a source is not valid or names no files.
@@ -162,7 +164,9 @@ def dataset_units(dataset: DatasetConfig, key: str) -> list[Unit]:
 
 
 def _parts(place: str) -> list[Part | None]:
-    """How a file is shared between workers: by ranges of bytes, or of row groups; what is packed is read in one go."""
+    """Return how a file is shared between workers: by ranges of bytes, or of row groups; what is packed is read in one
+    go.
+    """
     kind = file_format(place)
     if kind == ".parquet":
         with parquet_file(place) as file:
@@ -181,7 +185,7 @@ def _parts(place: str) -> list[Part | None]:
 
 
 def source_files(source: SourceConfig, key: str) -> list[str]:
-    """The absolute files, or addresses, of a `path` or `code` source, sorted.
+    """Return the absolute files, or addresses, of a `path` or `code` source, sorted.
 
     Raises:
         DatasetError: if there are none, or a format is unknown.
@@ -211,7 +215,7 @@ def source_files(source: SourceConfig, key: str) -> list[str]:
 
 
 def dataset_identity(dataset: DatasetConfig, key: str, inputs: Inputs | None = None) -> list[dict[str, Any]]:
-    """What a dataset's documents depend on, for fingerprints: package versions, or files, by source.
+    """Return what a dataset's documents depend on, for fingerprints: package versions, or files, by source.
 
     Args:
         inputs: What the run knows of its files, so that one that was only touched is the same; None: nothing.
@@ -232,7 +236,7 @@ def _source_identity(source: SourceConfig, key: str, inputs: Inputs | None) -> d
 
 
 def input_files(source: SourceConfig, key: str) -> list[str]:
-    """The absolute files, or addresses, that a source's documents are in; none of a registry's.
+    """Return the absolute files, or addresses, that a source's documents are in; none of a registry's.
 
     Raises:
         ConfigError, DatasetError: if the source is not valid.

@@ -17,7 +17,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".arrow")
 
 
 def data_files(place: str, data: str) -> list[Path]:
-    """All files that documents may be read from, sorted.
+    """Return all files that documents may be read from, sorted.
 
     Raises:
         DatasetError: if there are none.
@@ -32,7 +32,7 @@ def data_files(place: str, data: str) -> list[Path]:
 
 
 def local_splits(place: str, data: str, label: str, definition: Any) -> SavedSplits:
-    """The splits of one task that its definition names and that are there.
+    """Return the splits of one task that its definition names and that are there.
 
     Args:
         place: The task's key in the configuration, for messages.
@@ -68,7 +68,7 @@ def local_splits(place: str, data: str, label: str, definition: Any) -> SavedSpl
 
 
 def _belongs(path: Path, split: str) -> bool:
-    """Whether a file is of a split, by its own name or its folder's."""
+    """Return whether a file is of a split, by its own name or its folder's."""
     return bool(re.match(rf"{re.escape(split)}([-_.]|$)", path.name)) or split in path.parts[:-1]
 
 

@@ -75,7 +75,7 @@ def write_task(
 
 
 def task_identity(key: str, config: TaskConfig, inputs: Inputs | None = None) -> dict[str, Any]:
-    """What a task's documents and definition depend on, for fingerprints.
+    """Return what a task's documents and definition depend on, for fingerprints.
 
     Args:
         inputs: What the run knows of its files.
@@ -100,7 +100,9 @@ def task_identity(key: str, config: TaskConfig, inputs: Inputs | None = None) ->
 
 
 def task_texts(key: str, suite: SuiteConfig, record: TaskRecord) -> list[str]:
-    """Question and right answer of every document that is scored, for the overlap with training data; no shots."""
+    """Return question and right answer of every document that is scored, for the overlap with training data;
+    no shots.
+    """
     unshot = replace(suite.tasks[key], generation={})
     with harness():
         built: BuiltTask = build_saved(f"suite.tasks.{key}", unshot, suite.allow_code_execution, record)
@@ -108,7 +110,7 @@ def task_texts(key: str, suite: SuiteConfig, record: TaskRecord) -> list[str]:
 
 
 def _splits(place: str, label: str, task: Any, config: TaskConfig, download: Download) -> tuple[Any, bool]:
-    """The documents of one task by split, and whether the harness found them itself."""
+    """Return the documents of one task by split, and whether the harness found them itself."""
     if config.data is not None:
         return local_splits(place, config.data, label, task.config), False
     if label in OWN_TASKS:
@@ -128,7 +130,7 @@ def _splits(place: str, label: str, task: Any, config: TaskConfig, download: Dow
 
 
 def _wanted(task: Any) -> list[str]:
-    """The splits that are used; all of them where a task's own class decides."""
+    """Return the splits that are used; all of them where a task's own class decides."""
     scored = scored_split(task)
     if scored is None:
         return list(task.dataset)
@@ -137,7 +139,9 @@ def _wanted(task: Any) -> list[str]:
 
 
 def task_file_errors(key: str, config: TaskConfig) -> Iterator[DemixError]:
-    """Files that a task names and that are not there, and names of ours that are none; the harness is not asked."""
+    """Yield errors for files that a task names and that are not there, and names of ours that are none; the harness is
+    not asked.
+    """
     place = f"suite.tasks.{key}"
     if catalogue.is_file(config.task) and not Path(config.task).is_file():
         yield ConfigError(f"{place}.task: {config.task}: expected a YAML file, found none; correct the path")
@@ -151,7 +155,7 @@ def task_file_errors(key: str, config: TaskConfig) -> Iterator[DemixError]:
 
 
 def task_errors(key: str, config: TaskConfig, uses: tuple[str, ...]) -> Iterator[DemixError]:
-    """What is wrong with a task by its configuration alone."""
+    """Yield what is wrong with a task by its configuration alone."""
     place = f"suite.tasks.{key}"
     if config.use not in uses:
         yield ConfigError(

@@ -57,7 +57,7 @@ def build_tokenizer(config: TokenizerConfig, sample_texts: Iterable[str], out_di
 
 
 def tokenizer_identity(config: TokenizerConfig) -> dict[str, Any]:
-    """What a tokenizer depends on beside the training sample, for fingerprints.
+    """Return what a tokenizer depends on beside the training sample, for fingerprints.
 
     Raises:
         ConfigError: if the configuration is incomplete.

@@ -19,7 +19,7 @@ class Workers:
         self._pool = pool
 
     def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """The result of each task; the first task that raises ends the iteration with its error."""
+        """Return the result of each task; the first task that raises ends the iteration with its error."""
         return map(function, tasks) if self._pool is None else self._pool.map(function, tasks)
 
 

@@ -15,7 +15,9 @@ from nemo_demix.scoring.items import Scores
 
 
 def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, str]]:
-    """The two kinds of score, each as {score name: capability}; benchmarks that a search may not see take no part."""
+    """Return the two kinds of score, each as {score name: capability}; benchmarks that a search may not see take no
+    part.
+    """
     averaged = averaged_scores(judged_scores(config.suite, manifest, PROXY_USES))
     sets = {
         "benchmarks": {name: score.capability for name, score in averaged.items()},
@@ -27,7 +29,7 @@ def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[st
 
 
 def columns(models: Mapping[str, Scores], capability_of: Mapping[str, str], what: str) -> Columns:
-    """Capability averages of models' scores, in the models' order.
+    """Return capability averages of models' scores, in the models' order.
 
     Raises:
         ScoreError: if a model lacks a score, or a capability mixes scores of both directions.

@@ -45,7 +45,9 @@ class Figures:
 
 
 def draw_samples(num_references: int, num_bootstrap: int, rng: np.random.Generator) -> Rows:
-    """Indices of references, shape (1 + num_bootstrap, R): first every reference once, then drawn with replacement."""
+    """Return indices of references, shape (1 + num_bootstrap, R): first every reference once, then drawn with
+    replacement.
+    """
     drawn_SR = rng.integers(0, num_references, (num_bootstrap, num_references))
     return np.vstack([np.arange(num_references), drawn_SR]).astype(np.intp)
 
@@ -101,7 +103,7 @@ def estimates(given: Figures, confidence: float) -> dict[str, dict[str, Estimate
 
 
 def differences(first: Figures, second: Figures, confidence: float) -> dict[str, dict[str, Estimate]]:
-    """First minus second on the same resamples, for both rhos; those of few references are widened."""
+    """Return first minus second on the same resamples, for both rhos; those of few references are widened."""
     result: dict[str, dict[str, Estimate]] = {}
     one, other = estimates(first, confidence), estimates(second, confidence)
     for measure, num_ordered in first.num_ordered.items():
@@ -115,7 +117,7 @@ def differences(first: Figures, second: Figures, confidence: float) -> dict[str,
 
 
 def correlations(first_R: Array, second_R: Array, rows_ST: Rows) -> Array:
-    """Spearman's rho of every row of indices, shape (S,), ties at their mean rank.
+    """Return Spearman's rho of every row of indices, shape (S,), ties at their mean rank.
 
     NaN where a side is constant, or where fewer than 3 different references are left.
     """
@@ -133,14 +135,14 @@ def _centred(ranks_ST: Array) -> Array:
 
 
 def _top(better_R: Array, samples_SR: Rows) -> Rows:
-    """The best quarter of each sample by the references' own scores."""
+    """Return the best quarter of each sample by the references' own scores."""
     count = math.ceil(TOP_SHARE * samples_SR.shape[1])
     order_SR = np.argsort(-better_R[samples_SR], axis=1, kind="stable")
     return np.take_along_axis(samples_SR, order_SR[:, :count], axis=1)
 
 
 def why_no_rho(reference_R: Array, proxy_R: Array) -> str | None:
-    """Why a correlation of these scores, each of shape (R,), is undefined; None where it is not."""
+    """Return why a correlation of these scores, each of shape (R,), is undefined; None where it is not."""
     if len(reference_R) < MIN_RANKED:
         return f"{len(reference_R)} references to order; {MIN_RANKED} are needed"
     if np.ptp(reference_R) == 0:
@@ -169,7 +171,7 @@ class TokensToMatch:
 
 
 def tokens_to_match(target_rho: float | None, measured: Mapping[int, float | None]) -> TokensToMatch:
-    """The fewest tokens at which trained proxies reach a rho, interpolated on log2 of the tokens.
+    """Return the fewest tokens at which trained proxies reach a rho, interpolated on log2 of the tokens.
 
     Args:
         target_rho: Spearman's rho of merged proxies; None: undefined.

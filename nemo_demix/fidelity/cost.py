@@ -20,7 +20,7 @@ Stages = dict[str, dict[str, Any]]
 
 
 def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
-    """Tokens and device-seconds of every stage, and of the same search over trained proxies.
+    """Return tokens and device-seconds of every stage, and of the same search over trained proxies.
 
     What was not done (a strategy without components, no `verify`) is left out of the stages, and what follows from it
     is null. Device-seconds are those of training, merging and scoring proxies, without start-up; an external command
@@ -51,7 +51,7 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
 
 
 def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[ProxyRow], ranks: int) -> Stages:
-    """Tokens and device-seconds of every stage that has done anything.
+    """Return tokens and device-seconds of every stage that has done anything.
 
     Args:
         groups: Finished models, by stage.
@@ -73,7 +73,7 @@ def _done(jobs: Sequence[TrainJob]) -> list[ModelRecord]:
 
 
 def _references(config: DemixConfig) -> list[ModelRecord]:
-    """What `verify` trained, whatever its settings are by now: it was paid for."""
+    """Return what `verify` trained, whatever its settings are by now: it was paid for."""
     path = config.run_dir / "verify" / "references.json"
     names = [reference["name"] for reference in read_json(path)] if path.exists() else []
     records = [model_folder(config, "reference", name) / "record.json" for name in names]
@@ -89,7 +89,7 @@ def _trained(records: Sequence[ModelRecord], ranks: int) -> dict[str, Any]:
 
 
 def _against_training(stages: Stages, num_proxies: int, merge_s: float, score_s: float) -> dict[str, Any]:
-    """The proxies of this search, had each been trained as long as the mean component, and scored once."""
+    """Return the proxies of this search, had each been trained as long as the mean component, and scored once."""
     components = stages.get("components")
     if not components or not num_proxies:
         return {"if_proxies_were_trained": None, "break_even_proxies": None, "one_scoring_in_tokens": None}
@@ -109,7 +109,9 @@ def _against_training(stages: Stages, num_proxies: int, merge_s: float, score_s:
 
 
 def _same_answer(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What RegMix or CLIMB would pay for proxies that order mixtures as well as ours, as `verify` measured it."""
+    """Return what RegMix or CLIMB would pay for proxies that order mixtures as well as ours, as `verify`
+    measured it.
+    """
     if fidelity is None:
         return {"num_tokens": None, "ratio": None, "reason": "not measured: run `nemo-demix verify`"}
     kind = "predictions" if proxy_plan(config).chosen_by == "predictions" else "merge"
@@ -122,7 +124,7 @@ def _same_answer(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dic
 
 
 def _growth(stages: Stages, config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Tokens as candidate datasets grow in number: one component is added for each, or 16 trained proxies.
+    """Return tokens as candidate datasets grow in number: one component is added for each, or 16 trained proxies.
 
     A trained proxy has the tokens that match our rho where `verify` found them, else those of a component.
     """

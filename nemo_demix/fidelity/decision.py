@@ -92,7 +92,7 @@ def decision(reference_R: Array, stand_in: StandIn, counts_SR: Array) -> Decisio
 
 
 def undefined(reason: str, num_samples: int, num_references: int) -> Decision:
-    """A stand-in of which nothing can be said."""
+    """Return a stand-in of which nothing can be said."""
     nothing_S = np.full(num_samples, np.nan)
     spread_S = np.zeros(num_samples)
     return Decision(dict.fromkeys(MEASURES, nothing_S), dict.fromkeys(MEASURES, reason), num_references, spread_S)
@@ -145,7 +145,7 @@ def decision_estimates(found: Decision, confidence: float) -> dict[str, Estimate
 
 
 def rho_difference(first: Decision, second: Decision, confidence: float) -> Estimate:
-    """rho of the first minus that of the second, on the same resamples; of few references it is widened."""
+    """Return rho of the first minus that of the second, on the same resamples; of few references it is widened."""
     why = first.reasons.get("rho") or second.reasons.get("rho")
     found = summarise(first.values["rho"] - second.values["rho"], confidence, why)
     one, other = (decision_estimates(each, confidence)["rho"] for each in (first, second))

@@ -79,7 +79,7 @@ def widened_difference(estimate: Estimate, first: Estimate, second: Estimate, nu
 
 
 def _reach(estimate: Estimate) -> tuple[float, float]:
-    """How far the interval goes below and above the value."""
+    """Return how far the interval goes below and above the value."""
     value, low, high = estimate.value, estimate.low, estimate.high
     if value is None or low is None or high is None:
         raise AssertionError("correlations of few references are defined and have intervals where a difference is")

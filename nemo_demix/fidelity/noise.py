@@ -59,14 +59,16 @@ def _with_macro(scores: Mapping[str, float], capabilities: Sequence[str]) -> dic
 
 
 def _centred_std(scores_ME: Array) -> float:
-    """Standard deviation without the means of mixtures and of seeds, by (M - 1)(E - 1) degrees of freedom."""
+    """Return the standard deviation without the means of mixtures and of seeds, by (M - 1)(E - 1) degrees of
+    freedom.
+    """
     left_ME = scores_ME - scores_ME.mean(axis=1, keepdims=True) - scores_ME.mean(axis=0) + scores_ME.mean()
     num_mixtures, num_seeds = scores_ME.shape
     return float(np.sqrt((left_ME**2).sum() / ((num_mixtures - 1) * (num_seeds - 1))))
 
 
 def _ceiling(groups: Sequence[Sequence[Mapping[str, float]]], name: str) -> float | None:
-    """The mean rho of the first seed with each other one."""
+    """Return the mean rho of the first seed with each other one."""
     columns = [np.array([group[seed][name] for group in groups]) for seed in range(len(groups[0]))]
     everyone_1M = np.arange(len(groups))[None, :]
     rhos = [float(correlations(columns[0], other_M, everyone_1M)[0]) for other_M in columns[1:]]
@@ -74,7 +76,8 @@ def _ceiling(groups: Sequence[Sequence[Mapping[str, float]]], name: str) -> floa
 
 
 def residual_std(reference: Mapping[str, Array], proxy: Mapping[str, Array]) -> dict[str, float]:
-    """Standard deviation of the proxies around the references, by capability and macro; a common offset is left out.
+    """Return the standard deviation of the proxies around the references, by capability and macro; a common offset is
+    left out.
 
     Both are scores by capability, shape (R,) each, in the same order of at least 2 references; the figures have their
     unit. A figure is what a difference of two proxies is wrong by, over the square root of 2, and holds one model's

@@ -48,5 +48,5 @@ def null_stand_ins(mixtures: Mixtures, weights: Mapping[str, float]) -> dict[str
 
 
 def log_shares(shares: Array) -> Array:
-    """Natural logarithms of shares, of the same shape; finite for a share of 0 (LEAST_SHARE)."""
+    """Return natural logarithms of shares, of the same shape; finite for a share of 0 (LEAST_SHARE)."""
     return np.log(np.maximum(shares, LEAST_SHARE))

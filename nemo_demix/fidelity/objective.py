@@ -38,7 +38,7 @@ class Macro:
 
 
 def macro_of_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, Macro]:
-    """The run's objective on both kinds of score: `benchmarks` and `heldout`.
+    """Return the run's objective on both kinds of score: `benchmarks` and `heldout`.
 
     Raises:
         ConfigError: if search.capability_weights names a capability that neither has, or has a bad weight.
@@ -74,7 +74,7 @@ def macro(shares: Shares, weights: Mapping[str, float]) -> Macro:
 
 
 def kind_of_score(found: Macro, model: Scores) -> tuple[str, bool]:
-    """The unit and the direction (higher is better) of the macro score of a model's scores.
+    """Return the unit and the direction (higher is better) of the macro score of a model's scores.
 
     Raises:
         ValueError: saying why, where it has none: no score counts, or they are of several units or directions.
@@ -92,7 +92,9 @@ def kind_of_score(found: Macro, model: Scores) -> tuple[str, bool]:
 
 
 def macro_losses(found: Macro, models: Mapping[str, Scores], higher_is_better: bool) -> Array:
-    """The macro score of each model, in their order, negated where higher is better: shape (R,), lower is better."""
+    """Return the macro score of each model, in their order, negated where higher is better: shape (R,), lower is
+    better.
+    """
     sign = -1.0 if higher_is_better else 1.0
     sums = [
         sum(weight * scores[name].score for name, weight in found.score_weights.items()) for scores in models.values()

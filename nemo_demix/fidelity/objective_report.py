@@ -89,7 +89,7 @@ def objective_report(
 
 
 def mixtures_of(references: Sequence[Reference], manifest: DataManifest) -> Mixtures:
-    """The data of these references."""
+    """Return the data of these references."""
     shares = [[reference.data_shares[name] for name in manifest.datasets] for reference in references]
     return Mixtures(np.array(shares), [record.capability for record in manifest.datasets.values()])
 

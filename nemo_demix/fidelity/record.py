@@ -20,12 +20,12 @@ _NAMES = {
 
 
 def fidelity_path(config: DemixConfig) -> Path:
-    """`runs/<name>/verify/fidelity.json`."""
+    """Return `runs/<name>/verify/fidelity.json`."""
     return config.run_dir / "verify" / "fidelity.json"
 
 
 def load_fidelity(run: PreparedRun) -> dict[str, Any] | None:
-    """What `verify` found of exactly this run's components; None where it has not run, or looked at others."""
+    """Return what `verify` found of exactly this run's components; None where it has not run, or looked at others."""
     path = fidelity_path(run.config)
     if not path.exists():
         return None
@@ -34,7 +34,9 @@ def load_fidelity(run: PreparedRun) -> dict[str, Any] | None:
 
 
 def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
-    """Standard deviation of the benchmarks' macro score between data orders, in its unit; None where not measured."""
+    """Return the standard deviation of the benchmarks' macro score between data orders, in its unit; None where not
+    measured.
+    """
     if fidelity is None or "benchmarks" not in fidelity:
         return None
     std: float | None = fidelity["benchmarks"]["seed_noise"]["std"]["macro"]
@@ -42,7 +44,7 @@ def macro_seeds_std(fidelity: Mapping[str, Any] | None) -> float | None:
 
 
 def stand_in_name(key: str, num_fitted: int = 0) -> str:
-    """What people call a stand-in of the references, by its key in the report.
+    """Return what people call a stand-in of the references, by its key in the report.
 
     Args:
         num_fitted: References that a regression of equal cost was fitted to.

@@ -11,7 +11,7 @@ from nemo_demix.errors import ConfigError, DemixError, refuse
 from nemo_demix.mixture import token_proportional
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.sample import sample_mixtures
-from nemo_demix.training.jobs import TrainJob, blend_matrix, reference_jobs
+from nemo_demix.training.jobs import TrainJob, blend_matrix
 
 _STREAM = 3  # beside the search's own, so that no reference is a proxy of iteration 0
 
@@ -28,7 +28,9 @@ class Reference:
 
 
 def verify_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Settings of `verify` that cannot be measured, and a reference of the user's own, of which it has no use."""
+    """Yield errors for settings of `verify` that cannot be measured, and a reference of the user's own, of which it has
+    no use.
+    """
     settings = config.verify
     if config.reference.name:
         yield ConfigError(f"reference.name={config.reference.name}: `verify` draws its own references; leave it empty")
@@ -47,7 +49,7 @@ def verify_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def draw_references(run: PreparedRun) -> list[Reference]:
-    """The references of a run; a larger number keeps the first ones.
+    """Return the references of a run; a larger number keeps the first ones.
 
     Raises:
         ConfigError: if fewer than 3 are asked for: no correlation is defined below.
@@ -70,13 +72,11 @@ def draw_references(run: PreparedRun) -> list[Reference]:
 def jobs_of(run: PreparedRun, references: Sequence[Reference]) -> list[TrainJob]:
     """Return the jobs of references that were drawn, in their order."""
     shares = {reference.name: reference.data_shares for reference in references}
-    return reference_jobs(
-        run.config, run.manifest, shares, {reference.name: reference.seed for reference in references}
-    )
+    return run.references(shares, {reference.name: reference.seed for reference in references})
 
 
 def reference_names(config: DemixConfig) -> list[tuple[int, str, int]]:
-    """The references of a run, in order: number of the mixture, name, seed of the data order."""
+    """Return the references of a run, in order: number of the mixture, name, seed of the data order."""
     settings = config.verify
     main_seed = config.seed if config.reference.seed is None else config.reference.seed
     seeds = [main_seed, *(seed for seed in settings.seeds if seed != main_seed)]

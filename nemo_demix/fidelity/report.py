@@ -57,7 +57,7 @@ class Measured:
 def fidelity_report(
     config: DemixConfig, manifest: DataManifest, measured: Measured, components: Sequence[ModelRecord]
 ) -> dict[str, Any]:
-    """All figures of the study.
+    """Return all figures of the study.
 
     Of a mixture trained with several seeds, the first seed's model is the reference; the others measure noise.
 
@@ -177,7 +177,7 @@ def _by_mixture(measured: Measured, models: Mapping[str, Mapping[str, np.ndarray
 def _price(
     config: DemixConfig, proxy: Figures, trained: Mapping[int, Figures], components: Sequence[ModelRecord]
 ) -> dict[str, Any]:
-    """Tokens of a search over trained proxies that order as well, against those of the components."""
+    """Return tokens of a search over trained proxies that order as well, against those of the components."""
     measured = {tokens: _macro_rho(found) for tokens, found in trained.items()}
     match: TokensToMatch = tokens_to_match(_macro_rho(proxy), measured)
     num_proxies = sum(config.search.iterations)
@@ -208,7 +208,9 @@ def _macro_rho(found: Figures) -> float | None:
 def _spot_check(
     measured: Measured, reference: Reference, sets: Mapping[str, Mapping[str, str]], deltas: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    """A mixture's proxies against the model trained on it, and how far the components had moved (DeMix Table 12)."""
+    """Return a mixture's proxies against the model trained on it, and how far the components had moved (DeMix Table
+    12).
+    """
     recovery: dict[str, Any] = {}
     for kind, rows in measured.proxies.items():
         recovery[kind] = {}

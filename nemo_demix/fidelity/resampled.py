@@ -20,13 +20,13 @@ Flags = npt.NDArray[np.bool_]
 
 
 def multiplicities(samples_SR: Rows) -> Array:
-    """How often each reference is in each sample, float64, shape (S, R)."""
+    """Return how often each reference is in each sample, float64, shape (S, R)."""
     num_references = samples_SR.shape[1]
     return np.array([np.bincount(row, minlength=num_references) for row in samples_SR], dtype=np.float64)
 
 
 def pair_edges(reference_R: Array) -> tuple[float, float] | None:
-    """The largest difference of the small and of the middle pairs; None where fewer than 3 pairs differ.
+    """Return the largest difference of the small and of the middle pairs; None where fewer than 3 pairs differ.
 
     The references' scores have shape (R,); the differences have their unit.
     """
@@ -39,7 +39,7 @@ def pair_edges(reference_R: Array) -> tuple[float, float] | None:
 
 
 def weighted_rho(reference_R: Array, proxy_R: Array, counts_SR: Array) -> Array:
-    """Spearman's rho of every sample, shape (S,), as `consistency.correlations` has it, ties at their mean rank.
+    """Return Spearman's rho of every sample, shape (S,), as `consistency.correlations` has it, ties at their mean rank.
 
     NaN where a side is constant, or where a sample has fewer than 3 different references.
     """
@@ -51,19 +51,21 @@ def weighted_rho(reference_R: Array, proxy_R: Array, counts_SR: Array) -> Array:
 
 
 def _ranks(values_R: Array, counts_SR: Array) -> Array:
-    """The mean rank of each reference in each sample, up to a constant."""
+    """Return the mean rank of each reference in each sample, up to a constant."""
     below_RR = (values_R[:, None] < values_R) + 0.5 * (values_R[:, None] == values_R)
     return counts_SR @ below_RR
 
 
 def centred(values_SR: Array, counts_SR: Array) -> Array:
-    """Values minus their mean in each sample, shape (S, R)."""
+    """Return values minus their mean in each sample, shape (S, R)."""
     total_S = np.maximum(counts_SR.sum(axis=1), 1.0)  # of a sample without references nothing is used
     return values_SR - ((counts_SR * values_SR).sum(axis=1) / total_S)[:, None]
 
 
 def _sizes(reference_R: Array) -> Sizes:
-    """The index in SIZES of each pair of references, shape (R, R), symmetric; -1 for pairs that do not differ."""
+    """Return the index in SIZES of each pair of references, shape (R, R), symmetric; -1 for pairs that do
+    not differ.
+    """
     first_P, second_P = np.triu_indices(len(reference_R), 1)
     gap_P = np.abs(reference_R[first_P] - reference_R[second_P])
     order_P = np.argsort(gap_P, kind="stable")

@@ -14,7 +14,7 @@ def trust_report(
     cross_validation: CrossValidation | Mapping[str, Any] | None,
     fidelity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Whether every gate that was measured holds.
+    """Return whether every gate that was measured holds.
 
     Args:
         config: `trust` has the thresholds, `search.proxy` the kind of proxy that `fidelity` is asked about.
@@ -90,7 +90,9 @@ def _rank_gate(config: DemixConfig, fidelity: Mapping[str, Any] | None) -> dict[
 
 
 def _rank_estimate(scores: Mapping[str, Any], kind: str) -> tuple[Mapping[str, Any], str]:
-    """rho of the macro score, which a search minimises; where it is undefined, the capabilities' mean, and why."""
+    """Return rho of the macro score, which a search minimises; where it is undefined, the capabilities' mean,
+    and why.
+    """
     objective = scores.get("objective")
     mean = scores["proxies"][kind]["rho"]["macro"]
     if objective is None:

@@ -18,7 +18,9 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def as_mistake(error: Exception, output: Path) -> Exception:
-    """What the user can mend, as such: a full disk, files that may not be read or written. Anything else as it is."""
+    """Return what the user can mend, as such: a full disk, files that may not be read or written. Anything else as it
+    is.
+    """
     if isinstance(error, OSError) and error.errno in _FULL:
         return CheckpointError(
             f"{output}: the disk is full ({error.strerror}); free space there, and the same command goes on from here"
@@ -41,7 +43,7 @@ class OpenFiles:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def __getitem__(self, path: str) -> int:
-        """The descriptor of a file, opened where it is not.
+        """Return the descriptor of a file, opened where it is not.
 
         Raises:
             CheckpointError: if there is no such file.

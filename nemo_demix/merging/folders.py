@@ -143,7 +143,7 @@ class ModelFolder:
         self._folder, self._source, self._maker = folder.resolve(), source, maker
 
     def path(self, format: str) -> Path:
-        """The model's folder in a format: megatron | huggingface. Raises as `FolderMaker`."""
+        """Return the model's folder in a format: megatron | huggingface. Raises as `FolderMaker`."""
         if format == "megatron" and isinstance(self._source, Path):
             return self._source.resolve()
         path = self._folder / format

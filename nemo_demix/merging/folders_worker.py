@@ -59,9 +59,9 @@ def _make(request: dict[str, Any]) -> None:
 
 
 def _merge(request: dict[str, Any], folder: Path) -> None:
-    from nemo_demix.merging.cohort import Cohort
     from nemo_demix.merging.merge import MergeOptions, merge
     from nemo_demix.merging.methods import build_method
+    from nemo_demix.merging.peers import Peers
     from nemo_demix.merging.plan import make_plan
     from nemo_demix.merging.sources import open_sources
 
@@ -73,7 +73,7 @@ def _merge(request: dict[str, Any], folder: Path) -> None:
     plan = make_plan(sources, base_source, method, mixtures, objects_from=objects_from)
     options = MergeOptions(min(os.cpu_count() or 1, _MAX_WORKERS), request["memory_gib"])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    merge(plan, folder.parent, options, Cohort(), lambda phase, count: None)
+    merge(plan, folder.parent, options, Peers(), lambda phase, count: None)
 
 
 def _export(checkpoint: Path, tokenizer: str | None, folder: Path) -> None:

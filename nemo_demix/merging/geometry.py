@@ -85,7 +85,9 @@ class Rows:
         return self.num_rows * self.width
 
     def unit(self, row: int, column: int) -> tuple[str, int]:
-        """Which layer's (and expert's) tensor an element is in, and its index there, however the model is stored."""
+        """Return which layer's (and expert's) tensor an element is in, and its index there, however the model is
+        stored.
+        """
         index, row = divmod(row, self.rows_per_unit)
         name, place = self.name, row * self.width + column
         while name.startswith("module."):  # NeMo's alone
@@ -101,7 +103,7 @@ class Rows:
 
 
 def as_rows(name: str, shape: Sequence[int], architecture: Architecture) -> Rows:
-    """How a stored tensor is seen: stacked layers and experts are units of their own, the rest is rows of them.
+    """Return how a stored tensor is seen: stacked layers and experts are units of their own, the rest is rows of them.
 
     The fused bias of a gated MLP is two rows, as its weight is two matrices.
     """
@@ -132,7 +134,7 @@ class Grid:
         self._last: tuple[Span, tuple[Piece, ...]] | None = None  # most sources share a grid, and ask in turn
 
     def pieces(self, span: Span) -> tuple[Piece, ...]:
-        """Where a block lies, by ascending rows."""
+        """Return where a block lies, by ascending rows."""
         if self._last is None or self._last[0] != span:
             self._last = (span, tuple(self._find(span)))
         return self._last[1]
@@ -199,7 +201,7 @@ def units(rows: Rows) -> list[Matrix]:
 
 
 def matrices(rows: Rows, architecture: Architecture) -> list[Matrix]:
-    """The logical matrices of a stored tensor, in order of their first rows.
+    """Return the logical matrices of a stored tensor, in order of their first rows.
 
     Fused q, k and v are interleaved by query group; gate and up are the two halves of `linear_fc1`. A fused bias of q,
     k and v is one vector, and is not split.
@@ -222,7 +224,7 @@ def matrices(rows: Rows, architecture: Architecture) -> list[Matrix]:
 
 
 def _parts(rows: Rows, architecture: Architecture) -> list[list[tuple[int, int]]]:
-    """The rows of each matrix of one layer (and expert)."""
+    """Return the rows of each matrix of one layer (and expert)."""
     name, num_rows = rows.name, rows.rows_per_unit
     if name.endswith("linear_fc1.bias"):
         return [[(row, row + 1)] for row in range(num_rows)]

@@ -60,7 +60,7 @@ class Journal:
 
 
 def read_journals(folder: Path) -> dict[int, UnitRecord]:
-    """The last record of every unit, of all workers there have been."""
+    """Return the last record of every unit, of all workers there have been."""
     records: dict[int, UnitRecord] = {}
     for path in sorted(folder.glob("journal-*.jsonl"), key=lambda path: path.stat().st_mtime_ns):
         for line in path.read_bytes().splitlines():
@@ -81,7 +81,7 @@ def _parse(line: bytes) -> UnitRecord | None:
 
 
 def whole_chunks(runs: Iterable[Run], itemsizes: Mapping[Key, int]) -> Iterator[tuple[Key, int, int]]:
-    """The CRC of every chunk, from its runs.
+    """Yield the CRC of every chunk, from its runs.
 
     Args:
         itemsizes: Bytes an element, by tensor and chunk.

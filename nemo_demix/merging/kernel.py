@@ -68,7 +68,7 @@ class Coefficients:
 
 
 def padded(num_elements: int) -> int:
-    """The least N that `Coefficients.apply` takes for so many elements."""
+    """Return the least N that `Coefficients.apply` takes for so many elements."""
     return -(-num_elements // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -81,7 +81,7 @@ def _chain(coefficients: list[float], sources_TN: torch.Tensor, out_N: torch.Ten
 
 @cache
 def _chain_by_blas() -> bool:
-    """Whether this machine's matrix product is the chain, at several shapes; a few milliseconds."""
+    """Return whether this machine's matrix product is the chain, at several shapes; a few milliseconds."""
     generator = torch.Generator().manual_seed(0)
     for num_mixtures, num_sources, num_elements in ((2, 2, 64), (2, 8, 65_536), (5, 7, 4_160), (17, 51, 1_024)):
         sources_TN = torch.randn(num_sources, num_elements, generator=generator)

@@ -195,7 +195,7 @@ class _Scratch:
         self.out_MN = torch.zeros(num_mixtures + 1, self.size, device=device)
 
     def sums(self, coefficients: Coefficients, sources_TN: torch.Tensor) -> torch.Tensor:
-        """The weighted sums of one block, fp32, shape (M, N); overwritten by the next call."""
+        """Return the weighted sums of one block, fp32, shape (M, N); overwritten by the next call."""
         count = sources_TN.shape[1]
         self.values_TN[:, :count].copy_(sources_TN)
         length = padded(count)
@@ -253,7 +253,7 @@ def _load_deltas(
 
 
 def _grid(plan: MergePlan, tensor: int, shard: Shard) -> Grid:
-    """The shard as the only chunk of a grid."""
+    """Return the shard as the only chunk of a grid."""
     shape = plan.tensors[tensor].shape
     if len(shape) != len(shard.sizes) or any(
         offset + size > whole for offset, size, whole in zip(shard.offsets, shard.sizes, shape, strict=True)

@@ -1,7 +1,7 @@
 """A whole merge: plan, workers, publication; and what a killed one finds again.
 
 OUTPUT/<mixture>/            a published checkpoint; its merge.json was written last
-OUTPUT/.merge-<identity>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
+OUTPUT/.merge-<fingerprint>/    what is under way: journals, statistics, outputs/<mixture>/, what was replaced
 """
 
 import logging
@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_demix.errors import CheckpointError, ConfigError
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
@@ -29,6 +28,7 @@ from nemo_demix.merging.output import (
     read_objects,
 )
 from nemo_demix.merging.passes import journal_path
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.sources import Source
 from nemo_demix.merging.workers import Workers, phases
@@ -65,10 +65,10 @@ def merge(
     plan: MergePlan,
     output: Path,
     options: MergeOptions,
-    cohort: Cohort,
+    peers: Peers,
     progress: Callable[[str, int], None],
 ) -> MergeReport:
-    """Make every mixture's checkpoint that is not there yet. Collective: every process of the cohort.
+    """Make every mixture's checkpoint that is not there yet. Collective: every peer.
 
     Args:
         progress: Called with the phase and the number of elements of one model that were just done.
@@ -81,9 +81,9 @@ def merge(
     """
     started = time.monotonic()
     done, todo = sort_out(plan, output, options.force)
-    work = output / f".merge-{plan.identity}"
+    work = output / f".merge-{plan.fingerprint}"
     if not todo:
-        if cohort.rank == 0 and work.is_dir():
+        if peers.rank == 0 and work.is_dir():
             discard(work)  # killed after the last publication
         return MergeReport((), tuple(done), 0, 0, 0.0, 0.0)
     plan = replace(plan, mixtures={name: plan.mixtures[name] for name in todo})
@@ -92,7 +92,7 @@ def merge(
     claimed: dict[int, UnitRecord] = {}
     error: Exception | None = None
     try:
-        if cohort.rank == 0:
+        if peers.rank == 0:
             _tell_of_others(output, work)
             (work / "outputs").mkdir(parents=True, exist_ok=True)
             _check_space(plan, output, folders.values())
@@ -100,13 +100,13 @@ def merge(
                 prepare(plan, folder)
     except Exception as found:
         error = as_mistake(found, output)
-    cohort.agree(error)
+    peers.agree(error)
     if work.exists():
         records = read_journals(work)
         claimed = {n: record for n, record in records.items() if plan.allow_nonfinite or not record.nonfinite}
-        if claimed and cohort.rank == 0:
+        if claimed and peers.rank == 0:
             logger.info("merge: %d of %d parts were finished before; checked as we go", len(claimed), len(plan.units))
-    workers = Workers(plan, folders, work, (cohort.rank * count, count, cohort.size * count), claimed)
+    workers = Workers(plan, folders, work, (peers.rank * count, count, peers.size * count), claimed)
     try:
         for phase in phases(plan):
             error = None
@@ -114,19 +114,19 @@ def merge(
                 workers.run(phase, progress)
             except Exception as found:
                 error = found
-            cohort.agree(error)
+            peers.agree(error)
         try:
-            if cohort.rank == 0:
+            if peers.rank == 0:
                 _publish_all(plan, output, work, folders, options)
         except Exception as found:
             error = as_mistake(found, output)
-        cohort.agree(error)
+        peers.agree(error)
     finally:
         workers.stop()
     return MergeReport(
         merged=tuple(todo),
         done_before=tuple(done),
-        bytes_read=cohort.total(workers.bytes_read),
+        bytes_read=peers.total(workers.bytes_read),
         bytes_written=plan.output_bytes * len(todo),
         merge_time_s=time.monotonic() - started,
         peak_memory_gib=planned_memory_gib(plan, count),
@@ -134,7 +134,7 @@ def merge(
 
 
 def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], list[str]]:
-    """The mixtures that are there, and those to be made.
+    """Return the mixtures that are there, and those to be made.
 
     Raises:
         CheckpointError: if something else stands where an output goes, or a source.
@@ -156,7 +156,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
                 f"{target}: exists, and no merge made it; it is left alone. Set another merge.output, or rename the "
                 "mixture"
             )
-        if record["fingerprint"] == plan.mixture_identity(name) and not force:
+        if record["fingerprint"] == plan.mixture_fingerprint(name) and not force:
             done.append(name)
         elif force:
             todo.append(name)
@@ -169,7 +169,7 @@ def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], lis
 
 
 def _source_in(plan: MergePlan, folder: Path) -> Source | None:
-    """A source of the merge that lies in a folder, or is it, or holds it; None where none does."""
+    """Return a source of the merge that lies in a folder, or is it, or holds it; None where none does."""
     place = folder.resolve()
     for source in plan.sources:
         for own in (source.layout.root.resolve(), source.layout.weights.resolve()):
@@ -179,7 +179,7 @@ def _source_in(plan: MergePlan, folder: Path) -> Source | None:
 
 
 def planned_memory_gib(plan: MergePlan, workers: int) -> float:
-    """What the processes of one machine need together; shared pages counted once."""
+    """Return what the processes of one machine need together; shared pages counted once."""
     num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)

@@ -24,6 +24,7 @@ from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
 from nemo_demix.merging.plan import MergePlan, output_weights
+from nemo_demix.merging.precision import objects_differ
 from nemo_demix.merging.sources import Source
 from nemo_demix.merging.stream import OUTPUT
 
@@ -51,14 +52,15 @@ class MergeRecord:
 def make_record(
     plan: MergePlan, mixture: str, files: dict[str, dict[str, Any]], nonfinite: dict[str, int]
 ) -> MergeRecord:
-    """The record of one finished output."""
+    """Return the record of one finished output."""
     return MergeRecord(
         mixture=mixture,
         method=plan.method.name,
         parameters=plan.method.parameters,
         weights=dict(plan.mixtures[mixture]),
         sources={
-            source.name: {"path": str(source.path.resolve()), "fingerprint": source.identity} for source in plan.sources
+            source.name: {"path": str(source.path.resolve()), "fingerprint": source.fingerprint}
+            for source in plan.sources
         },
         base=plan.base.name if plan.base is not None else None,
         template=plan.template.name,
@@ -66,7 +68,7 @@ def make_record(
         files=files,
         nonfinite=nonfinite,
         versions={"nemo_demix": __version__, "torch": torch.__version__},
-        fingerprint=plan.mixture_identity(mixture),
+        fingerprint=plan.mixture_fingerprint(mixture),
     )
 
 
@@ -94,7 +96,7 @@ def prepare(plan: MergePlan, folder: Path) -> None:
 
 
 def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, str]:
-    """Units that read something else than what a source's archives were saved with: number -> what was found.
+    """Return units that read something else than what a source's archives were saved with: number -> what was found.
 
     Raises:
         AssertionError: if a unit is missing.
@@ -130,8 +132,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
 
 
 def read_objects(plan: MergePlan) -> dict[str, bytes]:
-    """The byte objects of the outputs. Those of the model must agree in all components, unless one was named to take
-    them from.
+    """Return the byte objects of the outputs. Those of the model must agree in all components, unless one was named to
+    take them from.
 
     Raises:
         CheckpointError: if they differ, or an archive among them is damaged.
@@ -142,10 +144,7 @@ def read_objects(plan: MergePlan) -> dict[str, bytes]:
     for source in asked:
         for name, data in by_source[source.name].items():
             if data != by_source[template.name][name]:
-                raise CheckpointError(
-                    f"{name} differs between {template.name} and {source.name}; it is not averaged: name the component "
-                    "to take such state from: merge.objects_from="
-                )
+                raise objects_differ(name, template.name, source.name)
     return {**by_source[template.name], **template.common}
 
 
@@ -213,7 +212,7 @@ def finish(
 
 
 def _small_files(plan: MergePlan) -> dict[Path, bytes]:
-    """Everything but the shards, relative to an output's folder."""
+    """Return everything but the shards, relative to an output's folder."""
     template = plan.template
     layout = template.layout
     found = {}
@@ -231,7 +230,7 @@ def _small_files(plan: MergePlan) -> dict[Path, bytes]:
 
 
 def _metadata(plan: MergePlan) -> bytes:
-    """torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
+    """Return torch's own `.metadata`, with nothing of Megatron's planner in it; the same bytes for the same merge."""
     stored = plan.template.stored
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     tensors = {
@@ -245,11 +244,11 @@ def _metadata(plan: MergePlan) -> bytes:
     planner_data = stored.planner_data
     if isinstance(planner_data, dict):
         planner_data = {name: value for name, value in planner_data.items() if name in tensors or name in objects}
-    return metadata_bytes(tensors, objects, planner_data, plan.source_identity)
+    return metadata_bytes(tensors, objects, planner_data, plan.source_fingerprint)
 
 
 def load_output_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder that a merge made; None for any other."""
+    """Return the record of a folder that a merge made; None for any other."""
     path = folder / RECORD
     if folder.is_symlink() or not path.is_file():
         return None
@@ -258,7 +257,7 @@ def load_output_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_record(value: Any) -> bool:
-    """Whether what a `merge.json` holds has the parts of a record that are built on."""
+    """Return whether what a `merge.json` holds has the parts of a record that are built on."""
     built_on = {"method", "parameters", "weights", "sources", "base", "template", "dtypes", "files", "fingerprint"}
     if not isinstance(value, dict) or not built_on <= set(value):
         return False
@@ -314,7 +313,7 @@ def what_stands(plan: MergePlan, output: Path) -> str:
             record = load_output_record(output / name)
         except DemixError:  # what stands there says nothing that can be read: it is none of ours
             record = None
-        ours = record is not None and record["fingerprint"] == plan.mixture_identity(name)
+        ours = record is not None and record["fingerprint"] == plan.mixture_fingerprint(name)
         found["published" if ours else "still an earlier merge's" if record is not None else "not published"].append(
             name
         )

@@ -20,7 +20,7 @@ Key = tuple[int, int]  # tensor, matrix
 
 
 def matrices_of(plan: MergePlan, worker: int, num_workers: int) -> list[Key]:
-    """A worker's matrices: consecutive, and about as many elements as everyone else's."""
+    """Return a worker's matrices: consecutive, and about as many elements as everyone else's."""
     sizes = [
         ((number, index), num_elements(plan, number, matrix))
         for number, tensor in enumerate(plan.tensors)
@@ -37,7 +37,7 @@ def num_elements(plan: MergePlan, tensor: int, matrix: Matrix) -> int:
 
 
 def collect_matrices(plan: MergePlan, keys: Sequence[Key]) -> Iterator[tuple[Key, Statistics]]:
-    """The statistics of matrices, one after the other.
+    """Yield the statistics of matrices, one after the other.
 
     Raises:
         CheckpointError: if a source is damaged, or holds NaN.
@@ -81,7 +81,7 @@ def check_payloads(plan: MergePlan, worker: int, num_workers: int) -> None:
 
 
 def matrix_blocks(plan: MergePlan, blocks: SourceBlocks, key: Key) -> Iterator[Block]:
-    """A logical matrix, block by block; the same blocks for any number of workers and any grid."""
+    """Yield a logical matrix, block by block; the same blocks for any number of workers and any grid."""
     tensor, matrix = key
     for first, end in plan.tensors[tensor].matrices[matrix].runs:
         part = Range(tensor, matrix, first, end)
@@ -92,7 +92,7 @@ def matrix_blocks(plan: MergePlan, blocks: SourceBlocks, key: Key) -> Iterator[B
 
 
 def load_statistics(folder: Path) -> dict[Key, Statistics]:
-    """What all workers have gathered; a line that was cut off is left out, and its matrix is done again."""
+    """Return what all workers have gathered; a line that was cut off is left out, and its matrix is done again."""
     found = {}
     for path in sorted(folder.glob("statistics-*.jsonl")):
         for line in path.read_bytes().splitlines():
@@ -117,5 +117,5 @@ def _statistics(value: dict[str, object]) -> Statistics:
 
 
 def journal_path(folder: Path, kind: str) -> Path:
-    """A file of this process alone: workers of several machines share the folder."""
+    """Return a file of this process alone: workers of several machines share the folder."""
     return folder / f"{kind}-{os.uname().nodename}-{os.getpid()}-{os.times().elapsed:.0f}.jsonl"

@@ -9,12 +9,12 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's n
 
 
 def merge_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Names and kinds of numbers that are none."""
+    """Yield errors for names that do not exist, and numbers of the wrong kind."""
     yield from setting_errors(config.merge, config.merge.components or config.datasets)
 
 
 def setting_errors(settings: MergeConfig, components: Collection[str]) -> Iterator[DemixError]:
-    """The same, where the components are known by name."""
+    """Yield the same errors as `merge_errors`, where the components are known by name."""
     if settings.dtype is not None and settings.dtype not in DTYPES:
         yield ConfigError(
             f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'"

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from nemo_demix.artifacts import file_sha256, fingerprint, read_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
 from nemo_demix.checkpoints.common_state import without_training_state
@@ -20,6 +18,7 @@ from nemo_demix.checkpoints.layouts import Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import check_archive, common_objects
 from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.precision import check_precision, rounded_to_fp8
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ _SHARED_NAMES = ("model.yaml", "metadata.json")
 _SHARED_FOLDER = "tokenizer"
 # LoRA and its relatives, as NeMo, Megatron-Bridge, PEFT and DoRA name their factors.
 _ADAPTER = re.compile(r"(^|[._])(lora_(a|b|embedding_a|embedding_b|magnitude_vector)|adapters?)([._]|$)", re.IGNORECASE)
-AVERAGED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class Source:
     files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
 
     @cached_property
-    def identity(self) -> str:
-        """Changes when any file that an output is made from was written again."""
+    def fingerprint(self) -> str:
+        """Fingerprint of all files that an output is made from, which changes when one of them is written again."""
         metadata = file_sha256(self.layout.weights / ".metadata")
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
     def object_bytes(self, name: str) -> int:
-        """The length of a byte object as an output has it."""
+        """Return the length of a byte object as an output has it."""
         return len(self.common[name]) if name in self.common else self.stored.objects[name].num_bytes
 
     def check_unchanged(self) -> None:
@@ -115,7 +113,7 @@ def open_source(name: str, path: Path) -> Source:
 
 
 def recorded_base(source: Source) -> tuple[str, str] | None:
-    """The checkpoint that a component model of a nemo_demix run started from, and what tells it from others.
+    """Return the checkpoint that a component model of a nemo_demix run started from, and what tells it from others.
 
     None where nothing records it, or it is no longer there. A copy of a run names another path and the same base.
     """
@@ -168,21 +166,22 @@ def compare(components: Sequence[Source], base: Source | None, objects_from: str
     """
     first, *others = components if base is None else (*components, base)
     starts = {source.name: start for source in (first, *others) if (start := recorded_base(source)) is not None}
-    for name, (path, identity) in starts.items():
-        known, (other_path, other_identity) = next(iter(starts.items()))
-        if identity != other_identity:
+    for name, (path, print_) in starts.items():
+        known, (other_path, other_print) = next(iter(starts.items()))
+        if print_ != other_print:
             raise CheckpointError(
                 f"{known} was trained from {other_path}, {name} from {path}: components are averaged only where they "
                 "share their base"
             )
-    for name, entry in first.stored.tensors.items():
-        if entry.dtype.is_floating_point and entry.dtype not in AVERAGED:
-            raise CheckpointError(
-                f"{first.path}: {name} is {entry.dtype}, which is not averaged; save fp32, bf16 or fp16 weights"
-            )
+    for source in (first, *others):
+        check_precision(source.path, source.stored)
+    if rounded := [source.name for source in (first, *others) if source.layout.architecture.fp8_weights]:
+        logger.warning("%s", rounded_to_fp8(rounded))
     for other in others:
         where = f"{first.name} ({first.path}) and {other.name} ({other.path})"
         for field in dataclasses.fields(first.layout.architecture):
+            if field.name == "fp8_weights":  # how it was trained, not what it is
+                continue
             if field.name in ("model_class", "vocab_size") and first.layout.kind != other.layout.kind:
                 continue  # each layout names and pads them in its own way; the tensors' shapes decide
             one, two = (getattr(source.layout.architecture, field.name) for source in (first, other))

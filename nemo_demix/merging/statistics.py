@@ -24,7 +24,7 @@ _CHUNK = 1 << 14  # elements that are float64 at a time: they stay in the cache
 
 
 def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
-    """The statistics that a method asks of one logical matrix.
+    """Return the statistics that a method asks of one logical matrix.
 
     Args:
         method: Says what it needs.
@@ -56,7 +56,7 @@ def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
 def order_statistics(
     series: Callable[[], Iterator[torch.Tensor]], ranks: Sequence[int], num_elements: int
 ) -> npt.NDArray[np.float32]:
-    """The values at the given ranks of each series, exactly as a sort would give them.
+    """Return the values at the given ranks of each series, exactly as a sort would give them.
 
     Args:
         series: Gives the values in pieces, fp32, >= 0, shape (S, ...); called twice. NaN counts as the largest.
@@ -93,7 +93,7 @@ def _finite(values: Array, block: Block, method: Method) -> Array:
 
 
 def _gram(method: Method, blocks: Iterator[Block]) -> Array:
-    """Inner products of the components, or of their task vectors, float64, shape (K, K)."""
+    """Return inner products of the components, or of their task vectors, float64, shape (K, K)."""
     total_KK: Array = np.zeros((1, 1))
     for block in blocks:
         flat_TN = block.sources_TRC.reshape(len(block.sources_TRC), -1)
@@ -105,12 +105,12 @@ def _gram(method: Method, blocks: Iterator[Block]) -> Array:
 
 
 def _bits(values: torch.Tensor) -> npt.NDArray[np.uint32]:
-    """The bit patterns, shape (S, N); of values >= 0 they order as the values do."""
+    """Return the bit patterns, shape (S, N); of values >= 0 they order as the values do."""
     return values.reshape(len(values), -1).contiguous().numpy(force=True).view(np.uint32)
 
 
 def _count_high_bits(series: Iterator[torch.Tensor]) -> npt.NDArray[np.int64]:
-    """How many values of each series have each pattern of high bits, shape (S, bins)."""
+    """Return how many values of each series have each pattern of high bits, shape (S, bins)."""
     counts: list[npt.NDArray[np.int64]] = []
     for values in series:
         rows = _bits(values)
@@ -133,7 +133,7 @@ def _count_low_bits(series: Iterator[torch.Tensor], bins: Sequence[set[int]]) ->
 
 
 def _bin_of_rank(counts_B: npt.NDArray[np.int64], rank: int) -> tuple[int, int]:
-    """The bin that holds the rank, counted from the largest, and the rank within the bin."""
+    """Return the bin that holds the rank, counted from the largest, and the rank within the bin."""
     above_B = counts_B[::-1].cumsum()
     place = int(np.searchsorted(above_B, rank))
     before = int(above_B[place - 1]) if place else 0

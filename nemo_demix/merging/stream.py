@@ -58,7 +58,7 @@ class SourceBlocks:
         return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
-        """A block's bytes as stored, uint8, shape (T, elements x item size); overwritten by the next call."""
+        """Return a block's bytes as stored, uint8, shape (T, elements x item size); overwritten by the next call."""
         plan = self._plan
         tensor = plan.tensors[part.tensor]
         item = tensor.dtype.itemsize
@@ -82,7 +82,7 @@ class SourceBlocks:
         return self._raw_TB[:, :num_bytes]
 
     def values(self, part: Range, span: Span) -> torch.Tensor:
-        """A block in fp32, shape (T, N), N padded with what was there before; overwritten by the next call."""
+        """Return a block in fp32, shape (T, N), N padded with what was there before; overwritten by the next call."""
         raw_TB = self.read(part, span)
         dtype = self._plan.tensors[part.tensor].dtype
         num_elements = raw_TB.shape[1] // dtype.itemsize
@@ -90,7 +90,7 @@ class SourceBlocks:
         return self._values_TN[:, : padded(num_elements)]
 
     def block(self, part: Range, span: Span) -> Block:
-        """A block as methods take it."""
+        """Return a block as methods take it."""
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
         tensor = self._plan.tensors[part.tensor]
         values_TN = self.values(part, span)[:, : height * width]
@@ -209,7 +209,7 @@ class Worker:
     def _agree(
         self, part: Range, span: Span, written: dict[str, dict[tuple[int, int], list[int]]], paths: set[str]
     ) -> None:
-        """Integers are copied from the template; where none was named, all components have to agree."""
+        """Copy integers from the template; where none was named, all components have to agree."""
         plan = self._plan
         raw_TB = self._sources.read(part, span)
         names = [source.name for source in plan.sources]
@@ -336,7 +336,7 @@ class Worker:
         return self._places[key]
 
     def _is_written(self, record: UnitRecord) -> bool:
-        """Whether the bytes that a record claims are in every output."""
+        """Return whether the bytes that a record claims are in every output."""
         if not set(self._weights) <= set(record.written):  # what is published already is written no more
             return False
         for mixture in self._weights:
@@ -370,7 +370,7 @@ def as_runs(runs: Mapping[tuple[int, int], Sequence[int]]) -> tuple[Run, ...]:
 
 
 def crc_of(descriptor: int, offset: int, num_bytes: int) -> int | None:
-    """The CRC of a part of a file; None where the file ends before."""
+    """Return the CRC of a part of a file; None where the file ends before."""
     crc, buffer = 0, bytearray(min(num_bytes, 1 << 20))
     while num_bytes:
         size = os.preadv(descriptor, [memoryview(buffer)[: min(num_bytes, len(buffer))]], offset)

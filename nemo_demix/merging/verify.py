@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, DemixError
-from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, build_method
 from nemo_demix.merging.methods.base import Statistics
 from nemo_demix.merging.output import RECORD, load_output_record
@@ -60,27 +60,29 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file with the record's sizes and checksums.
 
     Raises:
-        CheckpointError: naming the first that differs.
+        CheckpointError: naming the first that differs, is missing, or lies outside of the folder.
     """
-    files = OpenFiles()
     for name, entry in record["files"].items():
         path = folder / name
-        descriptor = files[str(path)]
-        size = os.fstat(descriptor).st_size
-        if size != entry["bytes"]:
-            raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
-        crc = crc_of(descriptor, 0, size) if size else 0
+        try:
+            descriptor = open_file(folder, path)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: missing") from None
+        with open(descriptor, "rb"):
+            size = os.fstat(descriptor).st_size
+            if size != entry["bytes"]:
+                raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
+            crc = crc_of(descriptor, 0, size) if size else 0
         if f"{crc:08x}" != entry["crc32"]:
             raise CheckpointError(
                 f"{path}: its CRC-32 is {crc:08x}, expected {entry['crc32']}; it is damaged: merge again"
             )
-    files.close()
 
 
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
     sources = {name: open_source(name, Path(where["path"])) for name, where in record["sources"].items()}
     for name, source in sources.items():
-        if source.identity != record["sources"][name]["fingerprint"]:
+        if source.fingerprint != record["sources"][name]["fingerprint"]:
             raise CheckpointError(f"{source.path}: was written again since the merge, so rows cannot be compared")
     base: Source | None = sources.pop(record["base"]) if record["base"] is not None else None
     parameters = dict(record["parameters"])
@@ -141,7 +143,7 @@ def _compare_rows(plan: MergePlan, folder: Path, sample: int, rng: np.random.Gen
 
 
 def _merge_block(plan: MergePlan, sources_TRC: torch.Tensor, block: Any, statistics: Statistics | None) -> torch.Tensor:
-    """One mixture's rows, fp32 or float64, shape (R, C)."""
+    """Return one mixture's rows, fp32 or float64, shape (R, C)."""
     method = plan.method
     if isinstance(method, LinearMethod):
         (coefficients_T,) = torch.from_numpy(method.coefficients(plan.weights_MK, statistics))

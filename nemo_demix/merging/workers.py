@@ -139,5 +139,5 @@ def _work(
 
 
 def phases(plan: MergePlan) -> tuple[str, ...]:
-    """What workers do, in order; everyone has to have finished one before anyone begins the next."""
+    """Return what workers do, in order; everyone has to have finished one before anyone begins the next."""
     return (_STATISTICS, _MERGE) if plan.method.needs_statistics else (_MERGE,)

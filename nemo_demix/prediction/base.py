@@ -30,7 +30,7 @@ class Predictor(Protocol):
         ...
 
     def predict(self, weights_XC: Array) -> dict[str, Array]:
-        """Predicted scores by benchmark, each float64 of shape (X,), in the unit of the scores it was fitted on.
+        """Return predicted scores by benchmark, each float64 of shape (X,), in the unit of the scores it was fitted on.
 
         Raises:
             MixtureError: if the shape is not (X, C), or a row is not on the simplex.
@@ -38,7 +38,8 @@ class Predictor(Protocol):
         ...
 
     def predict_std(self, weights_XC: Array) -> dict[str, Array]:
-        """Standard deviation of the predicted function, without the noise of a score; shapes and units as `predict`.
+        """Return the standard deviation of the predicted function, without the noise of a score; shapes and units as
+        `predict`.
 
         The first call pays for the refits that it takes.
         """
@@ -49,11 +50,11 @@ class Model(Protocol):
     """The fitted regressor of one benchmark."""
 
     def predict(self, weights_XC: Array) -> Array:
-        """Predicted scores, float64, shape (X,)."""
+        """Return predicted scores, float64, shape (X,)."""
         ...
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """Standard deviation of the predicted function, float64, shape (X,), >= 0."""
+        """Return the standard deviation of the predicted function, float64, shape (X,), >= 0."""
         ...
 
 
@@ -96,11 +97,11 @@ class Bootstrapped:
         return [self._fit(weights_MC[rows_M], scores_M[rows_M], self._seed) for rows_M in drawn]
 
     def predict(self, weights_XC: Array) -> Array:
-        """Predictions of the function fitted on all rows, float64, shape (X,)."""
+        """Return predictions of the function fitted on all rows, float64, shape (X,)."""
         return self.function(weights_XC)
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """Standard deviation of the refits' predictions, float64, shape (X,).
+        """Return the standard deviation of the refits' predictions, float64, shape (X,).
 
         Memory: the predictions of every refit at once, `count` x X float64.
         """

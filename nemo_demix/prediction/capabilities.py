@@ -14,7 +14,7 @@ from nemo_demix.mixture import Array
 def capability_averages(
     scores: Mapping[str, Array], capability_of: Mapping[str, str], weights: Mapping[str, float] | None = None
 ) -> dict[str, Array]:
-    """The mean over each capability's benchmarks, in the order in which the capabilities first occur.
+    """Return the mean over each capability's benchmarks, in the order in which the capabilities first occur.
 
     Args:
         scores: Scores by benchmark, each of shape (X,), in one unit.

@@ -12,7 +12,8 @@ MIN_RANKED = 3  # any two points correlate perfectly
 
 
 def average_ranks(values: Array) -> Array:
-    """Ranks along the last axis, 1 the smallest, in the shape of `values`; equal values share the mean of theirs.
+    """Return ranks along the last axis, 1 the smallest, in the shape of `values`; equal values share the mean of
+    theirs.
 
     No value may be NaN. The bits are the same as those of `scipy.stats.rankdata`, whose import takes a second.
     """
@@ -31,7 +32,7 @@ def average_ranks(values: Array) -> Array:
 
 
 def spearman(measured_M: Array, predicted_M: Array) -> float | None:
-    """Spearman's rho; None, never 0, where it is undefined: a constant side, or fewer than 3 values."""
+    """Return Spearman's rho; None, never 0, where it is undefined: a constant side, or fewer than 3 values."""
     if len(measured_M) < MIN_RANKED or np.ptp(measured_M) == 0 or np.ptp(predicted_M) == 0:
         return None
     ranks_M2 = np.column_stack([average_ranks(measured_M), average_ranks(predicted_M)])
@@ -39,7 +40,7 @@ def spearman(measured_M: Array, predicted_M: Array) -> float | None:
 
 
 def top_spearman(measured_M: Array, predicted_M: Array, higher_is_better: bool) -> float | None:
-    """Spearman's rho over the quarter, rounded up, with the best measured scores; None where it is undefined."""
+    """Return Spearman's rho over the quarter, rounded up, with the best measured scores; None where it is undefined."""
     order_M = np.argsort(-measured_M if higher_is_better else measured_M, kind="stable")
     best_M = order_M[: int(np.ceil(TOP_SHARE * len(measured_M)))]
     return spearman(measured_M[best_M], predicted_M[best_M])

@@ -60,7 +60,7 @@ def cross_validate(
     higher_is_better: Mapping[str, bool] | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> CrossValidation:
-    """The figures of `cross_validated` alone; arguments and errors are the same."""
+    """Return the figures of `cross_validated` alone; arguments and errors are the same."""
     return cross_validated(config, weights_MC, scores, capability_of, seed, higher_is_better, weights)[0]
 
 
@@ -158,7 +158,7 @@ def _out_of_fold(
     fold_M: Folds,
     seed: int,
 ) -> dict[str, Array]:
-    """Predictions of every row by regressors that were not fitted on its fold."""
+    """Return predictions of every row by regressors that were not fitted on its fold."""
     predicted = {name: np.empty(len(weights_MC)) for name in columns}
     for fold in range(config.folds):
         held_M = fold_M == fold
@@ -172,7 +172,7 @@ def _out_of_fold(
 def _directions(
     columns: Mapping[str, Array], capability_of: Mapping[str, str], higher_is_better: Mapping[str, bool]
 ) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Whether higher is better, by benchmark and by capability."""
+    """Return whether higher is better, by benchmark and by capability."""
     benchmarks: dict[str, bool] = {}
     capabilities: dict[str, bool] = {}
     for name in columns:
@@ -185,7 +185,7 @@ def _directions(
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean; None where a member is."""
+    """Return the mean; None where a member is."""
     known = list(values)
     defined = [value for value in known if value is not None]
     return float(np.mean(defined)) if len(defined) == len(known) else None

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def settle_auto(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """The kind with the least squared error out of fold, settled on all rows."""
+    """Return the kind with the least squared error out of fold, settled on all rows."""
     names, predicted_MK = _members_out_of_fold(config, weights_MC, scores_M, seed)
     error_K = np.mean((predicted_MK - scores_M[:, None]) ** 2, axis=0)
     chosen = names[int(np.argmin(error_K))]
@@ -42,7 +42,7 @@ def settle_auto(config: PredictorConfig, weights_MC: Array, scores_M: Array, see
 
 
 def settle_stacked(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """All kinds, with the weights >= 0 of sum 1 that have the least squared error out of fold.
+    """Return all kinds, with the weights >= 0 of sum 1 that have the least squared error out of fold.
 
     Source: Breiman, Stacked Regressions (1996).
     """
@@ -79,11 +79,11 @@ class Stack:
     models: Sequence[Model]
 
     def predict(self, weights_XC: Array) -> Array:
-        """The weighted mean of the members' predictions, float64, shape (X,)."""
+        """Return the weighted mean of the members' predictions, float64, shape (X,)."""
         return self.weights_K @ np.array([model.predict(weights_XC) for model in self.models])
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """Standard deviation of the mixture of the members' distributions, float64, shape (X,).
+        """Return the standard deviation of the mixture of the members' distributions, float64, shape (X,).
 
         It comes from their own variances, and from that of their means.
         """
@@ -95,7 +95,7 @@ class Stack:
 def _members_out_of_fold(
     config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int
 ) -> tuple[list[str], Array]:
-    """The kinds that the rows left by an inner fold are enough for, and their predictions, (M, K)."""
+    """Return the kinds that the rows left by an inner fold are enough for, and their predictions, (M, K)."""
     fold_M = draw_folds(weights_MC, INNER_FOLDS, np.random.default_rng(seed))
     num_kept = min(len(np.unique(weights_MC[fold_M != fold], axis=0)) for fold in np.unique(fold_M))
     names = [name for name, kind in MEMBERS.items() if kind.min_rows(weights_MC.shape[1]) <= num_kept]

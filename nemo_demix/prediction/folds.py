@@ -17,7 +17,9 @@ Folds = npt.NDArray[np.signedinteger]
 
 
 def draw_folds(weights_MC: Array, num_folds: int, rng: np.random.Generator) -> Folds:
-    """A fold for every row, shape (M,); rows of one mixture share theirs, so none is predicted from its own repeat."""
+    """Return a fold for every row, shape (M,); rows of one mixture share theirs, so none is predicted from its own
+    repeat.
+    """
     mixture_M = np.unique(weights_MC, axis=0, return_inverse=True)[1].reshape(-1)
     return (rng.permutation(mixture_M.max() + 1) % num_folds)[mixture_M]
 
@@ -25,7 +27,7 @@ def draw_folds(weights_MC: Array, num_folds: int, rng: np.random.Generator) -> F
 def out_of_fold(
     settle: Callable[[Array, Array, int], Settled], weights_MC: Array, scores_M: Array, fold_M: Folds, seed: int
 ) -> Array:
-    """Predictions of every row, shape (M,), by regressors whose settings and fit have not seen its fold."""
+    """Return predictions of every row, shape (M,), by regressors whose settings and fit have not seen its fold."""
     predicted_M = np.empty(len(scores_M))
     for fold in np.unique(fold_M):
         held_M = fold_M == fold

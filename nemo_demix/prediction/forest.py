@@ -28,7 +28,9 @@ CHUNK = 16_384  # rows at a time: their words and look-ups stay in the cache
 
 @cache
 def first_leaf() -> npt.NDArray[np.intp]:
-    """The lowest bit that is set in each word of `MAX_LEAVES` bits, shape (2 ** MAX_LEAVES,); -1 for the word 0."""
+    """Return the lowest bit that is set in each word of `MAX_LEAVES` bits, shape (2 ** MAX_LEAVES,); -1 for
+    the word 0.
+    """
     return np.array([(bits & -bits).bit_length() - 1 for bits in range(1 << MAX_LEAVES)], dtype=np.intp)
 
 
@@ -48,7 +50,9 @@ class Forest:
 
     @classmethod
     def of(cls, booster: "lgb.Booster") -> "Forest":
-        """The forest of a fitted regressor of numerical features, none missing, with at most 16 leaves a tree."""
+        """Return the forest of a fitted regressor of numerical features, none missing, with at most 16
+        leaves a tree.
+        """
         trees = [Tree.parsed(text) for text in booster.model_to_string().split("\nTree=")[1:]]
         values_TL = np.zeros((len(trees), MAX_LEAVES))
         nodes: list[tuple[int, int, float, int]] = []  # tree, feature, threshold, leaves on the left as bits
@@ -72,7 +76,7 @@ class Forest:
         return cls(cuts, words, values_TL)
 
     def predict(self, rows_XC: Array) -> Array:
-        """Predictions, float64, shape (X,): leaf values added in the order of the trees, as LightGBM adds them.
+        """Return predictions, float64, shape (X,): leaf values added in the order of the trees, as LightGBM adds them.
 
         Memory: a few arrays of one chunk (16384 rows).
         """
@@ -126,7 +130,7 @@ class Tree:
         return cls(features, thresholds, left, right, values)
 
     def walk(self, node: int, number: int, leaves: list[float], nodes: list[tuple[int, int, float, int]]) -> int:
-        """The leaves below a node as bits; appends leaf values from left to right, and inner nodes."""
+        """Return the leaves below a node as bits; appends leaf values from left to right, and inner nodes."""
         if node < 0:
             leaves.append(self.values[-1 - node])
             return 1 << (len(leaves) - 1)

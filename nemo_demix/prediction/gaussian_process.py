@@ -33,7 +33,7 @@ FEATURES: tuple[Callable[[Array], Array], ...] = (weights, np.sqrt)  # roots: sc
 
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """The features, length scales and noise of the highest marginal likelihood."""
+    """Return the features, length scales and noise of the highest marginal likelihood."""
     from scipy.optimize import minimize
 
     if len(scores_M) > MAX_SETTLED_ROWS:
@@ -104,12 +104,12 @@ class Process:
         return cls(features, scale_C, rows_MC, float(settings_T[0]), mean, unit, factor_MM, solved_M)
 
     def predict(self, weights_XC: Array) -> Array:
-        """The posterior mean, float64, shape (X,), in the unit of the scores."""
+        """Return the posterior mean, float64, shape (X,), in the unit of the scores."""
         chunks = [covariance_XM @ self.solved_M for covariance_XM in self._covariances(weights_XC)]
         return self.mean + self.unit * np.concatenate([np.empty(0), *chunks])
 
     def predict_std(self, weights_XC: Array) -> Array:
-        """The posterior's standard deviation, float64, shape (X,), in the unit of the scores.
+        """Return the posterior's standard deviation, float64, shape (X,), in the unit of the scores.
 
         It takes M times as long as the mean.
         """
@@ -122,14 +122,14 @@ class Process:
         return self.unit * np.concatenate(chunks)
 
     def _covariances(self, weights_XC: Array) -> Iterator[Array]:
-        """Covariances of the given with the scored mixtures, (X, M), a chunk at a time."""
+        """Yield covariances of the given with the scored mixtures, (X, M), a chunk at a time."""
         for start in range(0, len(weights_XC), CHUNK):
             rows_XC = self.features(weights_XC[start : start + CHUNK]) / self.scale_C
             yield self.variance * np.exp(-_half_square_distances(rows_XC, self.rows_MC))
 
 
 def marginal_loss(settings_T: Array, apart_CMM: Array, standard_M: Array) -> tuple[float, Array]:
-    """The negative logarithm of the marginal likelihood, without its constant, and its gradient, shape (T,)."""
+    """Return the negative logarithm of the marginal likelihood, without its constant, and its gradient, shape (T,)."""
     from scipy.linalg import cho_solve, cholesky
 
     variance, lengths_C, noise = np.exp(settings_T[0]), np.exp(settings_T[1:-1]), np.exp(settings_T[-1])
@@ -148,13 +148,13 @@ def marginal_loss(settings_T: Array, apart_CMM: Array, standard_M: Array) -> tup
 
 
 def _half_square_distances(rows_XC: Array, rows_MC: Array) -> Array:
-    """Half the squared distances, (X, M); rounding is kept from making one negative."""
+    """Return half the squared distances, (X, M); rounding is kept from making one negative."""
     squares_XM = np.sum(rows_XC**2, axis=1)[:, None] + np.sum(rows_MC**2, axis=1)
     return np.maximum(0.5 * squares_XM - rows_XC @ rows_MC.T, 0)
 
 
 def _spread(rows_MC: Array) -> Array:
-    """Standard deviation by column; 1 for a column that is constant."""
+    """Return the standard deviation by column; 1 for a column that is constant."""
     spread_C = rows_MC.std(axis=0)
     return np.where(spread_C > 0, spread_C, 1.0)
 

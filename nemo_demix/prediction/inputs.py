@@ -12,7 +12,7 @@ from nemo_demix.mixture import Array, check_rows
 
 
 def check_scored(weights_MC: Array, scores: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-    """Mixtures and their scores, as float64 and in one order that does not depend on the order given.
+    """Return mixtures and their scores, as float64 and in one order that does not depend on the order given.
 
     Rows are sorted by weights and then by scores: whatever bins, folds or resamples rows by position gives the same
     bytes for the same set of rows.
@@ -46,7 +46,7 @@ def check_scored(weights_MC: Array, scores: Mapping[str, Array]) -> tuple[Array,
 
 
 def check_enough(kind: str, weights_MC: Array, min_rows: int) -> int:
-    """The number of distinct mixtures: a mixture scored twice says nothing of another one.
+    """Return the number of distinct mixtures: a mixture scored twice says nothing of another one.
 
     Raises:
         ScoreError: if there are fewer than `min_rows`.

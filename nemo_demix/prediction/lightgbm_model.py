@@ -44,7 +44,7 @@ class Regressor:
         return Forest.of(self.booster)
 
     def __call__(self, weights_XC: Array) -> Array:
-        """Predictions, float64, shape (X,): LightGBM's own, bit for bit."""
+        """Return predictions, float64, shape (X,): LightGBM's own, bit for bit."""
         weights_XC = np.ascontiguousarray(weights_XC)
         if len(weights_XC) >= LARGE_POOL and self.num_leaves <= MAX_LEAVES:
             return self.forest.predict(weights_XC)
@@ -52,7 +52,7 @@ class Regressor:
 
 
 def lightgbm_errors(config: PredictorConfig) -> Iterator[DemixError]:
-    """Settings that LightGBM takes no model from."""
+    """Yield errors for settings that LightGBM takes no model from."""
     if config.num_leaves < 2 or config.num_rounds < 1 or config.min_data_in_leaf < 1 or config.learning_rate <= 0:
         yield ConfigError(
             "search.predictor: expected num_leaves >= 2, num_rounds >= 1, min_data_in_leaf >= 1 and learning_rate > 0, "
@@ -61,7 +61,7 @@ def lightgbm_errors(config: PredictorConfig) -> Iterator[DemixError]:
 
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """The given settings, or with `tune` those with the least squared error out of fold.
+    """Return the given settings, or with `tune` those with the least squared error out of fold.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -84,7 +84,7 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 
 
 def fit(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Regressor:
-    """All rounds are run: there is no early stopping. The same rows and seed give the same trees."""
+    """Run all rounds: there is no early stopping. The same rows and seed give the same trees."""
     import lightgbm as lgb
 
     parameters = {

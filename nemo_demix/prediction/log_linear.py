@@ -35,13 +35,13 @@ class Law:
     bounds: tuple[float, float]
 
     def __call__(self, weights_XC: Array) -> Array:
-        """Predictions, float64, shape (X,)."""
+        """Return predictions, float64, shape (X,)."""
         standard_X = self.parameters_P[0] + self.sign * _exponential(self.parameters_P, weights_XC)
         return self.mean + self.scale * np.clip(standard_X, *self.bounds)
 
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """The sign, and the best of several starts.
+    """Return the sign, and the best of several starts.
 
     Raises:
         ScoreError: if no start leads to a finite fit.
@@ -71,7 +71,7 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 
 
 def fit(sign: float, start_P: Array, weights_MC: Array, scores_M: Array, seed: int) -> Function:
-    """The law of these rows, from parameters near to its own."""
+    """Return the law of these rows, from parameters near to its own."""
     standard_M, mean, scale = _standardised(scores_M)
     parameters_P, _ = _minimised(sign, start_P, weights_MC, standard_M, MAX_STEPS)
     # An exponential that a few noisy rows bent can run off: nothing is predicted beyond the scores' range times three.
@@ -83,7 +83,7 @@ def fit(sign: float, start_P: Array, weights_MC: Array, scores_M: Array, seed: i
 def _minimised(
     sign: float, start_P: Array, weights_MC: Array, standard_M: Array, max_steps: int
 ) -> tuple[Array, float]:
-    """The parameters of the least robust loss, and that loss."""
+    """Return the parameters of the least robust loss, and that loss."""
     from scipy.optimize import least_squares
 
     num_components = weights_MC.shape[1]
@@ -107,7 +107,7 @@ def _exponential(parameters_P: Array, weights_XC: Array) -> Array:
 
 
 def _standardised(scores_M: Array) -> tuple[Array, float, float]:
-    """Scores of mean 0 and standard deviation 1, and what was taken off; constant scores become 0."""
+    """Return scores of mean 0 and standard deviation 1, and what was taken off; constant scores become 0."""
     mean, scale = float(scores_M.mean()), float(scores_M.std()) or 1.0
     return (scores_M - mean) / scale, mean, scale
 

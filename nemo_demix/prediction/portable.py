@@ -25,7 +25,8 @@ _DIGITS = 9  # by which a mixture is known again
 
 
 def portable(model: Model | Function, weights_MC: Array) -> dict[str, Any] | None:
-    """A fitted model's predictions, without their standard deviation; None: of a kind that the page cannot evaluate.
+    """Return a fitted model's predictions, without their standard deviation; None: of a kind that the page cannot
+    evaluate.
 
     Args:
         weights_MC: Scored mixtures, each once; a Gaussian process says what it has of each.
@@ -52,12 +53,12 @@ def portable(model: Model | Function, weights_MC: Array) -> dict[str, Any] | Non
 
 
 def packed(values: npt.ArrayLike, dtype: str = "<f8") -> str:
-    """An array's bytes as text."""
+    """Return an array's bytes as text."""
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode()
 
 
 def _process(model: Process, weights_MC: Array) -> dict[str, Any]:
-    """Rows that a resample has drawn several times count by their sum; those that it has not drawn count 0."""
+    """Let rows that a resample has drawn several times count by their sum, and those that it has not drawn as 0."""
     is_plain = model.features is plain_weights
     own = model.rows_MC * model.scale_C
     place = {row.tobytes(): index for index, row in enumerate(_rounded(weights_MC))}
@@ -74,7 +75,7 @@ def _rounded(weights_MC: Array) -> Array:
 
 
 def _trees(model: Regressor) -> dict[str, Any]:
-    """All trees in a row: a tree's inner nodes and leaves follow those of the one before."""
+    """Return all trees in a row: a tree's inner nodes and leaves follow those of the one before."""
     trees = [Tree.parsed(text) for text in model.booster.model_to_string().split("\nTree=")[1:]]
     return {
         "kind": "trees",

@@ -45,12 +45,12 @@ class FittedPredictor:
     chosen: dict[str, str]
 
     def predict(self, weights_XC: Array) -> dict[str, Array]:
-        """Predicted scores by benchmark, each float64, shape (X,); see `Predictor`."""
+        """Return predicted scores by benchmark, each float64, shape (X,); see `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
         return _by_benchmark(self.models, lambda name: self.models[name].predict(weights_XC), len(weights_XC) <= FEW)
 
     def predict_std(self, weights_XC: Array) -> dict[str, Array]:
-        """Standard deviation by benchmark, each float64, shape (X,); see `Predictor`."""
+        """Return the standard deviation by benchmark, each float64, shape (X,); see `Predictor`."""
         weights_XC = check_rows(weights_XC, self.num_components)
         return _by_benchmark(
             self.models, lambda name: self.models[name].predict_std(weights_XC), len(weights_XC) <= FEW
@@ -58,7 +58,7 @@ class FittedPredictor:
 
 
 def predictor_errors(config: PredictorConfig) -> Iterator[DemixError]:
-    """A kind that does not exist, and settings that nothing can be fitted by."""
+    """Yield errors for a kind that does not exist, and settings that nothing can be fitted by."""
     if config.kind not in PREDICTORS:
         yield ConfigError(
             f"search.predictor.kind: expected one of {', '.join(PREDICTORS)}, found {config.kind!r}"
@@ -92,14 +92,15 @@ def fit_predictor(config: PredictorConfig, weights_MC: Array, scores: Mapping[st
 
 
 def fit_checked(config: PredictorConfig, weights_MC: Array, scores: Mapping[str, Array], seed: int) -> Predictor:
-    """`fit_predictor` on inputs that `checked_inputs` has passed, or on some of their rows."""
+    """Return `fit_predictor` on inputs that `checked_inputs` has passed, or on some of their rows."""
     return _fit(_settle(config, weights_MC, scores, seed), weights_MC, scores, seed)
 
 
 def refits(
     config: PredictorConfig, weights_MC: Array, scores: Mapping[str, Array], seed: int, count: int
 ) -> Iterator[Predictor]:
-    """`count` predictors fitted on resampled rows, one at a time: how far the choice hangs on which proxies there are.
+    """Yield `count` predictors fitted on resampled rows, one at a time: how far the choice hangs on which proxies there
+    are.
 
     Kinds and settings are chosen once, on all rows. All benchmarks of a refit share their resample.
 
@@ -154,7 +155,7 @@ def _fit(settled: Mapping[str, Settled], weights_MC: Array, scores: Mapping[str,
 def _by_benchmark(
     names: Mapping[str, object], work: Callable[[str], Result], one_by_one: bool = False
 ) -> dict[str, Result]:
-    """What `work` gives for each name, by all cores at once; linear algebra takes one thread in each."""
+    """Return what `work` gives for each name, by all cores at once; linear algebra takes one thread in each."""
     workers = min(len(names), len(os.sched_getaffinity(0)))
     with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
         if one_by_one or workers == 1:
@@ -165,5 +166,5 @@ def _by_benchmark(
 
 @functools.cache
 def _blas(with_scipy: bool) -> ThreadpoolController:
-    """The libraries whose threads are held, looked for once (4 ms): again when scipy has brought its own."""
+    """Return the libraries whose threads are held, looked for once (4 ms): again when scipy has brought its own."""
     return ThreadpoolController()

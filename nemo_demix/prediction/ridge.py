@@ -19,18 +19,20 @@ CONSTANT = 1e-12  # standard deviation of a feature, up to which it is rounding
 
 
 def linear(weights_XC: Array) -> Array:
-    """The weights themselves, (X, C)."""
+    """Return the weights themselves, (X, C)."""
     return weights_XC
 
 
 def quadratic(weights_XC: Array) -> Array:
-    """Weights and their pairwise products, shape (X, C (C + 1) / 2): every quadratic on the simplex (Scheffé)."""
+    """Return weights and their pairwise products, shape (X, C (C + 1) / 2): every quadratic on the simplex
+    (Scheffé).
+    """
     first, second = np.triu_indices(weights_XC.shape[1], 1)
     return np.hstack([weights_XC, weights_XC[:, first] * weights_XC[:, second]])
 
 
 def square_roots(weights_XC: Array) -> Array:
-    """Weights and their roots, (X, 2 C): a trained model gains most from the first tokens of a dataset."""
+    """Return weights and their roots, (X, 2 C): a trained model gains most from the first tokens of a dataset."""
     return np.hstack([weights_XC, np.sqrt(weights_XC)])
 
 
@@ -43,7 +45,7 @@ class Linear:
     slopes_F: Array
 
     def __call__(self, weights_XC: Array) -> Array:
-        """Predictions, float64, shape (X,)."""
+        """Return predictions, float64, shape (X,)."""
         return self.level + self.features(weights_XC) @ self.slopes_F
 
 
@@ -51,7 +53,7 @@ FEATURES: tuple[Callable[[Array], Array], ...] = (linear, quadratic, square_root
 
 
 def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: int) -> Settled:
-    """The features and the penalty with the least leave-one-out error."""
+    """Return the features and the penalty with the least leave-one-out error."""
     scale = np.std(scores_M) or 1.0  # the same penalties for scores in any unit
     targets_M = (scores_M - scores_M.mean()) / scale
     errors_FP = np.array([leave_one_out(_Standard(features, weights_MC).of_M, targets_M) for features in FEATURES])
@@ -65,7 +67,7 @@ def settle(config: PredictorConfig, weights_MC: Array, scores_M: Array, seed: in
 
 
 def leave_one_out(features_MF: Array, targets_M: Array) -> Array:
-    """The mean squared error of each mixture by a ridge on the others, for each of `PENALTIES`, shape (P,).
+    """Return the mean squared error of each mixture by a ridge on the others, for each of `PENALTIES`, shape (P,).
 
     Nothing is refitted: a fitted mixture's error is divided by the part of its prediction that its own score did not
     decide.
@@ -83,7 +85,7 @@ def leave_one_out(features_MF: Array, targets_M: Array) -> Array:
 
 
 def fit(features: Callable[[Array], Array], penalty: float, weights_MC: Array, scores_M: Array, seed: int) -> Function:
-    """Ridge regression of the scores on standardised features."""
+    """Return ridge regression of the scores on standardised features."""
     standard = _Standard(features, weights_MC)
     left_MR, singular_R, right_RF = np.linalg.svd(standard.of_M, full_matrices=False)
     targets_M = scores_M - scores_M.mean()

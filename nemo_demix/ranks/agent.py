@@ -30,7 +30,7 @@ def follow(team: Team) -> int:
             while (message := team.read(f"launch/{number}")) is None:
                 time.sleep(POLL_S)
             if "end" in message:
-                team.write(f"left/{team.cohort.rank}", True)
+                team.write(f"left/{team.peers.rank}", True)
                 return 0
             _take_part(team, number, message)
     except RuntimeError as error:  # of the store: its host is gone
@@ -41,15 +41,15 @@ def follow(team: Team) -> int:
 def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
     logs = Path(message["logs"])
     if not wait_for_file(logs / "sentinel.txt", message["sentinel"]):
-        _tell(team, number, 0, {"agent": team.cohort.rank, "not_shared": str(logs)})
+        _tell(team, number, 0, {"agent": team.peers.rank, "not_shared": str(logs)})
         return
-    members = team.read(f"agent/{team.cohort.rank}")
+    members = team.read(f"agent/{team.peers.rank}")
     assignment = Assignment(
         number=number,
         config=Path(message["config"]),
         logs=logs,
         placement=Placement(**message["placement"]),
-        agent=team.cohort.rank,
+        agent=team.peers.rank,
         host_place=members["place"],
         address=team.address,
         port=team.store.port,
@@ -71,4 +71,4 @@ def _take_part(team: Team, number: int, message: dict[str, Any]) -> None:
 
 
 def _tell(team: Team, number: int, place: int, event: dict[str, Any]) -> None:
-    team.write(f"launch/{number}/event/{team.cohort.rank}/{place}", event)
+    team.write(f"launch/{number}/event/{team.peers.rank}/{place}", event)

@@ -3,9 +3,8 @@
 import gc
 import os
 import sys
-from typing import Any
 
-from nemo_demix.stack import has_gpu_driver
+from nemo_demix.stack import has_gpu_driver, uncompiled
 
 OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
@@ -30,16 +29,11 @@ def load_torch() -> None:
     else:
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # megatron-core's fused helpers would each be compiled
     if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
-        torch.compile = _uncompiled  # type: ignore[assignment]
-
-
-def _uncompiled(model: Any = None, **options: object) -> Any:
-    """What torch.compile does where it is turned off, without loading the compiler, which takes seconds."""
-    return (lambda function: function) if model is None else model
+        torch.compile = uncompiled  # type: ignore[assignment]
 
 
 def why_not_forkable() -> str | None:
-    """What this process has that a fork of it could not use; None where there is nothing."""
+    """Return what this process has that a fork of it could not use; None where there is nothing."""
     import torch
 
     tasks = os.listdir("/proc/self/task")
@@ -55,7 +49,7 @@ def why_not_forkable() -> str | None:
 
 
 def why_not_a_fork() -> str | None:
-    """What this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
+    """Return what this fork cannot use because its parent has touched it unnoticed; None where there is nothing."""
     import torch
 
     if not has_gpu_driver():  # builds of torch for CUDA count devices all the same

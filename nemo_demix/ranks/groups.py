@@ -138,7 +138,7 @@ class RankGroups:
 
     @staticmethod
     def _again(chunk: _Chunk) -> list[Request]:
-        """The chunk for a group that has not heard its first request, which announces the others."""
+        """Return the chunk for a group that has not heard its first request, which announces the others."""
         return [{**request, "announce": chunk.requests[0].get("announce", [])} for request in chunk.requests]
 
     def _send(self, running: Running, number: int, request: Request | None) -> None:

@@ -168,7 +168,7 @@ class Running:
             self._orders += 1
 
     def failure(self, group: int) -> RankFailure:
-        """What became of a group that failed."""
+        """Return what became of a group that failed."""
         ended = self.dead[group]
         log = self._logs / f"rank_{ended.rank}.log"
         return RankFailure(f"rank {ended.rank} {_how(ended)}; the end of {log}:\n{ended.tail}")

@@ -133,7 +133,7 @@ def _refuse_if_alive(path: Path, remedy: str) -> None:
 
 
 def _now(folder: Path) -> float:
-    """The file server's time."""
+    """Return the file server's time."""
     probe = folder / f".clock.{socket.gethostname()}.{os.getpid()}"
     probe.touch()
     try:
@@ -152,7 +152,7 @@ def _holder(path: Path) -> Holder | None:
 
 
 def _may_live(holder: Holder | None) -> bool:
-    """Whether the holder runs, as far as is known here."""
+    """Return whether the holder runs, as far as is known here."""
     return holder is None or holder.host != socket.gethostname() or Path(f"/proc/{holder.process}").exists()
 
 

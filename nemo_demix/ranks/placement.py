@@ -23,12 +23,12 @@ class Placement:
         return self.num_ranks // self.num_groups
 
     def ranks_of(self, agent: int) -> range:
-        """The ranks that an agent starts, counted over all groups."""
+        """Return the ranks that an agent starts, counted over all groups."""
         each = self.num_ranks // self.num_agents
         return range(agent * each, (agent + 1) * each)
 
     def group_of(self, rank: int) -> int:
-        """The group that a rank is in."""
+        """Return the group that a rank is in."""
         return rank // self.group_size
 
     def to_json(self) -> dict[str, int]:
@@ -66,7 +66,7 @@ def place(parallel: ParallelConfig, num_groups: int, members: Sequence[Member]) 
 
 
 def search_groups(config: DemixConfig) -> int:
-    """How many groups of ranks score proxies: as many as there can be unless `search.groups` says otherwise.
+    """Return how many groups of ranks score proxies: as many as there can be unless `search.groups` says otherwise.
 
     Raises:
         ConfigError: if so many groups do not divide the ranks.
@@ -79,7 +79,7 @@ def search_groups(config: DemixConfig) -> int:
 
 
 def group_layout(parallel: ParallelConfig, num_groups: int) -> ParallelConfig:
-    """The layout of one of so many groups: tensor and pipeline as they are, data divided between the groups.
+    """Return the layout of one of so many groups: tensor and pipeline as they are, data divided between the groups.
 
     Raises:
         ConfigError: if the groups do not divide the data-parallel ranks, or a group would share a node unevenly.

@@ -101,7 +101,7 @@ class LocalRanks:
         return bool(self._running)
 
     def poll(self) -> list[Ended]:
-        """The ranks that have ended since the last call."""
+        """Return the ranks that have ended since the last call."""
         codes = {rank: process.exitcode for rank, process in self._running.items()}
         ended = [self._report(rank, code) for rank, code in codes.items() if code is not None]
         for one in ended:
@@ -175,7 +175,7 @@ def _end_session(process: ForkServerProcess) -> None:
 
 
 def wait_for_file(path: Path, text: str, patience_s: float = 30.0) -> bool:
-    """Whether a file with this text appears; other nodes of a shared file system see it a little later."""
+    """Return whether a file with this text appears; other nodes of a shared file system see it a little later."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:

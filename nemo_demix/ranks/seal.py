@@ -46,11 +46,11 @@ class Seal:
         return Seal(hmac.digest(self._secret, b"derive\0" + purpose.encode(), "sha256"))
 
     def close(self, key: str, payload: bytes) -> bytes:
-        """The payload as it may be put under this key, and no other."""
+        """Return the payload as it may be put under this key, and no other."""
         return self._code(key, payload) + payload
 
     def open(self, key: str, message: bytes) -> bytes:
-        """The payload that stands under this key.
+        """Return the payload that stands under this key.
 
         Raises:
             ClusterError: if this run did not write it there.

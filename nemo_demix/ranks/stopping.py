@@ -27,7 +27,9 @@ def listen() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Only note signals while inside: ask `requested`. Slurm sends some twice, for a step and for its job."""
+    """Note signals, and do nothing more, while inside: ask `requested`. Slurm sends some twice, for a step and for
+    its job.
+    """
     _State.deferred, _State.requested = True, None
     try:
         yield
@@ -36,7 +38,7 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> int | None:
-    """The signal that has come since `deferred` was entered."""
+    """Return the signal that has come since `deferred` was entered."""
     return _State.requested
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import Ranks
-from nemo_demix.training.jobs import select_jobs
 
 
 def train(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
@@ -14,7 +13,7 @@ def train(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     from nemo_demix.training.train import train_jobs
 
     for role, names in task["jobs"]:
-        train_jobs(run.config, run.manifest, select_jobs(run.config, run.manifest, role, names), ranks)
+        train_jobs(run.config, run.manifest, run.jobs(role, names), ranks)
 
 
 def score(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:

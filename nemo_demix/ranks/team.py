@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nemo_demix.errors import ConfigError
-from nemo_demix.merging.cohort import Cohort
-from nemo_demix.ranks.cohort import find_cohort
+from nemo_demix.merging.peers import Peers
+from nemo_demix.ranks.peers import find_peers
 from nemo_demix.ranks.seal import Seal, shared_seal
 from nemo_demix.remembered import cache_folder
 
@@ -57,11 +57,11 @@ class Team:
     """This process among the team's.
 
     Args:
-        cohort: This process's number, and how many there are.
+        peers: Which of the started processes this is, and how many there are.
     """
 
-    def __init__(self, cohort: Cohort) -> None:
-        self.cohort = cohort
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
         self._store: TCPStore | None = None
         self._seal: Seal | None = None
         self._members: list[Member] = []
@@ -70,12 +70,12 @@ class Team:
     @property
     def is_leader(self) -> bool:
         """Whether this process runs the stage."""
-        return self.cohort.rank == 0
+        return self.peers.rank == 0
 
     @property
     def address(self) -> str:
         """The host that the store is reached at."""
-        return os.environ["MASTER_ADDR"] if self.cohort.size > 1 else LOOPBACK
+        return os.environ["MASTER_ADDR"] if self.peers.size > 1 else LOOPBACK
 
     @property
     def store(self) -> "TCPStore":
@@ -96,7 +96,7 @@ class Team:
             ConfigError: as `shared_seal`.
         """
         if self._seal is None:
-            if self.cohort.size == 1:
+            if self.peers.size == 1:
                 self._seal = Seal.random()
             else:
                 if self.is_leader:
@@ -112,7 +112,7 @@ class Team:
         timeout = timedelta(seconds=_GATHER_S)
         # torchrun's agent hosts a store at this address already.
         hosts = self.is_leader and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        port = int(os.environ["MASTER_PORT"]) if self.cohort.size > 1 else 0
+        port = int(os.environ["MASTER_PORT"]) if self.peers.size > 1 else 0
         try:
             if not hosts:
                 return TCPStore(self.address, port, is_master=False, timeout=timeout)
@@ -137,21 +137,21 @@ class Team:
         """Say where this agent is."""
         place = os.environ.get("SLURM_LOCALID") or os.environ.get("LOCAL_RANK") or "0"
         about = {"host": socket.gethostname(), "time": time.time(), "place": int(place)}
-        self.write(f"agent/{self.cohort.rank}", about)
+        self.write(f"agent/{self.peers.rank}", about)
 
     def members(self) -> list[Member]:
-        """All agents, when they have come; on the leader.
+        """Return all agents, when they have come; on the leader.
 
         Raises:
             ConfigError: if some do not come.
         """
         if self._members:
             return self._members
-        if self.cohort.size == 1:
+        if self.peers.size == 1:
             self._members = [Member(socket.gethostname(), 0, 0.0)]
             return self._members
         deadline = time.monotonic() + _GATHER_S
-        keys = [f"agent/{number}" for number in range(self.cohort.size)]
+        keys = [f"agent/{number}" for number in range(self.peers.size)]
         arrived: dict[str, float] = {}
         while len(arrived) < len(keys):
             for key in keys:
@@ -171,16 +171,16 @@ class Team:
         return self._members
 
     def skewed(self) -> list[Member]:
-        """Agents whose clock is ahead of the leader's by more than a minute; on the leader."""
+        """Return agents whose clock is ahead of the leader's by more than a minute; on the leader."""
         return [member for member in self.members() if member.skew_s > _SKEW_S]
 
     def next_launch(self) -> int:
-        """The number of the next launch; on the leader."""
+        """Return the number of the next launch; on the leader."""
         self._number += 1
         return self._number
 
     def read(self, key: str) -> Any:
-        """A JSON value of the store, or None where there is none yet.
+        """Return a JSON value of the store, or None where there is none yet.
 
         Raises:
             ClusterError: if no process of this run has written it.
@@ -193,17 +193,17 @@ class Team:
 
     def end(self) -> None:
         """Let the agents go; on the leader."""
-        if self.cohort.size > 1:
+        if self.peers.size > 1:
             self.write(f"launch/{self.next_launch()}", {"end": True})
             deadline = time.monotonic() + 10
             # The store ends with this process: wait until everyone has read it.
-            waited_for = [f"left/{number}" for number in range(1, self.cohort.size)]
+            waited_for = [f"left/{number}" for number in range(1, self.peers.size)]
             while not self.store.check(waited_for) and time.monotonic() < deadline:
                 time.sleep(POLL_S / 4)
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    """A socket that listens where `address` is, and nowhere else on this machine if that can be helped.
+    """Return a socket that listens where `address` is, and nowhere else on this machine if that can be helped.
 
     Raises:
         OSError: if the port is taken, or the address is unknown.
@@ -224,16 +224,16 @@ def _listen(address: str, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=1024)
 
 
-_TEAM = Team(Cohort())
+_TEAM = Team(Peers())
 
 
 def join_team() -> Team:
     """Find out which team this process is of, from torchrun's or srun's environment."""
     global _TEAM
-    _TEAM = Team(find_cohort())
+    _TEAM = Team(find_peers())
     return _TEAM
 
 
 def this_team() -> Team:
-    """The team of this process: itself alone unless `join_team` found others."""
+    """Return the team of this process: itself alone unless `join_team` found others."""
     return _TEAM

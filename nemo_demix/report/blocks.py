@@ -76,7 +76,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
-    """A number as people read it, with a real minus sign; an em dash where there is none."""
+    """Return a number as people read it, with a real minus sign; an em dash where there is none."""
     if value is None:
         return "—"
     text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
@@ -86,7 +86,7 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
 
 
 def percent(share: float | None, digits: int = 1, signed: bool = False) -> str:
-    """A share in hundredths."""
+    """Return a share in hundredths."""
     return "—" if share is None else f"{number(100 * share, digits, signed)} %"
 
 
@@ -98,7 +98,7 @@ def interval(low: float | None, high: float | None, digits: int = 4, signed: boo
 
 
 def duration(seconds: float | None) -> str:
-    """Device-seconds or seconds, in the largest fitting unit."""
+    """Return device-seconds or seconds, in the largest fitting unit."""
     if seconds is None:
         return "—"
     if seconds >= 5400:
@@ -107,17 +107,17 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 model`, `7 models`, `56 proxies`."""
+    """Return `1 model`, `7 models`, `56 proxies`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("xy") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def sentence(parts: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Return `a, b and c`."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def only(values: Sequence[Any], otherwise: str) -> Any:
-    """The one value that all have, or what to say otherwise."""
+    """Return the one value that all have, or what to say otherwise."""
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else otherwise

@@ -35,7 +35,7 @@ _MOST_SHOWN = 6  # runs in a figure, which has so many colours; tables have all
 
 
 def compare_command(arguments: Sequence[str]) -> None:
-    """`nemo-demix report compare RUN RUN ... [--output FILE]`; no recipe is needed.
+    """Carry out `nemo-demix report compare RUN RUN ... [--output FILE]`; no recipe is needed.
 
     Raises:
         ConfigError: if a folder holds no run, or the output is a file that this command has not written.
@@ -58,13 +58,13 @@ def compare_command(arguments: Sequence[str]) -> None:
 
 
 def named(runs: Sequence[RunRecords]) -> dict[str, RunRecords]:
-    """The runs by name; by their folders where two have the same."""
+    """Return the runs by name; by their folders where two have the same."""
     names = [run.name for run in runs]
     return {run.name if names.count(run.name) == 1 else str(run.folder): run for run in runs}
 
 
 def compared(runs: Mapping[str, RunRecords]) -> list[Section]:
-    """All questions about several runs."""
+    """Return all questions about several runs."""
     return [_verdicts(runs), _mixtures(runs), _scores(runs), _evidence(runs), _settings(runs)]
 
 

@@ -89,7 +89,7 @@ class Point:
 def forest(
     figure_id: str, title: str, series: Mapping[str, Sequence[Mark]], x_label: str, zero: float | None = None
 ) -> str:
-    """Rows of values with intervals, one marker a series; every series has the same rows.
+    """Return rows of values with intervals, one marker a series; every series has the same rows.
 
     Args:
         zero: Where a line stands that the intervals are held against.
@@ -134,14 +134,14 @@ def _forest_series(axes: Axes, marks: Sequence[Mark], place: int, shift: float, 
 
 
 def _point(axes: Axes, x: float, y: float, at: tuple[int, int], is_full: bool, size: float) -> None:
-    """One mark of a series; it can be found in the page by its place."""
+    """Draw one mark of a series; it can be found in the page by its place."""
     colour, marker = SERIES[at[0] % len(SERIES)], MARKERS[at[0] % len(MARKERS)]
     axes.plot([x], [y], color=colour, marker=marker, markersize=size, markerfacecolor=colour if is_full else PAPER,
               markeredgecolor=colour, markeredgewidth=1.5, zorder=3, gid=f"mark-{at[0]}-{at[1]}")  # fmt: skip
 
 
 def _is_told_apart(mark: Mark, zero: float | None) -> bool:
-    """Whether a mark is filled: its interval leaves the line out, or it has one and there is no line."""
+    """Return whether a mark is filled: its interval leaves the line out, or it has one and there is no line."""
     if mark.low is None or mark.high is None:
         return False
     return zero is None or mark.low > zero or mark.high < zero
@@ -204,7 +204,7 @@ class Line:
 def lines(
     figure_id: str, title: str, series: Mapping[str, Line], labels: tuple[str, str], x_mark: float | None = None
 ) -> str:
-    """Curves over one axis, told apart by colour and dashes.
+    """Return curves over one axis, told apart by colour and dashes.
 
     Args:
         x_mark: Where a line stands across, if anywhere.
@@ -234,7 +234,7 @@ def _finish(axes: Axes, labels: tuple[str, str], num_series: int) -> None:
 
 
 def shortened(name: str) -> str:
-    """A label that fits, with its end kept: names of one family differ there."""
+    """Return a label that fits, with its end kept: names of one family differ there."""
     name = " ".join(name.split())
     if len(name) <= LONGEST_LABEL:
         return name
@@ -264,7 +264,9 @@ def _tip(series: str, mark: Mark) -> str:
 
 
 def _svg(drawing: Drawing, figure_id: str, title: str, tips: Sequence[Sequence[str]]) -> str:
-    """The drawing as one element for an HTML page: named, with ids of its own, colours by variable, a tip a point."""
+    """Return the drawing as one element for an HTML page: named, with ids of its own, colours by variable, a tip a
+    point.
+    """
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": figure_id}):
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

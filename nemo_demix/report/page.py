@@ -52,7 +52,7 @@ def report_stage(config: DemixConfig) -> Path:
 
 
 def sections(run: RunRecords) -> list[Section]:
-    """All questions, the verdict first; those that the records do not answer yet say which command would."""
+    """Return all questions, the verdict first; those that the records do not answer yet say which command would."""
     first = verdict(run)
     return [
         replace(first, facts={**first.facts, **losing(run)}),
@@ -73,7 +73,7 @@ def sections(run: RunRecords) -> list[Section]:
 
 
 def page(title: str, kind: str, sections: Sequence[Section], tone: str = QUIET) -> str:
-    """Sections as HTML. Everything but the drawings and our own style and script is escaped."""
+    """Return sections as HTML. Everything but the drawings and our own style and script is escaped."""
     environment = Environment(
         loader=PackageLoader("nemo_demix", _TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -105,7 +105,7 @@ def _with_drawings(section: Section) -> dict[str, object]:
 
 
 def _inert(value: object) -> Markup:
-    """JSON that no name in it can end or turn into markup."""
+    """Return JSON that no name in it can end or turn into markup."""
     return Markup(
         re.sub(
             "[<>&]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -114,7 +114,7 @@ def _inert(value: object) -> Markup:
 
 
 def _prose(text: str) -> Markup:
-    """Text in which backticks mark commands and keys."""
+    """Return text in which backticks mark commands and keys."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -123,7 +123,7 @@ def _as_cell(cell: Cell | str) -> Cell:
 
 
 def _cell(cell: Cell | str, is_text: bool, is_heading: bool) -> Markup:
-    """A cell; names stand in an element of their own, so that their direction does not spill over."""
+    """Return a cell; names stand in an element of their own, so that their direction does not spill over."""
     one = _as_cell(cell)
     classes = " ".join(filter(None, [one.tone, "" if is_text else "number"]))
     attributes = Markup(' class="{}"').format(classes) if classes else Markup("")

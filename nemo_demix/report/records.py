@@ -101,7 +101,7 @@ class RunRecords:
 
 
 def read_run(config: DemixConfig) -> RunRecords:
-    """The records in `runs/<name>`.
+    """Return the records in `runs/<name>`.
 
     Raises:
         ConfigError: if the folder holds no run.
@@ -193,7 +193,7 @@ def _rows(found: RunRecords, log: Path) -> dict[str, Any]:
 
 
 def _imported_rows(found: RunRecords) -> dict[str, Any]:
-    """The imported files' rows, where these are here and still what was searched."""
+    """Return the imported files' rows, where these are here and still what was searched."""
     from nemo_demix.scoring.imported import read_imported
     from nemo_demix.search.imported import imported_fingerprint, imported_rows
 
@@ -225,7 +225,7 @@ def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelIte
 
 
 def _study(found: RunRecords) -> dict[str, Any]:
-    """Scores of the references and of what stands for them, by mixture; the latest row of a mixture counts."""
+    """Return scores of the references and of what stands for them, by mixture; the latest row of a mixture counts."""
     folder = found.folder
     drawn = _json(folder / "verify" / "references.json") or []
     first = [one for one in drawn if one.get("mixture", one["name"]) == one["name"]]

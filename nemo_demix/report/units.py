@@ -19,12 +19,12 @@ class Scale:
 
 
 def macro_unit(units: Iterable[str | None]) -> str:
-    """The unit of a mean over capabilities, given each one's."""
+    """Return the unit of a mean over capabilities, given each one's."""
     return str(only(list(units), MIXED))
 
 
 def directions(run: RunRecords) -> dict[str, bool]:
-    """Whether higher is better, by score name and by capability, as far as the records say."""
+    """Return whether higher is better, by score name and by capability, as far as the records say."""
     found: dict[str, bool] = {}
     for row in run.scored_mixtures:
         for scores in (row.scores, row.capabilities):
@@ -39,7 +39,7 @@ def directions(run: RunRecords) -> dict[str, bool]:
 
 
 def units(run: RunRecords) -> dict[str, str]:
-    """The unit, by score name and by capability, as far as the records say."""
+    """Return the unit, by score name and by capability, as far as the records say."""
     found: dict[str, str] = {}
     for row in run.scored_mixtures:
         for scores in (row.scores, row.capabilities):
@@ -50,7 +50,7 @@ def units(run: RunRecords) -> dict[str, str]:
 
 
 def imported_owners(run: RunRecords) -> dict[str, str]:
-    """The capability of each imported benchmark; empty where scores are the run's own."""
+    """Return the capability of each imported benchmark; empty where scores are the run's own."""
     if (run.mixture or {}).get("proxy") != "imported" or not run.scored:
         return {}
     from nemo_demix.search.imported import imported_capabilities

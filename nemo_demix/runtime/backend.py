@@ -5,13 +5,14 @@ functions of `Backend`. Importing this imports neither torch nor a framework.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, ParallelConfig
+from nemo_demix.errors import ConfigError, DemixError
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,9 @@ class Backend(Protocol):
         ...
 
     def build_model(self, config: DemixConfig, manifest: DataManifest) -> "torch.nn.Module":
-        """This rank's part of the run's model, in evaluation mode, with weights not yet set. Collective: every rank."""
+        """Return this rank's part of the run's model, in evaluation mode, with weights not yet set. Collective: every
+        rank.
+        """
         ...
 
     def train(
@@ -102,11 +105,34 @@ class Backend(Protocol):
         ...
 
     def shape_values(self, config: DemixConfig, vocab_size: int | None) -> Mapping[str, Any]:
-        """The attributes of the recipe's model configuration that `model_shape` asks for; nothing is built."""
+        """Return the attributes of the recipe's model configuration that `model_shape` asks for; nothing is built."""
         ...
 
 
 _MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.runtime.bridge.backend"}
+
+
+def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Yield what a configuration asks for that no merge can be made of."""
+    for key in _rounded(config.model.overrides, "model.overrides"):
+        yield ConfigError(
+            f"{key}: weights would be kept in FP8 or FP4, and saved as rounded to it, while components are merged from "
+            "what is saved; set fp8_param_gather=false (fp4_param_gather): weights then stay in bf16, and the "
+            "multiplications are what you ask for"
+        )
+
+
+_WEIGHTS_IN_FP8 = ("fp8_param", "fp8_params", "fp8_param_gather", "fp4_param", "fp4_param_gather")
+
+
+def _rounded(value: object, key: str) -> Iterator[str]:
+    """The keys in nested settings by which weights are not kept in bf16."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if name in _WEIGHTS_IN_FP8 and item:
+                yield f"{key}.{name}={item}"
+            else:
+                yield from _rounded(item, f"{key}.{name}")
 
 
 # What the fork server imports of each for the ranks.
@@ -117,10 +143,10 @@ PRELOADED = {
 
 
 def backend_module(name: str) -> Backend:
-    """A back end by its name; imports what of its framework it needs at once."""
+    """Return a back end by its name; imports what of its framework it needs at once."""
     return cast(Backend, importlib.import_module(_MODULES[name]))
 
 
 def backend_of(config: DemixConfig) -> Backend:
-    """The back end of a run."""
+    """Return the back end of a run."""
     return backend_module(config.backend)

@@ -19,7 +19,8 @@ _FUSED_NORM = ".mlp.linear_fc1.layer_norm_"
 
 
 def connector_name(name: str, place: Sequence[int], stored: Collection[str]) -> tuple[str, int]:
-    """The name of one layer's (and expert's) tensor, and how many axes before it are those of layers and experts.
+    """Return the name of one layer's (and expert's) tensor, and how many axes before it are those of layers and
+    experts.
 
     Args:
         name: Name of the stored tensor.
@@ -41,7 +42,7 @@ def connector_name(name: str, place: Sequence[int], stored: Collection[str]) -> 
 
 
 def unstacked(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors by the connectors' names, each of one layer's (and expert's) shape.
+    """Return a checkpoint's tensors by the connectors' names, each of one layer's (and expert's) shape.
 
     They are views, but where the halves of a gated MLP are joined.
     """

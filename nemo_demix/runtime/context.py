@@ -46,7 +46,7 @@ class ModelContext:
 
 
 def read_context(checkpoint: Path) -> ModelContext:
-    """The model of a NeMo 2 checkpoint. Nothing of the checkpoint is imported, called or unpickled.
+    """Return the model of a NeMo 2 checkpoint. Nothing of the checkpoint is imported, called or unpickled.
 
     Raises:
         CheckpointError: if there is no context, it is damaged, it names a class outside NeMo's models, or the model
@@ -81,7 +81,7 @@ def read_context(checkpoint: Path) -> ModelContext:
 
 
 def _class(path: Path, target: Any, kind: type) -> type:
-    """A class of NeMo's by its dotted name; only modules of NeMo's own collection are imported."""
+    """Return a class of NeMo's by its dotted name; only modules of NeMo's own collection are imported."""
     refused = CheckpointError(
         f"{path}: names {str(target)[:120]!r}; expected a {kind.__name__} of {_PACKAGE}*; nothing of it was run. "
         "Models defined elsewhere cannot be exported"

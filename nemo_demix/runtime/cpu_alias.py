@@ -80,7 +80,7 @@ def alias_cuda() -> bool:
 
 
 def install() -> None:
-    """`alias_cuda`, and what NeMo and its megatron-core need besides; a second call does nothing.
+    """Do what `alias_cuda` does, and what NeMo and its megatron-core need besides; a second call does nothing.
 
     Raises:
         RuntimeError: as `alias_cuda`.

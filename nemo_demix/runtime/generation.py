@@ -22,7 +22,7 @@ _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def read_generation(
     folder: Path, vocab_size: int, hf_config: Mapping[str, Any] | None = None, root: Path | None = None
 ) -> Any:
-    """The `transformers.GenerationConfig` of a folder; where it has none, of the ids in a model's config.json.
+    """Return the `transformers.GenerationConfig` of a folder; where it has none, of the ids in a model's config.json.
 
     Args:
         folder: Folder of a model, or of a tokenizer.

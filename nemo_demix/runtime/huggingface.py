@@ -60,7 +60,7 @@ class SourceFolder:
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors by the connectors' names, see `unstacked` for their shapes; in their stored dtype.
+    """Return a checkpoint's tensors by the connectors' names, see `unstacked` for their shapes; in their stored dtype.
 
     A Hugging Face model has one dtype. Where a checkpoint has several, it is the one that holds the values of all.
 
@@ -81,12 +81,12 @@ def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def dtype_settings(dtype: torch.dtype) -> dict[str, Any]:
-    """How a NeMo model configuration says its weights' dtype."""
+    """Return how a NeMo model configuration says its weights' dtype."""
     return {"params_dtype": dtype, "bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
 
 
 def load_tokenizer_folder(folder: Path) -> Any:
-    """The transformers tokenizer in a folder; code that the folder brings is not run.
+    """Return the transformers tokenizer in a folder; code that the folder brings is not run.
 
     Raises:
         CheckpointError: if there is none, or it is damaged or needs its own code.
@@ -101,7 +101,7 @@ def load_tokenizer_folder(folder: Path) -> Any:
 
 
 def load_config_folder(folder: Path) -> Any:
-    """The transformers configuration in a folder; code that the folder brings is not run.
+    """Return the transformers configuration in a folder; code that the folder brings is not run.
 
     Raises:
         CheckpointError: if transformers cannot make sense of its config.json.
@@ -118,7 +118,7 @@ def load_config_folder(folder: Path) -> Any:
 
 
 def tokenizer_beside(checkpoint: Path, found: Path | None, given: str | None) -> Path:
-    """The folder of the tokenizer to put beside an exported model: the checkpoint's own, else the recipe's.
+    """Return the folder of the tokenizer to put beside an exported model: the checkpoint's own, else the recipe's.
 
     Args:
         found: The checkpoint's, where it has one of Hugging Face's format.
@@ -186,14 +186,16 @@ def export_checkpoint(checkpoint: Path, context: ModelContext, tokenizer_folder:
 
 
 def expected_config(model_class: type, model_config: Any, tokenizer: Any, folder: Path) -> Any:
-    """The Hugging Face configuration that NeMo's exporter makes of a model configuration (a `fiddle.Config`)."""
+    """Return the Hugging Face configuration that NeMo's exporter makes of a model configuration (a `fiddle.Config`)."""
     write_context(folder, model_class, model_config)
     named = NamedTokenizer(tokenizer, model_config.vocab_size, None)
     return _exporter_class(model_class, folder, None, named)(str(folder)).config
 
 
 def expected_tensors(hf_config: Any) -> set[str]:
-    """The names of the tensors that a model of a Hugging Face configuration is saved with; nothing is allocated."""
+    """Return the names of the tensors that a model of a Hugging Face configuration is saved with; nothing is
+    allocated.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -279,12 +281,14 @@ def _exporter_class(model_class: type, checkpoint: Path, source: Any, named: Nam
 
 
 def _no_code(apply: Callable[..., Any]) -> dict[str, bool]:
-    """How a connector is told to run no code of a folder; those that do not take it load classes of transformers."""
+    """Return how a connector is told to run no code of a folder; those that do not take it load classes of
+    transformers.
+    """
     return {"trust_remote_code": False} if "trust_remote_code" in inspect.signature(apply).parameters else {}
 
 
 def _count(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """How many elements there are, and how many of them are NaN."""
+    """Return how many elements there are, and how many of them are NaN."""
     return sum(t.numel() for t in tensors.values()), sum(int(t.isnan().sum()) for t in tensors.values())
 
 
@@ -340,7 +344,7 @@ def import_model(source: SourceFolder, model: Any, model_config: Any, folder: Pa
 
 
 def _start_alone() -> None:
-    """A process group of this process only, with Megatron's groups in it; NeMo's strategy finds them and keeps them."""
+    """Start a process group of this process only, with Megatron's groups; NeMo's strategy finds and keeps them."""
     from megatron.core import parallel_state
 
     if not torch.cuda.is_available():

@@ -17,7 +17,7 @@ def die_with_parent() -> None:
 
 
 def name_process(name: str) -> None:
-    """How `ps`, `top` and a debugger show this process: at most 15 characters."""
+    """Set the name by which `ps`, `top` and a debugger show this process: at most 15 characters."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 

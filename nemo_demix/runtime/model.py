@@ -44,7 +44,7 @@ class Shard:
 
 
 def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
-    """This rank's part of the model, in evaluation mode, with weights not yet set.
+    """Return this rank's part of the model, in evaluation mode, with weights not yet set.
 
     Collective: every rank.
     Memory: one shard of the model.
@@ -53,7 +53,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
 
 
 def shards(model: torch.nn.Module) -> Iterator[Shard]:
-    """What of each checkpoint tensor this rank holds, with views into the live parameters.
+    """Yield what of each checkpoint tensor this rank holds, with views into the live parameters.
 
     Megatron's own sharded state dict says it, so any layout it can save is covered: fused gate and up halves come as
     two shards, stacked layers as slices of one tensor, tied embeddings once for every copy.

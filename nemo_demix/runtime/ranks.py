@@ -36,7 +36,7 @@ class Ranks:
 
 
 def world_size(parallel: ParallelConfig) -> int:
-    """tensor x pipeline x data.
+    """Return tensor x pipeline x data.
 
     Raises:
         ConfigError: if a size is below 1, or sizes do not divide.
@@ -46,7 +46,7 @@ def world_size(parallel: ParallelConfig) -> int:
 
 
 def layout_errors(parallel: ParallelConfig) -> Iterator[DemixError]:
-    """Sizes below 1, or that do not divide."""
+    """Yield errors for sizes below 1, or that do not divide."""
     small = [name for name in ("tensor", "pipeline", "data", "expert", "nodes") if getattr(parallel, name) < 1]
     for name in small:
         yield ConfigError(f"parallel.{name}={getattr(parallel, name)}: expected at least 1")
@@ -113,7 +113,9 @@ def start_ranks(parallel: ParallelConfig, backend: str = "nemo") -> Ranks:
 
 
 def _store() -> "torch.distributed.Store | None":
-    """These ranks' own corner of the store that their launcher hosts; None where torchrun itself started them."""
+    """Return these ranks' own corner of the store that their launcher hosts; None where torchrun itself
+    started them.
+    """
     import torch
 
     world = os.environ.get("NEMO_DEMIX_WORLD")
@@ -132,7 +134,7 @@ def stop_ranks() -> None:
 
 
 def from_rank_0(flag: bool) -> bool:
-    """Rank 0's flag, on every rank; it costs one small message. Collective: every rank."""
+    """Return rank 0's flag, on every rank; it costs one small message. Collective: every rank."""
     import torch
 
     device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"

@@ -30,7 +30,7 @@ DTYPES = {"bf16-mixed": "bfloat16", "16-mixed": "float16", "32": "float32"}  # t
 
 
 def load_factory(config: DemixConfig) -> Callable[..., Any]:
-    """The recipe factory at the dotted path `model.recipe`.
+    """Return the recipe factory at the dotted path `model.recipe`.
 
     Raises:
         ConfigError: if there is no such module or function.
@@ -49,7 +49,7 @@ def load_factory(config: DemixConfig) -> Callable[..., Any]:
 
 
 def call_factory(config: DemixConfig, offered: Mapping[str, Any]) -> Any:
-    """The recipe as its framework has it; of the offered arguments the factory gets those that it takes.
+    """Return the recipe as its framework has it; of the offered arguments the factory gets those that it takes.
 
     Raises:
         ConfigError: if the factory, or an argument of `model.recipe_args`, does not exist.
@@ -66,7 +66,7 @@ def call_factory(config: DemixConfig, offered: Mapping[str, Any]) -> Any:
 
 
 def factory_errors(model: ModelConfig, backend: str) -> Iterator[DemixError]:
-    """A factory that is not there, or does not take an argument, by its source: it is not imported."""
+    """Yield errors for a factory that is not there, or does not take an argument, by its source: it is not imported."""
     example = f"expected a factory of backend={backend} such as {_EXAMPLES[backend]}"
     module, _, name = model.recipe.rpartition(".")
     try:
@@ -130,7 +130,7 @@ def _accepted_names(target: Any) -> set[str]:
 
 
 def model_shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape | None:
-    """The sizes of the run's model, overrides included, as it would be on GPUs; nothing is built.
+    """Return the sizes of the run's model, overrides included, as it would be on GPUs; nothing is built.
 
     Args:
         tokenizer_size: Where `model.vocab_size` leaves the vocabulary to the tokenizer; None: not known yet.
@@ -144,14 +144,15 @@ def model_shape(config: DemixConfig, tokenizer_size: int | None) -> ModelShape |
 
 
 def known_vocab_size(config: DemixConfig, tokenizer_size: int | None) -> int | None:
-    """The model's vocabulary, as `padded_vocab_size`; None where the recipe alone says how large it is."""
+    """Return the model's vocabulary, as `padded_vocab_size`; None where the recipe alone says how large it is."""
     if not (config.model.vocab_size or tokenizer_size):
         return None
     return padded_vocab_size(config, {"vocab_size": tokenizer_size or config.model.vocab_size})
 
 
 def recipe_shape(config: DemixConfig, vocab_size: int | None) -> ModelShape | None:
-    """The sizes of a recipe's model before they are checked: by `model.*`, `train.seq_length` and the vocabulary alone.
+    """Return the sizes of a recipe's model before they are checked: by `model.*`, `train.seq_length` and the vocabulary
+    alone.
 
     Returns, Raises: as `model_shape`, but for the layout.
     """
@@ -160,7 +161,7 @@ def recipe_shape(config: DemixConfig, vocab_size: int | None) -> ModelShape | No
 
 
 def check_shape(shape: ModelShape, config: DemixConfig) -> ModelShape:
-    """The same sizes, if the run can have them.
+    """Return the same sizes, if the run can have them.
 
     Raises:
         ConfigError: if the layout does not divide the model, or the suite's texts are longer than it can read.
@@ -183,7 +184,7 @@ def check_shape(shape: ModelShape, config: DemixConfig) -> ModelShape:
 
 
 def padded_vocab_size(config: DemixConfig, tokenizer: Mapping[str, Any]) -> int:
-    """The model's vocabulary: as configured, or the tokenizer's rounded up to a multiple of 128.
+    """Return the model's vocabulary: as configured, or the tokenizer's rounded up to a multiple of 128.
 
     It never depends on the parallel layout, so checkpoints of different layouts have the same shapes.
 

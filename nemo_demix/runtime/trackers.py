@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def tensorboard_folder(config: DemixConfig) -> Path | None:
-    """Where event files go, in a folder for each model or stage; None: not asked for."""
+    """Return where event files go, in a folder for each model or stage; None: not asked for."""
     return config.run_dir.absolute() / "tensorboard" if config.track.tensorboard else None
 
 
 def tensorboard_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Arguments of a `TensorBoardLogger` of Lightning for one model; None: not asked for."""
+    """Return arguments of a `TensorBoardLogger` of Lightning for one model; None: not asked for."""
     folder = tensorboard_folder(config)
     return None if folder is None else {"save_dir": str(folder), "name": name, "version": ""}
 
 
 def wandb_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Arguments of a `WandbLogger` of Lightning for one model, grouped by the run; None: not asked for."""
+    """Return arguments of a `WandbLogger` of Lightning for one model, grouped by the run; None: not asked for."""
     if config.track.wandb_project is None:
         return None
     return {
@@ -46,7 +46,10 @@ def close_trackers(loggers: list[Any]) -> None:
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
+            import wandb
+
             logger.experiment.finish()
+            wandb.teardown()  # a run that has finished may still be written, by a process that ends with this one
 
 
 class Tracker(Protocol):
@@ -66,7 +69,7 @@ class Tracker(Protocol):
 
 
 def open_trackers(config: DemixConfig, name: str) -> list[Tracker]:
-    """The trackers that are asked for, with an entry for one stage."""
+    """Return the trackers that are asked for, with an entry for one stage."""
     found: list[Tracker] = []
     folder = tensorboard_folder(config)
     if folder is not None:

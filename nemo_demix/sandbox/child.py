@@ -57,7 +57,7 @@ def become(user: int | None) -> None:
 
 
 def set_limits(confinement: Confinement) -> None:
-    """The kernel's own limits, hard ones."""
+    """Set the kernel's own limits, hard ones."""
     limits = confinement.limits
     values = {
         resource.RLIMIT_AS: confinement.baseline_bytes + limits.memory_mib * 2**20,

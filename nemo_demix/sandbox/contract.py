@@ -67,7 +67,7 @@ class Isolation:
     unprotected: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """One line for a log."""
+        """Return one line for a log."""
         words = [f"namespaces {' '.join(self.namespaces)}" if self.namespaces else "no namespaces"]
         words += [name.replace("_", " ") for name in ("seccomp", "landlock", "other_user") if getattr(self, name)]
         words.append("rlimits")

@@ -52,7 +52,7 @@ class Interpreter:
         self._say({"limits": dataclasses.asdict(limits), "packages": dict(packages)})
 
     def fileno(self) -> int:
-        """What to wait for, until it has something to say."""
+        """Return what to wait for, until it has something to say."""
         return self._incoming.fileno()
 
     @property
@@ -61,7 +61,7 @@ class Interpreter:
         return bool(wait([self.fileno()], 0)) or time.monotonic() > self.deadline
 
     def isolation(self) -> Isolation:
-        """What it has prepared: the first thing it says."""
+        """Return what it has prepared: the first thing it says."""
         message = self._hear()
         return Isolation(**{**message, "namespaces": tuple(message["namespaces"]), "unprotected": ()})
 
@@ -91,7 +91,7 @@ class Interpreter:
             self._outgoing.flush()
 
     def _hear(self) -> dict[str, Any]:
-        """One message; a worker writes each in one piece, which a pipe keeps whole."""
+        """Return one message; a worker writes each in one piece, which a pipe keeps whole."""
         ready = wait([self.fileno()], max(0.0, self.deadline - time.monotonic()))
         line = os.read(self.fileno(), select.PIPE_BUF) if ready else b""
         if not line.endswith(b"\n"):

@@ -25,13 +25,13 @@ def _check(result: int, what: str) -> int:
 
 
 def syscall(number: int, *arguments: int | bytes | None) -> int:
-    """Any system call, by its number; integers go as 64 bits."""
+    """Make any system call, by its number; integers go as 64 bits."""
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     return _check(_libc.syscall(ctypes.c_long(number), *words), f"system call {number}")
 
 
 def unshare(flags: int) -> None:
-    """New namespaces for this process; for its children, where it is that of process numbers."""
+    """Give this process new namespaces; its children, where it is that of process numbers."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 

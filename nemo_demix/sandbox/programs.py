@@ -89,7 +89,7 @@ def _locations(packages: Sequence[str]) -> dict[str, list[str]]:
 
 @functools.cache
 def available_isolation() -> Isolation:
-    """What keeps a program from the rest of this machine; tried once, with programs that try to get out.
+    """Return what keeps a program from the rest of this machine; tried once, with programs that try to get out.
 
     Raises:
         ScoreError: as `run_programs`.

@@ -51,7 +51,7 @@ def _answer(number: int, answer: list[Instruction]) -> list[Instruction]:
 
 
 def program(machine: str, writing: bool, signalling: bool, threads: bool) -> bytes:
-    """The filter, as the kernel reads it.
+    """Return the filter, as the kernel reads it.
 
     Args:
         machine: The kind of processor, as `os.uname` names it: x86_64 or aarch64.

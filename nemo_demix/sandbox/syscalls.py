@@ -60,7 +60,7 @@ clock_settime:227:112 settimeofday:164:170 sethostname:170:161 reboot:169:142
 
 
 def numbers(table: str, machine: str) -> dict[str, int]:
-    """The calls of a table that this kind of processor has, by name."""
+    """Return the calls of a table that this kind of processor has, by name."""
     column = ("x86_64", "aarch64").index(machine) + 1
     rows = [entry.split(":") for entry in table.split()]
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}

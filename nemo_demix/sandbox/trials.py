@@ -9,7 +9,7 @@ from nemo_demix.sandbox import child, seccomp
 
 
 def works(trial: Callable[[], object]) -> bool:
-    """Whether this can be done: it does not raise."""
+    """Return whether this can be done: it does not raise."""
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):

@@ -64,7 +64,7 @@ def _bind_read_only(path: str, place: str) -> None:
 
 
 def mount_scratch(place: str, size_mib: int) -> None:
-    """An empty scratch folder in memory; it counts what the kernel keeps for its files."""
+    """Mount an empty scratch folder in memory; it counts what the kernel keeps for its files."""
     options = f"size={size_mib}m,nr_inodes={_FEW_FILES},mode=1777"
     kernel.mount("tmpfs", place, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
 

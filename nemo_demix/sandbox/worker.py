@@ -115,7 +115,7 @@ class Worker:
         return None
 
     def _confine(self) -> tuple[child.Confinement, Isolation]:
-        """What each program's process has to do to itself, as far as this machine lets it."""
+        """Return what each program's process has to do to itself, as far as this machine lets it."""
         inside = self._home is not None
         machine = os.uname().machine
         user = self._user if trials.works(lambda: trials.see_python_as(self._user, self._readable)) else None
@@ -146,7 +146,7 @@ class Worker:
 
 
 def _read(descriptor: int) -> bytes:
-    """What has been written into a pipe whose other end may still be open somewhere; it is closed."""
+    """Return what has been written into a pipe whose other end may still be open somewhere; it is closed."""
     os.set_blocking(descriptor, False)
     try:
         return os.read(descriptor, _REPORT_BYTES)
@@ -157,7 +157,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def _wait(pid: int, deadline: float) -> tuple[int | None, float]:
-    """The status that a child ended with, None if it had to be killed; and the seconds it was on a processor."""
+    """Return the status that a child ended with, None if it had to be killed; and the seconds it was on a processor."""
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
@@ -181,7 +181,7 @@ def _import_packages(packages: dict[str, list[str]]) -> None:
 
 
 def _lines(descriptor: int) -> Iterator[Any]:
-    """What the caller says, until it says no more."""
+    """Yield what the caller says, until it says no more."""
     with open(descriptor, "rb") as stream:
         for line in stream:
             yield json.loads(line)

@@ -37,11 +37,11 @@ class AnswerStore:
 
     @classmethod
     def of(cls, config: DemixConfig) -> "AnswerStore":
-        """A run's."""
+        """Return the store of a run."""
         return cls(config.run_dir / "scores" / "answers" if config.suite.cache else None, not config.force)
 
     def arrays(self, weights_fingerprint: str | None, decode: Mapping[str, Callable[[Arrays], T]]) -> dict[str, T]:
-        """What `put_arrays` kept of some keys.
+        """Return what `put_arrays` kept of some keys.
 
         Args:
             weights_fingerprint: Fingerprint of the model's weights; None: not known, so nothing is kept of it.
@@ -70,7 +70,7 @@ class AnswerStore:
             write_bytes(path, buffer.getvalue())
 
     def json(self, weights_fingerprint: str | None, key: str) -> dict[str, Any] | None:
-        """What `put_json` kept; None: nothing."""
+        """Return what `put_json` kept; None: nothing."""
         path = self._path(weights_fingerprint, f"{key}.json")
         if path is None or not self.reads or not path.exists():
             return None

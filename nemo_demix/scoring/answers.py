@@ -25,7 +25,7 @@ from nemo_demix.tokenizer import Tokenizer
 def answer_requests(
     model: torch.nn.Module, requests: EncodedRequests, tokenizer: Tokenizer, batch_tokens: int, batch_rows: int
 ) -> dict[str, list[Any]]:
-    """Answers by request type, each in the order of the requests.
+    """Return answers by request type, each in the order of the requests.
 
     Raises:
         ScoreError: if the model's output is not finite, naming the task.
@@ -61,7 +61,7 @@ def put_together(
 def generated_texts(
     model: torch.nn.Module, requests: EncodedRequests, tokenizer: Tokenizer, batch_rows: int
 ) -> list[str]:
-    """What follows each prompt, cut before its first stop. Collective: every rank; all get the result."""
+    """Return what follows each prompt, cut before its first stop. Collective: every rank; all get the result."""
     if not requests.prompts:
         return []
     texts = [tokenizer.decode(tokens) for tokens in generate(model, requests.prompts, tokenizer, batch_rows)]
@@ -76,9 +76,9 @@ def check_finite(scores: TokenScores, plan: BatchPlan, sequences: Sequence[Reque
     """
     broken = np.flatnonzero(~np.isfinite(scores.logprobs_T))
     if broken.size:
-        group = sequences[int(np.searchsorted(plan.offsets_R, broken[0], side="right")) - 1].group
+        name = sequences[int(np.searchsorted(plan.offsets_R, broken[0], side="right")) - 1].score_name
         raise ScoreError(
-            f"{group}: the model gives {-scores.logprobs_T[broken[0]]} nats for a token; its weights are not usable"
+            f"{name}: the model gives {-scores.logprobs_T[broken[0]]} nats for a token; its weights are not usable"
         )
 
 

@@ -98,7 +98,7 @@ class _Row:
 
 
 def gold_offsets(continuations: Sequence[Continuation]) -> npt.NDArray[np.int64]:
-    """Where each continuation's scored tokens start among all, int64, shape (R + 1,)."""
+    """Return where each continuation's scored tokens start among all, int64, shape (R + 1,)."""
     lengths_R = [len(one.tokens) - one.start for one in continuations]
     return np.concatenate([[0], np.cumsum(lengths_R)]).astype(np.int64)
 
@@ -144,7 +144,7 @@ def plan_batches(continuations: Sequence[Continuation], batch_tokens: int, share
 
 
 def _cut(rows: Sequence[_Row], batch_tokens: int) -> list[Sequence[_Row]]:
-    """Rows, longest first, cut into batches where it costs least.
+    """Return rows, longest first, cut into batches where it costs least.
 
     A batch costs its padded tokens, and as much as `_BATCH_COST` more.
     """

@@ -43,7 +43,8 @@ class Prompt:
 def generate(
     model: torch.nn.Module, prompts: Sequence[Prompt], tokenizer: Tokenizer, batch_rows: int
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, up to and without the end-of-text token; text after a stop may follow it.
+    """Return the tokens that follow each prompt, up to and without the end-of-text token; text after a stop may follow
+    it.
 
     Prompts of like length go through together. Data-parallel ranks take different batches. The same prompt gives the
     same tokens in any batch and layout, but for ties that rounding breaks.
@@ -118,7 +119,7 @@ class _Sequence:
             self.is_done = any(stop in text for stop in self.prompt.stop)
 
     def draw(self) -> float:
-        """The next number in [0, 1) for sampling."""
+        """Return the next number in [0, 1) for sampling."""
         assert self._draws_G is not None
         return float(self._draws_G[len(self.new)])
 
@@ -126,7 +127,7 @@ class _Sequence:
 def _generate_batch(
     model: torch.nn.Module, prompts: Sequence[Prompt], tokenizer: Tokenizer
 ) -> tuple[list[list[int]], bool]:
-    """The prefix that all prompts have is run at once; from there on one token a step, of the prompt or generated."""
+    """Run the prefix that all prompts have at once, and from there on one token a step, of the prompt or generated."""
     sequences = [_Sequence(prompt, tokenizer) for prompt in prompts]
     going = list(sequences)
     start = min(len(prompt.tokens) for prompt in prompts)
@@ -177,7 +178,7 @@ class _Cache:
         self._wrapper.prep_model_for_inference()
 
     def step(self, tokens_BS: torch.Tensor, offset: int) -> Any:
-        """Logits after the last of some more tokens, shape (B, V); None but on the last pipeline stage."""
+        """Return logits after the last of some more tokens, shape (B, V); None but on the last pipeline stage."""
         positions_BS = torch.arange(offset, offset + tokens_BS.shape[1], device=tokens_BS.device).expand_as(tokens_BS)
         if offset:
             self._context.enable_decode_mode()
@@ -215,7 +216,7 @@ def _keys_rotated_once(model: torch.nn.Module) -> Iterator[None]:
 def _rotate_and_keep(
     attention: Any, keep: Callable[..., Any], context: Any, query: Any, key: Any, value: Any, rotary: Any, *more: Any
 ) -> Any:
-    """What `keep` gives, of a key that is rotated before it is kept."""
+    """Return what `keep` gives, of a key that is rotated before it is kept."""
     from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
     from megatron.core.models.common.embeddings.yarn_rotary_pos_embedding import (
         _yarn_get_concentration_factor_from_config,
@@ -238,7 +239,7 @@ def _rotate_and_keep(
 def _choose(
     logits_BV: Any, sequences: Sequence[_Sequence], rows: Sequence[int], vocab_size: int, device: torch.device
 ) -> list[int]:
-    """The next token of some rows, known to every rank of the pipeline; -1 where the logits are not finite."""
+    """Return the next token of some rows, known to every rank of the pipeline; -1 where the logits are not finite."""
     from megatron.core import parallel_state
 
     chosen_B = torch.empty(len(rows), dtype=torch.int64, device=device)
@@ -257,7 +258,7 @@ def _choose(
 
 
 def _sample(logits_V: torch.Tensor, one: _Sequence) -> int:
-    """A token drawn from the tempered distribution, cut to its top k and then to its top p."""
+    """Return a token drawn from the tempered distribution, cut to its top k and then to its top p."""
     prompt = one.prompt
     logprobs_V, tokens_V = (
         (logits_V.double() / prompt.temperature).log_softmax(dim=0).sort(descending=True, stable=True)

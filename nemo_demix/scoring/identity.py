@@ -37,7 +37,7 @@ class JudgedScore:
 def judged_scores(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, JudgedScore]:
-    """Every benchmark, task and external score of the suite, by score name.
+    """Return every benchmark, task and external score of the suite, by score name.
 
     Args:
         uses: Uses of those to include: PROXY_USES for a search; None: all.
@@ -56,20 +56,20 @@ def judged_scores(
 
 
 def suite_errors(config: SuiteConfig) -> Iterator[DemixError]:
-    """A suite that scores nothing, or whose texts have no room, by the configuration alone."""
+    """Yield errors for a suite that scores nothing, or whose texts have no room, by the configuration alone."""
     yield from length_errors(config)
     if not (config.benchmarks or config.tasks or config.external or config.heldout_tokens):
         yield ScoreError(EMPTY)
 
 
 def length_errors(config: SuiteConfig) -> Iterator[DemixError]:
-    """Texts without room for a question and its answer."""
+    """Yield errors for texts without room for a question and its answer."""
     if config.max_length < 16:
         yield ScoreError(f"suite.max_length={config.max_length}: expected at least 16 tokens")
 
 
 def declared_capabilities(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, str]:
-    """The capability of every benchmark, task and external score, by its key: known before anything is prepared.
+    """Return the capability of every benchmark, task and external score, by its key: known before anything is prepared.
 
     Args:
         uses: Uses of those to include: PROXY_USES for a search; None: all.
@@ -109,7 +109,7 @@ def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]
     }
 
 
-def group_fingerprints(
+def score_fingerprints(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, str]:
     """Fingerprint all that can change each score, besides the model, by score name.
@@ -119,31 +119,31 @@ def group_fingerprints(
     """
     common = {"format": FORMAT, "tokenizer": manifest.tokenizer["fingerprint"], "max_length": config.max_length}
     judged = judged_scores(config, manifest, uses)
-    groups = {}
+    found = {}
     for name, record in manifest.benchmarks.items():
         sample = {**common, "seed": config.seed, "items": config.items_per_benchmark, "text": record.fingerprint}
-        groups[f"benchmark/{name}"] = fingerprint(**sample)
-        groups[f"benchmark/{name}{JUDGED}"] = fingerprint(**sample, judged=config.judged_items)
-    groups = {name: value for name, value in groups.items() if name in judged}
-    groups |= {
+        found[f"benchmark/{name}"] = fingerprint(**sample)
+        found[f"benchmark/{name}{JUDGED}"] = fingerprint(**sample, judged=config.judged_items)
+    found = {name: value for name, value in found.items() if name in judged}
+    found |= {
         f"task/{name}": fingerprint(**common, task=task)
         for name, task in task_fingerprints(config, manifest, uses).items()
     }
-    groups |= external_fingerprints(config, uses)
+    found |= external_fingerprints(config, uses)
     if config.heldout_tokens:
-        groups |= {
+        found |= {
             f"heldout/{name}": fingerprint(
                 **common, seed=config.seed, num_tokens=config.heldout_tokens, text=record.fingerprint
             )
             for name, record in manifest.datasets.items()
         }
-    return groups
+    return found
 
 
 def suite_fingerprint(config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None) -> str:
     """Fingerprint all that can change a score or a capability's average, besides the model."""
     judged = judged_scores(config, manifest)
     return fingerprint(
-        groups=group_fingerprints(config, manifest, uses),
+        groups=score_fingerprints(config, manifest, uses),
         judged={name: (score.capability, score.use, score.weight) for name, score in judged.items()},
     )

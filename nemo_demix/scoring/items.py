@@ -87,7 +87,9 @@ def scores_from_json(value: Mapping[str, Any]) -> dict[str, Score]:
 
 
 def is_guessed(score: Score) -> bool:
-    """Whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is known."""
+    """Return whether guessing lies within a score's 95 % interval; False where guessing has no level, or nothing is
+    known.
+    """
     if score.chance is None or score.stderr is None:
         return False
     return abs(score.score - score.chance) <= 1.96 * score.stderr
@@ -96,13 +98,13 @@ def is_guessed(score: Score) -> bool:
 def items_of_summary(
     score: float, stderr: float | None, num_items: int | None, unit: str, higher_is_better: bool, chance: float | None
 ) -> Items:
-    """A score whose items' values are not known."""
+    """Return a score whose items' values are not known."""
     one = np.array([score]), np.ones(1)
     return Items(*one, unit, higher_is_better, chance, Summary(stderr, num_items))
 
 
 def score_of(items: Items) -> Score:
-    """The weighted mean, with its standard error over the items sampled."""
+    """Return the weighted mean, with its standard error over the items sampled."""
     if items.summary is not None:
         value = float(items.values_I[0])
         known = items.summary.stderr, items.summary.num_items
@@ -119,12 +121,12 @@ def score_of(items: Items) -> Score:
 
 
 def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
-    """Items as what JSON holds of each score, and one array of shape (2, all items): values, weights."""
+    """Return items as what JSON holds of each score, and one array of shape (2, all items): values, weights."""
     facts = {
-        group: {"num_items": len(one.values_I), "unit": one.unit}
+        name: {"num_items": len(one.values_I), "unit": one.unit}
         | {"higher_is_better": one.higher_is_better, "chance": one.chance}
         | ({} if one.summary is None else {"summary": asdict(one.summary)})
-        for group, one in items.items()
+        for name, one in items.items()
     }
     rows = [np.stack([one.values_I, one.weights_I]) for one in items.values()]
     return facts, np.concatenate([*rows, np.empty((2, 0))], axis=1)
@@ -133,8 +135,8 @@ def pack_items(items: ModelItems) -> tuple[dict[str, dict[str, Any]], Array]:
 def unpack_items(facts: Mapping[str, Mapping[str, Any]], packed: Array) -> dict[str, Items]:
     """Give back what `pack_items` was given; `packed` has shape (2, all items)."""
     items, start = {}, 0
-    for group, fact in facts.items():
+    for name, fact in facts.items():
         values_I, weights_I = packed[:, start : (start := start + fact["num_items"])]
         summary = Summary(**fact["summary"]) if "summary" in fact else None
-        items[group] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"], summary)
+        items[name] = Items(values_I, weights_I, fact["unit"], fact["higher_is_better"], fact["chance"], summary)
     return items

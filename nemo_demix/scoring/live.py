@@ -33,7 +33,7 @@ class TokenScores:
 
 
 def can_share_contexts(model: torch.nn.Module) -> bool:
-    """Whether rows may hold several continuations: attention has to take a mask, and positions that repeat.
+    """Return whether rows may hold several continuations: attention has to take a mask, and positions that repeat.
 
     Megatron's own attention does. Transformer Engine's takes a mask only where it is built for one, and is left alone.
     Collective: all pipeline stages, which have to agree.
@@ -102,12 +102,12 @@ def token_scores(model: torch.nn.Module, plan: BatchPlan, vocab_size: int) -> To
 
 
 def continuation_logprobs(scores: TokenScores, plan: BatchPlan) -> Array:
-    """Natural-log probability of every continuation, float64, shape (R,)."""
+    """Return the natural-log probability of every continuation, float64, shape (R,)."""
     return np.add.reduceat(scores.logprobs_T.astype(np.float64), plan.offsets_R[:-1])
 
 
 def continuation_is_greedy(scores: TokenScores, plan: BatchPlan) -> np.ndarray:
-    """Whether greedy decoding would give the continuation, bool, shape (R,)."""
+    """Return whether greedy decoding would give the continuation, bool, shape (R,)."""
     return np.logical_and.reduceat(scores.greedy_T, plan.offsets_R[:-1])
 
 
@@ -124,7 +124,7 @@ class _Selection:
 
     @contextmanager
     def installed(self) -> Iterator["_Selection"]:
-        """Hooks stand while this is open."""
+        """Keep the hooks in place while this is open."""
         output_layer = getattr(self._model, "output_layer", None)  # of the last pipeline stage
         rotary = getattr(self._model, "rotary_pos_emb", None)
         with ExitStack() as stack:
@@ -138,7 +138,9 @@ class _Selection:
             yield self
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """The model's output for a batch: on the last stage logits of the scored places, (Q, 1, V / tensor size)."""
+        """Return the model's output for a batch: on the last stage logits of the scored places, (Q, 1, V / tensor
+        size).
+        """
         self._batch = batch
         device = next(self._model.parameters()).device
         tokens_BS = batch.tokens_BS.to(device)
@@ -168,7 +170,7 @@ class _Selection:
 
 
 def _mask(branches_BS: torch.Tensor) -> torch.Tensor:
-    """True where a place must not be seen from another, bool, (B, 1, S, S): seen from along the third axis."""
+    """Return True where a place must not be seen from another, bool, (B, 1, S, S): seen from along the third axis."""
     seen_BSS = (branches_BS[:, None, :] == 0) | (branches_BS[:, None, :] == branches_BS[:, :, None])
     return ~seen_BSS.tril_().unsqueeze(1)
 
@@ -180,7 +182,7 @@ def _forward(
 
 
 def _token_values(logits_QV: torch.Tensor, batch: Batch, vocab_size: int) -> torch.Tensor:
-    """Log-probability of each scored token, and 1.0 where none is likelier: float32, (2, Q).
+    """Return the log-probability of each scored token, and 1.0 where none is likelier: float32, (2, Q).
 
     Args:
         logits_QV: This tensor rank's part of the vocabulary.

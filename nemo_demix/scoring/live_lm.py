@@ -47,19 +47,19 @@ class LiveLM(TemplateLM):  # type: ignore[misc]
         return type(self.encoding.tokenizer).__name__
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a text."""
+        """Return token ids of a text."""
         return self.encoding.prefix + self.encoding.tokenizer.encode(string)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether greedy decoding would give it."""
+        """Return the log-probability of each continuation, and whether greedy decoding would give it."""
         return self._answer("loglikelihood", requests)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of each whole text, in windows of the model's length."""
+        """Return the log-probability of each whole text, in windows of the model's length."""
         return self._answer("loglikelihood_rolling", requests)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What follows each prompt, up to its first stop."""
+        """Return what follows each prompt, up to its first stop."""
         return self._answer("generate_until", requests)
 
     def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:

@@ -56,7 +56,7 @@ class Scorer:
         self._tokenizer = load_tokenizer(manifest.tokenizer)
         self._batch_tokens, self._batch_rows = config.batch_tokens, config.generation_batch
         self._tasks = TaskSet.load(config, manifest, uses) if self.suite.tasks else None
-        units = dict.fromkeys(self.suite.groups, UNIT)
+        units = dict.fromkeys(self.suite.score_names, UNIT)
         units |= {name: one.unit for name, one in external_scores(config, uses).items()}
         vocabulary = manifest.tokenizer["fingerprint"], self._tokenizer.vocab_size
         self._gold = [
@@ -107,7 +107,7 @@ class Scorer:
         return self._result({part.name: known.get(part.name) or found[part.name] for part in self._parts})
 
     def gold_token_logprobs(self, model: torch.nn.Module) -> np.ndarray:
-        """Natural-log probability of every gold token of benchmarks and held-out text, float32, shape (T,).
+        """Return the natural-log probability of every gold token of benchmarks and held-out text, float32, shape (T,).
 
         Where each request's tokens start among them, `gold_offsets` says.
 
@@ -118,14 +118,14 @@ class Scorer:
         return self._token_scores(model, self._gold)[0].logprobs_T
 
     def bits(self, model: torch.nn.Module) -> Array:
-        """Bits of every request of benchmarks and held-out text, float64, shape (R,); lower is better.
+        """Return bits of every request of benchmarks and held-out text, float64, shape (R,); lower is better.
 
         Raises, Collective: as `gold_token_logprobs`.
         """
         return _bits(continuation_logprobs(*self._token_scores(model, self._gold)))
 
     def plan(self, model: torch.nn.Module) -> BatchPlan:
-        """How all continuations of the suite are laid out for a model. Collective: every rank."""
+        """Return how all continuations of the suite are laid out for a model. Collective: every rank."""
         return self._plan([part for part in self._parts if part.sequences], can_share_contexts(model))
 
     def _known(self, weights_fingerprint: str | None, is_main: bool) -> dict[str, PartAnswers | None]:
@@ -147,7 +147,7 @@ class Scorer:
         return found if is_main else dict.fromkeys(names[0])
 
     def _answers(self, model: torch.nn.Module, parts: Sequence[Part]) -> dict[str, PartAnswers]:
-        """What the model gives. Collective: every rank; all get the result."""
+        """Return what the model gives. Collective: every rank; all get the result."""
         logprobs_R, greedy_R = np.empty(0), np.empty(0, dtype=bool)
         if scored := [part for part in parts if part.sequences]:
             scores, plan = self._token_scores(model, scored)
@@ -161,7 +161,7 @@ class Scorer:
         return found
 
     def _result(self, answers: Mapping[str, PartAnswers]) -> ModelResult:
-        """Scores from answers. Collective: none."""
+        """Return scores from answers. Collective: none."""
         bits_R = _bits(np.concatenate([*(answers[part.name].logprobs_R for part in self._gold), np.empty(0)]))
         items = likelihood_items(self.suite, bits_R)
         if self._tasks is None:

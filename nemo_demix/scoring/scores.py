@@ -36,19 +36,19 @@ def likelihood_items(suite: Suite, bits_R: np.ndarray) -> dict[str, Items]:
         bits_R: Bits of every request's continuation, float64, shape (R,), in the suite's order.
     """
     found = {}
-    for group, (rows, sizes_I) in suite.members.items():
-        weights_I = sizes_I if group in suite.heldout else np.ones(len(rows))
-        found[group] = Items(bits_R[rows] / sizes_I, weights_I)
+    for name, (rows, sizes_I) in suite.members.items():
+        weights_I = sizes_I if name in suite.heldout else np.ones(len(rows))
+        found[name] = Items(bits_R[rows] / sizes_I, weights_I)
     return found
 
 
 def suite_scores(items: ModelItems) -> dict[str, Score]:
-    """The score of every group of items, by its name."""
-    return {group: score_of(found) for group, found in items.items()}
+    """Work out the score of each name's items."""
+    return {name: score_of(found) for name, found in items.items()}
 
 
 def capability_scores(suite: Suite, scores: Mapping[str, Score]) -> dict[str, Score]:
-    """The mean of each capability's benchmarks by their weights; which ones count, `averaged_scores` says.
+    """Return the mean of each capability's benchmarks by their weights; which ones count, `averaged_scores` says.
 
     Raises:
         ScoreError: if a capability's benchmarks are of different units.
@@ -104,12 +104,12 @@ def check_units(shares: Mapping[str, Mapping[str, float]], units: Mapping[str, s
 
 
 def macro(scores: Mapping[str, Score]) -> float:
-    """The plain mean over capabilities."""
+    """Return the plain mean over capabilities."""
     return float(np.mean([score.score for score in scores.values()]))
 
 
 def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
-    """First minus second, macro over capabilities, paired by item; negative: the first is better.
+    """Return first minus second, macro over capabilities, paired by item; negative: the first is better.
 
     Where higher is better the sign is turned, so that it always says the same. The interval covers the sampling of
     benchmark items, not training seeds. Scores whose items are not known are compared as if the models' errors were
@@ -118,8 +118,8 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
     difference = 0.0
     variance: float | None = 0.0
     for shares in suite.shares.values():
-        for group, share in shares.items():
-            one, other = first[group], second[group]
+        for name, share in shares.items():
+            one, other = first[name], second[name]
             sign = -1.0 if one.higher_is_better else 1.0
             weight = sign * share / len(suite.shares)
             apart, stderr = gap(one, other)
@@ -129,7 +129,7 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
 
 
 def gap(one: Items, other: Items) -> tuple[float, float | None]:
-    """The difference of two models' scores, in their unit, and its standard error: paired where items are known.
+    """Return the difference of two models' scores, in their unit, and its standard error: paired where items are known.
 
     None: the standard error is not known.
     """
@@ -142,7 +142,8 @@ def gap(one: Items, other: Items) -> tuple[float, float | None]:
 
 
 def combined(comparison: Comparison, seeds_std: float | None, predictor_std: float | None) -> dict[str, Any]:
-    """A comparison with everything that makes it uncertain: the items sampled, the seeds of training, the predictor.
+    """Return a comparison with everything that makes it uncertain: the items sampled, the seeds of training, the
+    predictor.
 
     Args:
         comparison: Paired by item; its standard error covers the items alone.
@@ -169,13 +170,13 @@ def combined(comparison: Comparison, seeds_std: float | None, predictor_std: flo
 
 
 def score_report(suite: Suite, items: ModelItems) -> dict[str, Any]:
-    """Everything about one model's scores, ready for a record."""
+    """Return everything about one model's scores, ready for a record."""
     scores = suite_scores(items)
     return {"capabilities": capability_scores(suite, scores), "scores": scores}
 
 
 def describe_macro(scores: Mapping[str, Score]) -> str:
-    """The mean over capabilities with its unit, for a line of progress; each capability where units differ."""
+    """Return the mean over capabilities with its unit, for a line of progress; each capability where units differ."""
     if len(units := {score.unit for score in scores.values()}) == 1:
         return f"{macro(scores):.4f} {units.pop()}, macro over capabilities"
     return ", ".join(f"{name} {score.score:.4f} {score.unit}" for name, score in scores.items())

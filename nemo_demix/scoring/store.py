@@ -22,7 +22,7 @@ from nemo_demix.progress import Progress, tell
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.scoring.answer_store import AnswerStore
 from nemo_demix.scoring.external import external_scores
-from nemo_demix.scoring.identity import group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.identity import score_fingerprints, suite_fingerprint
 from nemo_demix.scoring.items import Items, ModelItems, Score, is_guessed, pack_items, scores_from_json, unpack_items
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import describe_macro, score_report
@@ -40,7 +40,7 @@ class ScoreTarget:
     model_fingerprint: str
 
     def record_path(self, config: DemixConfig) -> Path:
-        """Path of the model's record, which is written last."""
+        """Return the path of the model's record, which is written last."""
         return config.run_dir / "scores" / f"{self.name}.json"
 
     def fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
@@ -48,28 +48,28 @@ class ScoreTarget:
         return fingerprint(model=self.model_fingerprint, suite=suite_fingerprint(config.suite, manifest))
 
     def weights_fingerprint(self, config: DemixConfig) -> str:
-        """What stored answers are kept by: a checkpoint is loaded in the precision that the run trains in."""
+        """Return what stored answers are kept by: a checkpoint is loaded in the precision that the run trains in."""
         return fingerprint(model=self.model_fingerprint, precision=config.train.precision)
 
     def is_done(self, config: DemixConfig, manifest: DataManifest) -> bool:
-        """Whether exactly this is scored already."""
+        """Return whether exactly this is scored already."""
         return is_done(self.record_path(config), self.fingerprint(config, manifest))
 
     def part_path(self, config: DemixConfig) -> Path:
-        """What ranks gave, until the external scores are there too."""
+        """Return what ranks gave, until the external scores are there too."""
         return config.run_dir / "scores" / "parts" / f"{self.name}.json"
 
     def part_fingerprint(self, config: DemixConfig, manifest: DataManifest) -> str:
         """Fingerprint of the model and everything that ranks score it on."""
-        groups = group_fingerprints(config.suite, manifest)
-        on_ranks = {name: group for name, group in groups.items() if not name.startswith("external/")}
+        found = score_fingerprints(config.suite, manifest)
+        on_ranks = {name: value for name, value in found.items() if not name.startswith("external/")}
         return fingerprint(model=self.model_fingerprint, groups=on_ranks)
 
     def needs_ranks(self, config: DemixConfig, manifest: DataManifest) -> bool:
-        """Whether a live model has something left to give."""
+        """Return whether a live model has something left to give."""
         if self.is_done(config, manifest):
             return False
-        if all(name.startswith("external/") for name in group_fingerprints(config.suite, manifest)):
+        if all(name.startswith("external/") for name in score_fingerprints(config.suite, manifest)):
             return False
         return not is_done(self.part_path(config), self.part_fingerprint(config, manifest))
 
@@ -149,7 +149,7 @@ def _write_record(
 
 
 def _write_items(path: Path, items: ModelItems, record: dict[str, Any]) -> None:
-    """A record with every item beside it; the record is written last."""
+    """Write a record with every item beside it; the record is written last."""
     facts, packed = pack_items(items)
     buffer = io.BytesIO()
     np.save(buffer, packed, allow_pickle=False)
@@ -163,7 +163,7 @@ def _read_items(path: Path) -> tuple[dict[str, Any], dict[str, Items]]:
 
 
 def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
-    """lm-eval's own results under `lm_eval/<model>.json`, and its samples, if asked for, beside them."""
+    """Write lm-eval's own results under `lm_eval/<model>.json`, and its samples, if asked for, beside them."""
     if result.lm_eval is not None:
         write_json(folder / "lm_eval" / f"{name}.json", result.lm_eval)
     for task, samples in result.samples.items():
@@ -172,10 +172,10 @@ def _write_harness(folder: Path, name: str, result: ModelResult) -> None:
 
 
 def model_scores(path: Path) -> dict[str, Score]:
-    """A model's scores by name, of its record `scores/<model>.json`."""
+    """Return a model's scores by name, of its record `scores/<model>.json`."""
     return scores_from_json(read_json(path)["scores"])
 
 
 def load_scores(config: DemixConfig, name: str) -> tuple[dict[str, Any], ModelItems]:
-    """A model's score record and what it gave on every item."""
+    """Return a model's score record and what it gave on every item."""
     return _read_items(config.run_dir / "scores" / f"{name}.json")

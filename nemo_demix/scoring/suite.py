@@ -43,7 +43,7 @@ from nemo_demix.tokenizer import Tokenizer, load_tokenizer
 class Request:
     """One scored continuation."""
 
-    group: str  # benchmark/<name> or heldout/<name>
+    score_name: str  # of the score that it is part of: benchmark/<name> or heldout/<name>
     tokens: list[int]  # end-of-text, context, continuation
     start: int  # index of the continuation's first token
     num_bytes: int  # UTF-8 bytes of the continuation
@@ -59,7 +59,7 @@ class Suite:
     fingerprint: str
 
     @property
-    def groups(self) -> list[str]:
+    def score_names(self) -> list[str]:
         """Names of all scores."""
         return [*self.judged, *self.heldout]
 
@@ -71,7 +71,7 @@ class Suite:
     @property
     def on_ranks(self) -> list[str]:
         """Names of the scores that a live model gives; without any, no ranks are needed."""
-        return [name for name in self.groups if not name.startswith("external/")]
+        return [name for name in self.score_names if not name.startswith("external/")]
 
     @property
     def shares(self) -> dict[str, dict[str, float]]:
@@ -87,10 +87,10 @@ class Suite:
         """
         places: dict[str, list[int]] = {}
         for place, request in enumerate(self.requests):
-            places.setdefault(request.group, []).append(place)
+            places.setdefault(request.score_name, []).append(place)
         return {
-            group: (np.array(rows, dtype=np.intp), np.array([float(self.requests[row].num_bytes) for row in rows]))
-            for group, rows in places.items()
+            score_name: (np.array(rows, dtype=np.intp), np.array([float(self.requests[row].num_bytes) for row in rows]))
+            for score_name, rows in places.items()
         }
 
     @property
@@ -113,26 +113,26 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
     judged = judged_scores(config, manifest, uses)
     requests: list[Request] = []
     for name, record in manifest.benchmarks.items():
-        for group in (f"benchmark/{name}", f"benchmark/{name}{JUDGED}"):
-            if group in judged:
-                requests += _benchmark_requests(group, Path(record.path), tokenizer, config)
+        for score_name in (f"benchmark/{name}", f"benchmark/{name}{JUDGED}"):
+            if score_name in judged:
+                requests += _benchmark_requests(score_name, Path(record.path), tokenizer, config)
     heldout = [f"heldout/{name}" for name in manifest.datasets] if config.heldout_tokens else []
-    for group, (name, dataset) in zip(heldout, manifest.datasets.items(), strict=False):
+    for score_name, (name, dataset) in zip(heldout, manifest.datasets.items(), strict=False):
         if dataset.heldout_prefix is None:
             raise _no_heldout(name)
-        requests += _heldout_requests(group, dataset.heldout_prefix, tokenizer, config)
+        requests += _heldout_requests(score_name, dataset.heldout_prefix, tokenizer, config)
     suite = Suite(requests, judged, heldout, suite_fingerprint(config, manifest, uses))
-    if not suite.groups:
+    if not suite.score_names:
         raise ScoreError(EMPTY)
-    counts = Counter(request.group for request in requests)
-    for group in suite.on_ranks:
-        if group not in suite.tasks and counts[group] < 2:
-            raise ScoreError(f"{group}: {counts[group]} items to score; a standard error needs at least 2")
+    counts = Counter(request.score_name for request in requests)
+    for score_name in suite.on_ranks:
+        if score_name not in suite.tasks and counts[score_name] < 2:
+            raise ScoreError(f"{score_name}: {counts[score_name]} items to score; a standard error needs at least 2")
     return suite
 
 
 def heldout_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Held-out text that is asked for and that a brought dataset does not have."""
+    """Yield errors for held-out text that is asked for and that a brought dataset does not have."""
     for name, dataset in config.datasets.items():
         lacks = any(source.megatron is not None and source.heldout is None for source in dataset.sources)
         if config.suite.heldout_tokens and lacks:
@@ -140,7 +140,7 @@ def heldout_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def judged_errors(config: SuiteConfig, sizes: Mapping[str, int]) -> Iterator[DemixError]:
-    """Items that are to judge where all, or all but one, are searched on.
+    """Yield errors for items that are to judge where all, or all but one, are searched on.
 
     Args:
         sizes: Items of benchmarks of the registry, by their names there.
@@ -167,14 +167,14 @@ def _too_few(name: str, searched: int, num_items: int, limit: int | None) -> Sco
     )
 
 
-def _generator(seed: int, group: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(group.encode())])
+def _generator(seed: int, score_name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(score_name.encode())])
 
 
-def _benchmark_requests(group: str, path: Path, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
+def _benchmark_requests(score_name: str, path: Path, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
     with open(path, encoding="utf-8") as file:
         rows = [json_value(line) for line in file]
-    rows = [rows[index] for index in _sampled(group, len(rows), config)]
+    rows = [rows[index] for index in _sampled(score_name, len(rows), config)]
     contexts = tokenizer.encode_batch([row["context"] for row in rows])
     answers = tokenizer.encode_batch([row["gold"] for row in rows])
     for row, context, answer in zip(rows, contexts, answers, strict=True):
@@ -186,36 +186,38 @@ def _benchmark_requests(group: str, path: Path, tokenizer: Tokenizer, config: Su
             raise ScoreError(f"{path}: item {row['id']} has an empty gold answer")
         room = config.max_length - 1 - len(answer)
         tokens = [tokenizer.eos_id, *(context[-room:] if room else []), *answer]
-        yield Request(group, tokens, len(tokens) - len(answer), num_bytes)
+        yield Request(score_name, tokens, len(tokens) - len(answer), num_bytes)
 
 
-def _sampled(group: str, num_items: int, config: SuiteConfig) -> npt.NDArray[np.intp]:
-    """Which items of a benchmark a score is over, ascending: the searched ones, or some of the others, which judge."""
+def _sampled(score_name: str, num_items: int, config: SuiteConfig) -> npt.NDArray[np.intp]:
+    """Return which items of a benchmark a score is over, ascending: the searched ones, or some of the others, which
+    judge.
+    """
     searched = np.arange(num_items)
-    limit, name = config.items_per_benchmark, group.removesuffix(JUDGED)
+    limit, name = config.items_per_benchmark, score_name.removesuffix(JUDGED)
     if limit is not None and limit < num_items:
         searched = np.sort(_generator(config.seed, name).choice(num_items, limit, replace=False))
-    if name == group:
+    if name == score_name:
         return searched
     others = np.setdiff1d(np.arange(num_items), searched)
     if len(others) < 2:
         raise _too_few(name, len(searched), num_items, limit)
     count = min(config.judged_items, len(others))
-    return np.sort(_generator(config.seed, group).choice(others, count, replace=False))
+    return np.sort(_generator(config.seed, score_name).choice(others, count, replace=False))
 
 
-def _heldout_requests(group: str, prefix: str, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
+def _heldout_requests(score_name: str, prefix: str, tokenizer: Tokenizer, config: SuiteConfig) -> Iterator[Request]:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
     documents = IndexedDataset(prefix)
     remaining = config.heldout_tokens
-    for index in _generator(config.seed, group).permutation(len(documents)):
+    for index in _generator(config.seed, score_name).permutation(len(documents)):
         tokens = [int(token) for token in documents[int(index)] if int(token) != tokenizer.eos_id]
         for start in range(0, len(tokens), config.max_length - 1):
             piece = tokens[start : start + min(config.max_length - 1, remaining)]
             num_bytes = len(tokenizer.decode(piece).encode()) if piece else 0
             if num_bytes:
-                yield Request(group, [tokenizer.eos_id, *piece], 1, num_bytes)
+                yield Request(score_name, [tokenizer.eos_id, *piece], 1, num_bytes)
                 remaining -= len(piece)
             if remaining <= 0:
                 return

@@ -16,7 +16,7 @@ PLAIN_BASELINES = ("proportional", "equal", "unimax")
 
 
 def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, float]]:
-    """Data shares of every baseline, by its name; `heuristic` only where the configuration gives it.
+    """Return data shares of every baseline, by its name; `heuristic` only where the configuration gives it.
 
     Raises:
         ConfigError: if `search.unimax_epochs` is not above 0, or as `heuristic_shares`.
@@ -34,7 +34,8 @@ def baseline_shares(config: DemixConfig, manifest: DataManifest) -> dict[str, di
 
 
 def baseline_errors(config: DemixConfig, others: Collection[str] = ()) -> Iterator[DemixError]:
-    """Baselines that do not exist or cannot be worked out: of the final run, of the floors, and the user's own.
+    """Yield errors for baselines that do not exist or cannot be worked out: of the final run, of the floors, and the
+    user's own.
 
     Args:
         others: What the strategy puts beside the baselines, which the final run may train on too.
@@ -61,13 +62,13 @@ def unknown_floor_baseline(name: str, known: Collection[str]) -> ConfigError:
 
 
 def epoch_errors(max_epochs: float) -> Iterator[DemixError]:
-    """A bound on repetitions that leaves no data."""
+    """Yield errors for a bound on repetitions that leaves no data."""
     if not (math.isfinite(max_epochs) and max_epochs > 0):
         yield ConfigError(f"search.unimax_epochs={max_epochs}: expected a number of epochs above 0")
 
 
 def heuristic_shares(config: DemixConfig, datasets: Sequence[str]) -> dict[str, float]:
-    """The user's own data shares, or those that another run chose; empty where neither is given.
+    """Return the user's own data shares, or those that another run chose; empty where neither is given.
 
     Raises:
         ConfigError: as `given_heuristic`.
@@ -79,7 +80,8 @@ def heuristic_shares(config: DemixConfig, datasets: Sequence[str]) -> dict[str, 
 
 
 def given_heuristic(config: DemixConfig) -> dict[str, float]:
-    """`search.heuristic`, or the data shares of the record that `search.heuristic_from` names, as they stand there.
+    """Return `search.heuristic`, or the data shares of the record that `search.heuristic_from` names, as they stand
+    there.
 
     Raises:
         ConfigError: if both are given, or the file is no `mixture.json` of a mixture that passed its trust gates.

@@ -77,7 +77,7 @@ class RankedPool:
 
 
 def draw(settings: SearchConfig, space: SearchSpace, count: int, stream: Sequence[int]) -> Array:
-    """Fresh mixtures of the space, float64, shape (count, C), from a stream of random numbers of their own."""
+    """Return fresh mixtures of the space, float64, shape (count, C), from a stream of random numbers of their own."""
     rng = np.random.default_rng(list(stream))
     return sample_mixtures(settings.sampler, space.prior, space.constraints, count, rng)
 
@@ -99,7 +99,7 @@ def rank_pool(ranking: Ranking, pool_MC: Array) -> RankedPool:
 def choose_from_rows(
     settings: SearchConfig, space: SearchSpace, rows: Sequence[ProxyRow], seed: int, step: int = 0
 ) -> Choice:
-    """The mixture that scored rows point to; what the last step of most strategies does.
+    """Return the mixture that scored rows point to; what the last step of most strategies does.
 
     Args:
         rows: Scored mixtures, each {name, merge_weights, scores: {benchmark: {score}}}; their order does not matter.
@@ -116,7 +116,7 @@ def choose_from_rows(
 
 
 def best_mean(ranking: Ranking, pool: RankedPool, count: int) -> Array:
-    """The mean of the pool's top, shape (C,); its best single row where the mean falls below a floor."""
+    """Return the mean of the pool's top, shape (C,); its best single row where the mean falls below a floor."""
     mean_C = mean_of_top(pool.weights_MC, pool.objective_M, count, ranking.space.constraints)
     if not ranking.kept(ranking.averages(mean_C[None])).all():
         return pool.weights_MC[int(top_rows(pool.objective_M, 1)[0])]
@@ -130,7 +130,7 @@ def describe(
     notes: Mapping[str, Any] | None = None,
     refit_choice: Callable[[Averages], Array] | None = None,
 ) -> Choice:
-    """A chosen mixture with all that the predictor says of it.
+    """Return a chosen mixture with all that the predictor says of it.
 
     Args:
         refit_choice: What a predictor that was fitted on resampled mixtures would choose, given its capability
@@ -174,14 +174,14 @@ def describe(
 
 
 def prediction(score: float, fit_std: float, cv_rmse: float) -> dict[str, float | None]:
-    """A predicted score as it is recorded."""
+    """Return a predicted score as it is recorded."""
     return {"score": score, "std": max(fit_std, cv_rmse), "fit_std": fit_std, "cv_rmse": cv_rmse}
 
 
 def share_intervals(
     space: SearchSpace, top_ND: Array, refit_ND: Array | None
 ) -> dict[str, dict[str, list[float] | None]]:
-    """5th and 95th percentile of each dataset's share, over the top of a pool and over refits."""
+    """Return the 5th and 95th percentile of each dataset's share, over the top of a pool and over refits."""
     top_2D = np.percentile(top_ND, INTERVAL, axis=0)
     refit_2D = None if refit_ND is None else np.percentile(refit_ND, INTERVAL, axis=0)
     return {
@@ -194,7 +194,7 @@ def share_intervals(
 
 
 def front(space: SearchSpace, weights_MC: Array, averages: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """The pool's Pareto front, thinned, as plain values."""
+    """Return the pool's Pareto front, thinned, as plain values."""
     directions = space.capability_directions()
     rows = thinned(pareto_front(averages, directions), averages, directions, FRONT_SIZE)
     result = []
@@ -238,7 +238,7 @@ def _fit_scores(ranking: Ranking, weights_C: Array) -> dict[str, dict[str, float
 
 
 def _refits(ranking: Ranking) -> list[Predictor]:
-    """Predictors that were fitted on resampled mixtures."""
+    """Return predictors that were fitted on resampled mixtures."""
     settings, scored = ranking.settings, ranking.scored
     if settings.num_refits < 1:
         return []
@@ -252,7 +252,7 @@ def _averages_of(ranking: Ranking, predictor: Predictor, weights_XC: Array) -> M
 def _refit_shares(
     ranking: Ranking, pool: RankedPool, refit_choice: Callable[[Averages], Array] | None, refitted: Sequence[Averages]
 ) -> Array | None:
-    """Data shares that predictors fitted on resampled mixtures would choose; None: there are none."""
+    """Return data shares that predictors fitted on resampled mixtures would choose; None: there are none."""
     settings = ranking.settings
     if not refitted:
         return None

@@ -43,7 +43,8 @@ def best_prediction_mixture(
     constraints: Constraints,
     limits: Sequence[Limit] = (),
 ) -> Optimum:
-    """The mixture with the least weighted sum of scores, among those that satisfy the constraints and the limits.
+    """Return the mixture with the least weighted sum of scores, among those that satisfy the constraints and the
+    limits.
 
     `search.constraints.min_used` is not convex: the optimum is found without it and moved to the nearest mixture that
     satisfies it; the gap is to the optimum without, so it tells what the move cost.
@@ -89,7 +90,9 @@ class _Loss:
 
 
 def _least_change(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], weights_C: Array) -> float:
-    """The most that a convex loss can fall from these weights, as a number <= 0: convex limits are wider linearised."""
+    """Return the most that a convex loss can fall from these weights, as a number <= 0: convex limits are wider
+    linearised.
+    """
     from scipy.optimize import linprog
 
     gradient_C = loss(weights_C)[1]

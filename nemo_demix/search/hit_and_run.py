@@ -22,7 +22,7 @@ MAX_SHRINKS = 60  # of a chord; then the chain stays where it is for this step
 
 
 def feasible_rows(constraints: Constraints, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    """Batches of feasible rows without end, each row with the centre of the convex set that it is from.
+    """Yield batches of feasible rows without end, each row with the centre of the convex set that it is from.
 
     Under `min_used` a support is drawn first, as often as hit-and-run without `min_used` has just these weights
     above it; then a row, uniformly among the feasible ones of that support.
@@ -50,7 +50,7 @@ def feasible_rows(constraints: Constraints, count: int, rng: np.random.Generator
 
 
 def _supports(constraints: Constraints, rng: np.random.Generator) -> list[tuple[ConvexSet, float]]:
-    """The feasible sets of the likeliest supports, with the shares that rows are drawn in."""
+    """Return the feasible sets of the likeliest supports, with the shares that rows are drawn in."""
     convex = constraints.convex
     rows_MC = next(hit_and_run(convex, MIN_CHAINS, rng)) if convex.dimension else convex.centre_C[None]
     used_SC, count_S = np.unique(rows_MC >= constraints.min_used, axis=0, return_counts=True)
@@ -69,7 +69,7 @@ def _supports(constraints: Constraints, rng: np.random.Generator) -> list[tuple[
 
 
 def hit_and_run(convex: ConvexSet, num_chains: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Batches of rows, one a chain, without end; the chains' common distribution tends to the uniform one.
+    """Yield batches of rows, one a chain, without end; the chains' common distribution tends to the uniform one.
 
     Every step draws a direction, and then a point of the chord that the set cuts from it. Directions follow the
     set's own shape (its curvature at the centre, then the spread of the chains), so that a set a hundred times as
@@ -103,7 +103,7 @@ def hit_and_run(convex: ConvexSet, num_chains: int, rng: np.random.Generator) ->
 
 
 def _step(convex: ConvexSet, steps_PN: Array, shape_NN: Array, rng: np.random.Generator) -> Array:
-    """One step of all chains."""
+    """Return one step of all chains."""
     way_PN = rng.standard_normal(steps_PN.shape) @ shape_NN.T
     left_PH = np.maximum(convex.room_H - steps_PN @ convex.faces_HN.T, 0.0)
     speed_PH = way_PN @ convex.faces_HN.T

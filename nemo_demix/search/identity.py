@@ -6,7 +6,7 @@ from typing import Any
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.errors import ScoreError
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, group_fingerprints, judged_scores
+from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, judged_scores, score_fingerprints
 from nemo_demix.search.score_log import ProxyIdentity
 from nemo_demix.search.space import NOTHING_TO_SEE, search_settings, token_counts
 from nemo_demix.search.strategies import strategy_of
@@ -18,7 +18,8 @@ KINDS = ("merge", "predictions", "trained")
 def proxy_identity(
     run: PreparedRun, kind: str, num_proxies: int | None = None, with_report: bool = False
 ) -> ProxyIdentity:
-    """The identity of one kind of proxy of this run; of trained proxies, whose weights are over the datasets, too.
+    """Return the identity of one kind of proxy of this run; of trained proxies, whose weights are over the datasets,
+    too.
 
     Args:
         kind: merge | predictions | trained.
@@ -42,7 +43,7 @@ def proxy_identity(
         kind=kind,
         components=fingerprints,
         merge=fingerprint(precision=config.train.precision, how=_how_made(run, kind, num_proxies)),
-        groups=group_fingerprints(config.suite, manifest, uses),
+        score_fingerprints=score_fingerprints(config.suite, manifest, uses),
         needed=tuple(judged),
         uses_all=kind == "merge" and config.merge.method != "linear",
         averaged=averaged_scores(judged),
@@ -62,7 +63,7 @@ def search_fingerprint(run: PreparedRun) -> str:
         models=models,
         merge=(config.merge.method, config.merge.parameters, config.merge.seed, config.merge.base),
         precision=config.train.precision,
-        groups=group_fingerprints(config.suite, manifest) if models else {},
+        groups=score_fingerprints(config.suite, manifest) if models else {},
         benchmarks={
             name: (score.capability, score.use, score.weight)
             for name, score in judged_scores(config.suite, manifest).items()
@@ -86,7 +87,7 @@ def merge_fingerprint(run: PreparedRun, weights: Mapping[str, float]) -> str:
 
 
 def _how_made(run: PreparedRun, kind: str, num_proxies: int | None) -> Any:
-    """Everything but the components that decides what a proxy of given weights is."""
+    """Return everything but the components that decides what a proxy of given weights is."""
     if kind == "predictions":
         return None  # mixed probabilities: nothing to set
     config, base = run.config, run.base.fingerprint

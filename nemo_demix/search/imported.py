@@ -57,7 +57,7 @@ class ImportedProblem:
 
 
 def read_problem(config: DemixConfig, given: Table | None = None) -> ImportedProblem:
-    """What `search.imported` and the recipe ask for.
+    """Return what `search.imported` and the recipe ask for.
 
     Where the mixtures are of the recipe's datasets, their numbers are merge weights of component models, and the data
     shares follow by the recipe's blends; `components.beta=0` says that they are data shares themselves. Mixtures of
@@ -99,7 +99,9 @@ def read_problem(config: DemixConfig, given: Table | None = None) -> ImportedPro
 
 
 def no_floor(settings: SearchConfig, space: SearchSpace) -> str:
-    """Why no default floor holds: there is no mixture to count it from; empty: there is, or none is asked for."""
+    """Return why no default floor holds: there is no mixture to count it from; empty: there is, or none is
+    asked for.
+    """
     if settings.default_floor is None or settings.floor_baseline in space.baselines:
         return ""
     return (
@@ -121,7 +123,7 @@ def search_imported(config: DemixConfig, problem: ImportedProblem) -> Path:
 
 
 def choose_imported(config: DemixConfig, problem: ImportedProblem) -> tuple[dict[str, Any], Choice]:
-    """The record of `search/mixture.json`, and the choice.
+    """Return the record of `search/mixture.json`, and the choice.
 
     Raises:
         ScoreError: if the scores are too few for the predictor.
@@ -152,7 +154,9 @@ def choose_imported(config: DemixConfig, problem: ImportedProblem) -> tuple[dict
 
 
 def fixed_weights(config: DemixConfig, found: ImportedScores) -> dict[str, float]:
-    """Components that weigh the same in every mixture, but for the rounding of its numbers; absent ones weigh 0."""
+    """Return components that weigh the same in every mixture, but for the rounding of its numbers; absent ones
+    weigh 0.
+    """
     names = list(config.datasets) if _is_of_recipe(config, found) else list(found.datasets)
     fixed = {}
     for name in names:
@@ -190,7 +194,7 @@ def check_mean(settings: SearchConfig, space: SearchSpace, found: ImportedScores
 def imported_space(
     config: DemixConfig, found: ImportedScores, manifest: DataManifest | None, fixed: Mapping[str, float]
 ) -> SearchSpace:
-    """What may be mixed: components of the recipe's datasets, or the files' own datasets.
+    """Return what may be mixed: components of the recipe's datasets, or the files' own datasets.
 
     Args:
         fixed: What `fixed_weights` gave. The equal baseline shares the rest between the others.
@@ -237,14 +241,16 @@ def imported_space(
 
 
 def imported_capabilities(config: DemixConfig, names: Collection[str]) -> dict[str, str]:
-    """Each score's capability: of `search.imported.capabilities`, else of the suite's of its name, else its own."""
+    """Return each score's capability: of `search.imported.capabilities`, else of the suite's of its name, else
+    its own.
+    """
     suite = config.suite.benchmarks
     own = by_pattern(config.search.imported.capabilities, names)
     return {name: own.get(name) or (suite[name].capability if name in suite else name) for name in names}
 
 
 def imported_rows(found: ImportedScores) -> list[ProxyRow]:
-    """Imported mixtures as rows of scores, such as proxies leave."""
+    """Return imported mixtures as rows of scores, such as proxies leave."""
 
     def score(name: str, value: Value) -> Score:
         return Score(
@@ -284,7 +290,7 @@ def _files(source: str | None) -> list[Path]:
 
 
 def _manifest(config: DemixConfig) -> DataManifest | None:
-    """What `prepare` counted, if it has run and for these datasets."""
+    """Return what `prepare` counted, if it has run and for these datasets."""
     path = config.run_dir / "datasets" / "manifest.json"
     if not path.exists():
         return None
@@ -297,7 +303,7 @@ def _is_of_recipe(config: DemixConfig, found: ImportedScores) -> bool:
 
 
 def _recipe_blends(config: DemixConfig) -> BlendMatrix:
-    """What the recipe's components are trained on; as for jobs, from the configuration alone."""
+    """Return what the recipe's components are trained on; as for jobs, from the configuration alone."""
     settings, names = config.components, list(config.datasets)
     planned = BlendMatrix.demix(names, settings.general, settings.beta)
     blends: dict[str, Any] = {

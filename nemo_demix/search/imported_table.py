@@ -10,7 +10,7 @@ MOST_ROWS = 60  # of a table: thousands of columns are counted, not listed
 
 
 def print_imported(problem: ImportedProblem, console: Console) -> None:
-    """The files, what is mixed, what each score is, and everything odd, a line each."""
+    """Print the files, what is mixed, what each score is, and everything odd, a line each."""
     found = problem.found
     kind = "merge weights of the recipe's components" if problem.is_of_recipe else "data shares"
     for source, shape in found.sources.items():

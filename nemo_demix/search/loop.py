@@ -52,7 +52,7 @@ class Search:
         self._problem, self._strategy = problem, strategy
 
     def ask(self) -> dict[str, dict[str, float]]:
-        """The next step's mixtures by name, each by component; empty: the strategy has all that it wants."""
+        """Return the next step's mixtures by name, each by component; empty: the strategy has all that it wants."""
         start = len(self.rows) + self.num_failed
         batch_MC = self._strategy.ask()
         return {f"mix_{start + place}": self._problem.space.as_weights(row_C) for place, row_C in enumerate(batch_MC)}
@@ -78,7 +78,7 @@ class Search:
         self.step += 1
 
     def result(self) -> SearchResult:
-        """The mixture.
+        """Return the mixture.
 
         Raises:
             DemixError: if the strategy cannot choose.
@@ -113,7 +113,7 @@ def score_proxies(
     mixtures: Mapping[str, Mapping[str, float]],
     tell: Callable[[ProxyRow], None] = lambda row: None,
 ) -> list[ProxyRow]:
-    """The proxies' rows, in the order of the mixtures: from the log if they are there, else scored now.
+    """Return the proxies' rows, in the order of the mixtures: from the log if they are there, else scored now.
 
     A row is logged as soon as its proxy is scored, with lm-eval's own results, if any, as `lm_eval/<name>.json` beside.
     A failure is a row too, with its reason. Of the same mixture twice, the first is scored.
@@ -182,7 +182,7 @@ class _Progress:
         )  # fmt: skip
 
     def _note(self, capabilities: Scores) -> None:
-        """The best macro score so far, where the capabilities are of one unit: others have no mean."""
+        """Note the best macro score so far, where the capabilities are of one unit: others have no mean."""
         if len(kinds := {(score.unit, score.higher_is_better) for score in capabilities.values()}) > 1:
             return
         ((self._unit, higher_is_better),) = kinds

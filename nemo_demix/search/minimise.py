@@ -22,7 +22,7 @@ WITHIN = 1e-7  # of its own scale, within which a limit holds
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # matrices this small are only waited for by threads
 def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], starts_SC: Array) -> Array | None:
-    """The best mixture found that satisfies everything; None if none does.
+    """Return the best mixture found that satisfies everything; None if none does.
 
     `search.constraints.min_used` leaves no convex set: what is found without it is moved to the nearest mixture that
     satisfies it.
@@ -53,13 +53,15 @@ def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], s
 
 
 def equalities(constraints: Constraints) -> tuple[Array, Array]:
-    """Rows, (E, C), and values, shape (E,), of all equalities: the weights' sum of 1, and those of the constraints."""
+    """Return rows, (E, C), and values, shape (E,), of all equalities: the weights' sum of 1, and those of the
+    constraints.
+    """
     equal_EC = np.vstack([np.ones(constraints.matrix_KC.shape[1]), constraints.equal_EC])
     return equal_EC, np.append(1.0, constraints.values_E)
 
 
 def divergence_limit(constraints: Constraints) -> list[Smooth]:
-    """How far the data shares are over `max_kl`, in nats, as a limit; none where it is not bounded."""
+    """Return how far the data shares are over `max_kl`, in nats, as a limit; none where it is not bounded."""
     prior_D, limit = constraints.prior_D, constraints.max_kl
     if limit is None or prior_D is None:
         return []

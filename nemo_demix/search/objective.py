@@ -36,7 +36,7 @@ class Scale:
 
 
 def percentile_ranks(values_M: Array, *, higher_is_better: bool) -> Array:
-    """The share of the pool that each value leaves ahead of it; ties share their average rank.
+    """Return the share of the pool that each value leaves ahead of it; ties share their average rank.
 
     Args:
         values_M: Scores, shape (M,), any unit.
@@ -62,7 +62,7 @@ def percentile_ranks(values_M: Array, *, higher_is_better: bool) -> Array:
 
 
 def mean_percentile_rank(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
-    """DeMix's objective: each capability's percentile rank over the pool, averaged over the capabilities.
+    """Return DeMix's objective: each capability's percentile rank over the pool, averaged over the capabilities.
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
@@ -85,7 +85,7 @@ def mean_percentile_rank(averages: Mapping[str, Array], scales: Mapping[str, Sca
 
 
 def mean_score(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
-    """The mean of the capabilities' scores, negated where higher is better.
+    """Return the mean of the capabilities' scores, negated where higher is better.
 
     Args:
         averages: Predicted average score by capability, each of shape (M,), all in one unit.
@@ -106,8 +106,8 @@ def mean_score(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Ar
 
 
 def negative_utility(averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
-    """MergeMix's objective, turned round: minus the mean of the capabilities' scores, each from 0 (the worst proxy
-    scored) to 1 (the best).
+    """Return MergeMix's objective, turned round: minus the mean of the capabilities' scores, each from 0 (the worst
+    proxy scored) to 1 (the best).
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
@@ -150,7 +150,7 @@ class Objective:
     is_rank: bool = False
 
     def __call__(self, averages: Mapping[str, Array], scales: Mapping[str, Scale]) -> Array:
-        """The objective of a pool, see `of`."""
+        """Return the objective of a pool, see `of`."""
         return self.of(averages, scales)
 
 
@@ -166,7 +166,8 @@ LINEAR = tuple(name for name, objective in OBJECTIVES.items() if objective.unit 
 
 
 def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]:
-    """What a unit of each capability's average counts in an objective of `LINEAR`, up to a constant; lower is better.
+    """Return what a unit of each capability's average counts in an objective of `LINEAR`, up to a constant; lower is
+    better.
 
     Args:
         kind: One of `LINEAR`.
@@ -191,7 +192,7 @@ def linear_objective(kind: str, scales: Mapping[str, Scale]) -> dict[str, float]
 
 
 def capability_weights(given: Mapping[str, float], capabilities: Mapping[str, bool]) -> dict[str, float]:
-    """The weight of each capability in the objective: 1 where none is given.
+    """Return the weight of each capability in the objective: 1 where none is given.
 
     Raises:
         ConfigError: if a capability is unknown, a weight is not a finite number >= 0, or all are 0.
@@ -204,7 +205,7 @@ def capability_weights(given: Mapping[str, float], capabilities: Mapping[str, bo
 
 
 def floor_errors(floors: Mapping[str, float], known: Collection[str]) -> Iterator[DemixError]:
-    """Floors of capabilities that are not in the objective, or that are no numbers from 0."""
+    """Yield errors for floors of capabilities that are not in the objective, or that are no numbers from 0."""
     yield from found_by(lambda: _check_capabilities("search.floors", floors, known))
     if bad := {name: value for name, value in floors.items() if not (np.isfinite(value) and value >= 0)}:
         yield ConfigError(f"search.floors: expected numbers >= 0 in the scores' unit, found {bad}")
@@ -216,7 +217,7 @@ def above_floors(
     floors: Mapping[str, float],
     scales: Mapping[str, Scale],
 ) -> npt.NDArray[np.bool_]:
-    """Which mixtures are predicted to be worse than the baseline by no more than each floor allows.
+    """Return which mixtures are predicted to be worse than the baseline by no more than each floor allows.
 
     Args:
         averages: Predicted average score by capability, each of shape (M,).
@@ -243,7 +244,9 @@ def nearest_miss(
     floors: Mapping[str, float],
     scales: Mapping[str, Scale],
 ) -> MixtureError:
-    """What to raise where no mixture is above all floors: how near the nearest comes, and in which capability."""
+    """Return what to raise where no mixture is above all floors: how near the nearest comes, and in which
+    capability.
+    """
     names = list(floors)
     excess_FM = np.array([worse_by(averages[name], baseline[name], scales[name]) - floors[name] for name in names])
     nearest = int(np.argmin(excess_FM.max(axis=0)))
@@ -256,7 +259,7 @@ def nearest_miss(
 
 
 def worse_by(values_M: Array, baseline: float, scale: Scale) -> Array:
-    """How much worse than a baseline each score is, shape (M,), in the scores' unit; negative: better."""
+    """Return how much worse than a baseline each score is, shape (M,), in the scores' unit; negative: better."""
     return baseline - values_M if scale.higher_is_better else values_M - baseline
 
 

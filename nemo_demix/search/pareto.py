@@ -14,7 +14,7 @@ FRONT_SIZE = 64  # kept of a longer front
 
 
 def pareto_front(averages: Mapping[str, Array], higher_is_better: Mapping[str, bool]) -> npt.NDArray[np.intp]:
-    """Row numbers of the mixtures that no other one dominates.
+    """Return row numbers of the mixtures that no other one dominates.
 
     One mixture dominates another if it is at least as good in every capability and better in one. Of mixtures with the
     same averages only the first counts.

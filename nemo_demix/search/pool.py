@@ -39,7 +39,7 @@ class Judge(NamedTuple):
 
 
 def wide_pool(ranking: Ranking, step: int = 0) -> RankedPool:
-    """A pool of a search's step that reaches the corners, ranked by its predictor, with the best of it refined.
+    """Return a pool of a search's step that reaches the corners, ranked by its predictor, with the best of it refined.
 
     Raises:
         MixtureError: if nothing is above the floors, and as `sample_mixtures`.
@@ -58,14 +58,14 @@ def wide_draw(settings: SearchConfig, space: SearchSpace, count: int, stream: Se
 
 
 def capped(config: SamplerConfig, prior: Mapping[str, float], constraints: Constraints) -> Constraints:
-    """The constraints with the sampler's caps of merge weights."""
+    """Return the constraints with the sampler's caps of merge weights."""
     return constraints.with_max_weights(max_prior_weights(config, prior))
 
 
 def wide_mixtures(
     config: SamplerConfig, prior: Mapping[str, float], constraints: Constraints, count: int, rng: np.random.Generator
 ) -> Array:
-    """Distinct mixtures: half as `sample_mixtures` draws them, the rest on and near faces of what is allowed.
+    """Return distinct mixtures: half as `sample_mixtures` draws them, the rest on and near faces of what is allowed.
 
     Args:
         constraints: The constraints with the sampler's caps, see `capped`.
@@ -91,7 +91,7 @@ def wide_mixtures(
 def refined(
     config: SamplerConfig, constraints: Constraints, pool: RankedPool, judge: Judge, stream: list[int]
 ) -> RankedPool:
-    """A pool with what was found by moving its best rows, round after round.
+    """Return a pool with what was found by moving its best rows, round after round.
 
     Args:
         constraints: The constraints with the sampler's caps, see `capped`.
@@ -117,7 +117,7 @@ def refined(
 
 
 def _joined(pool: RankedPool, judge: Judge, rows_MC: Array) -> RankedPool:
-    """The pool and the rows that are above the floors and new; ranks are of all of them together."""
+    """Return the pool and the rows that are above the floors and new; ranks are of all of them together."""
     known = len(pool.weights_MC)
     if not len(rows_MC):
         return pool
@@ -131,7 +131,9 @@ def _joined(pool: RankedPool, judge: Judge, rows_MC: Array) -> RankedPool:
 
 
 def _sparse(num_components: int, count: int, rng: np.random.Generator) -> Array:
-    """Rows on the simplex: half of small Dirichlet strengths, half uniform on faces, small faces as often as large."""
+    """Return rows on the simplex: half of small Dirichlet strengths, half uniform on faces, small faces as often as
+    large.
+    """
     strengths_S = np.geomspace(LEAST_STRENGTH, num_components, NUM_STRENGTHS)
     strength_M1 = rng.choice(strengths_S, size=(count - count // 2, 1))
     gamma_MC = rng.standard_gamma(np.broadcast_to(strength_M1 / num_components, (len(strength_M1), num_components)))
@@ -147,7 +149,9 @@ def _sparse(num_components: int, count: int, rng: np.random.Generator) -> Array:
 
 
 def _room(constraints: Constraints, from_MC: Array, direction_MC: Array) -> Array:
-    """How many times the direction can be gone until a linear constraint binds, shape (M,); 0 for no direction."""
+    """Return how many times the direction can be gone until a linear constraint binds, shape (M,); 0 for no
+    direction.
+    """
     rates_MK = np.hstack([-direction_MC, direction_MC @ constraints.matrix_KC.T])
     slack_MK = np.hstack([from_MC, constraints.bounds_K - from_MC @ constraints.matrix_KC.T])
     moving_MK = rates_MK > 1e-12

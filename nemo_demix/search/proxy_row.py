@@ -33,7 +33,7 @@ class ProxyRow:
         proxy: Kind of proxy: merge, predictions, trained or study. None: of the first releases, or imported.
         components: Fingerprint of each component, by name. None: as for `proxy`.
         merge: Fingerprint of how the proxy is made of components.
-        groups: Fingerprint of what each score is of, by score name.
+        score_fingerprints: Fingerprint of what each score is of, by score name.
         fingerprint: Fingerprint of all of these.
     """
 
@@ -51,7 +51,7 @@ class ProxyRow:
     proxy: str | None = None
     components: dict[str, str] | None = None
     merge: str | None = None
-    groups: dict[str, str] = field(default_factory=dict)
+    score_fingerprints: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
 
     @property
@@ -96,7 +96,7 @@ class ProxyRow:
         found |= {name: value for name in _COSTS if (value := getattr(self, name)) is not None}
         if self.components is not None:
             found |= {"proxy": self.proxy, "components": self.components, "merge": self.merge}
-            found |= {"groups": self.groups, "fingerprint": self.fingerprint}
+            found |= {"groups": self.score_fingerprints, "fingerprint": self.fingerprint}
         return found
 
     @classmethod
@@ -123,7 +123,7 @@ class ProxyRow:
             proxy=value.get("proxy"),
             components=None if components is None else dict(components.items()),
             merge=None if components is None else value["merge"],
-            groups={} if components is None else dict(value["groups"].items()),
+            score_fingerprints={} if components is None else dict(value["groups"].items()),
             fingerprint=value.get("fingerprint", ""),
         )
 
@@ -134,7 +134,8 @@ def weights_key(merge_weights: Mapping[str, float]) -> str:
 
 
 def read_rows(path: Path) -> list[ProxyRow]:
-    """The rows of a file in their order, none where there is no file; a last line that is not whole yet is left out.
+    """Return the rows of a file in their order, none where there is no file; a last line that is not whole yet is left
+    out.
 
     Raises:
         DemixError: if a whole line is no row.

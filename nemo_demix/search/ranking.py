@@ -57,7 +57,7 @@ class Scored:
         self.fit_higher_is_better = {name: space.higher_is_better[name] for name in fitted}
 
     def averages(self) -> dict[str, Array]:
-        """Measured capability averages, each of shape (M,)."""
+        """Return measured capability averages, each of shape (M,)."""
         return capability_averages(self.columns, self.capability_of, self.weights)
 
 
@@ -93,30 +93,32 @@ class Ranking:
         self.floors = floors_of(settings, space)
 
     def averages(self, weights_XC: Array) -> dict[str, Array]:
-        """Predicted capability averages, each of shape (X,)."""
+        """Return predicted capability averages, each of shape (X,)."""
         return self.over_capabilities(self.predictor.predict(weights_XC))
 
     def averages_std(self, weights_XC: Array) -> dict[str, Array]:
-        """Standard deviation of `averages`, each of shape (X,): the mean of its benchmarks', as if all erred alike."""
+        """Return the standard deviation of `averages`, each of shape (X,): the mean of its benchmarks', as if all erred
+        alike.
+        """
         return self.over_capabilities(self.predictor.predict_std(weights_XC))
 
     def fit_scores(self, weights_C: Array) -> dict[str, tuple[float, float]]:
-        """Predicted score and standard deviation of one mixture, by benchmark of use=fit."""
+        """Return predicted score and standard deviation of one mixture, by benchmark of use=fit."""
         if not self.scored.fit_columns:
             return {}
         mean, std = self.predictor.predict(weights_C[None]), self.predictor.predict_std(weights_C[None])
         return {name: (float(mean[name][0]), float(std[name][0])) for name in self.scored.fit_columns}
 
     def objective(self, averages: Mapping[str, Array]) -> Array:
-        """The objective over a pool's averages, shape (X,); lower is better."""
+        """Return the objective over a pool's averages, shape (X,); lower is better."""
         return OBJECTIVES[self.settings.objective](averages, self.scales)
 
     def kept(self, averages: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """Which mixtures of a pool are above the floors, bool, shape (X,)."""
+        """Return which mixtures of a pool are above the floors, bool, shape (X,)."""
         return above_floors(averages, self.floor_baseline, self.floors, self.scales)
 
     def nearest_miss(self, averages: Mapping[str, Array]) -> MixtureError:
-        """What to raise where no mixture of a pool is above the floors."""
+        """Return what to raise where no mixture of a pool is above the floors."""
         return nearest_miss(averages, self.floor_baseline, self.floors, self.scales)
 
     @cached_property
@@ -128,20 +130,22 @@ class Ranking:
         return {name: float(values[0]) for name, values in self.averages(weights_C[None]).items()}
 
     def over_capabilities(self, scores: Mapping[str, Array]) -> dict[str, Array]:
-        """Capability averages of scores by column, each of shape (X,); those of use=fit are left out."""
+        """Return capability averages of scores by column, each of shape (X,); those of use=fit are left out."""
         columns = {name: scores[name] for name in self.scored.columns}
         return capability_averages(columns, self.scored.capability_of, self.scored.weights)
 
 
 def floors_of(settings: SearchConfig, space: SearchSpace) -> dict[str, float]:
-    """How much worse than the floors' baseline each capability may be, in its scores' unit; none for one left out."""
+    """Return how much worse than the floors' baseline each capability may be, in its scores' unit; none for one left
+    out.
+    """
     if settings.default_floor is None:
         return dict(settings.floors)
     return {**dict.fromkeys(space.capability_directions(), settings.default_floor), **settings.floors}
 
 
 def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:
-    """The merge weights nearest to the baseline that the floors are measured from, shape (C,).
+    """Return the merge weights nearest to the baseline that the floors are measured from, shape (C,).
 
     Raises:
         ConfigError: if there is no such baseline.
@@ -152,7 +156,9 @@ def floor_weights(settings: SearchConfig, space: SearchSpace) -> Array:
 
 
 def objective_scales(settings: SearchConfig, space: SearchSpace, averages: Mapping[str, Array]) -> dict[str, Scale]:
-    """What each capability's scores mean to the objective, given the measured averages of the scored mixtures."""
+    """Return what each capability's scores mean to the objective, given the measured averages of the scored
+    mixtures.
+    """
     refuse(objective_errors(settings))
     directions = space.capability_directions()
     weights = capability_weights(settings.capability_weights, directions)
@@ -164,7 +170,7 @@ def objective_scales(settings: SearchConfig, space: SearchSpace, averages: Mappi
 
 
 def objective_errors(settings: SearchConfig) -> Iterator[DemixError]:
-    """An objective that does not exist."""
+    """Yield errors for an objective that does not exist."""
     if settings.objective not in OBJECTIVES:
         yield ConfigError(
             f"search.objective={settings.objective}: expected one of {', '.join(OBJECTIVES)}"

@@ -20,7 +20,7 @@ STEP = 1e-2  # of a share
 
 
 def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Array] | None) -> list[dict[str, Any]]:
-    """The datasets whose share is the least or the most that the components can stand for, though not 0 or 1.
+    """Return the datasets whose share is the least or the most that the components can stand for, though not 0 or 1.
 
     Args:
         weights_C: The chosen merge weights, shape (C,).
@@ -46,7 +46,9 @@ def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Arr
 def _gain(
     space: SearchSpace, weights_C: Array, column: int, limit: float, objective: Callable[[Array], Array]
 ) -> float:
-    """How much the objective rises for a step back from the edge, towards the component that leads away from it."""
+    """Return how much the objective rises for a step back from the edge, towards the component that leads away
+    from it.
+    """
     rows_C = space.blend.rows_CD[:, column]
     away = int(np.abs(rows_C - limit).argmax())
     length = STEP / abs(rows_C[away] - limit)

@@ -49,7 +49,7 @@ class Facts:
 
 
 def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, facts: Facts) -> dict[str, Any]:
-    """The record of a choice, ready for JSON but for `trust`, which is beyond the search."""
+    """Return the record of a choice, ready for JSON but for `trust`, which is beyond the search."""
     shares = space.blend.data_shares(choice.merge_weights)
     budget = space.constraints.budget
     weights_C = space.as_array(choice.merge_weights)
@@ -85,7 +85,9 @@ def mixture_record(settings: SearchConfig, space: SearchSpace, choice: Choice, f
 
 
 def with_published(space: SearchSpace, choice: Choice) -> SearchSpace:
-    """The space with what DeMix's published search would have chosen among its baselines, where the choice says it."""
+    """Return the space with what DeMix's published search would have chosen among its baselines, where the choice says
+    it.
+    """
     if choice.published is None:
         return space
     return replace(space, baselines={**space.baselines, PUBLISHED: space.blend.data_shares(choice.published)})
@@ -105,7 +107,7 @@ def write_mixture(folder: Path, record: Mapping[str, Any], choice: Choice) -> No
 def constraints_met(
     space: SearchSpace, weights_C: np.ndarray, reach: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """Whether a mixture satisfies all constraints, and which of them it cannot move beyond.
+    """Return whether a mixture satisfies all constraints, and which of them it cannot move beyond.
 
     Args:
         reach: The edges of what the components can stand for that it lies on, which bind as well.

@@ -33,7 +33,8 @@ def choose_refined(
     step: int = 0,
     notes: Mapping[str, Any] | None = None,
 ) -> Choice:
-    """The minimum of the predicted objective above the floors; never above what is predicted of a scored mixture.
+    """Return the minimum of the predicted objective above the floors; never above what is predicted of a scored
+    mixture.
 
     The best scored mixture is a candidate by what the predictor says of it, which is its own score shrunk towards its
     neighbours': the best of many scores is partly luck.
@@ -61,7 +62,7 @@ def choose_refined(
 
 
 def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], starts_SC: Array) -> Array:
-    """The mixture with the least objective that keeps the floors, shape (C,); the first start if none is found.
+    """Return the mixture with the least objective that keeps the floors, shape (C,); the first start if none is found.
 
     Args:
         averages: What the predictor gives: capability averages of mixtures.
@@ -90,7 +91,7 @@ class Slopes:
         self._found: dict[str, tuple[float, Array]] = {}
 
     def combined(self, weights: Mapping[str, float], less: float = 0.0) -> Smooth:
-        """A weighted sum of averages, less a constant, as a function with its slopes."""
+        """Return a weighted sum of averages, less a constant, as a function with its slopes."""
 
         def smooth(weights_C: Array) -> tuple[float, Array]:
             found = self._of(weights_C)

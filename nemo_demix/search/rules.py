@@ -13,7 +13,7 @@ from nemo_demix.search.strategies import strategy_of
 
 
 def space_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Names, shares and kinds of scores under `search` that the datasets and the suite do not have."""
+    """Yield errors for names, shares and kinds of scores under `search` that the datasets and the suite do not have."""
     settings, datasets = config.search, list(config.datasets)
     strategy = strategy_of(settings)
     yield from constraint_errors(settings.constraints, datasets)

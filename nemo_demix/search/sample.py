@@ -35,7 +35,7 @@ def sample_mixtures(
     count: int,
     rng: np.random.Generator,
 ) -> Array:
-    """Distinct random merge weights within the constraints.
+    """Return distinct random merge weights within the constraints.
 
     Args:
         config: Kind of sampler, its grid, and the cap of each merge weight as a multiple of its prior.
@@ -91,13 +91,13 @@ def sample_mixtures(
 
 
 def max_prior_weights(config: SamplerConfig, prior: Mapping[str, float]) -> dict[str, float]:
-    """The cap of each merge weight, by component; none where the sampler has no `max_prior_multiple`."""
+    """Return the cap of each merge weight, by component; none where the sampler has no `max_prior_multiple`."""
     multiple = config.max_prior_multiple
     return {} if multiple is None else {name: multiple * share for name, share in prior.items()}
 
 
 def sampler_errors(config: SamplerConfig) -> Iterator[DemixError]:
-    """Settings of the sampler that nothing can be drawn by."""
+    """Yield errors for settings of the sampler that nothing can be drawn by."""
     if config.kind not in ("uniform", "dirichlet"):
         yield ConfigError(f"search.sampler.kind: expected uniform or dirichlet, found {config.kind!r}")
     if not MIN_GRID <= config.grid <= 0.5 or abs(round(1 / config.grid) * config.grid - 1) > 1e-9:
@@ -114,7 +114,7 @@ def sampler_errors(config: SamplerConfig) -> Iterator[DemixError]:
 
 
 def _draw(config: SamplerConfig, prior_C: Array, count: int, rng: np.random.Generator) -> Array:
-    """Rows on the simplex, before constraints and grid; a row that underflows to all zeros is left out."""
+    """Return rows on the simplex, before constraints and grid; a row that underflows to all zeros is left out."""
     if config.kind == "uniform":
         gamma_MC = rng.standard_exponential((count, len(prior_C)))
     else:
@@ -130,7 +130,8 @@ def _draw(config: SamplerConfig, prior_C: Array, count: int, rng: np.random.Gene
 
 
 def _without_unused(constraints: Constraints, weights_MC: Array) -> Array:
-    """The rows without the components that may have no weight, or whose weight is below `min_used`, scaled up to 1.
+    """Return the rows without the components that may have no weight, or whose weight is below `min_used`, scaled up to
+    1.
 
     The largest weight of a row stays. A row of nothing else is left as it is, to be refused.
     """
@@ -144,7 +145,7 @@ def _without_unused(constraints: Constraints, weights_MC: Array) -> Array:
 
 
 def _inside(constraints: Constraints, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    """Rows drawn from the feasible set itself, with their centres: MAX_DRAWS times the wanted number at most."""
+    """Yield rows drawn from the feasible set itself, with their centres: MAX_DRAWS times the wanted number at most."""
     left = MAX_DRAWS * count
     for rows_MC, centres_MC in feasible_rows(constraints, count, rng):
         yield rows_MC, centres_MC
@@ -154,7 +155,7 @@ def _inside(constraints: Constraints, count: int, rng: np.random.Generator) -> I
 
 
 def _gather(found_MC: Rows, batches: Iterator[Rows], count: int) -> Rows:
-    """The distinct rows of `found_MC`, and of so many batches as make them `count`, or of all."""
+    """Return the distinct rows of `found_MC`, and of so many batches as make them `count`, or of all."""
     waiting: list[Rows] = []
     while len(found_MC) < count:
         batch_MC = next(batches, None)
@@ -168,7 +169,7 @@ def _gather(found_MC: Rows, batches: Iterator[Rows], count: int) -> Rows:
 
 
 def _to_feasible_grid(weights_MC: Array, constraints: Constraints, centres_MC: Array, num_units: int) -> Units:
-    """Rows on the grid that satisfy the constraints there; one that cannot even near a centre is left out.
+    """Return rows on the grid that satisfy the constraints there; one that cannot even near a centre is left out.
 
     Rounding can carry a row over a bound by a grid step, so such rows are moved on towards their centre.
     """
@@ -184,12 +185,12 @@ def _to_feasible_grid(weights_MC: Array, constraints: Constraints, centres_MC: A
 
 
 def _steps() -> Iterator[float]:
-    """Shares of the way to the centre: 1/256, 1/128, ... 1."""
+    """Return shares of the way to the centre: 1/256, 1/128, ... 1."""
     return (2.0**-power for power in range(8, -1, -1))
 
 
 def _to_grid(weights_MC: Array, num_units: int) -> Units:
-    """Nearest multiples of the grid that sum to 1 (largest remainder); weights below one grid step become 0."""
+    """Return nearest multiples of the grid that sum to 1 (largest remainder); weights below one grid step become 0."""
     units_MC = weights_MC * num_units
     floor_M1 = np.minimum(1.0, units_MC.max(axis=1, keepdims=True))  # the largest weight of a row always stays
     units_MC[units_MC < floor_M1 - 1e-9] = 0.0
@@ -218,7 +219,7 @@ def to_feasible(config: SamplerConfig, constraints: Constraints, weights_MC: Arr
 
 
 def distinct(rows_MC: Rows) -> Rows:
-    """The rows without repetitions, in order of first appearance."""
+    """Return the rows without repetitions, in order of first appearance."""
     bytes_M = np.ascontiguousarray(rows_MC).view(np.dtype((np.void, rows_MC.itemsize * rows_MC.shape[1])))[:, 0]
     _, first_M = np.unique(bytes_M, return_index=True)
     return rows_MC[np.sort(first_M)]

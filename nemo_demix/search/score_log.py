@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nemo_demix.artifacts import canonical_json, fingerprint, json_value, read_json, write_json
+from nemo_demix.artifacts import canonical_json, fingerprint, json_value, plain, read_json, write_json
 from nemo_demix.scoring.identity import JudgedScore, shares_of
 from nemo_demix.scoring.scores import averaged_capabilities
 from nemo_demix.search.proxy_row import ProxyRow, parse_rows, weights_key
@@ -24,7 +24,7 @@ class ProxyIdentity:
         kind: merge | predictions | trained.
         components: Fingerprint of each component, by name, in the search's order.
         merge: Fingerprint of how a proxy is made of components.
-        groups: Fingerprint of each score that these proxies get, by score name.
+        score_fingerprints: Fingerprint of each score that these proxies get, by score name.
         needed: The scores that a row must have.
         uses_all: A component matters even where it weighs 0, as in every merge method but the linear one.
         averaged: Scores that count towards a capability's average, by score name.
@@ -33,7 +33,7 @@ class ProxyIdentity:
     kind: str
     components: dict[str, str]
     merge: str
-    groups: dict[str, str]
+    score_fingerprints: dict[str, str]
     needed: tuple[str, ...]
     uses_all: bool
     averaged: dict[str, JudgedScore] = field(default_factory=dict)
@@ -41,10 +41,12 @@ class ProxyIdentity:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of all of it."""
-        return fingerprint(identity=self)
+        values = plain(self)
+        values["groups"] = values.pop("score_fingerprints")  # as it was first called: a new name is no other identity
+        return fingerprint(identity=values)
 
     def row(self, stored: ProxyRow) -> ProxyRow | None:
-        """A stored row as this search sees it, or None where it does not hold here.
+        """Return a stored row as this search sees it, or None where it does not hold here.
 
         Its weights are over this search's components, in their order, and it has no score that would be another today.
         """
@@ -57,15 +59,15 @@ class ProxyIdentity:
             return None
         if any(components.get(name) != self.components[name] for name in used):
             return None
-        groups = stored.groups
-        if any(groups.get(name) != self.groups[name] for name in self.needed):
+        stored_as = stored.score_fingerprints
+        if any(stored_as.get(name) != self.score_fingerprints[name] for name in self.needed):
             return None
         row = replace(stored, merge_weights={name: weights.get(name, 0.0) for name in self.components})
         if not stored.is_ok:
             return row
         if not set(self.needed) <= set(stored.scores):
             return None
-        current = {name: groups.get(name) == print_ for name, print_ in self.groups.items()}
+        current = {name: stored_as.get(name) == print_ for name, print_ in self.score_fingerprints.items()}
         scores = {name: score for name, score in stored.scores.items() if current.get(name)}
         if stored.fingerprint != self.fingerprint and self.averaged:
             known = {name: scores[name] for name in self.averaged}
@@ -108,11 +110,11 @@ class ScoreLog:
                 self._rows[stored.key] = row
 
     def find(self, merge_weights: Mapping[str, float]) -> ProxyRow | None:
-        """The row of exactly these merge weights; a component left out weighs 0."""
+        """Return the row of exactly these merge weights; a component left out weighs 0."""
         return self._rows.get(weights_key(merge_weights))
 
     def rows(self) -> list[ProxyRow]:
-        """All rows that hold, in the order they were scored."""
+        """Return all rows that hold, in the order they were scored."""
         return list(self._rows.values())
 
     def append(self, row: ProxyRow) -> ProxyRow:
@@ -123,7 +125,7 @@ class ScoreLog:
             proxy=identity.kind,
             components=identity.components,
             merge=identity.merge,
-            groups=identity.groups,
+            score_fingerprints=identity.score_fingerprints,
             fingerprint=self._fingerprint,
         )
         line = canonical_json(row.to_json())
@@ -140,7 +142,8 @@ class ScoreLog:
 
 
 def prior_points(folder: Path, search_fingerprint: str, log: ScoreLog) -> list[ProxyRow]:
-    """Scored proxies of other configurations that hold here too: points to fit on that this search did not ask for.
+    """Return the scored proxies of other configurations that hold here too: points to fit on that this search did not
+    ask for.
 
     They are those that were scored under another identity, such as before a dataset was added. Proxies of the very
     same identity are none: the search asks for those itself where it comes to them, so that its result does not depend

@@ -43,7 +43,7 @@ class Noise:
 
 
 def run_search(run: PreparedRun, groups: Groups, noise: Noise) -> tuple[dict[str, Any], Choice]:
-    """Search; the record of `search/mixture.json`, without `trust`, and the choice.
+    """Search, and return the record of `search/mixture.json`, without `trust`, and the choice.
 
     Benchmarks of use=report score nothing but the chosen mixture and the baselines, when the search is over.
     """
@@ -117,7 +117,7 @@ def run_mixtures(run: PreparedRun, mixtures: Mapping[str, dict[str, float]], kin
 
 
 def component_epochs(run: PreparedRun) -> dict[str, float]:
-    """The most epochs that a component saw of each dataset."""
+    """Return the most epochs that a component saw of each dataset."""
 
     def seen(job: TrainJob, name: str, count: int) -> float:
         shown = job.parts[name].num_tokens if name in job.parts else count
@@ -128,14 +128,14 @@ def component_epochs(run: PreparedRun) -> dict[str, float]:
 
 
 def guessed_by_all(rows: Sequence[ProxyRow]) -> list[str]:
-    """Scores on which every proxy is at the level of guessing."""
+    """Return scores on which every proxy is at the level of guessing."""
     rows = [row for row in rows if row.is_ok]
     names = list(rows[0].scores) if rows else []
     return [name for name in names if all(is_guessed(row.scores[name]) for row in rows)]
 
 
 def _search(run: PreparedRun, space: SearchSpace, proxies: Proxies, screen: Screen | None) -> tuple[SearchResult, int]:
-    """The result, and how many earlier proxies it rests on."""
+    """Search, and return the result and how many earlier proxies it rests on."""
     config = run.config
     num_trained = sum(config.search.iterations) if proxies.kind == "trained" else None
     identity = proxy_identity(run, proxies.kind, num_trained)
@@ -149,7 +149,7 @@ def _search(run: PreparedRun, space: SearchSpace, proxies: Proxies, screen: Scre
 
 
 def _measured(space: SearchSpace, choice: Choice, own: Proxies, judge: Proxies, noise: Noise) -> dict[str, Any]:
-    """The choice's own proxy, and its comparison with the baselines, as fields of `Facts`.
+    """Return the choice's own proxy, and its comparison with the baselines, as fields of `Facts`.
 
     Args:
         own: What `measured` is of.
@@ -179,7 +179,7 @@ def _measured(space: SearchSpace, choice: Choice, own: Proxies, judge: Proxies, 
 
 
 def _items(proxies: Proxies, mixtures: Sequence[Mapping[str, float]]) -> list[ModelItems]:
-    """What the proxies of these mixtures gave, in their order."""
+    """Return what the proxies of these mixtures gave, in their order."""
     found = dict(proxies.evaluate(mixtures))
     return [_scored(found[place]).result.items for place in range(len(mixtures))]
 
@@ -191,7 +191,8 @@ def _scored(found: Evaluation | ScoreError) -> Evaluation:
 
 
 def _predictor_std(choice: Choice, kind: str, noise: Noise) -> float | None:
-    """How far a macro score is from what proxies say: as the references show it, else out of fold; None: unknown.
+    """Return how far a macro score is from what proxies say: as the references show it, else out of fold; None:
+    unknown.
 
     What references show holds the noise of their training too, which is counted by itself where it is known.
     """

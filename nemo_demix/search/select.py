@@ -14,7 +14,7 @@ NEAR_DUPLICATE_L1 = 1e-5  # as in the released script
 
 
 def top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
-    """Row numbers of the `count` lowest objectives, shape (count,), best first; ties keep the pool's order.
+    """Return row numbers of the `count` lowest objectives, shape (count,), best first; ties keep the pool's order.
 
     Raises:
         MixtureError: if the pool has fewer than `count` rows, or `count` is below 1.
@@ -27,7 +27,7 @@ def top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
 def draw_next(
     weights_MC: Array, objective_M: Array, share: float, count: int, exclude_EC: Array, rng: np.random.Generator
 ) -> Array:
-    """The next iteration's mixtures: drawn uniformly, without replacement, from the top of the ranked pool.
+    """Return the next iteration's mixtures: drawn uniformly, without replacement, from the top of the ranked pool.
 
     Args:
         weights_MC: The pool's merge weights, float64, shape (M, C); no two rows the same.
@@ -63,7 +63,7 @@ def draw_next(
 
 
 def mean_of_top(weights_MC: Array, objective_M: Array, count: int, constraints: Constraints | None = None) -> Array:
-    """The final mixture: the mean of the `count` best.
+    """Return the final mixture: the mean of the `count` best.
 
     The mean satisfies all convex constraints that the rows satisfy, but not `min_used`: a component that few of them
     use has a small weight in it. Then these are dropped and the nearest feasible mixture of the others is taken;
@@ -101,7 +101,7 @@ def mean_of_top(weights_MC: Array, objective_M: Array, count: int, constraints: 
 
 
 def spread_rows(weights_MC: Array, objective_M: Array, count: int, spacing: float, exclude_EC: Array) -> Array:
-    """The best rows that keep a distance from each other and from rows already scored: a local penalty.
+    """Return the best rows that keep a distance from each other and from rows already scored: a local penalty.
 
     Args:
         weights_MC: The pool's merge weights, shape (M, C).

@@ -37,7 +37,7 @@ class Slices:
     def record(
         self, averages: Averages, objective: Callable[[Mapping[str, Array]], Array], refits: Iterable[Averages]
     ) -> dict[str, Any]:
-        """The lines as plain values.
+        """Return the lines as plain values.
 
         Args:
             averages: What the predictor gives: capability averages of mixtures.
@@ -68,7 +68,8 @@ class Slices:
 
 
 def slices(space: SearchSpace, weights_C: Array) -> Slices:
-    """The lines through a mixture: from the first baseline to it, and along the share of each component's own dataset.
+    """Return the lines through a mixture: from the first baseline to it, and along the share of each component's own
+    dataset.
 
     Along a component its merge weight goes up from 0, all others in proportion; `at` is the data share that follows.
     """
@@ -100,7 +101,7 @@ def slices(space: SearchSpace, weights_C: Array) -> Slices:
 
 
 def _farthest(start_C: Array, end_C: Array) -> float:
-    """How far the line from start (0) to end (1) may go on, within the simplex."""
+    """Return how far the line from start (0) to end (1) may go on, within the simplex."""
     falls_C = start_C - end_C
     falling_C = falls_C > 1e-12
     limit = float((start_C[falling_C] / falls_C[falling_C]).min()) if falling_C.any() else 1.0

@@ -69,7 +69,7 @@ class SearchSpace:
         return {name: owner for name, owner in self.capabilities.items() if self.use[name] == "search"}
 
     def capability_directions(self) -> dict[str, bool]:
-        """Whether higher is better, by capability of the objective.
+        """Return whether higher is better, by capability of the objective.
 
         Raises:
             ScoreError: if a capability averages scores of both directions.
@@ -84,23 +84,25 @@ class SearchSpace:
         return directions
 
     def as_weights(self, weights_C: Array) -> dict[str, float]:
-        """A row of weights, by component name."""
+        """Return a row of weights, by component name."""
         return {name: float(weight) for name, weight in zip(self.names, weights_C, strict=True)}
 
     def as_array(self, weights: Mapping[str, float]) -> Array:
-        """Named weights as a row, float64, shape (C,), in the components' order; a name left out weighs 0."""
+        """Return named weights as a row, float64, shape (C,), in the components' order; a name left out weighs 0."""
         return np.array([weights.get(name, 0.0) for name in self.names])
 
 
 def can_mix_predictions(config: DemixConfig) -> bool:
-    """Whether the objective can be had from mixed predictions: merges are linear, scores are likelihoods of text."""
+    """Return whether the objective can be had from mixed predictions: merges are linear, scores are likelihoods of
+    text.
+    """
     others = [one.use for one in config.suite.tasks.values()]
     others += [score.use for command in config.suite.external.values() for score in command.scores.values()]
     return config.merge.method == "linear" and "search" not in others
 
 
 def linear_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Mixtures of predictions that would stand for nothing: merges of this run are not linear."""
+    """Yield errors for mixtures of predictions that would stand for nothing: merges of this run are not linear."""
     if config.merge.method != "linear":
         yield ConfigError(
             f"merge.method={config.merge.method} with search.proxy={config.search.proxy}: a mixture of predictions "
@@ -109,17 +111,17 @@ def linear_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def search_folder(config: DemixConfig) -> Path:
-    """`runs/<name>/search`."""
+    """Return `runs/<name>/search`."""
     return config.run_dir / "search"
 
 
 def token_counts(manifest: DataManifest) -> dict[str, int]:
-    """Training tokens of each dataset."""
+    """Return training tokens of each dataset."""
     return {name: record.num_train_tokens for name, record in manifest.datasets.items()}
 
 
 def search_settings(config: DemixConfig) -> dict[str, Any]:
-    """`search.*` without what is no part of the result."""
+    """Return `search.*` without what is no part of the result."""
     settings = {key: value for key, value in asdict(config.search).items() if key not in ("merge_batch", "groups")}
     del settings["heuristic_from"]  # what that file says decides, not where it is
     if not settings["parameters"]:  # as in records that were written before there were any
@@ -130,7 +132,7 @@ def search_settings(config: DemixConfig) -> dict[str, Any]:
 def search_space(
     config: DemixConfig, manifest: DataManifest, mixes: Literal["components", "datasets"] = "components"
 ) -> SearchSpace:
-    """The space of merge weights over the component models, or of data shares.
+    """Return the space of merge weights over the component models, or of data shares.
 
     Raises:
         MixtureError: if no mixture satisfies the constraints.

@@ -61,7 +61,7 @@ class TokenPredictions:
     token_weights: Mapping[str, tuple[npt.NDArray[np.int64], Array]]
 
     def bits_R(self, weights_C: Array) -> Array:
-        """Bits of every request under a mixture of the predictions, float64, shape (R,).
+        """Return bits of every request under a mixture of the predictions, float64, shape (R,).
 
         One component alone gives that component's own bits.
         """
@@ -69,7 +69,7 @@ class TokenPredictions:
         return bits
 
     def _bits_T(self, weights_C: Array, tokens: npt.NDArray[np.int64] | None = None) -> Array:
-        """Bits of each token, float64; safe at any distance between the components."""
+        """Return bits of each token, float64; safe at any distance between the components."""
         used = np.flatnonzero(weights_C > 0)
         logprobs_UT = (self.logprobs_CT[used] if tokens is None else self.logprobs_CT[np.ix_(used, tokens)]).astype(
             np.float64
@@ -79,41 +79,43 @@ class TokenPredictions:
         bits_T: Array = -(largest_T + np.log(mixed_T)) / np.log(2.0)
         return bits_T
 
-    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
-        """The named scores of many mixtures, each float64, shape (M,), bits per byte.
+    def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return the named scores of many mixtures, each float64, shape (M,), bits per byte.
 
         Blocks of fp32 probabilities and logarithms, summed in float64: within 1e-6 of `bits_R`'s. Rows whose
         probabilities fp32 cannot hold are worked out in float64. The same bytes with any number of threads.
 
         Args:
             weights_MC: Merge weights, float64, shape (M, C); rows on the simplex.
-            groups: Names of scores.
+            names: Names of scores.
         Raises:
             ScoreError: if a score is not one of the suite's in bits per byte.
         Memory: 8 bytes a component and gold token, and 1 MiB a thread.
         """
-        self.check_groups(groups)
+        self.check_names(names)
         weights_MC = np.asarray(weights_MC, dtype=np.float64)
         blocks = [weights_MC[start : start + MIXTURES_A_BLOCK] for start in range(0, len(weights_MC), MIXTURES_A_BLOCK)]
         scores = {}
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # numpy lets go of the interpreter
-            for group in groups:
-                score = self._prepare(group)
-                scores[group] = np.concatenate([*threads.map(partial(self._scores_M, score), blocks), np.empty(0)])
+            for name in names:
+                score = self._prepare(name)
+                scores[name] = np.concatenate([*threads.map(partial(self._scores_M, score), blocks), np.empty(0)])
         return scores
 
     def resampled(self, rng: np.random.Generator) -> "TokenPredictions":
-        """The same with each score's requests drawn anew, with replacement: a token counts as often as its request."""
+        """Return the same with each score's requests drawn anew, with replacement: a token counts as often as its
+        request.
+        """
         request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
         drawn = {}
-        for group, (tokens, weights_T) in self.token_weights.items():
+        for name, (tokens, weights_T) in self.token_weights.items():
             members, places_T = np.unique(request_T[tokens], return_inverse=True)
             counts = np.bincount(rng.integers(len(members), size=len(members)), minlength=len(members))
-            drawn[group] = (tokens, weights_T * counts[places_T])
+            drawn[name] = (tokens, weights_T * counts[places_T])
         return replace(self, token_weights=drawn)
 
-    def portable(self, groups: Sequence[str], resampled: Sequence["TokenPredictions"]) -> dict[str, Any]:
-        """What the named scores are worked out from, as plain values; arrays are base64 of their bytes.
+    def portable(self, names: Sequence[str], resampled: Sequence["TokenPredictions"]) -> dict[str, Any]:
+        """Return what the named scores are worked out from, as plain values; arrays are base64 of their bytes.
 
         Returns:
             A mapping a score: `logprobs` (float32, a component after the other), `lengths` of its requests in tokens
@@ -122,13 +124,13 @@ class TokenPredictions:
         """
         request_T = np.repeat(np.arange(len(self.offsets_R) - 1), np.diff(self.offsets_R))
         scores = {}
-        for group in groups:
-            tokens, weights_T = self.token_weights[group]
+        for name in names:
+            tokens, weights_T = self.token_weights[name]
             order = np.argsort(tokens)
             tokens, weights_T = tokens[order], weights_T[order]
             _, first, lengths = np.unique(request_T[tokens], return_index=True, return_counts=True)
-            draws = [np.rint(one.token_weights[group][1][order][first] / weights_T[first]) for one in resampled]
-            scores[group] = {
+            draws = [np.rint(one.token_weights[name][1][order][first] / weights_T[first]) for one in resampled]
+            scores[name] = {
                 "logprobs": packed(self.logprobs_CT[:, tokens], "<f4"),
                 "lengths": packed(lengths, "<i4"),
                 "weights": packed(weights_T[first]),
@@ -136,33 +138,33 @@ class TokenPredictions:
             }
         return {"scores": scores}
 
-    def check_groups(self, groups: Sequence[str]) -> None:
+    def check_names(self, names: Sequence[str]) -> None:
         """Refuse scores that predictions cannot serve.
 
         Raises:
             ScoreError: if a score is not one of the suite's in bits per byte.
         """
-        for group in groups:
-            if group not in self.token_weights:
+        for name in names:
+            if name not in self.token_weights:
                 raise ScoreError(
-                    f"{group}: search.proxy=predictions serves scores in bits per byte only: "
+                    f"{name}: search.proxy=predictions serves scores in bits per byte only: "
                     f"{', '.join(self.token_weights)}; use search.proxy=merge, or leave this score out of the search"
                 )
 
     def objective_weights_T(self, objective: Mapping[str, float]) -> Array:
-        """What -log2 of each token's probability counts in a weighted sum of scores, float64, shape (T,).
+        """Return what -log2 of each token's probability counts in a weighted sum of scores, float64, shape (T,).
 
         Raises:
             ScoreError: if a score is not in bits per byte, a weight is negative (not convex then), or all are 0.
         """
-        self.check_groups(list(objective))
+        self.check_names(list(objective))
         weights_T = np.zeros(int(self.offsets_R[-1]))
-        for group, weight in objective.items():
+        for name, weight in objective.items():
             if not weight >= 0:
                 raise ScoreError(
-                    f"{group}: weight {weight} in the objective; the exact optimum needs weights of at least 0"
+                    f"{name}: weight {weight} in the objective; the exact optimum needs weights of at least 0"
                 )
-            tokens, shares_T = self.token_weights[group]
+            tokens, shares_T = self.token_weights[name]
             np.add.at(weights_T, tokens, weight * shares_T)
         if not weights_T.any():
             raise ScoreError(
@@ -170,8 +172,8 @@ class TokenPredictions:
             )
         return weights_T
 
-    def _prepare(self, group: str) -> _Score:
-        tokens, weights_T = self.token_weights[group]
+    def _prepare(self, name: str) -> _Score:
+        tokens, weights_T = self.token_weights[name]
         blocks, bits_of_largest = [], 0.0
         for start in range(0, len(tokens), TOKENS_A_BLOCK):
             place = slice(start, start + TOKENS_A_BLOCK)

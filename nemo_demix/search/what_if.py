@@ -91,7 +91,7 @@ def _finite(bound: float) -> float | None:
 
 
 def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What each score counts in its capability's average, by capability."""
+    """Return what each score counts in its capability's average, by capability."""
     members: dict[str, dict[str, float]] = {}
     for name, owner in capability_of.items():
         members.setdefault(owner, {})[name] = weights.get(name, 1.0)

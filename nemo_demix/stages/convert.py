@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_demix.artifacts import parse_json, sync
 from nemo_demix.checkpoints.files import check_name, read_file
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import locate
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to
@@ -145,7 +145,7 @@ def _paths(config: DemixConfig, stage: str) -> tuple[Path, Path]:
 
 @contextmanager
 def _converting(config: DemixConfig, stage: str, output: Path) -> Iterator[Path]:
-    """A temporary folder beside the output, gone at the end however it ends; NeMo's output goes to the log."""
+    """Make a temporary folder beside the output, gone at the end however it ends; NeMo's output goes to the log."""
     log = config.run_dir / "logs" / stage / "rank_0.log"
     folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     started = time.monotonic()
@@ -197,7 +197,7 @@ def _hf_json(path: Path) -> dict[str, Any]:
 
 
 def _vocabulary(source: Path, hf_config: dict[str, Any]) -> int:
-    """The rows of a Hugging Face model's embedding."""
+    """Return the rows of a Hugging Face model's embedding."""
     rows = hf_config.get("vocab_size")
     if type(rows) is not int or rows < 1:
         raise CheckpointError(f"{source / 'config.json'}: vocab_size: expected a whole number, found {rows!r:.40}")
@@ -205,7 +205,7 @@ def _vocabulary(source: Path, hf_config: dict[str, Any]) -> int:
 
 
 def _indexed(index: Path) -> list[str]:
-    """The files that an index names."""
+    """Return the files that an index names."""
     places = _hf_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map: expected files by tensor, found {type(places).__name__}")
@@ -213,7 +213,7 @@ def _indexed(index: Path) -> list[str]:
 
 
 def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[dict[str, Path], Any]:
-    """The file of each tensor in a folder's safetensors, and the dtype that holds the values of all."""
+    """Return the file of each tensor in a folder's safetensors, and the dtype that holds the values of all."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -251,7 +251,7 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[dict[str, Path], 
 
 
 def _sized_model(config: DemixConfig, source: "SourceFolder", folder: Path) -> Any:
-    """The recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary, dtype and longest text."""
+    """Return the recipe's model as a `fiddle.Config`, with a folder's vocabulary, dtype and longest text."""
     from nemo_demix.runtime.huggingface import dtype_settings
     from nemo_demix.runtime.nemo.recipe import base_recipe
     from nemo_demix.runtime.recipe import apply_overrides
@@ -270,7 +270,7 @@ def _sized_model(config: DemixConfig, source: "SourceFolder", folder: Path) -> A
 
 
 def _check_same_model(config: DemixConfig, source: "SourceFolder", model: Any, folder: Path) -> Any:
-    """A Hugging Face folder's configuration, compared with the recipe's model key by key.
+    """Return a Hugging Face folder's configuration, compared with the recipe's model key by key.
 
     Raises:
         ConfigError: if the folder's model is another.

@@ -17,7 +17,7 @@ _TITLES = {
 
 
 def print_fidelity(report: dict[str, Any]) -> None:
-    """The objective; order by capability, noise, deltas, and the price of the same order by trained proxies."""
+    """Print the objective; order by capability, noise, deltas, and the price of the same order by trained proxies."""
     console = Console(width=118)
     for name in _SETS:
         if name in report:
@@ -36,7 +36,10 @@ def print_fidelity(report: dict[str, Any]) -> None:
 
 
 def _print_objective(console: Console, report: dict[str, Any], name: str) -> None:
-    objective = report[name]["objective"]
+    objective = report[name].get("objective")
+    if objective is None:
+        console.print(f"The macro score of {_SETS[name]} was not measured: run `nemo-demix verify` again.")
+        return
     if objective["reason"]:
         console.print(f"The macro score of {_SETS[name]} is undefined: {objective['reason']}.")
         return

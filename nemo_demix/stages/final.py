@@ -20,7 +20,7 @@ from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.stages.score import score_target, targets_to_score
 from nemo_demix.stages.tables import print_result
 from nemo_demix.stages.trust import judge
-from nemo_demix.training.jobs import blend_paths, final_jobs
+from nemo_demix.training.jobs import blend_paths
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def final_stage(config: DemixConfig) -> None:
     write_json(folder / "shares.json", shares)
     write_blend(run, mixture["data_shares"])
 
-    jobs = final_jobs(config, run.manifest, shares)
+    jobs = run.finals(shares)
     expected = final_fingerprint(run, mixture, jobs, fidelity)
     if config.force:
         forget_jobs(jobs)
@@ -76,7 +76,7 @@ def check_trust(run: PreparedRun, mixture: dict[str, Any], fidelity: dict[str, A
 
 
 def write_blend(run: PreparedRun, data_shares: dict[str, float]) -> None:
-    """Megatron's blend files: `blend.txt` for --data-path, `blend.json` for --per-split-data-args-path.
+    """Write Megatron's blend files: `blend.txt` for --data-path, `blend.json` for --per-split-data-args-path.
 
     NeMo's `PreTrainingDataModule(paths=...)` takes the same list.
     """

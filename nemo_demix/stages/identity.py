@@ -15,7 +15,7 @@ from nemo_demix.training.jobs import TrainJob
 
 
 def proxy_kinds(config: DemixConfig) -> list[str]:
-    """Which stand-ins are compared with the references.
+    """Return which stand-ins are compared with the references.
 
     Predictions can be mixed, but not by another merge method, nor for scores that need a model.
     """
@@ -40,7 +40,7 @@ def verify_fingerprint(run: PreparedRun, references: Sequence[TrainJob]) -> str:
 
 
 def final_shares(run: PreparedRun, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Data shares of the final run and of its baselines, by name.
+    """Return data shares of the final run and of its baselines, by name.
 
     Raises:
         ConfigError: if a baseline is unknown.

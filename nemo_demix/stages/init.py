@@ -65,7 +65,7 @@ def init_command(arguments: Sequence[str]) -> None:
 
 
 def guess(folder: Path, taken: set[str]) -> Guess:
-    """What a folder seems to hold.
+    """Return what a folder seems to hold.
 
     Args:
         taken: Names of other datasets.
@@ -110,7 +110,7 @@ def guess(folder: Path, taken: set[str]) -> Guess:
 
 
 def _text_field(path: Path, suffix: str) -> tuple[str, str]:
-    """The field of a row that holds its text, as YAML, and how it was found."""
+    """Return the field of a row that holds its text, as YAML, and how it was found."""
     if suffix.startswith(TEXT):
         return "", ", each one document"
     try:
@@ -128,7 +128,7 @@ def _text_field(path: Path, suffix: str) -> tuple[str, str]:
 
 
 def general_of(guesses: Sequence[Guess]) -> str:
-    """The dataset that the others are mixed with: the first that is general, else the first."""
+    """Return the dataset that the others are mixed with: the first that is general, else the first."""
     return next((one.name for one in guesses if one.capability == "general"), guesses[0].name)
 
 
@@ -148,7 +148,7 @@ def _quoted(text: str) -> str:
 
 
 def recipe_text(name: str, guesses: Sequence[Guess], general: str) -> str:
-    """The recipe as YAML."""
+    """Return the recipe as YAML."""
     datasets = "".join(
         f"  {one.name}: # {one.why}\n    capability: {one.capability}\n    sources: [{one.source}]\n" for one in guesses
     )

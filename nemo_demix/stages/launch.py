@@ -16,12 +16,13 @@ from rich.table import Table
 import nemo_demix
 from nemo_demix.artifacts import fingerprint, write_text
 from nemo_demix.cluster import slurm
+from nemo_demix.cluster.executors import executor_errors, executor_of
 from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.cluster.site import load_site
 from nemo_demix.cluster.submit import Option, Outcome, PlannedJob, check_plan, submit_missing
 from nemo_demix.config import DemixConfig, LaunchJobConfig
 from nemo_demix.config.stages import STAGES
-from nemo_demix.errors import ClusterError, ConfigError
+from nemo_demix.errors import ClusterError, ConfigError, refuse
 from nemo_demix.plain_yaml import parse_yaml
 from nemo_demix.ranks.lock import folder_lock
 from nemo_demix.runtime.ranks import world_size
@@ -46,7 +47,9 @@ def launch_stage(config: DemixConfig) -> None:
         raise ConfigError(
             "force=true: a job that is requeued would start over; remove what is to be done again instead"
         )
-    if settings.through != "local" and not settings.dry_run and not slurm.has_slurm():
+    refuse(executor_errors(config))
+    executor = executor_of(settings)
+    if executor is None and not settings.dry_run and not slurm.has_slurm():
         raise ClusterError(
             "no Slurm here: sbatch, squeue, scancel, scontrol are not on PATH; `nemo-demix run` with the same "
             "arguments does all of it on this machine, and --dry-run shows the jobs"
@@ -55,6 +58,12 @@ def launch_stage(config: DemixConfig) -> None:
     _check_layouts(stages)
     site = load_site(settings.site, scripts_folder())
     plan = planned_jobs(config, stages)
+    if settings.dry_run and executor is not None:
+        from nemo_demix.cluster.experiments import describe
+
+        for line in describe(plan, executor, site):
+            print(line)
+        return
     if settings.dry_run:
         log = job_log(config)
         _print_dry_run(submit_missing(plan, log, site, "", dry_run=True), settings.site)
@@ -64,21 +73,22 @@ def launch_stage(config: DemixConfig) -> None:
     confirm_retraining(config, trained_jobs(stages))
     with folder_lock(launch_folder(config), "name="):
         log = job_log(config, settle=True)
-        if log.silence and settings.through != "local":
+        if log.silence and executor is None:
             raise ClusterError(log.silence)
         recipe = configuration_fingerprint(config)
         check_same_configuration(config, log, recipe)
         write_recipe(config)
+        if executor is not None:
+            from nemo_demix.cluster.experiments import run_waiting
+
+            run_waiting(plan, executor, site, launch_folder(config))
+            return
+        check_plan(plan, slurm.max_array_size())
         if settings.through == "slurm":
-            check_plan(plan, slurm.max_array_size())
             outcomes = submit_missing(plan, log, site, recipe, dry_run=False)
         else:
-            from nemo_demix.cluster.nemo_run import run_here, submit_through_nemo_run
+            from nemo_demix.cluster.nemo_run import submit_through_nemo_run
 
-            if settings.through == "local":
-                run_here(plan, site, launch_folder(config))
-                return
-            check_plan(plan, slurm.max_array_size())
             outcomes = submit_through_nemo_run(plan, log, site, recipe, launch_folder(config))
     _print_outcomes(stages, outcomes)
 
@@ -94,19 +104,19 @@ def cancel_stage(config: DemixConfig) -> None:
 
 
 def scripts_folder() -> Path:
-    """The shipped sbatch files: inside an installed package, or beside it in a checkout."""
+    """Return the shipped sbatch files: inside an installed package, or beside it in a checkout."""
     package = Path(nemo_demix.__file__).resolve().parent
     inside = package / "slurm"
     return inside if inside.is_dir() else package.parent / "slurm"
 
 
 def launch_folder(config: DemixConfig) -> Path:
-    """`runs/<name>/launch`."""
+    """Return `runs/<name>/launch`."""
     return config.run_dir.absolute() / "launch"
 
 
 def job_log(config: DemixConfig, settle: bool = False) -> JobLog:
-    """The run's jobs, with their states where a Slurm answers; else `silence` says why not."""
+    """Return the run's jobs, with their states where a Slurm answers; else `silence` says why not."""
     log = JobLog(launch_folder(config) / "jobs.json")
     if not slurm.has_slurm():
         log.silence = "no Slurm here: squeue is not on PATH"
@@ -119,7 +129,7 @@ def job_log(config: DemixConfig, settle: bool = False) -> JobLog:
 
 
 def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[PlannedJob]:
-    """A job a stage, also for stages that are done: their jobs may still be ending."""
+    """Return a job a stage, also for stages that are done: their jobs may still be ending."""
     recipe = recipe_path(config)
     jobs = []
     for stage in stages:
@@ -147,7 +157,7 @@ def planned_jobs(config: DemixConfig, stages: Sequence[PipelineStage]) -> list[P
 
 
 def recipe_path(config: DemixConfig) -> Path:
-    """The configuration that the jobs run."""
+    """Return the configuration that the jobs run."""
     return launch_folder(config) / "recipe.yaml"
 
 
@@ -182,7 +192,7 @@ def check_same_configuration(config: DemixConfig, log: JobLog, recipe: str) -> N
 
 
 def _content(config: DemixConfig) -> dict[str, Any]:
-    """The configuration as plain values, without what belongs to one command."""
+    """Return the configuration as plain values, without what belongs to one command."""
     launch = replace(config.launch, dry_run=False)
     whole = replace(config, role=None, component=None, index=None, yes=False, launch=launch)
     return OmegaConf.to_container(OmegaConf.structured(whole), resolve=True)  # type: ignore[return-value]
@@ -197,7 +207,7 @@ def _identity(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(one: Any, two: Any, key: str = "") -> list[str]:
-    """Keys with different values."""
+    """Return keys with different values."""
     if not isinstance(one, dict) or not isinstance(two, dict):
         return [] if one == two else [key]
     names = [name for name in {**one, **two} if one.get(name) != two.get(name)]

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 from nemo_demix.artifacts import write_json
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.settings import DTYPES, setting_errors
 from nemo_demix.mixture import checked_mixtures, is_folder_name, load_mixtures
 from nemo_demix.progress import Meter
-from nemo_demix.ranks.cohort import find_cohort
 from nemo_demix.ranks.lock import folder_lock
+from nemo_demix.ranks.peers import find_peers
 
 if TYPE_CHECKING:
     from nemo_demix.merging.merge import MergeOptions, MergeReport
@@ -37,21 +37,21 @@ def merge_stage(config: DemixConfig) -> None:
     settings = config.merge
     plan = plan_merge(config)
     output = Path(settings.output) if settings.output is not None else config.run_dir / "merged"
-    cohort = find_cohort()
+    peers = find_peers()
     if settings.dry_run:
-        if cohort.rank == 0:
+        if peers.rank == 0:
             from nemo_demix.stages.merge_plan import print_plan
 
             print_plan(plan, output, _options(settings, config.force))
         return
     signal.signal(signal.SIGTERM, _stop)
-    report = carry_out(plan, settings, output, config.force, cohort)
-    if cohort.rank == 0:
+    report = carry_out(plan, settings, output, config.force, peers)
+    if peers.rank == 0:
         _tell(plan, output, report)
 
 
-def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: bool, cohort: Cohort) -> "MergeReport":
-    """Merge what is planned. Collective: every process of the cohort.
+def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: bool, peers: Peers) -> "MergeReport":
+    """Merge what is planned. Collective: every peer.
 
     Raises:
         DemixError: as `merging.merge.merge`, with what is published of several mixtures and what is not; and where
@@ -60,15 +60,15 @@ def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: boo
     from nemo_demix.merging.merge import merge
     from nemo_demix.merging.output import what_stands
 
-    cohort.join()
-    lock = folder_lock(output, "merge.output=") if cohort.rank == 0 else nullcontext()
+    peers.join()
+    lock = folder_lock(output, "merge.output=") if peers.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
         try:
-            report = merge(plan, output, _options(settings, force), cohort, meter)
+            report = merge(plan, output, _options(settings, force), peers, meter)
         except DemixError as error:
             raise type(error)(f"{error}{what_stands(plan, output)}") from error
-    cohort.leave()
+    peers.leave()
     return report
 
 
@@ -89,7 +89,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def plan_merge(config: DemixConfig) -> "MergePlan":
-    """What `merge` will do.
+    """Return what `merge` will do.
 
     Raises:
         DemixError: if the checkpoints, the mixtures or the settings do not go together.
@@ -110,7 +110,7 @@ def plan_of(
     mixtures: Mapping[str, Mapping[str, float]],
     what: str,
 ) -> "MergePlan":
-    """The plan of a merge of given checkpoints into given mixtures.
+    """Return the plan of a merge of given checkpoints into given mixtures.
 
     Args:
         what: Where the mixtures are from, for messages.
@@ -142,7 +142,7 @@ def plan_of(
 
 
 def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
-    """The components by name, and the base: those given, or this run's own."""
+    """Return the components by name, and the base: those given, or this run's own."""
     settings = config.merge
     if settings.components:
         return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)

@@ -12,7 +12,7 @@ from nemo_demix.stack import check_stack
 
 
 def merge_command(arguments: list[str]) -> None:
-    """`nemo-demix merge verify DIR` and `nemo-demix merge inspect PATH`: no recipe is needed."""
+    """Carry out `nemo-demix merge verify DIR` or `nemo-demix merge inspect PATH`: no recipe is needed."""
     parser = argparse.ArgumentParser(prog="nemo-demix merge")
     commands = parser.add_subparsers(dest="command", required=True)
     verifying = commands.add_parser("verify", help="recompute checksums, and merge a sample of rows again")

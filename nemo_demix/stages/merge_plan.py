@@ -66,7 +66,7 @@ def _dtypes(plan: MergePlan) -> list[str]:
 
 
 def _estimate(plan: MergePlan, output: Path, num_mixtures: int, workers: int) -> float:
-    """Seconds, from reading some blocks here and writing a scratch file beside the output."""
+    """Return seconds, from reading some blocks here and writing a scratch file beside the output."""
     blocks = SourceBlocks(plan, keep_crcs=False)
     started = time.monotonic()
     elements = 0

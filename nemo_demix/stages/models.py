@@ -13,7 +13,7 @@ from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
 from nemo_demix.stages.retraining import confirm_retraining
-from nemo_demix.training.jobs import TrainJob, load_model, select_jobs
+from nemo_demix.training.jobs import TrainJob, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def train_stage(config: DemixConfig) -> None:
     run = PreparedRun.open(config)
     if config.role == "reference" and not config.reference.name:
         write_references(run)
-    jobs = select_jobs(config, run.manifest, config.role, None)
+    jobs = run.jobs(config.role)
     if config.component is not None:
         jobs = [job for job in jobs if job.name == config.component]
         if not jobs:
@@ -40,7 +40,9 @@ def train_stage(config: DemixConfig) -> None:
 
 
 def part_of(config: DemixConfig) -> str | None:
-    """The one model that `train` was asked for, as part of the names of its lock and logs; None: more than one."""
+    """Return the one model that `train` was asked for, as part of the names of its lock and logs; None: more
+    than one.
+    """
     if config.component is None and config.index is None:
         return None
     return f"{config.role}_{config.index if config.component is None else config.component}"
@@ -56,7 +58,7 @@ def write_references(run: PreparedRun) -> list[Reference]:
 
 
 def train_all_components(run: PreparedRun) -> None:
-    """The base, then every component: one set of ranks for all."""
+    """Train the base, then every component: one set of ranks for all."""
     train_jobs_if_needed(run, [("base", [run.base]), ("component", run.components)])
 
 
@@ -64,15 +66,15 @@ def train_jobs_if_needed(run: PreparedRun, jobs: Sequence[tuple[str, Sequence[Tr
     """Start ranks for what is not done."""
     config = run.config
     if config.force:
-        for _, group in jobs:
-            forget_jobs(group)
-    todo = [(role, [job.name for job in group if not job.is_done]) for role, group in jobs]
+        for _, some in jobs:
+            forget_jobs(some)
+    todo = [(role, [job.name for job in some if not job.is_done]) for role, some in jobs]
     todo = [(role, names) for role, names in todo if names]
     if not todo:
         logger.info("train: done already")
         return
-    confirm_retraining(config, [job for _, group in jobs for job in group])
-    write_missing_parts(run, [job for _, group in jobs for job in group if not job.is_done])
+    confirm_retraining(config, [job for _, some in jobs for job in some])
+    write_missing_parts(run, [job for _, some in jobs for job in some if not job.is_done])
     part = part_of(config)
     launch(config, f"train_{part}" if part else "train", {"task": "train", "jobs": todo})
 

@@ -31,7 +31,9 @@ class Outlook:
     _seen: tuple[float, Sequence[TrainJob], float | None, float | None] | None = field(default=None, repr=False)
 
     def __call__(self, progress: Progress | None = None) -> str:
-        """What follows the work at hand, and the time for all of it; a stage that was never timed is named as such."""
+        """Return what follows the work at hand, and the time for all of it; a stage that was never timed is named as
+        such.
+        """
         jobs, tokens_per_s, proxy_s = self._looked()
         tokens_per_s = tokens_per_s if progress is None else progress.tokens_per_s or tokens_per_s
         parts, seconds, unknown = [], 0.0 if progress is None else progress.remaining_s or 0.0, []
@@ -51,23 +53,34 @@ class Outlook:
         return f"{text}; about {clock(seconds)} in all"
 
     def _todo(self, jobs: Sequence[TrainJob], progress: Progress | None) -> list[tuple[str, int, str, float]]:
-        """Stage, count, unit, and what its time goes by: tokens, or proxies."""
+        """Return stage, count, unit, and what its time goes by: tokens, or proxies."""
         found, settings, place = [], self.config.search, STEPS.index(self.stage)
         if place <= STEPS.index("train"):
             at_hand = None if progress is None else progress.what
             more = [job for job in jobs if f"{job.role}/{job.name}" != at_hand]
             if more:
-                found.append(("train", len(more), "models", float(sum(job.num_tokens for job in more))))
+                found.append(
+                    (
+                        "train",
+                        len(more),
+                        "model" if len(more) == 1 else "models",
+                        float(sum(job.num_tokens for job in more)),
+                    )
+                )
         num_proxies = strategy_of(settings).num_proxies(settings)
         if place < STEPS.index("search") and num_proxies:
             found.append(("search", num_proxies, "proxies", float(num_proxies)))
         if place < STEPS.index("final"):
             count = 1 + len(self.config.final.baselines)
-            found.append(("final", count, "models", float(count * self.config.final.num_tokens)))
+            found.append(
+                ("final", count, "model" if count == 1 else "models", float(count * self.config.final.num_tokens))
+            )
         return found
 
     def _looked(self) -> tuple[Sequence[TrainJob], float | None, float | None]:
-        """Models to train, tokens a second of those that are trained, and seconds a proxy, by the run's records."""
+        """Return models to train, tokens a second of those that are trained, and seconds a proxy, by the run's
+        records.
+        """
         now = time.monotonic()
         if self._seen is None or now - self._seen[0] > _KEPT_S:
             self._seen = (now, _untrained(self.config), _training_pace(self.config), _proxy_s(self.config))

@@ -1,5 +1,6 @@
 """The stages of a run in order, what each waits for, and what of it is done, by the stages' own fingerprints."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -7,13 +8,16 @@ from nemo_demix.artifacts import is_done, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.config.stages import STAGES
+from nemo_demix.errors import DatasetError
 from nemo_demix.fidelity.record import fidelity_path, load_fidelity
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.identity import final_fingerprint, final_shares, verify_fingerprint
-from nemo_demix.training.jobs import TrainJob, final_jobs
+from nemo_demix.training.jobs import TrainJob
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class PipelineStage:
 
 
 def pipeline(config: DemixConfig) -> list[PipelineStage]:
-    """The stages that this run has, each after those it waits for.
+    """Return the stages that this run has, each after those it waits for.
 
     What the search needs depends on its strategy: component models, or the base alone. A plain mixture needs neither,
     but only one stage at a time may hold the run, so it waits for the base too.
@@ -51,7 +55,7 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
     left_out: set[str] = set() if config.launch.verify else {"references", "verify"}
     if not strategy_of(config.search).mixes_components() and not config.launch.verify:
         left_out.add("components")
-    prepared = PreparedRun.find(config)
+    prepared = _prepared(config)
     stages = []
     for name, stage in STAGES.items():
         if name in left_out:
@@ -68,12 +72,21 @@ def pipeline(config: DemixConfig) -> list[PipelineStage]:
 
 
 def trained_jobs(stages: Sequence[PipelineStage]) -> list[TrainJob]:
-    """The base and the components that these stages train, where the data are prepared."""
+    """Return the base and the components that these stages train, where the data are prepared."""
     found: list[TrainJob] = []
     for stage in stages:
         if stage.name in ("base", "components") and (run := PreparedRun.find(stage.config)) is not None:
             found += (run.base,) if stage.name == "base" else run.components
     return found
+
+
+def _prepared(config: DemixConfig) -> PreparedRun | None:
+    """Find what `prepare` made; where an input is gone, as where it is another, all is to do: who looks is told."""
+    try:
+        return PreparedRun.find(config)
+    except DatasetError as error:
+        logger.warning("%s; what was made of it counts as to do", error)
+        return None
 
 
 def _models(config: DemixConfig, stage: str) -> tuple[str, ...] | None:
@@ -102,7 +115,7 @@ def _done(run: PreparedRun, stage: str) -> tuple[bool, ...]:
     if stage == "search" or not searched:
         return (searched,)
     mixture = read_json(path)
-    jobs = final_jobs(run.config, run.manifest, final_shares(run, mixture))
+    jobs = run.finals(final_shares(run, mixture))
     expected = final_fingerprint(run, mixture, jobs, load_fidelity(run))
     return (is_done(run.folder / "final" / "result.json", expected),)
 

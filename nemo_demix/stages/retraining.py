@@ -43,7 +43,7 @@ def confirm_retraining(config: DemixConfig, jobs: Sequence[TrainJob]) -> None:
 
 
 def cost_of(found: Sequence[Retraining]) -> str:
-    """The cost of all together: models, tokens, and time where every one has a pace to go by."""
+    """Return the cost of all together: models, tokens, and time where every one has a pace to go by."""
     tokens = sum(one.num_tokens for one in found)
     times = [one.wall_time_s for one in found if one.wall_time_s is not None]
     pace = f", about {sum(times):,.0f} s at their earlier pace" if len(times) == len(found) else ""

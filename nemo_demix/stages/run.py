@@ -44,7 +44,9 @@ def run_stages(config: DemixConfig) -> None:
 
 
 def spent(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What all calls took of each stage: one that found it done costs nothing, and takes nothing from what it cost."""
+    """Return what all calls took of each stage: one that found it done costs nothing, and takes nothing from what it
+    cost.
+    """
     parts = []
     for name in dict.fromkeys(row["stage"] for row in rows):
         some = [row for row in rows if row["stage"] == name]
@@ -72,7 +74,7 @@ def _final(config: DemixConfig) -> None:
 
 
 def _train(config: DemixConfig) -> None:
-    """The base, and the components where the strategy merges them."""
+    """Train the base, and the components where the strategy merges them."""
     from nemo_demix.prepared import PreparedRun
     from nemo_demix.search.strategies import strategy_of
     from nemo_demix.stages.models import train_all_components, train_jobs_if_needed

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.checkpoints.identity import checkpoint_identity
+from nemo_demix.checkpoints.saved import checkpoint_fingerprint
 from nemo_demix.config import DemixConfig
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.prepared import PreparedRun
@@ -32,7 +32,7 @@ def score_stage(config: DemixConfig) -> None:
         return
     if config.score.checkpoint is not None:
         path = Path(config.score.checkpoint)
-        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_identity(path))]
+        targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_fingerprint(path))]
     else:
         targets = [score_target(job) for job in (run.base, *run.components)]
     todo = targets_to_score(run, targets)
@@ -45,12 +45,14 @@ def score_stage(config: DemixConfig) -> None:
 
 
 def score_target(job: TrainJob) -> ScoreTarget:
-    """A trained model as something to score."""
+    """Return a trained model as something to score."""
     return ScoreTarget(f"{job.role}_{job.name}", job.checkpoint, job.fingerprint)
 
 
 def targets_to_score(run: PreparedRun, targets: list[ScoreTarget]) -> list[dict[str, Any]]:
-    """The targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores first."""
+    """Return the targets that ranks have still to score, as a task's plain values; `force=true` forgets their scores
+    first.
+    """
     if run.config.force:
         for target in targets:
             target.forget(run.config)

@@ -48,7 +48,7 @@ def search_stage(config: DemixConfig) -> None:
 
 
 def _search(run: PreparedRun) -> None:
-    """The search, and how far its mixture is to be trusted."""
+    """Search, and judge how far the mixture is to be trusted."""
     config, fidelity = run.config, load_fidelity(run)
     shown = fidelity.get("benchmarks", {}).get("residual_std", {}) if fidelity else {}
     noise = Noise(macro_seeds_std(fidelity), {kind: stds["macro"] for kind, stds in shown.items()})

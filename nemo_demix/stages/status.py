@@ -28,7 +28,7 @@ _STALE_S = 900.0  # files that have not grown for so long are of nothing that ru
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """How far work is."""
 
     text: str
@@ -59,7 +59,7 @@ def status_stage(config: DemixConfig) -> None:
 
 
 def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
-    """All stages as a table, and whether they are done."""
+    """Return all stages as a table, and whether they are done."""
     log = job_log(config)
     table = Table(title=escape(f"{config.run_dir}"), title_justify="left")
     for heading in ("stage", "state", "jobs", "progress", "ETA"):
@@ -83,7 +83,7 @@ def _overview(config: DemixConfig) -> tuple[RenderableType, bool]:
 
 
 def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
-    """What the jobs of a stage are doing, and their names: of each model the last job that was submitted."""
+    """Return what the jobs of a stage are doing, and their names: of each model the last job that was submitted."""
     states: Counter[str] = Counter()
     names: dict[str, list[str]] = {}
     indices: Sequence[int | None] = (None,) if stage.models is None else range(len(stage.models))
@@ -108,36 +108,36 @@ def stage_jobs(stage: PipelineStage, log: JobLog) -> tuple[str, str]:
     return ", ".join(f"{count} {state}" for state, count in states.items()), jobs
 
 
-def stage_progress(stage: PipelineStage) -> Progress:
-    """How far a stage is, by its files."""
+def stage_progress(stage: PipelineStage) -> StageProgress:
+    """Return how far a stage is, by its files."""
     config = stage.config
     if stage.is_done:
-        return Progress("" if stage.models is None else f"{len(stage.models)} models")
+        return StageProgress("" if stage.models is None else f"{len(stage.models)} models")
     if (role := STAGES[stage.name].role) is not None:
         folder = config.run_dir / "models" / role
         names = stage.models or (("base",) if stage.name == "base" else _folders(folder))
         return _of_models([folder / name for name in names])
     if stage.name == "search":
         return _of_search(config)
-    return Progress("")
+    return StageProgress("")
 
 
 def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def _of_models(folders: Sequence[Path]) -> Progress:
-    """Steps of the models that are being trained; several at a time end when the last of them does."""
+def _of_models(folders: Sequence[Path]) -> StageProgress:
+    """Return steps of the models that are being trained; several at a time end when the last of them does."""
     parts = [found for folder in folders if (found := model_progress(folder)) is not None]
     done = sum((folder / "record.json").exists() for folder in folders)
     trained = f"{done}/{len(folders)} models" if len(folders) > 1 else ""
     text = ", ".join(filter(None, (trained, *(part.text for part in parts))))
     times = [part.remaining_s for part in parts if part.remaining_s is not None]
-    return Progress(text, max(times, default=None) if len(parts) + done == len(folders) else None)
+    return StageProgress(text, max(times, default=None) if len(parts) + done == len(folders) else None)
 
 
-def model_progress(folder: Path) -> Progress | None:
-    """Steps done of a model that is being trained, and the time that the others need; None where none is.
+def model_progress(folder: Path) -> StageProgress | None:
+    """Return steps done of a model that is being trained, and the time that the others need; None where none is.
 
     The pace is that since the training was started last, from the checkpoint that it resumed from.
     """
@@ -153,20 +153,20 @@ def model_progress(folder: Path) -> Progress | None:
     since = (started, max(before, default=0)) if before or not saved else min(saved)
     runs = step > since[1] and now > since[0] and not _is_stale(losses)
     pace = (now - since[0]) / (step - since[1]) if runs else None
-    return Progress(f"{folder.name} step {step:,}/{total:,}", pace * (total - step) if pace is not None else None)
+    return StageProgress(f"{folder.name} step {step:,}/{total:,}", pace * (total - step) if pace is not None else None)
 
 
-def _of_search(config: DemixConfig) -> Progress:
-    """Proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
+def _of_search(config: DemixConfig) -> StageProgress:
+    """Return proxies scored by the configuration that scored the last one; the others may be of an earlier one."""
     path = config.run_dir / "search" / "scores.jsonl"
     rows = of_last_search(read_rows(path))
     if not rows:
-        return Progress("")
+        return StageProgress("")
     total = strategy_of(config.search).num_proxies(config.search)
     recent = [row.wall_time_s for row in rows[-_RECENT_PROXIES:]]
     left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
     remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)
-    return Progress(f"{len(rows)}/{total} proxies", remaining_s)
+    return StageProgress(f"{len(rows)}/{total} proxies", remaining_s)
 
 
 def _is_stale(path: Path) -> bool:
@@ -174,7 +174,7 @@ def _is_stale(path: Path) -> bool:
 
 
 def _last_step(losses: Path) -> int:
-    """The step of the last whole line; the file has a line a step, so only its end is read."""
+    """Return the step of the last whole line; the file has a line a step, so only its end is read."""
     with open(losses, "rb") as file:
         file.seek(max(0, losses.stat().st_size - 4096))
         lines = file.read().split(b"\n")[:-1]

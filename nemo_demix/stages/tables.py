@@ -19,7 +19,7 @@ _MEANING = {
 
 
 def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[str, Any], cost: dict[str, Any]) -> None:
-    """What was chosen, what was predicted, what was measured, and whether it beats the baselines."""
+    """Print what was chosen, what was predicted, what was measured, and whether it beats the baselines."""
     console = Console(width=118)
     console.print(_mixture_table(manifest, mixture))
     for line in _edges(mixture):
@@ -38,9 +38,9 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
 
 
 def _edges(mixture: dict[str, Any]) -> list[str]:
-    """What the components cannot stand for, where the mixture is at the end of it."""
+    """Return what the components cannot stand for, where the mixture is at the end of it."""
     lines = []
-    for edge in mixture["reach"]:
+    for edge in mixture.get("reach", ()):  # earlier releases did not look
         line = (
             f"{edge['dataset']} has the {edge['bound']} share that these components can stand for "
             f"({100 * edge['share']:.1f} %)."
@@ -129,7 +129,9 @@ def _score_table(mixture: dict[str, Any], result: dict[str, Any]) -> Table:
 
 
 def _macro(scores: dict[str, Any], capabilities: dict[str, Any]) -> str:
-    """The mean over all capabilities; none where some are not known, as a mean over fewer compares with nothing."""
+    """Return the mean over all capabilities; none where some are not known, as a mean over fewer compares with
+    nothing.
+    """
     if set(scores) != set(capabilities):
         return "-"
     return f"{sum(score['score'] for score in scores.values()) / len(scores):.4f}"

@@ -15,7 +15,7 @@ def judge(
     cross_validation: CrossValidation | Mapping[str, Any] | None,
     fidelity: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The report of `trust_report`; a mixture that rests on no component is not asked about them.
+    """Return the report of `trust_report`; a mixture that rests on no component is not asked about them.
 
     Args:
         proxy: What the mixture was chosen by, as in `mixture.json`.

@@ -126,7 +126,8 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
 def trained_targets(
     config: DemixConfig, references: Sequence[Reference], jobs: Sequence[TrainJob]
 ) -> dict[int, dict[str, ScoreTarget]]:
-    """The references' earlier checkpoints, which serve as proxies trained on fewer tokens: by tokens and mixture.
+    """Return the references' earlier checkpoints, which serve as proxies trained on fewer tokens: by tokens and
+    mixture.
 
     Raises:
         ConfigError: if a share comes to all steps of a reference.

@@ -63,7 +63,8 @@ def build(key: str, config: TaskConfig, allow_code: bool, folders: tuple[Path, .
 
 
 def build_saved(key: str, config: TaskConfig, allow_code: bool, record: TaskRecord) -> BuiltTask:
-    """A task, group or tag on the documents that `prepare` wrote, inside `environment.harness()`; no network is used.
+    """Return a task, group or tag on the documents that `prepare` wrote, inside `environment.harness()`; no network is
+    used.
 
     Raises:
         ConfigError: as `build`.
@@ -88,19 +89,19 @@ def build_saved(key: str, config: TaskConfig, allow_code: bool, record: TaskReco
 
 
 def scored_split(task: Any) -> str | None:
-    """The split whose documents are scored; None: a class of its own decides."""
+    """Return the split whose documents are scored; None: a class of its own decides."""
     return task.config.test_split or task.config.validation_split
 
 
 def shots_split(task: Any) -> str | None:
-    """The split that few-shot examples come from; None: none, or they are part of the definition."""
+    """Return the split that few-shot examples come from; None: none, or they are part of the definition."""
     if not task.config.num_fewshot or task.fewshot_cfg.samples is not None:
         return None
     return task.fewshot_cfg.split or task.config.training_split or task.config.validation_split
 
 
 def document_text(task: Any, doc: Mapping[str, Any]) -> str:
-    """A document's question and right answer as one text, for the overlap with training data; without shots."""
+    """Return a document's question and right answer as one text, for the overlap with training data; without shots."""
     question, answer = task.doc_to_text(doc), task.doc_to_target(doc)
     choices = task.doc_to_choice(doc) if getattr(task.config, "doc_to_choice", None) is not None else None
     if isinstance(question, int) and choices is not None:
@@ -113,7 +114,7 @@ def document_text(task: Any, doc: Mapping[str, Any]) -> str:
 
 
 def _load(key: str, manager: Any, spec: str) -> Any:
-    """A task, a group or a tag; the harness's own complaints name no key of the configuration."""
+    """Return a task, a group or a tag; the harness's own complaints name no key of the configuration."""
     try:
         return manager.load([spec])
     except (KeyError, ValueError, TypeError, AttributeError, ImportError, AssertionError) as error:

@@ -16,17 +16,18 @@ _MAX_PATH = 4096
 
 
 def own_tasks() -> list[str]:
-    """The names of our tasks."""
+    """Return the names of our tasks."""
     return sorted(path.stem for path in DEFINITIONS.glob("demix_*.yaml"))
 
 
 def is_file(name: str) -> bool:
-    """Whether a task is named by its YAML file."""
+    """Return whether a task is named by its YAML file."""
     return name.endswith((".yaml", ".yml"))
 
 
 def definition_identity(path: Path) -> dict[str, Any]:
-    """What a YAML file of the user's defines: its content with what it includes, and the functions that it names.
+    """Return what a YAML file of the user's defines: its content with what it includes, and the functions that it
+    names.
 
     Raises:
         ConfigError: if it is absent or no definition.
@@ -38,7 +39,7 @@ def definition_identity(path: Path) -> dict[str, Any]:
 
 
 def find(key: str, name: str) -> Any:
-    """The harness's `TaskManager` that knows the task.
+    """Return the harness's `TaskManager` that knows the task.
 
     Args:
         key: Key in the configuration, for the message.
@@ -63,14 +64,14 @@ def find(key: str, name: str) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def manager(folders: tuple[Path, ...]) -> Any:
-    """A `TaskManager` of the definitions in some folders alone."""
+    """Return a `TaskManager` of the definitions in some folders alone."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=False, include_path=list(folders))
 
 
 def recorded_folders(folders: Iterable[Path]) -> list[str]:
-    """Folders as a record keeps them: those of the harness relative to where it is installed."""
+    """Return folders as a record keeps them: those of the harness relative to where it is installed."""
     stock = _stock_folder()
     return sorted(
         {
@@ -82,7 +83,7 @@ def recorded_folders(folders: Iterable[Path]) -> list[str]:
 
 
 def folders_of(recorded: Iterable[str]) -> tuple[Path, ...]:
-    """The folders of a record, here; ours are always among them."""
+    """Return the folders of a record, here; ours are always among them."""
     stock = _stock_folder()
     others = [
         stock / name.removeprefix(f"{_STOCK}:") if name.startswith(f"{_STOCK}:") else Path(name) for name in recorded
@@ -91,7 +92,7 @@ def folders_of(recorded: Iterable[str]) -> tuple[Path, ...]:
 
 
 def definition_folders(manager: Any, built: Any) -> set[Path]:
-    """The folders of all definitions that a built task, group or tag was put together from."""
+    """Return the folders of all definitions that a built task, group or tag was put together from."""
     groups, tasks = built["groups"].values(), built["tasks"].values()
     sources = [(task.config.metadata or {}).get("config_source") for task in tasks if hasattr(task, "config")]
     entries = [manager.task_index.get(name) for name in (*built["tasks"], *(group.name for group in groups))]
@@ -100,7 +101,9 @@ def definition_folders(manager: Any, built: Any) -> set[Path]:
 
 
 def spec(name: str) -> str:
-    """What the harness's `TaskManager` is asked for; a group is asked for by its name, even where it is a file."""
+    """Return what the harness's `TaskManager` is asked for; a group is asked for by its name, even where it
+    is a file.
+    """
     if not is_file(name):
         return name
     path = Path(name).absolute()
@@ -117,7 +120,7 @@ def _file_manager(path: Path) -> Any:
 
 
 def _is_whole(name: str, manager: Any) -> bool:
-    """Whether all that a group names is in the index, and so on in the groups that it names."""
+    """Return whether all that a group names is in the index, and so on in the groups that it names."""
     entry = manager.task_index.get(name)
     if entry is None:
         return False

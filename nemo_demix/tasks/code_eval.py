@@ -15,7 +15,7 @@ class CodeEval:
     def compute(
         self, *, predictions: Sequence[Sequence[str]], references: Sequence[str], k: Sequence[int] = (1, 10, 100)
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """The share of problems solved by one of k candidates.
+        """Return the share of problems solved by one of k candidates.
 
         Args:
             predictions: Candidate programs, by problem.
@@ -43,7 +43,7 @@ class CodeEval:
 
 
 def _pass_at(size: int, total: int, passed: int) -> float:
-    """The chance that one of `size` candidates, drawn from `total` of which some passed, is one that did."""
+    """Return the chance that one of `size` candidates, drawn from `total` of which some passed, is one that did."""
     if total - passed < size:
         return 1.0
     return float(1.0 - np.prod(1.0 - size / np.arange(total - passed + 1, total + 1)))

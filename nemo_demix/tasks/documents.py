@@ -22,13 +22,13 @@ class SavedSplits(dict[str, Any]):
 
 
 def task_label(task: Any) -> str:
-    """The name that a task's documents are kept under, even while it is being built."""
+    """Return the name that a task's documents are kept under, even while it is being built."""
     config = getattr(task, "_config", None)
     return getattr(config, "task", None) or type(task).__name__
 
 
 def documents_text(documents: Mapping[tuple[str, str], tuple[dict[str, Any] | None, Iterable[Any]]]) -> str:
-    """All lines of a file of documents.
+    """Return all lines of a file of documents.
 
     Args:
         documents: The features of a dataset of the hub (else None) and the documents, by task and split.
@@ -82,7 +82,7 @@ def read_documents(path: Path) -> dict[str, SavedSplits]:
 
 
 def dataset_of(rows: list[dict[str, Any]], place: str, features: Any = None) -> Any:
-    """Documents as a `datasets.Dataset` in memory.
+    """Return documents as a `datasets.Dataset` in memory.
 
     Raises:
         DatasetError: if a field holds values of different types.

@@ -12,7 +12,7 @@ _NO_ANSWER = "[invalidanswer]"  # of minerva's get_unnormalized_answer
 
 
 def gsm8k_shots() -> list[dict[str, Any]]:
-    """The eight worked examples of the harness's `gsm8k_cot`."""
+    """Return the eight worked examples of the harness's `gsm8k_cot`."""
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -21,12 +21,12 @@ def gsm8k_shots() -> list[dict[str, Any]]:
 
 
 def math_shots() -> list[dict[str, Any]]:
-    """The four worked examples of the harness's `minerva_math_*`."""
+    """Return the four worked examples of the harness's `minerva_math_*`."""
     return _minerva().list_fewshot_samples()
 
 
 def math_answer(solution: str) -> str:
-    """The normalised content of a solution's last box.
+    """Return the normalised content of a solution's last box.
 
     Raises:
         ValueError: if it has none.
@@ -50,7 +50,7 @@ def math_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def _minerva() -> ModuleType:
-    """The harness's functions for MATH.
+    """Return the harness's functions for MATH.
 
     They ask at import for the release of antlr that sympy's own reader of LaTeX needs, which is not used here:
     math-verify brings another one, that reads with the release that omegaconf needs too.

@@ -25,7 +25,7 @@ class Judge:
         self.num_asked = 0  # times that an answer was not known
 
     def verdict(self, kind: str, question: Question) -> bool:
-        """The answer where it is known; else the question is noted, and the answer is no."""
+        """Return the answer where it is known; else the question is noted, and the answer is no."""
         known = self._answers.get(kind, {})
         if question not in known:
             self.num_asked += 1
@@ -56,5 +56,5 @@ def judged_by(judge: Judge | None) -> Iterator[None]:
 
 
 def verdict(kind: str, *question: str) -> bool:
-    """What the current judge says; no, where there is none."""
+    """Return what the current judge says; no, where there is none."""
     return _current is not None and _current.verdict(kind, question)

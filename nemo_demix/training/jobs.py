@@ -5,17 +5,18 @@ before any rank is started.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record, read_json
-from nemo_demix.checkpoints.identity import checkpoint_identity
+from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record
+from nemo_demix.checkpoints.saved import checkpoint_fingerprint
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
+from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.steps import step_folder
 from nemo_demix.training.parts import Part, dataset_parts
 
@@ -68,7 +69,7 @@ class TrainJob:
         return (self.adopt or self.step_folder(self.num_steps)).resolve()
 
     def step_folder(self, step: int) -> Path:
-        """Where the checkpoint after `step` optimizer steps lies."""
+        """Return where the checkpoint after `step` optimizer steps lies."""
         return step_folder(self.checkpoints, step, self.backend)
 
     @property
@@ -83,12 +84,12 @@ class TrainJob:
 
 
 def model_folder(config: DemixConfig, role: str, name: str) -> Path:
-    """`runs/<name>/models/<role>/<model name>`."""
+    """Return `runs/<name>/models/<role>/<model name>`."""
     return config.run_dir / "models" / role / name
 
 
 def load_model(job: TrainJob) -> ModelRecord:
-    """The record of a trained model.
+    """Return the record of a trained model.
 
     Raises:
         ConfigError: if it is not trained yet, or by another configuration.
@@ -101,7 +102,7 @@ def load_model(job: TrainJob) -> ModelRecord:
 
 
 def component_blend(config: DemixConfig, name: str) -> dict[str, float]:
-    """The blend component `name` is trained on: beta general and the rest its own dataset (DeMix §3)."""
+    """Return the blend component `name` is trained on: beta general and the rest its own dataset (DeMix §3)."""
     settings = config.components
     if name in settings.blends:
         return check_simplex(settings.blends[name], list(config.datasets), f"components.blends.{name}")
@@ -112,7 +113,7 @@ def component_blend(config: DemixConfig, name: str) -> dict[str, float]:
 
 
 def beta_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with what all components share: which dataset is the general one, and its share."""
+    """Yield what is wrong with what all components share: which dataset is the general one, and its share."""
     settings = config.components
     if settings.general not in config.datasets:
         yield ConfigError(
@@ -124,7 +125,7 @@ def beta_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def blend_matrix(config: DemixConfig) -> BlendMatrix:
-    """The blend each component is trained on, as the matrix that turns merge weights into data shares."""
+    """Return the blend each component is trained on, as the matrix that turns merge weights into data shares."""
     blends = {name: component_blend(config, name) for name in config.datasets}
     return BlendMatrix.from_blends(blends, list(config.datasets))
 
@@ -132,7 +133,8 @@ def blend_matrix(config: DemixConfig) -> BlendMatrix:
 def blend_paths(
     blend: Mapping[str, float], manifest: DataManifest, split: str, parts: Mapping[str, Part] | None = None
 ) -> list[str]:
-    """Megatron's data-path list of a split (train | heldout): weight prefix weight prefix ...; one prefix stands alone.
+    """Return Megatron's data-path list of a split (train | heldout): weight prefix weight prefix ...; one prefix stands
+    alone.
 
     Args:
         parts: What to take in the place of whole training sets, by dataset name.
@@ -154,14 +156,14 @@ def blend_paths(
 
 
 def base_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
-    """The shared base model."""
+    """Return the shared base model."""
     blend = config.base.blend or {config.components.general: 1.0}
     return _job(config, manifest, "base", "base", config.base, blend, None, config.base.checkpoint)
 
 
-def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
-    """One component model a candidate dataset, each continued from the base."""
-    settings, base = config.components, base_job(config, manifest)
+def component_jobs(config: DemixConfig, manifest: DataManifest, base: TrainJob) -> list[TrainJob]:
+    """Return one component model a candidate dataset, each continued from the base."""
+    settings = config.components
     refuse(component_name_errors(config))
     return [
         _job(
@@ -173,7 +175,7 @@ def component_jobs(config: DemixConfig, manifest: DataManifest) -> list[TrainJob
 
 
 def component_name_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Brought components, and blends of such, that are of no dataset."""
+    """Yield errors for brought components, and blends of such, that are of no dataset."""
     for section in ("checkpoints", "blends"):
         for name in getattr(config.components, section):
             if name not in config.datasets:
@@ -184,7 +186,7 @@ def component_name_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def blend_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the shares that models are trained on, as far as the configuration gives them."""
+    """Yield what is wrong with the shares that models are trained on, as far as the configuration gives them."""
     datasets = list(config.datasets)
     yield from beta_errors(config)
     yield from component_name_errors(config)
@@ -197,34 +199,37 @@ def blend_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def reference_settings(config: DemixConfig) -> ReferenceConfig:
-    """The references' budget and schedule: what is not set is as for the components."""
+    """Return the references' budget and schedule: what is not set is as for the components."""
     settings, components = config.reference, config.components
     return replace(
         settings, num_tokens=settings.num_tokens or components.num_tokens, max_lr=settings.max_lr or components.max_lr
     )
 
 
-def reference_job(config: DemixConfig, manifest: DataManifest) -> TrainJob:
-    """A model trained on the one mixture that `reference.name` and `reference.shares` give."""
+def reference_job(config: DemixConfig, manifest: DataManifest, base: TrainJob) -> TrainJob:
+    """Return a model trained on the one mixture that `reference.name` and `reference.shares` give."""
     settings = reference_settings(config)
     if not settings.name or not settings.shares:
         raise ConfigError(
             "train role=reference: set reference.name, reference.shares; or run `nemo-demix verify`, which draws some"
         )
-    base = base_job(config, manifest)
     return _job(config, manifest, "reference", settings.name, settings, settings.shares, base, None)
 
 
 def reference_jobs(
-    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]], seeds: Mapping[str, int]
+    config: DemixConfig,
+    manifest: DataManifest,
+    base: TrainJob,
+    shares: Mapping[str, Mapping[str, float]],
+    seeds: Mapping[str, int],
 ) -> list[TrainJob]:
-    """The references of `verify`: one a mixture and seed, with the checkpoints that serve as trained proxies.
+    """Return the references of `verify`: one a mixture and seed, with the checkpoints that serve as trained proxies.
 
     Args:
         shares: Data shares, by reference name.
         seeds: Seeds of the data order, by reference name.
     """
-    settings, base = reference_settings(config), base_job(config, manifest)
+    settings = reference_settings(config)
     kept = [round(share * settings.num_tokens) for share in config.verify.trained_shares]
     settings = replace(settings, keep_tokens=sorted({*settings.keep_tokens, *kept}))
     return [
@@ -234,7 +239,8 @@ def reference_jobs(
 
 
 def proxy_settings(config: DemixConfig, num_proxies: int) -> TrainedProxiesConfig:
-    """The budget and schedule of each of so many trained proxies: the components' tokens in all, shared between them.
+    """Return the budget and schedule of each of so many trained proxies: the components' tokens in all, shared between
+    them.
 
     Raises:
         ConfigError: if there is no proxy to share them between.
@@ -246,49 +252,27 @@ def proxy_settings(config: DemixConfig, num_proxies: int) -> TrainedProxiesConfi
     return replace(settings, num_tokens=settings.num_tokens or shared, max_lr=settings.max_lr or components.max_lr)
 
 
-def proxy_job(config: DemixConfig, manifest: DataManifest, shares: Mapping[str, float], num_proxies: int) -> TrainJob:
-    """A proxy trained on data shares, one of `num_proxies`; named after its shares: the same are trained once."""
+def proxy_job(
+    config: DemixConfig, manifest: DataManifest, base: TrainJob, shares: Mapping[str, float], num_proxies: int
+) -> TrainJob:
+    """Return a proxy trained on data shares, one of `num_proxies`; named after its shares: the same are
+    trained once.
+    """
     given = check_simplex(shares, list(manifest.datasets), "data shares of a trained proxy")
     blend = {dataset: share for dataset, share in given.items() if share > 0}
     name = f"p_{fingerprint(shares=blend)[:8]}"
-    settings, base = proxy_settings(config, num_proxies), base_job(config, manifest)
-    return _job(config, manifest, "proxy", name, settings, blend, base, None)
+    return _job(config, manifest, "proxy", name, proxy_settings(config, num_proxies), blend, base, None)
 
 
 def final_jobs(
-    config: DemixConfig, manifest: DataManifest, shares: Mapping[str, Mapping[str, float]]
+    config: DemixConfig, manifest: DataManifest, base: TrainJob, shares: Mapping[str, Mapping[str, float]]
 ) -> list[TrainJob]:
-    """The final run on the chosen mixture, and the baselines beside it, by name."""
-    base = base_job(config, manifest)
+    """Return the final run on the chosen mixture, and the baselines beside it, by name."""
     return [_job(config, manifest, "final", name, config.final, blend, base, None) for name, blend in shares.items()]
 
 
-def select_jobs(config: DemixConfig, manifest: DataManifest, role: str, names: list[str] | None) -> list[TrainJob]:
-    """The jobs of a role, or those of the given names.
-
-    Raises:
-        DemixError: if the role is `final` and no mixture was chosen yet.
-    """
-    builders: dict[str, Callable[[], list[TrainJob]]] = {
-        "base": lambda: [base_job(config, manifest)],
-        "component": lambda: component_jobs(config, manifest),
-        "reference": lambda: _references(config, manifest),
-        "final": lambda: final_jobs(config, manifest, read_json(config.run_dir / "final" / "shares.json")),
-    }
-    return [job for job in builders[role]() if names is None or job.name in names]
-
-
-def _references(config: DemixConfig, manifest: DataManifest) -> list[TrainJob]:
-    path = config.run_dir / "verify" / "references.json"
-    if config.reference.name or not path.exists():
-        return [reference_job(config, manifest)]
-    rows = read_json(path)
-    shares = {row["name"]: row["data_shares"] for row in rows}
-    return reference_jobs(config, manifest, shares, {row["name"]: row["seed"] for row in rows})
-
-
 def batch_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """A batch that does not divide over micro-batches and data-parallel ranks."""
+    """Yield errors for a batch that does not divide over micro-batches and data-parallel ranks."""
     train, data = config.train, config.parallel.data
     per_step = train.micro_batch_size * data
     if per_step > 0 and train.global_batch_size % per_step:
@@ -299,7 +283,7 @@ def batch_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def budget_errors(config: DemixConfig, role: str, settings: RoleConfig) -> Iterator[DemixError]:
-    """A budget of less than a step, or checkpoints kept beyond its end.
+    """Yield errors for a budget of less than a step, or checkpoints kept beyond its end.
 
     Args:
         role: The role that the settings are of, for the message.
@@ -325,13 +309,14 @@ def _job(
     start: TrainJob | None,
     adopt: str | None,
 ) -> TrainJob:
-    """A job from a role's settings and a blend.
+    """Return a job from a role's settings and a blend.
 
     Raises:
         ConfigError: if the budget is below one step, or a kept token count is not within it.
         MixtureError: if the blend is not on the simplex of the datasets.
         CheckpointError: if a checkpoint to adopt is not there.
     """
+    refuse(backend_errors(config))
     refuse(batch_errors(config))
     refuse(budget_errors(config, role, settings))
     shares = check_simplex(blend, list(manifest.datasets), f"blend of {role}/{name}")
@@ -358,7 +343,7 @@ def _job(
         "start": start.fingerprint if start else None,
         "load_optimizer": settings.load_optimizer,
         "save_optimizer": save_optimizer,
-        "adopt": checkpoint_identity(Path(adopt)) if adopt else None,
+        "adopt": checkpoint_fingerprint(Path(adopt)) if adopt else None,
         "seed": seed,
     }
     if parts:

@@ -20,7 +20,8 @@ class Part:
 
 
 def dataset_parts(config: DemixConfig, manifest: DataManifest, blend: Mapping[str, float]) -> dict[str, Part]:
-    """The datasets of a component's blend that it is shown a part of: what `components.epochs` passes over are made of.
+    """Return the datasets of a component's blend that it is shown a part of: what `components.epochs` passes over are
+    made of.
 
     A part is named after all that can change it: components that are shown as much of a dataset share one, and
     Megatron, which keeps what it has worked out of a file by the file's name, never meets another text under it.

@@ -51,7 +51,7 @@ def _retraining(job: TrainJob) -> Retraining:
 
 
 def changed_inputs(earlier: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """What differs between the inputs of two trainings, by the names that a user knows it by."""
+    """Yield what differs between the inputs of two trainings, by the names that a user knows it by."""
     for key in {**earlier, **now}:
         if earlier.get(key) == now.get(key):
             continue

@@ -16,8 +16,8 @@ import torch
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, is_done, read_json_lines, write_json
 from nemo_demix.checkpoints.checksums import write_checksums
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.reader import relative_distance
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.backend import Diverged, Training, backend_of
@@ -51,7 +51,7 @@ def train_jobs(config: DemixConfig, manifest: DataManifest, jobs: Sequence[Train
 
 
 def as_training(config: DemixConfig, manifest: DataManifest, job: TrainJob) -> Training:
-    """A job as its back end is asked for it. What it starts or resumes from it finds in `job.vetted`."""
+    """Return a job as its back end is asked for it. What it starts or resumes from it finds in `job.vetted`."""
     step, source = _source(job)
     every = job.checkpoint_every_steps
     return Training(
@@ -76,7 +76,9 @@ def as_training(config: DemixConfig, manifest: DataManifest, job: TrainJob) -> T
 
 
 def _source(job: TrainJob) -> tuple[int, Path | None]:
-    """The steps that are done, and the checkpoint to go on from: the run's own newest, or the job's start, or none."""
+    """Return the steps that are done, and the checkpoint to go on from: the run's own newest, or the job's start, or
+    none.
+    """
     step, resume = latest_checkpoint(job.checkpoints, job.backend)
     return (step, resume) if resume is not None else (0, job.start)
 
@@ -137,7 +139,9 @@ def _carry_out(
 
 
 def _last_loss(training: Training) -> float | None:
-    """The loss of the last step, as the process that made it wrote it down; None where it did not come to that."""
+    """Return the loss of the last step, as the process that made it wrote it down; None where it did not come
+    to that.
+    """
     rows = read_json_lines(training.losses) if training.losses.exists() else []
     return next((row["loss"] for row in reversed(rows) if row["step"] == training.num_steps), None)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import nemo_demix
 from nemo_demix.errors import CheckpointError, ConfigError, MixtureError
+from nemo_demix.scoring.identity import JudgedScore
 from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog
 from tests.helpers import REPOSITORY, merge_checkpoints, run_cli
@@ -48,14 +50,24 @@ def test_commands_take_a_run_of_an_earlier_release(tmp_path: Path) -> None:
 def test_rows_of_an_earlier_release_hold_for_what_they_were_scored_with(tmp_path: Path) -> None:
     text = (OLD / "search/scores.jsonl").read_text()
     stored = json.loads(text.splitlines()[0])
-    parts = {name: stored[name] for name in ("components", "merge", "groups")}
-    identity = ProxyIdentity("merge", **parts, needed=tuple(stored["groups"]), uses_all=False)
+    benchmarks = nemo_demix.Run.load(OLD).config.suite.benchmarks
+    averaged = {f"benchmark/{name}": JudgedScore(one.capability) for name, one in benchmarks.items()}
+    identity = ProxyIdentity(
+        "merge",
+        stored["components"],
+        stored["merge"],
+        stored["groups"],
+        tuple(averaged),
+        uses_all=False,
+        averaged=averaged,
+    )
+    assert identity.fingerprint == stored["fingerprint"]
     (tmp_path / "scores.jsonl").write_text(text)
     log = ScoreLog(tmp_path / "scores.jsonl", identity)
     assert log.find(stored["merge_weights"]) == ProxyRow.from_json(stored)
     assert len(log.rows()) == 3
     other = {**stored["components"], "math_1": "another"}
-    changed = ProxyIdentity("merge", **{**parts, "components": other}, needed=tuple(stored["groups"]), uses_all=False)
+    changed = replace(identity, components=other)
     assert ScoreLog(tmp_path / "scores.jsonl", changed).rows() == []
 
 

@@ -236,6 +236,7 @@ WRONG: dict[str, Any] = {
     "final.checkpoint": "/nowhere",
     "final.baselines": ["proportionate"],
     "launch.through": "slurmy",
+    "launch.executor": "dokcer",
     "launch.site": "/nowhere.env",
     "launch.max_parallel": -1,
     "launch.verify": "maybe",

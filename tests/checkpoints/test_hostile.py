@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import json
+import os
 import pickle
 import sys
 import zipfile
@@ -17,8 +19,10 @@ import torch.distributed.checkpoint as dcp
 from fiddle._src.experimental import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isal.isal_zlib import crc32
 
 from nemo_demix.checkpoints import pickled
+from nemo_demix.checkpoints.checksums import check_small_files, file_entry
 from nemo_demix.checkpoints.common_state import load_plain
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
@@ -27,6 +31,7 @@ from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
+from nemo_demix.merging.verify import check_files
 from nemo_demix.plain_yaml import parse_yaml
 from tests.hostile_checkpoints import (
     BOMBS,
@@ -312,6 +317,33 @@ def test_yaml_with_aliases_and_a_mark_is_read() -> None:
     }
     assert parse_yaml("a: !thing {x: 1}", unknown_tags=True) == {"a": None}
     assert parse_yaml("") is None
+
+
+def test_checksums_that_lead_elsewhere_are_not_followed(good: Path, tmp_path: Path) -> None:
+    checkpoint = planted(good, tmp_path / "c", tmp_path / "ran")
+    (tmp_path / "secret").write_text(SECRET)
+    entry = file_entry(len(SECRET), crc32(SECRET.encode()))  # so that reading it would find nothing wrong
+    os.mkfifo(checkpoint / "pipe")
+    for name in (
+        "../secret",
+        str(tmp_path / "secret"),
+        "context/../../secret",
+        "/dev/zero",
+        "pipe",
+        "",
+        "a\0b",
+        "x" * 5000,
+    ):
+        (checkpoint / "checksums.json").write_text(json.dumps({"files": {name: entry}, "objects": {}}))
+        with pytest.raises(CheckpointError) as caught:
+            check_small_files(detect(checkpoint))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(CheckpointError):
+            check_files(checkpoint, {"files": {name: entry}})  # as a merge's record lists them
+    for text in ("{", "[]", '{"files": 3}', '{"files": {"a": 1}}', '{"files": {}, "files": {}}', "9" * 6000, "null"):
+        (checkpoint / "checksums.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"checksums\.json: damaged"):
+            check_small_files(detect(checkpoint))
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(

@@ -13,9 +13,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from nemo_demix.checkpoints.architecture import Architecture
-from nemo_demix.checkpoints.identity import find_weights
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.saved import find_weights
 from nemo_demix.errors import CheckpointError
 from tests.helpers import fork_run, losses, merge_checkpoints, other, run_cli, run_program
 

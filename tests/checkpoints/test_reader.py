@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from nemo_demix.checkpoints.identity import find_weights, is_complete
 from nemo_demix.checkpoints.reader import CheckpointReader, relative_distance
+from nemo_demix.checkpoints.saved import find_weights, is_complete
 from nemo_demix.errors import CheckpointError
 
 

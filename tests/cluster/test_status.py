@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_demix.stages.status import model_progress
+from nemo_demix.artifacts import write_json
+from nemo_demix.stages.pipeline import pipeline
+from nemo_demix.stages.status import model_progress, status_stage
 from tests.helpers import on_terminal, run_cli
+from tests.report.runs import Run
 
 
 def training(folder: Path, step: int, started_s: float, saved: dict[int, float] | None = None) -> Path:
@@ -68,6 +71,21 @@ def test_without_slurm_files_say_what_they_know(tmp_path: Path, monkeypatch: pyt
         "no job of this run is queued or running"
         in run_cli("cancel", "--config-name", "smoke", f"runs_dir={tmp_path}").stderr
     )
+
+
+def test_where_an_input_has_changed_or_is_gone_all_is_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Run(tmp_path)
+    write_json(made.folder / "datasets/manifest.json", made.with_sources())
+    assert [stage.name for stage in pipeline(made.config) if stage.is_done] == ["prepare"]
+    text = tmp_path / "text.txt"
+    text.write_text("Another text.")
+    assert not any(stage.is_done for stage in pipeline(made.config))
+    text.unlink()
+    status_stage(made.config)
+    assert capsys.readouterr().out.count("to do") == len(pipeline(made.config))
+    assert f"datasets.general.sources[0].path: {text}: expected a file" in caplog.text
 
 
 WATCH = """

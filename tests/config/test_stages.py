@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from nemo_demix.cli import STAGES as COMMANDS
+from nemo_demix.cli import COMMANDS
 from nemo_demix.config.launch import LaunchJobsConfig
 from nemo_demix.config.stages import STAGE_OF, STAGES, STEPS
 

@@ -260,6 +260,22 @@ def test_a_planted_benchmark_item_is_reported(tmp_path: Path, sources: dict[str,
     assert all(times_of(config)[name] > time for name, time in times.items())
 
 
+def test_a_benchmark_that_goes_and_comes_back_costs_no_text_read_again(
+    tmp_path: Path, sources: dict[str, list[SourceConfig]]
+) -> None:
+    """What was measured stays known; the record that a run reads has the suite's benchmarks alone."""
+    words = sentence(7).split()
+    rows = [{"id": "planted", "context": " ".join(words[:20]), "gold": " " + " ".join(words[20:])}]
+    config = with_benchmark(make_config(tmp_path / "runs", sources), "bench", write_rows(tmp_path / "b.jsonl", rows))
+    before = prepare(config).datasets["prose"].overlap
+    times = times_of(config)
+    bench = config.suite.benchmarks.pop("bench")
+    assert prepare(config).datasets["prose"].overlap == {}
+    config.suite.benchmarks["bench"] = bench
+    assert prepare(config).datasets["prose"].overlap == before
+    assert times_of(config) == times
+
+
 @pytest.fixture
 def tokenizer_file(tmp_path: Path) -> Path:
     from tests.test_tokenizer import write_backend

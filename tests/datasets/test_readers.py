@@ -4,6 +4,7 @@ import json
 import lzma
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +161,23 @@ def test_parquet_errors_name_the_file_and_the_row(tmp_path: Path) -> None:
     path.write_bytes(b"not parquet at all, but long enough")
     with pytest.raises(DatasetError, match=r"a\.parquet: expected a parquet file"):
         list(read_file(str(path), "text"))
+
+
+def test_a_damaged_parquet_file_gives_whole_texts_or_one_error(tmp_path: Path) -> None:
+    path, rng = tmp_path / "a.parquet", np.random.default_rng(0)
+    pq.write_table(pa.table({"text": [f"page {number}" for number in range(200)]}), path)
+    whole, refused = path.read_bytes(), []
+    for number in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(len(data), size=3):
+            data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data if number % 3 else data[: int(rng.integers(len(data)))])
+        try:
+            assert all(isinstance(text, str) for text in read_file(str(path), "text"))
+        except DatasetError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(said.startswith(str(path)) and "\n" not in said for said in refused)
 
 
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path) -> None:

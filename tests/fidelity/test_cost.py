@@ -10,7 +10,6 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.fidelity.cost import cost_ledger
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.training.jobs import final_jobs
 from tests.helpers import fork_run
 
 
@@ -21,10 +20,8 @@ def parts(run: Path) -> tuple[DemixConfig, DataManifest]:
 
 def test_the_ledger_adds_up_what_the_records_say(smoke_run: Path) -> None:
     config, manifest = parts(smoke_run)
-    ledger = cost_ledger(
-        PreparedRun(config, manifest),
-        final_jobs(config, manifest, json.loads((smoke_run / "final/shares.json").read_text())),
-    )
+    prepared = PreparedRun(config, manifest)
+    ledger = cost_ledger(prepared, prepared.jobs("final"))
     stages = ledger["stages"]
     for stage, role in (("base", "base"), ("components", "component"), ("final", "final")):
         records = [json.loads(path.read_text()) for path in (smoke_run / "models" / role).glob("*/record.json")]
@@ -48,9 +45,8 @@ def test_the_ledger_adds_up_what_the_records_say(smoke_run: Path) -> None:
 def test_a_run_without_components_or_scores_has_a_ledger(smoke_run: Path, tmp_path: Path) -> None:
     run = fork_run(smoke_run, tmp_path, "models/component", "search/scores.jsonl") / "smoke"
     config, manifest = parts(run)
-    ledger = cost_ledger(
-        PreparedRun(config, manifest), final_jobs(config, manifest, json.loads((run / "final/shares.json").read_text()))
-    )
+    prepared = PreparedRun(config, manifest)
+    ledger = cost_ledger(prepared, prepared.jobs("final"))
     assert set(ledger["stages"]) == {"base", "final"}
     assert ledger["if_proxies_were_trained"] is None
     assert ledger["break_even_proxies"] is None

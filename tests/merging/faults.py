@@ -27,9 +27,9 @@ from nemo_demix.checkpoints.blob import find_payload
 from nemo_demix.checkpoints.checksums import CHECKSUMS, write_checksums
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.errors import DemixError
-from nemo_demix.merging.cohort import Cohort
 from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
 from nemo_demix.merging.methods import build_method
+from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan, make_plan
 from nemo_demix.merging.sources import open_sources
 from nemo_demix.ranks.lock import folder_lock
@@ -111,7 +111,7 @@ def plan_of(
 def run_merge(plan: MergePlan, output: Path, workers: int = 1, **options: Any) -> MergeReport:
     """A merge in this process, under the lock that the stage takes."""
     with folder_lock(output, "merge.output="):
-        return merge(plan, output, MergeOptions(workers, 4.0, **options), Cohort(), lambda phase, count: None)
+        return merge(plan, output, MergeOptions(workers, 4.0, **options), Peers(), lambda phase, count: None)
 
 
 def fork_merge(plan: MergePlan, output: Path, workers: int = 1, **options: Any) -> int:

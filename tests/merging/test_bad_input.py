@@ -185,7 +185,7 @@ def test_weights_need_not_sum_to_one_where_that_is_asked_for(tmp_path: Path) -> 
 
 def recording(plan: MergePlan, output: Path) -> Moment:
     """Where an output is whole, and its record is about to say so; it is published next."""
-    return just_before("os.rename", output / f".merge-{plan.identity}/outputs/mix/merge.json")
+    return just_before("os.rename", output / f".merge-{plan.fingerprint}/outputs/mix/merge.json")
 
 
 @pytest.mark.parametrize("change", ["touch", "replace", "remove", "small file"])
@@ -296,7 +296,7 @@ def test_a_full_disk_ends_the_merge_and_the_same_command_goes_on(small_disk: Pat
     output = small_disk / "output"
     output.mkdir()
     plan = plan_of(pair, mixtures)
-    starting = just_before("os.mkdir", output / f".merge-{plan.identity}/outputs/mix/weights")
+    starting = just_before("os.mkdir", output / f".merge-{plan.fingerprint}/outputs/mix/weights")
     with pytest.raises(DemixError, match=r"the disk is full \(No space.*goes on"):  # space that goes meanwhile
         meeting_merge(plan, output, starting, lambda: _fill(small_disk / "filler", leave))
     nothing_published(output)

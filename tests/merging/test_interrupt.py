@@ -186,7 +186,7 @@ def test_an_output_that_is_published_already_costs_nothing_more(small: Component
     assert contents(output) == contents(tmp_path / "expected")
     # Killed between the last publication and the end.
     shutil.copytree(tmp_path / "expected", tmp_path / "copy", copy_function=shutil.copy2)
-    work = tmp_path / "copy" / f".merge-{plan_of(pair, mixtures, **options).identity}"
+    work = tmp_path / "copy" / f".merge-{plan_of(pair, mixtures, **options).fingerprint}"
     (work / "outputs").mkdir(parents=True)
     assert run_merge(plan_of(pair, mixtures, **options), tmp_path / "copy").merged == ()
     assert not work.exists()
@@ -279,7 +279,7 @@ def test_stopping_the_command_says_how_to_go_on(
     components: Components, tmp_path: Path, expected: tuple[dict[str, str], float], number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "output"
-    many = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(8)}  # to be met at work
+    many = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(4)}  # to be met at work
     (tmp_path / "mixtures.json").write_text(json.dumps(many))
     arguments = [f"+merge.components.{name}={path}" for name, path in components.items()]
     arguments += [f"merge.mixtures={tmp_path / 'mixtures.json'}", f"merge.output={output}", f"runs_dir={tmp_path}"]
@@ -335,7 +335,7 @@ def test_a_replacement_that_is_killed_goes_on(small: Components, tmp_path: Path,
     _merge(small, tmp_path / "expected", mixtures)
     _merge(small, output, {"a": ONE, "b": ONE})
     plan = plan_of(small, mixtures)
-    work = output / f".merge-{plan.identity}"
+    work = output / f".merge-{plan.fingerprint}"
     event, path = {
         "between the renames": ("os.rename", output / "a"),
         "after the first": ("os.rename", work / "replaced/b"),

@@ -14,11 +14,11 @@ import torch
 from nemo_demix.artifacts import DataManifest, DatasetRecord
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import DemixConfig, ParallelConfig, register_schema, to_dataclasses
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.backend import Training
 from nemo_demix.runtime.model import build_model
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.runtime.recipe import model_shape
-from nemo_demix.training.jobs import base_job, component_jobs, final_jobs, reference_jobs
 from nemo_demix.training.train import as_training
 
 
@@ -40,9 +40,8 @@ def main() -> None:
         tokenizer["vocab_size"] = config.tokenizer.vocab_size or config.model.vocab_size
         manifest = DataManifest(tokenizer, datasets, {}, "m")
         equal = dict.fromkeys(datasets, 1 / len(datasets))
-        jobs = [base_job(config, manifest), *component_jobs(config, manifest)]
-        jobs += reference_jobs(config, manifest, {"r_0": equal}, {"r_0": 0})
-        jobs += final_jobs(config, manifest, {"mixture": equal})
+        run = PreparedRun(config, manifest)
+        jobs = [run.base, *run.components, *run.references({"r_0": equal}, {"r_0": 0}), *run.finals({"mixture": equal})]
         for job in jobs:
             training = as_training(config, manifest, job)
             made = by_bridge(config, manifest, training) if backend == "bridge" else by_nemo(config, manifest, training)

@@ -24,10 +24,10 @@ from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import DemixConfig, ModelConfig, TokenizerConfig, register_schema, to_dataclasses
 from nemo_demix.datasets.tokenizer_build import build_tokenizer
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.model import build_model, load_checkpoint
 from nemo_demix.runtime.ranks import Ranks, start_ranks, stop_ranks
 from nemo_demix.stages.convert import export_stage, import_stage
-from nemo_demix.training.jobs import component_jobs
 from nemo_demix.training.train import train_jobs
 from tests.helpers import merge_checkpoints
 from tests.programs.odd_folders import told
@@ -119,7 +119,7 @@ def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, befor
         for name, value in config.datasets.items()
     }
     manifest = DataManifest(build_tokenizer(settings, [], folder / "tokenizer"), datasets, {}, "m")
-    (job,) = (job for job in component_jobs(config, manifest) if job.name == "code_1")
+    (job,) = (job for job in PreparedRun(config, manifest).components if job.name == "code_1")
     train_jobs(config, manifest, [job], ranks)
 
     components = {"imported": folder / "imported", "trained": job.checkpoint}

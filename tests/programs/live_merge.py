@@ -12,10 +12,10 @@ from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.config import load_resolved
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods.linear import Linear
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.model import build_model, shards
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.runtime.recipe import model_shape
-from nemo_demix.training.jobs import component_jobs
 
 
 def box(reader: CheckpointReader, shard) -> torch.Tensor:
@@ -29,7 +29,7 @@ def main() -> None:
     config.parallel.tensor, config.parallel.pipeline = int(sys.argv[2]), int(sys.argv[3])
     manifest = DataManifest.load(Path(sys.argv[1]) / "datasets" / "manifest.json")
     start_ranks(config.parallel)
-    paths = {job.name: job.checkpoint for job in component_jobs(config, manifest)}
+    paths = {job.name: job.checkpoint for job in PreparedRun(config, manifest).components}
     model = build_model(config, manifest)
     proxies = LiveProxies(model, paths, Linear())
     readers = {name: CheckpointReader(path) for name, path in paths.items()}

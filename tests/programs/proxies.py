@@ -76,7 +76,7 @@ def compare(predictions: PredictionProxies, merged: ProxyMerger, scorer: Scorer)
         mixed_R, merged_R = bits(predictions, {name: 1.0}), bits_of(merged.evaluate({name: 1.0}, scorer), scorer.suite)
         one_hot = max(one_hot, float(np.abs(mixed_R - merged_R).max()))
     weights_MC = np.random.default_rng(0).dirichlet(np.ones(len(predictions.names)), 300)
-    groups = scorer.suite.groups
+    groups = scorer.suite.score_names
     scores = predictions.scores_MB(weights_MC, groups)
     alone = bits(predictions, dict(zip(predictions.names, weights_MC[0], strict=True)))
     expected = suite_scores(likelihood_items(scorer.suite, alone))
@@ -112,7 +112,7 @@ def bits_of(evaluation: Evaluation, suite: Suite) -> np.ndarray:
 
 def optimum(predictions: PredictionProxies, blend: Any) -> dict[str, Any]:
     """The exact optimum of the plain mean of scores, and the best of many mixtures."""
-    groups = predictions.suite.groups
+    groups = predictions.suite.score_names
     objective = dict.fromkeys(groups, 1 / len(groups))
     weights_C, value, gap = predictions.optimum(Constraints.none(blend), objective)
     weights_MC = np.vstack([weights_C, np.random.default_rng(1).dirichlet(np.full(len(weights_C), 0.5), 3000)])

@@ -110,6 +110,9 @@ def test_a_server_that_is_killed_takes_its_ranks_along_and_the_command_says_so(s
     wait_until(lambda: rows.exists() and len(rows.read_text().splitlines()) >= 2, command)
     ranks = worker_ranks(command.pid)
     assert sorted(ranks) == [0, 1]
+    # All ranks are here, so nothing of the run listens where others could reach it, gloo neither.
+    sockets = [one for pid in (command.pid, *ranks.values()) for one in psutil.Process(pid).net_connections("inet")]
+    assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} <= {"127.0.0.1", "::1"}
     (server,) = {psutil.Process(pid).ppid() for pid in ranks.values()}
     os.kill(server, signal.SIGKILL)
     _, errors = command.communicate(timeout=60)

@@ -14,7 +14,7 @@ from torch.distributed import TCPStore
 
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ClusterError, ConfigError
-from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.peers import Peers
 from nemo_demix.ranks.groups import RankGroups, StoreChannel, _Chunk, _Group
 from nemo_demix.ranks.seal import VARIABLE, Seal, shared_seal
 from nemo_demix.ranks.team import Team, _listen, join_team
@@ -150,13 +150,13 @@ def test_processes_of_one_team_agree_and_others_do_not(monkeypatch: pytest.Monke
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(port))
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    leader = Team(Cohort(0, 2))
+    leader = Team(Peers(0, 2))
     leader.introduce()
-    agent = Team(Cohort(1, 2))
+    agent = Team(Peers(1, 2))
     agent.introduce()
     assert len(leader.members()) == 2
     (tmp_path / "nemo-demix/team-secret").write_bytes(b"x" * 32)
-    stranger = Team(Cohort(1, 2))
+    stranger = Team(Peers(1, 2))
     stranger.write("launch/1", {"config": "mine.yaml"})
     with pytest.raises(ClusterError, match="launch/1: a message"):
         agent.read("launch/1")

@@ -13,7 +13,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.errors import CheckpointError, ScoreError
 from nemo_demix.runtime.model import Shard
-from nemo_demix.scoring.identity import PROXY_USES, group_fingerprints, suite_fingerprint
+from nemo_demix.scoring.identity import PROXY_USES, score_fingerprints, suite_fingerprint
 from nemo_demix.scoring.scores import capability_scores, compare, likelihood_items, suite_scores
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.tokenizer import load_tokenizer
@@ -40,7 +40,7 @@ def test_requests_hold_the_context_and_the_gold_answer(run: tuple[DemixConfig, D
             tokenizer.decode(request.tokens[1 : request.start]),
             tokenizer.decode(request.tokens[request.start :]),
         )
-        assert (context, gold) in items[request.group.removeprefix("benchmark/")]
+        assert (context, gold) in items[request.score_name.removeprefix("benchmark/")]
         assert request.num_bytes == len(gold.encode())
         assert request.tokens[0] == tokenizer.eos_id
 
@@ -80,19 +80,19 @@ def test_a_search_sees_no_report_benchmark_and_judges_average_over_these(
     config, manifest = run
     settings = copy.deepcopy(dataclasses.replace(config.suite, heldout_tokens=0))
     whole = build_suite(settings, manifest)
-    assert [name for shares in whole.shares.values() for name in shares] == whole.groups
+    assert [name for shares in whole.shares.values() for name in shares] == whole.score_names
     settings.benchmarks["gsm8k"].use = "report"
     settings.benchmarks["mbpp"].use = "fit"
     proxies, full = build_suite(settings, manifest, PROXY_USES), build_suite(settings, manifest)
-    assert set(full.groups) - set(proxies.groups) == {"benchmark/gsm8k"}
-    assert {request.group for request in proxies.requests} == set(proxies.groups)
+    assert set(full.score_names) - set(proxies.score_names) == {"benchmark/gsm8k"}
+    assert {request.score_name for request in proxies.requests} == set(proxies.score_names)
     assert (list(proxies.shares["math"]), list(full.shares["math"])) == (["benchmark/math"], ["benchmark/gsm8k"])
     for suite in (proxies, full):
         assert list(suite.shares["code"]) == ["benchmark/humaneval"]
     bits = np.arange(1.0, len(full.requests) + 1)
     scores = suite_scores(likelihood_items(full, bits))
     assert capability_scores(full, scores)["math"].score == scores["benchmark/gsm8k"].score
-    report = [index for index, request in enumerate(full.requests) if request.group == "benchmark/math"]
+    report = [index for index, request in enumerate(full.requests) if request.score_name == "benchmark/math"]
     others = bits.copy()
     others[report] += 100
     tuned_on = compare(full, likelihood_items(full, bits), likelihood_items(full, others))
@@ -105,20 +105,20 @@ def test_judged_items_are_others_than_those_that_are_searched_on(run: tuple[Demi
     settings = dataclasses.replace(config.suite, judged_items=6)
     searched, full = build_suite(settings, manifest, PROXY_USES), build_suite(settings, manifest)
     assert [request.tokens for request in searched.requests] == [request.tokens for request in plain.requests]
-    groups = group_fingerprints(config.suite, manifest)
-    assert {name: value for name, value in group_fingerprints(settings, manifest).items() if name in groups} == groups
+    groups = score_fingerprints(config.suite, manifest)
+    assert {name: value for name, value in score_fingerprints(settings, manifest).items() if name in groups} == groups
     for capability, shares in full.shares.items():
         assert all(name.endswith(":judged") for name in shares), capability
     by_group: dict[str, list[tuple[int, ...]]] = {}
     for request in full.requests:
-        by_group.setdefault(request.group, []).append(tuple(request.tokens))
+        by_group.setdefault(request.score_name, []).append(tuple(request.tokens))
     for name in manifest.benchmarks:
         one, other = by_group[f"benchmark/{name}"], by_group[f"benchmark/{name}:judged"]
         assert (len(one), len(other)) == (8, 6)
         assert not set(one) & set(other)
     with_fit = copy.deepcopy(settings)
     with_fit.benchmarks["gsm8k"].use = "fit"  # what no search chooses by needs no others
-    assert "benchmark/gsm8k:judged" not in build_suite(with_fit, manifest).groups
+    assert "benchmark/gsm8k:judged" not in build_suite(with_fit, manifest).score_names
 
 
 @pytest.mark.parametrize("items", [None, 164])
@@ -134,10 +134,10 @@ def test_use_changes_no_score_but_the_record_of_averages(run: tuple[DemixConfig,
     config, manifest = run
     settings = copy.deepcopy(config.suite)
     settings.benchmarks["gsm8k"].use = "report"
-    groups, plain = group_fingerprints(settings, manifest), group_fingerprints(config.suite, manifest)
+    groups, plain = score_fingerprints(settings, manifest), score_fingerprints(config.suite, manifest)
     assert groups == plain
     assert suite_fingerprint(settings, manifest) != suite_fingerprint(config.suite, manifest)
-    assert set(plain) - set(group_fingerprints(settings, manifest, PROXY_USES)) == {"benchmark/gsm8k"}
+    assert set(plain) - set(score_fingerprints(settings, manifest, PROXY_USES)) == {"benchmark/gsm8k"}
 
 
 def test_a_checkpoint_of_another_architecture_is_no_corner_of_ours(smoke_run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.proxies import PredictionProxies, open_proxies
 from nemo_demix.search.proxies.groups import Reply, Request
-from nemo_demix.training.jobs import proxy_job
 from tests.helpers import fork_run, run_program
 
 
@@ -129,13 +128,13 @@ def test_proxies_share_the_tokens_of_all_components(
 ) -> None:
     config, manifest = load_resolved(smoke_run / "config.yaml"), DataManifest.load(smoke_run / "datasets/manifest.json")
     config.search.trained.num_tokens = num_tokens
+    run = PreparedRun(config, manifest)
     if expected is None:
         with pytest.raises(ConfigError, match="expected at least one trained proxy"):
-            proxy_job(config, manifest, {"general": 1.0}, num_proxies)
+            run.proxy({"general": 1.0}, num_proxies)
         return
-    job = proxy_job(config, manifest, {"general": 1.0, "math_1": 0.0}, num_proxies)
-    same = proxy_job(config, manifest, {"general": 1.0}, num_proxies)
-    other = proxy_job(config, manifest, {"math_1": 1.0}, num_proxies)
+    job = run.proxy({"general": 1.0, "math_1": 0.0}, num_proxies)
+    same, other = run.proxy({"general": 1.0}, num_proxies), run.proxy({"math_1": 1.0}, num_proxies)
     assert (job.num_tokens, job.max_lr) == (expected, config.components.max_lr)
     assert (job.name, job.fingerprint) == (same.name, same.fingerprint)
     assert job.name != other.name

@@ -16,11 +16,12 @@ from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.score_log import ProxyIdentity, ScoreLog, prior_points
 
 ARC, GSM, HELDOUT = "benchmark/arc", "benchmark/gsm", "heldout/math"
+KNOWN = {ARC: "a1", GSM: "s1", HELDOUT: "h1"}
 IDENTITY = ProxyIdentity(
     kind="merge",
     components={"general": "g1", "math": "m1", "code": "c1"},
     merge="linear",
-    groups={ARC: "a1", GSM: "s1", HELDOUT: "h1"},
+    score_fingerprints=KNOWN,
     needed=(ARC, GSM),
     uses_all=False,
     averaged={ARC: JudgedScore("general"), GSM: JudgedScore("math")},
@@ -58,7 +59,10 @@ def found(path: Path, identity: ProxyIdentity) -> list[dict[str, float]]:
 
 
 def test_an_added_dataset_weighs_nothing_in_earlier_rows(path: Path) -> None:
-    grown = change(components={"new": "n1", **IDENTITY.components}, groups={**IDENTITY.groups, "heldout/new": "h2"})
+    grown = change(
+        components={"new": "n1", **IDENTITY.components},
+        score_fingerprints={**KNOWN, "heldout/new": "h2"},
+    )
     assert found(path, grown) == [{"new": 0.0, **BOTH}, {"new": 0.0, **ALL}]
     log = ScoreLog(path, grown)
     assert log.find({"new": 0.0, **ALL}) == log.find(ALL) is not None
@@ -91,18 +95,18 @@ def test_rows_of_another_kind_of_proxy_are_none(path: Path, other: dict[str, str
 
 
 def test_a_benchmark_that_went_leaves_the_rest_and_a_new_one_needs_a_score(path: Path) -> None:
-    fewer = change(groups={ARC: "a1", HELDOUT: "h1"}, needed=(ARC,), averaged={ARC: JudgedScore("general")})
+    fewer = change(score_fingerprints={ARC: "a1", HELDOUT: "h1"}, needed=(ARC,), averaged={ARC: JudgedScore("general")})
     kept = ScoreLog(path, fewer).rows()[0]
     assert kept.scores == {ARC: score(1.0), HELDOUT: score(3.0)}
     assert kept.capabilities == {"general": score(1.0)}
-    more = change(groups={**IDENTITY.groups, "benchmark/new": "n1"}, needed=(ARC, GSM, "benchmark/new"))
+    more = change(score_fingerprints={**KNOWN, "benchmark/new": "n1"}, needed=(ARC, GSM, "benchmark/new"))
     assert found(path, more) == []
-    changed = change(groups={**IDENTITY.groups, GSM: "s2"})
+    changed = change(score_fingerprints={**KNOWN, GSM: "s2"})
     assert found(path, changed) == []
 
 
 def test_a_score_that_would_be_another_today_is_not_shown(path: Path) -> None:
-    kept = ScoreLog(path, change(groups={**IDENTITY.groups, HELDOUT: "h2"})).rows()[0]
+    kept = ScoreLog(path, change(score_fingerprints={**KNOWN, HELDOUT: "h2"})).rows()[0]
     assert set(kept.scores) == {ARC, GSM}
 
 
@@ -149,7 +153,11 @@ def test_what_the_search_would_ask_for_itself_is_no_prior_point(path: Path) -> N
     log = ScoreLog(path, IDENTITY)
     log.append(ProxyRow("mix", {"general": 1.0}, reason="nan"))
     assert prior_points(path.parent, "search-1", log) == []
-    assert prior_points(path.parent, "search-2", ScoreLog(path, change(groups={**IDENTITY.groups, "heldout/x": "1"})))
+    assert prior_points(
+        path.parent,
+        "search-2",
+        ScoreLog(path, change(score_fingerprints={**KNOWN, "heldout/x": "1"})),
+    )
     path.unlink()
     assert prior_points(path.parent, "search-2", ScoreLog(path, IDENTITY)) == []
 
@@ -157,7 +165,12 @@ def test_what_the_search_would_ask_for_itself_is_no_prior_point(path: Path) -> N
 @given(st.permutations(list(ALL)), st.sets(st.sampled_from(["x", "y", "z"])))
 def test_a_row_is_found_whatever_the_order_and_the_zeros(order: list[str], zeros: set[str]) -> None:
     stored = dataclasses.replace(
-        row(ALL), proxy="merge", merge="linear", components=IDENTITY.components, groups=IDENTITY.groups, fingerprint="f"
+        row(ALL),
+        proxy="merge",
+        merge="linear",
+        components=IDENTITY.components,
+        score_fingerprints=KNOWN,
+        fingerprint="f",
     )
     components = {**{name: IDENTITY.components[name] for name in order}, **dict.fromkeys(zeros, "1")}
     seen = change(components=components).row(stored)

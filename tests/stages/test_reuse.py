@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from nemo_demix.artifacts import DataManifest
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.stages.prepare import prepare_stage
-from nemo_demix.training.jobs import component_jobs
 from tests.helpers import fork_run, run_cli
 from tests.test_recipes import composed
 
@@ -80,7 +80,7 @@ def test_an_added_dataset_trains_one_component_and_the_search_goes_on_from_the_o
     # One that was there from the start goes: nothing is trained.
     fewer = composed("smoke", *recipe[2:], "~datasets.code_3")
     without = prepare_stage(fewer)
-    assert all(job.is_done for job in component_jobs(fewer, without))
+    assert all(job.is_done for job in PreparedRun(fewer, without).components)
     assert without.tokenizer == manifest.tokenizer
 
 

@@ -7,7 +7,7 @@ import pytest
 from nemo_demix.config import DemixConfig
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.search.search import component_epochs
-from nemo_demix.training.jobs import blend_paths, component_jobs, reference_jobs
+from nemo_demix.training.jobs import blend_paths
 from tests.test_recipes import composed
 from tests.training.test_retraining import manifest_of
 
@@ -20,7 +20,7 @@ def repeating() -> DemixConfig:
 
 
 def test_a_component_is_shown_what_its_epochs_take(repeating: DemixConfig) -> None:
-    jobs = {job.name: job for job in component_jobs(repeating, manifest_of(repeating))}
+    jobs = {job.name: job for job in PreparedRun(repeating, manifest_of(repeating)).components}
     shown = {name: part.num_tokens for name, part in jobs["code_1"].parts.items()}
     assert shown == {"general": 1, "code_1": 4}  # 4 and 12 tokens, three times
     assert {name: part.num_tokens for name, part in jobs["general"].parts.items()} == {"general": 5}
@@ -35,7 +35,7 @@ def test_a_component_is_shown_what_its_epochs_take(repeating: DemixConfig) -> No
 def test_what_is_shown_is_part_of_what_a_component_is(repeating: DemixConfig) -> None:
     def found(epochs: float | None, changed: str = "") -> dict[str, tuple[str, dict[str, str]]]:
         config = replace(repeating, components=replace(repeating.components, epochs=epochs))
-        jobs = component_jobs(config, manifest_of(config, changed))
+        jobs = PreparedRun(config, manifest_of(config, changed)).components
         return {job.name: (job.fingerprint, {name: part.prefix for name, part in job.parts.items()}) for job in jobs}
 
     whole, thrice, often, other = found(None), found(3), found(4), found(3, changed="code_1")
@@ -47,5 +47,5 @@ def test_what_is_shown_is_part_of_what_a_component_is(repeating: DemixConfig) ->
 
 
 def test_only_components_repeat(repeating: DemixConfig) -> None:
-    (job,) = reference_jobs(repeating, manifest_of(repeating), {"one": {"code_1": 1.0}}, {"one": 0})
+    (job,) = PreparedRun(repeating, manifest_of(repeating)).references({"one": {"code_1": 1.0}}, {"one": 0})
     assert job.parts == {}

@@ -3,6 +3,7 @@
 import os
 import pty
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from nemo_demix.artifacts import DataManifest, DatasetRecord, ModelRecord, write_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.stages.retraining import confirm_retraining
-from nemo_demix.training.jobs import TrainJob, component_jobs
+from nemo_demix.training.jobs import TrainJob
 from nemo_demix.training.retraining import retrainings
 from tests.test_recipes import composed
 
@@ -28,6 +30,10 @@ def manifest_of(config: DemixConfig, changed: str = "") -> DataManifest:
         for name, dataset in config.datasets.items()
     }  # fmt: skip
     return DataManifest({"fingerprint": "tok", "vocab_size": 300}, datasets, {}, "all", {})
+
+
+def components(config: DemixConfig, changed: str = "") -> Sequence[TrainJob]:
+    return PreparedRun(config, manifest_of(config, changed)).components
 
 
 def finish(job: TrainJob) -> None:
@@ -48,26 +54,26 @@ def trained(smoke: DemixConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A run whose components are trained."""
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     config = replace(smoke, runs_dir=str(tmp_path))
-    for job in component_jobs(config, manifest_of(config)):
+    for job in components(config):
         finish(job)
     return config
 
 
 def test_what_is_done_or_was_never_there_is_not_asked_about(trained: DemixConfig) -> None:
-    jobs = component_jobs(trained, manifest_of(trained))
+    jobs = components(trained)
     assert retrainings(jobs) == []
     confirm_retraining(trained, jobs)
     elsewhere = replace(trained, name="other")
-    confirm_retraining(elsewhere, component_jobs(elsewhere, manifest_of(elsewhere)))
+    confirm_retraining(elsewhere, components(elsewhere))
 
 
 def test_the_reason_is_the_input_that_changed(trained: DemixConfig) -> None:
-    found = retrainings(component_jobs(trained, manifest_of(trained, changed="math_1")))
+    found = retrainings(components(trained, changed="math_1"))
     assert [one.name for one in found] == ["component/math_1"]
     assert found[0].reasons == ("the data of math_1 (its text, max_bytes, the held-out share or the tokenizer)",)
     assert (found[0].num_tokens, found[0].wall_time_s) == (16384, 50.0)
     quicker = replace(trained, components=replace(trained.components, max_lr=5e-4, beta=0.5, num_tokens=32768))
-    found = retrainings(component_jobs(quicker, manifest_of(quicker)))
+    found = retrainings(components(quicker))
     assert len(found) == 7
     one = next(one for one in found if one.name == "component/code_2")
     assert one.wall_time_s == 100.0
@@ -80,13 +86,13 @@ def test_the_reason_is_the_input_that_changed(trained: DemixConfig) -> None:
 def test_a_changed_model_is_told_by_its_key(trained: DemixConfig) -> None:
     overrides = {"model": {"config": {**trained.model.overrides["model"]["config"], "num_layers": 5}}}
     deeper = replace(trained, model=replace(trained.model, overrides=overrides))
-    found = retrainings(component_jobs(deeper, manifest_of(deeper)))
+    found = retrainings(components(deeper))
     assert "model.overrides.model.config.num_layers (2 -> 5)" in found[0].reasons
     assert "the model it starts from" in found[0].reasons
 
 
 def test_nobody_to_ask_needs_yes_and_a_job_does_not(trained: DemixConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = component_jobs(trained, manifest_of(trained, changed="math_1"))
+    jobs = components(trained, changed="math_1")
     with pytest.raises(ConfigError, match=r"component/math_1: trained by another configuration .*--yes trains them"):
         confirm_retraining(trained, jobs)
     confirm_retraining(replace(trained, yes=True), jobs)
@@ -98,7 +104,7 @@ def test_nobody_to_ask_needs_yes_and_a_job_does_not(trained: DemixConfig, monkey
 def test_a_terminal_is_asked(
     trained: DemixConfig, monkeypatch: pytest.MonkeyPatch, answer: bytes, goes_on: bool
 ) -> None:
-    jobs = component_jobs(trained, manifest_of(trained, changed="math_1"))
+    jobs = components(trained, changed="math_1")
     ours, theirs = pty.openpty()
     with open(theirs, "r+b", buffering=0) as raw, open(os.dup(theirs)) as reads, open(os.dup(theirs), "w") as writes:
         monkeypatch.setattr("sys.stdin", reads)

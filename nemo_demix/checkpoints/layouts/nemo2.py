@@ -74,7 +74,8 @@ _CLASS = "_target_"  # as in model.yaml
 
 
 def io_json_config(graph: Any) -> dict[str, Any]:
-    """The plain values that NeMo's `context/io.json` sets in the model's configuration, by name; empty: it is none.
+    """Return the plain values that NeMo's `context/io.json` sets in the model's configuration, by name; empty: it is
+    none.
 
     `_target_` is the model's class.
     """
@@ -90,7 +91,7 @@ def io_json_config(graph: Any) -> dict[str, Any]:
 
 
 def _attributes(objects: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of one object of the graph by name; the class it builds as `__fn_or_cls__`."""
+    """Return the attributes of one object of the graph by name; the class it builds as `__fn_or_cls__`."""
     found = objects[reference["key"]]
     metadata = objects[found["metadata"]["key"]]
     return {**_named(found["items"]), "__fn_or_cls__": _named(metadata["items"])["fn_or_cls"]}

@@ -97,7 +97,7 @@ def written_by_megatron(path: Path) -> bool:
 
 
 def _tracked(root: Path) -> Path:
-    """The folder that the tracker of a training run names."""
+    """Return the folder that the tracker of a training run names."""
     tracker = root / TRACKER
     if tracker.is_file():
         found = read_file(root, tracker).decode(errors="replace").strip()

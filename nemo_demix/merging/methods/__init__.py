@@ -45,7 +45,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def build_method(name: str, parameters: Mapping[str, Any], seed: int, num_components: int, has_base: bool) -> Method:
-    """The method of that name with its parameters.
+    """Return the method of that name with its parameters.
 
     Args:
         name: `merge.method`.

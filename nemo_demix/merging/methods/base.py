@@ -75,7 +75,7 @@ class LinearMethod(Method):
 
     @abstractmethod
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
-        """Coefficients, float64, shape (M, T), from merge weights of shape (M, K)."""
+        """Return coefficients, float64, shape (M, T), from merge weights of shape (M, K)."""
 
 
 class DeltaMethod(Method):
@@ -84,17 +84,21 @@ class DeltaMethod(Method):
     uses_base = True
 
     def ranks(self, num_elements: int) -> tuple[int, ...]:
-        """Which order statistics of each series are wanted: 1 is the largest magnitude. None by default."""
+        """Return which order statistics of each series are wanted: 1 is the largest magnitude. None by default."""
         return ()
 
     def magnitudes(self, deltas_KRC: torch.Tensor) -> torch.Tensor:
-        """The series whose order statistics are wanted: fp32, >= 0, shape (S, R, C); |delta| of each component."""
+        """Return the series whose order statistics are wanted: fp32, >= 0, shape (S, R, C); |delta| of each
+        component.
+        """
         return deltas_KRC.abs()
 
     needs_sums: ClassVar[bool] = False
 
     def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Any:
-        """This block's part of `Statistics.sums_S`, float64, shape (S,); the order statistics are known by then."""
+        """Return this block's part of `Statistics.sums_S`, float64, shape (S,); the order statistics are known
+        by then.
+        """
         raise NotImplementedError
 
     @property
@@ -104,10 +108,10 @@ class DeltaMethod(Method):
 
     @abstractmethod
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Sparsified task vectors, fp32, shape (K, R, C); the same for every mixture."""
+        """Return sparsified task vectors, fp32, shape (K, R, C); the same for every mixture."""
 
     @abstractmethod
     def mix(
         self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
     ) -> torch.Tensor:
-        """The merged rows, fp32, shape (M, R, C)."""
+        """Return the merged rows, fp32, shape (M, R, C)."""

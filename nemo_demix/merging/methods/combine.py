@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def task_vectors(sources_TRC: torch.Tensor) -> torch.Tensor:
-    """theta_k - base, fp32, shape (K, R, C), from the components and the base, which is last."""
+    """Return theta_k - base, fp32, shape (K, R, C), from the components and the base, which is last."""
     import torch
 
     return torch.sub(sources_TRC[:-1], sources_TRC[-1])
@@ -42,7 +42,7 @@ class WeightedSum(OnBase):
     def mix(
         self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
     ) -> torch.Tensor:
-        """The merged rows, fp32, shape (M, R, C)."""
+        """Return the merged rows, fp32, shape (M, R, C)."""
         import torch
 
         mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
@@ -68,7 +68,7 @@ class SignElection(OnBase):
     def mix(
         self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
     ) -> torch.Tensor:
-        """The merged rows, fp32, shape (M, R, C)."""
+        """Return the merged rows, fp32, shape (M, R, C)."""
         mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
         for mixed_RC, weights_K in zip(mixed_MRC, weights_MK.tolist(), strict=True):
             elected_mean(prepared_KRC, weights_K, weights_K, mixed_RC, self.normalize)
@@ -117,7 +117,7 @@ def elected_mean(
 def _weighted_sum(
     deltas_KRC: torch.Tensor, weights_K: Sequence[float], out_RC: torch.Tensor, scratch_RC: torch.Tensor
 ) -> None:
-    """sum_k w_k d_k into `out_RC`; components of weight 0 are not read."""
+    """Write sum_k w_k d_k into `out_RC`; components of weight 0 are not read."""
     import torch
 
     active = [(delta_RC, weight) for delta_RC, weight in zip(deltas_KRC, weights_K, strict=True) if weight != 0]

@@ -32,7 +32,7 @@ class _Geodesic(LinearMethod):
         return self.task_vectors
 
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
-        """Coefficients, float64, shape (M, K), or (M, K + 1) with `task_vectors`."""
+        """Return coefficients, float64, shape (M, K), or (M, K + 1) with `task_vectors`."""
         assert statistics is not None
         assert statistics.gram_KK is not None
         # Mixture by mixture: the bits must not depend on which others are merged.
@@ -41,7 +41,7 @@ class _Geodesic(LinearMethod):
         return around_base(coefficients_MK) if self.task_vectors else coefficients_MK
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients (K,) on the vectors averaged, from weights that sum to 1."""
+        """Return coefficients (K,) on the vectors averaged, from weights that sum to 1."""
         raise NotImplementedError
 
 
@@ -63,7 +63,7 @@ class NuSlerp(_Geodesic):
     num_components: ClassVar[int | None] = 2
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients, float64, shape (2,), on the two vectors."""
+        """Return coefficients, float64, shape (2,), on the two vectors."""
         lengths = math.sqrt(gram_KK[0, 0]) * math.sqrt(gram_KK[1, 1])
         if lengths == 0:
             return weights_K
@@ -104,7 +104,7 @@ class MultiSlerp(_Geodesic):
     name: ClassVar[str] = "multislerp"
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients (K,) on the vectors."""
+        """Return coefficients (K,) on the vectors."""
         return spherical_mean(weights_K, gram_KK, 0, 0.0)
 
 
@@ -134,12 +134,12 @@ class Karcher(_Geodesic):
         check_parameter("tolerance", self.tolerance, 0 < self.tolerance < 1, "0 < value < 1")
 
     def combine(self, weights_K: Array, gram_KK: Array) -> Array:
-        """Coefficients (K,) on the vectors."""
+        """Return coefficients (K,) on the vectors."""
         return spherical_mean(weights_K, gram_KK, self.max_iterations, self.tolerance)
 
 
 def spherical_mean(weights_K: Array, gram_KK: Array, max_steps: int, tolerance: float) -> Array:
-    """Coefficients (K,) on the vectors of a weighted mean on the sphere, scaled by the weighted mean length.
+    """Return coefficients (K,) on the vectors of a weighted mean on the sphere, scaled by the weighted mean length.
 
     Args:
         weights_K: Weights that sum to 1; they may be negative.
@@ -174,7 +174,7 @@ def _length(vector_K: Array, cosines_KK: Array) -> float:
 
 
 def _step(direction_K: Array, weights_K: Array, cosines_KK: Array) -> Array:
-    """sum_k w_k log_p(u_k), written in the unit vectors; log_p(u) = angle / sin(angle) (u - cos(angle) p)."""
+    """Return sum_k w_k log_p(u_k), written in the unit vectors; log_p(u) = angle / sin(angle) (u - cos(angle) p)."""
     projections_K = np.clip(cosines_KK @ direction_K, -1, 1)
     angles_K = np.arccos(projections_K)
     opposite_K = angles_K > math.pi - _SMALLEST_SINE

@@ -14,7 +14,7 @@ from nemo_demix.merging.methods.parameters import check_scale, normalised
 
 
 def around_base(weights_MK: Array) -> Array:
-    """Coefficients (M, K + 1) of base + sum_k weights_k (theta_k - base) on the components and the base."""
+    """Return coefficients (M, K + 1) of base + sum_k weights_k (theta_k - base) on the components and the base."""
     base_M1 = np.array([[1 - math.fsum(weights_K)] for weights_K in weights_MK]).reshape(-1, 1)
     return np.hstack([weights_MK, base_M1])
 
@@ -33,7 +33,7 @@ class Linear(LinearMethod):
     normalize: bool = True
 
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
-        """Coefficients, float64, shape (M, K)."""
+        """Return coefficients, float64, shape (M, K)."""
         return normalised(weights_MK) if self.normalize else weights_MK.copy()
 
 
@@ -55,7 +55,7 @@ class TaskArithmetic(LinearMethod):
         check_scale(self.scale)
 
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
-        """Coefficients, float64, shape (M, K + 1)."""
+        """Return coefficients, float64, shape (M, K + 1)."""
         return around_base(self.scale * weights_MK)
 
 
@@ -81,14 +81,16 @@ class ModelStock(LinearMethod):
     needs_gram: ClassVar[bool] = True
 
     def coefficients(self, weights_MK: Array, statistics: Statistics | None) -> Array:
-        """Coefficients, float64, shape (M, K + 1)."""
+        """Return coefficients, float64, shape (M, K + 1)."""
         assert statistics is not None
         assert statistics.gram_KK is not None
         return around_base(self.ratio(statistics.gram_KK) * normalised(weights_MK))
 
     @staticmethod
     def ratio(gram_KK: Array) -> float:
-        """The interpolation ratio t, 0 <= t <= 1, from the task vectors' inner products, float64, shape (K, K)."""
+        """Return the interpolation ratio t, 0 <= t <= 1, from the task vectors' inner products, float64,
+        shape (K, K).
+        """
         lengths_K = np.sqrt(np.diag(gram_KK))
         num_components = len(lengths_K)
         cosines = [

@@ -35,7 +35,7 @@ def check_scale(scale: float) -> None:
 
 
 def normalised(weights_MK: Array) -> Array:
-    """Each row divided by its sum, shape (M, K); a row that sums to 1 is kept as it is, bit for bit.
+    """Return each row divided by its sum, shape (M, K); a row that sums to 1 is kept as it is, bit for bit.
 
     Raises:
         MixtureError: if a row sums to 0.

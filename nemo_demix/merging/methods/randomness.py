@@ -21,7 +21,7 @@ _PER_COUNTER = 16  # numbers in one Philox output: 4 words of 64 bits, 16 bits a
 
 
 def uniforms(seed: int, component: str, tensor: str, first_index: int, count: int) -> torch.Tensor:
-    """Uniform numbers of consecutive elements of one layer's (and expert's) tensor.
+    """Return uniform numbers of consecutive elements of one layer's (and expert's) tensor.
 
     Args:
         seed: The merge's seed.

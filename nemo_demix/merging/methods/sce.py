@@ -47,11 +47,11 @@ class Sce(DeltaMethod):
         check_density(self.select_topk, "select_topk")
 
     def ranks(self, num_elements: int) -> tuple[int, ...]:
-        """The rank of the smallest variance kept; none where all are kept."""
+        """Return the rank of the smallest variance kept; none where all are kept."""
         return kept_ranks(num_elements, self.select_topk)[1:] if self.select_topk < 1 else ()
 
     def magnitudes(self, deltas_KRC: torch.Tensor) -> torch.Tensor:
-        """The variance over the components, fp32, shape (1, R, C)."""
+        """Return the variance over the components, fp32, shape (1, R, C)."""
         import torch
 
         mean_RC, variance_RC = torch.zeros_like(deltas_KRC[0]), torch.zeros_like(deltas_KRC[0])
@@ -63,7 +63,7 @@ class Sce(DeltaMethod):
         return variance_RC.div_(len(deltas_KRC))[None]
 
     def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Array:
-        """The energy of each component in this block, float64, shape (K,)."""
+        """Return the energy of each component in this block, float64, shape (K,)."""
         import torch
 
         selected_KRC = self._select(deltas_KRC.clone(), statistics)
@@ -71,14 +71,14 @@ class Sce(DeltaMethod):
         return np.array([float(torch.dot(flat_N, flat_N)) for flat_N in flat_KN])
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Task vectors where the variance is large, fp32, shape (K, R, C)."""
+        """Return task vectors where the variance is large, fp32, shape (K, R, C)."""
         assert statistics is not None
         return self._select(task_vectors(block.sources_TRC), statistics)
 
     def mix(
         self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
     ) -> torch.Tensor:
-        """The merged rows, fp32, shape (M, R, C)."""
+        """Return the merged rows, fp32, shape (M, R, C)."""
         assert statistics is not None
         assert statistics.sums_S is not None
         mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
@@ -91,7 +91,7 @@ class Sce(DeltaMethod):
         return mixed_MRC
 
     def _select(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> torch.Tensor:
-        """Zeros where the variance is below the smallest kept, in place."""
+        """Set to zero, in place, where the variance is below the smallest kept."""
         import torch
 
         if self.select_topk < 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def kept_ranks(num_elements: int, density: float, gamma: float = 0.0) -> tuple[int, int]:
-    """First and last rank kept, 1 being the largest magnitude: `density` of the elements below the top `gamma`.
+    """Return first and last rank kept, 1 being the largest magnitude: `density` of the elements below the top `gamma`.
 
     Counts are rounded down, and at least one element is kept.
     """
@@ -42,11 +42,11 @@ class Trimming(OnBase):
         super().__post_init__()
 
     def ranks(self, num_elements: int) -> tuple[int, ...]:
-        """The rank of the smallest magnitude kept; none at density 1."""
+        """Return the rank of the smallest magnitude kept; none at density 1."""
         return kept_ranks(num_elements, self.density)[1:] if self.density < 1 else ()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Trimmed task vectors, fp32, shape (K, R, C)."""
+        """Return trimmed task vectors, fp32, shape (K, R, C)."""
         import torch
 
         deltas_KRC = task_vectors(block.sources_TRC)
@@ -76,11 +76,11 @@ class Crumbs(OnBase):
         super().__post_init__()
 
     def ranks(self, num_elements: int) -> tuple[int, ...]:
-        """The ranks of the largest and of the smallest magnitude kept; none at density 1."""
+        """Return the ranks of the largest and of the smallest magnitude kept; none at density 1."""
         return kept_ranks(num_elements, self.density, self.gamma) if self.density < 1 else ()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Task vectors without their largest and smallest elements, fp32, shape (K, R, C)."""
+        """Return task vectors without their largest and smallest elements, fp32, shape (K, R, C)."""
         import torch
 
         deltas_KRC = task_vectors(block.sources_TRC)
@@ -107,7 +107,7 @@ class Dropping(OnBase):
         super().__post_init__()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        """Return dropped and rescaled task vectors, fp32, shape (K, R, C)."""
         import torch
 
         deltas_KRC = task_vectors(block.sources_TRC)
@@ -140,7 +140,7 @@ class RankedDropping(OnBase):
         super().__post_init__()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        """Return dropped and rescaled task vectors, fp32, shape (K, R, C)."""
         import torch
 
         deltas_KRC = task_vectors(block.sources_TRC)
@@ -152,7 +152,7 @@ class RankedDropping(OnBase):
         return deltas_KRC
 
     def _probabilities(self, delta_RC: torch.Tensor) -> torch.Tensor:
-        """The probability with which each element is kept, fp32, shape (R, C)."""
+        """Return the probability with which each element is kept, fp32, shape (R, C)."""
         import torch
 
         num_columns = delta_RC.shape[1]
@@ -162,7 +162,9 @@ class RankedDropping(OnBase):
 
 
 def rank_in_row(values_RC: torch.Tensor) -> torch.Tensor:
-    """How many magnitudes of the row come before each element's, fp32, shape (R, C); equal ones in their order."""
+    """Return how many magnitudes of the row come before each element's, fp32, shape (R, C); equal ones in
+    their order.
+    """
     import torch
 
     # The bits of a magnitude order as it does; the column below them carries the place through one plain sort.
@@ -179,7 +181,7 @@ def rank_in_row(values_RC: torch.Tensor) -> torch.Tensor:
 
 
 def _uniforms_of(block: Block, component: str, seed: int) -> torch.Tensor:
-    """Uniform numbers of the block's elements in one component, fp32, shape (R, C)."""
+    """Return uniform numbers of the block's elements in one component, fp32, shape (R, C)."""
     rows_RC = block.sources_TRC[0]
     flat = uniforms(seed, component, block.unit, block.first_index, rows_RC.numel())
     return flat.view(rows_RC.shape).to(rows_RC.device)

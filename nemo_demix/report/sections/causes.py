@@ -31,7 +31,7 @@ CONFIDENCE = 0.95
 
 
 def effects_section(run: RunRecords) -> Section:
-    """Signed effects of more of each component on each score, with intervals."""
+    """Return signed effects of more of each component on each score, with intervals."""
     key, title, question = "effects", "What each dataset does", "Why?"
     rows = run.scored_mixtures
     if not rows:
@@ -86,13 +86,13 @@ def effects_section(run: RunRecords) -> Section:
 
 
 def _in_order(run: RunRecords, weights: Mapping[str, float]) -> list[str]:
-    """The components in the run's order of datasets, as far as they have its names."""
+    """Return the components in the run's order of datasets, as far as they have its names."""
     order = {name: place for place, name in enumerate(run.capability_of)}
     return sorted(weights, key=lambda name: order.get(name, len(order)))
 
 
 def effects(weights_MC: Array, scores_MB: Array) -> tuple[Array, Array]:
-    """Least-squares effects of STEP more of each component from the mean mixture, and their standard errors.
+    """Return least-squares effects of STEP more of each component from the mean mixture, and their standard errors.
 
     Args:
         weights_MC: Weights of the mixtures, of full column rank, rows summing to 1; M > C.
@@ -208,7 +208,7 @@ def noise_section(run: RunRecords) -> Section:
 
 
 def _of_spread(spread: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a standard deviation, of normal values."""
+    """Return the 95 % interval of a standard deviation, of normal values."""
     from scipy.special import chdtri
 
     tail = (1 - CONFIDENCE) / 2
@@ -224,7 +224,7 @@ def _chance(scores: list[Score]) -> str:
 
 
 def _seeds(run: RunRecords) -> list[Table]:
-    """Noise between training seeds, where references were trained with several."""
+    """Return noise between training seeds, where references were trained with several."""
     if run.fidelity is None:
         return []
     rows: list[list[Cell | str]] = []

@@ -34,7 +34,9 @@ def proxies_section(run: RunRecords) -> Section:
 
 
 def study_answer(run: RunRecords) -> str:
-    """What the study of the references says of proxies, by the first set of scores that has an answer; else nothing."""
+    """Return what the study of the references says of proxies, by the first set of scores that has an answer; else
+    nothing.
+    """
     for name, called in _SETS.items():
         objective = (run.fidelity or {}).get(name, {}).get("objective")
         if objective is not None and not objective["reason"]:
@@ -48,7 +50,10 @@ def _study(run: RunRecords) -> dict[str, Any]:
     for name, called in _SETS.items():
         if name not in run.fidelity:
             continue
-        objective = run.fidelity[name]["objective"]
+        objective = run.fidelity[name].get("objective")
+        if objective is None:  # a release that compared capabilities alone
+            notes.append(f"The macro score of {called} was not measured: run `nemo-demix verify` again.")
+            continue
         if objective["reason"]:
             notes.append(f"The macro score of {called} is undefined: {objective['reason']}.")
             continue
@@ -151,7 +156,7 @@ def _decision_table(objective: Mapping[str, Any], called: str, confidence: float
 
 
 def _capability_table(run: RunRecords, name: str, called: str) -> Table:
-    """Rho and recovery by capability, of all that stands for the references (DeMix's Table 2)."""
+    """Return rho and recovery by capability, of all that stands for the references (DeMix's Table 2)."""
     assert run.fidelity is not None
     rows: list[list[Cell | str]] = []
     for proxy, found in _in_order(run.fidelity[name]["proxies"]).items():
@@ -174,7 +179,7 @@ def _capability_table(run: RunRecords, name: str, called: str) -> Table:
 def _references_figure(
     run: RunRecords, name: str, kind: str, proxies: Mapping[str, Scores], objective: Mapping[str, Any]
 ) -> Figure | None:
-    """Each reference's macro score against its stand-in's; None where the scores are not here."""
+    """Return each reference's macro score against its stand-in's; None where the scores are not here."""
     names = [one for one in run.references if one in proxies and one not in (run.fidelity or {})["excluded"]]
     if run.manifest is None or len(names) < 2:
         return None
@@ -204,7 +209,9 @@ def _references_figure(
 
 
 def _against_final(run: RunRecords) -> dict[str, Any]:
-    """What was predicted that the final models would differ by, against what they do, by capability and baseline."""
+    """Return what was predicted that the final models would differ by, against what they do, by capability and
+    baseline.
+    """
     assert run.result is not None
     assert run.mixture is not None
     assert run.manifest is not None
@@ -277,7 +284,7 @@ def _measured(run: RunRecords, name: str, shares: Mapping[str, float]) -> tuple[
 
 
 def predictor_section(run: RunRecords) -> Section:
-    """The predictor out of fold, or how merges and mixed predictions agree."""
+    """Return the predictor out of fold, or how merges and mixed predictions agree."""
     key, title, question = "predictor", "Predicted against measured", "Is the predictor true?"
     if run.mixture is None:
         return Section(key, title, question, missing="No mixture has been chosen yet: `nemo-demix search` does.")
@@ -340,7 +347,7 @@ def _out_of_fold(run: RunRecords, checks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _residuals(run: RunRecords) -> list[Table]:
-    """Measured less predicted out of fold; of the mixtures that are predicted best too, where a search ends."""
+    """Return measured less predicted out of fold; of the mixtures that are predicted best too, where a search ends."""
     known, ways = units(run), directions(run)
     rows: list[list[Cell | str]] = []
     for name, one in run.out_of_fold.items():
@@ -358,7 +365,7 @@ def _residuals(run: RunRecords) -> list[Table]:
 
 
 def _out_of_fold_figures(run: RunRecords, checks: Mapping[str, Any]) -> list[Figure]:
-    """A panel a capability: their levels differ more than their mixtures do."""
+    """Return a panel a capability: their levels differ more than their mixtures do."""
     known, ways, figures = units(run), directions(run), []
     for place, (name, one) in enumerate(run.out_of_fold.items()):
         unit = known.get(name, UNKNOWN)
@@ -377,7 +384,7 @@ def _out_of_fold_figures(run: RunRecords, checks: Mapping[str, Any]) -> list[Fig
 
 
 def _spread(run: RunRecords, name: str) -> float | None:
-    """Standard deviation of a score over the scored mixtures."""
+    """Return the standard deviation of a score over the scored mixtures."""
     values = [row.scores[name].score for row in run.scored if name in row.scores]
     if not values:
         values = [row.capabilities[name].score for row in run.scored if name in row.capabilities]

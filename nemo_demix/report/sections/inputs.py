@@ -19,7 +19,7 @@ _ROLES = {"base": "the base", "component": "components", "reference": "reference
 
 
 def inputs_section(run: RunRecords) -> Section:
-    """Loss curves, delta of the components, overlap with the benchmarks, licences."""
+    """Return loss curves, delta of the components, overlap with the benchmarks, licences."""
     key, title, question = "inputs", "Models and data", "Can I trust the inputs?"
     figures = [*_curves(run), *_delta(run)]
     tables = [*_models(run), *_overlap(run), *_sources(run)]
@@ -74,7 +74,7 @@ def _curves(run: RunRecords) -> list[Figure]:
 
 
 def _thinned(steps: Sequence[tuple[int, float]]) -> Line:
-    """Means of stretches of steps, with the least and the largest in each."""
+    """Return means of stretches of steps, with the least and the largest in each."""
     pieces = np.array_split(np.array(steps), min(len(steps), _MOST_POINTS))
     return Line(
         [float(piece[:, 0].mean()) for piece in pieces],
@@ -184,7 +184,7 @@ def _licence(source: Mapping[str, Any]) -> Cell:
 
 
 def repeat_section(run: RunRecords) -> Section:
-    """Configuration, fingerprints, the commands."""
+    """Return configuration, fingerprints, the commands."""
     prints: list[list[Cell | str]] = []
     if run.manifest is not None:
         prints.append(["data (datasets/manifest.json)", run.manifest.fingerprint])
@@ -228,7 +228,7 @@ def repeat_section(run: RunRecords) -> Section:
 
 
 def _releases(run: RunRecords) -> list[Table]:
-    """A column a launch; launches with the same releases share one."""
+    """Return a column a launch; launches with the same releases share one."""
     columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for launch, found in run.releases.items():
         columns.setdefault(tuple(sorted(found.items())), []).append(launch)
@@ -240,7 +240,7 @@ def _releases(run: RunRecords) -> list[Table]:
 
 
 def heuristic_override(data_shares: Mapping[str, float]) -> str:
-    """The mixture as YAML for a recipe: names need no escapes that a command line would."""
+    """Return the mixture as YAML for a recipe: names need no escapes that a command line would."""
     return _yaml({"search": {"heuristic": dict(data_shares)}})
 
 

@@ -17,7 +17,7 @@ _KEY, _TITLE, _QUESTION = "losers", "By capability and benchmark", "Who loses?"
 
 
 def losing(run: RunRecords) -> dict[str, Cell | str]:
-    """The capabilities that lose, as a fact of the verdict: of trained models, else of predictions."""
+    """Return the capabilities that lose, as a fact of the verdict: of trained models, else of predictions."""
     name = None if run.mixture is None else leading(comparisons(run)) or next(iter(run.mixture["baselines"]), None)
     if name is None:
         return {}
@@ -35,7 +35,7 @@ def losing(run: RunRecords) -> dict[str, Cell | str]:
 
 
 def losers_section(run: RunRecords) -> Section:
-    """Paired differences of the trained models; before there are any, predicted ones by capability."""
+    """Return paired differences of the trained models; before there are any, predicted ones by capability."""
     if run.mixture is None:
         return Section(_KEY, _TITLE, _QUESTION, missing="No mixture has been chosen yet: `nemo-demix search` does.")
     name = leading(comparisons(run)) or next(iter(run.mixture["baselines"]), None)
@@ -96,7 +96,7 @@ def _trained(run: RunRecords, name: str) -> Section:
 
 
 def _members(run: RunRecords, model: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What each score counts in its capability's average, by capability."""
+    """Return what each score counts in its capability's average, by capability."""
     if run.manifest is None:
         return {}
     shares = shares_of(averaged_scores(judged_scores(run.config.suite, run.manifest)))
@@ -108,7 +108,7 @@ def _members(run: RunRecords, model: Mapping[str, Any]) -> dict[str, dict[str, f
 
 
 def _gap(run: RunRecords, name: str, score: str) -> tuple[float, float | None]:
-    """The chosen model's score minus the baseline's, and its standard error."""
+    """Return the chosen model's score minus the baseline's, and its standard error."""
     assert run.result is not None
     if CHOSEN in run.items and name in run.items:
         return gap(run.items[CHOSEN][score], run.items[name][score])
@@ -134,7 +134,7 @@ def _row(
 
 
 def _plain(score: str) -> str:
-    """A score's name without its kind: the page says what it is of."""
+    """Return a score's name without its kind: the page says what it is of."""
     return score.removeprefix("benchmark/").removeprefix("task/").removeprefix("external/").removesuffix(":judged")
 
 
@@ -152,7 +152,7 @@ def _answer(marks: list[Mark], name: str) -> str:
 
 
 def _forecast(run: RunRecords, name: str) -> list[Mark]:
-    """The predicted difference of each capability; empty where not both mixtures were predicted."""
+    """Return the predicted difference of each capability; empty where not both mixtures were predicted."""
     assert run.mixture is not None
     chosen, other = run.mixture["predicted"], run.mixture["baselines"][name]["predicted"]
     ways, marks = directions(run), []

@@ -16,7 +16,7 @@ _MOST_PANELS = 3  # pairs of capabilities
 
 
 def mixture_section(run: RunRecords) -> Section:
-    """The shares of the chosen mixture beside each baseline."""
+    """Return the shares of the chosen mixture beside each baseline."""
     if run.mixture is None:
         return Section("mixture", "The mixture", "What changes, and what limits it?", missing=_NO_MIXTURE)
     shares, baselines = run.mixture["data_shares"], run.mixture["baselines"]
@@ -44,7 +44,9 @@ def _changes(shares: Mapping[str, float], baseline: Mapping[str, float], name: s
 
 
 def _bounds(run: RunRecords, name: str) -> tuple[float | None, float | None]:
-    """The 5th and the 95th percentile over refits; over the mixtures whose mean was taken where there are no refits."""
+    """Return the 5th and the 95th percentile over refits; over the mixtures whose mean was taken where there are no
+    refits.
+    """
     assert run.mixture is not None
     known = run.mixture["intervals"].get(name) or {}
     bounds = known.get("refits") or known.get("top")
@@ -103,7 +105,7 @@ def _shares_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) 
 
 
 def _epochs_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) -> list[Table]:
-    """How often the final run sees each dataset."""
+    """Return how often the final run sees each dataset."""
     assert run.mixture is not None
     chosen = run.mixture["epochs"]
     if not chosen or run.manifest is None:
@@ -126,7 +128,7 @@ def _limits(run: RunRecords) -> list[str]:
         notes.append("No constraint is binding.")
     if not met["satisfied"]:
         notes.append("The mixture does NOT satisfy all constraints.")
-    for edge in run.mixture["reach"]:
+    for edge in run.mixture.get("reach", ()):  # earlier releases did not look
         notes.append(
             f"{edge['dataset']} has the {edge['bound']} share that mixtures of these components can stand for, "
             f"{percent(edge['share'])}."
@@ -147,7 +149,7 @@ def _limits(run: RunRecords) -> list[str]:
 
 
 def pareto_section(run: RunRecords) -> Section:
-    """The trades between capabilities, each with its mixture."""
+    """Return the trades between capabilities, each with its mixture."""
     key, title, question = "trades", "Trades between capabilities", "Which trade?"
     if run.mixture is None:
         return Section(key, title, question, missing=_NO_MIXTURE)
@@ -203,7 +205,7 @@ def _better(higher: bool | None) -> str:
 
 
 def slices_section(run: RunRecords) -> Section:
-    """The objective along lines through the chosen mixture."""
+    """Return the objective along lines through the chosen mixture."""
     key, title, question = "shape", "Around the chosen mixture", "Flat or sharp?"
     if run.mixture is None:
         return Section(key, title, question, missing=_NO_MIXTURE)
@@ -257,7 +259,7 @@ def _line(points: Sequence[Mapping[str, Any]], scale: float) -> Line:
 
 
 def _flat(points: Sequence[Mapping[str, Any]], chosen: float) -> list[str]:
-    """The chosen share, the stretch around it that refits do not call worse, and what the ends would cost."""
+    """Return the chosen share, the stretch around it that refits do not call worse, and what the ends would cost."""
     ends = ", ".join(number(points[place]["difference"], signed=True) for place in (0, -1))
     if not _has_band(points):
         return [percent(chosen), "—", ends]

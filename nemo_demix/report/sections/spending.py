@@ -12,7 +12,7 @@ from nemo_demix.scoring.items import Scores
 
 
 def progress_section(run: RunRecords) -> Section:
-    """The best macro score so far, proxy after proxy."""
+    """Return the best macro score so far, proxy after proxy."""
     key, title, question = "progress", "As proxies came", "More proxies?"
     rows = [row for row in run.scored if row.capabilities]
     if len(rows) < 2:
@@ -88,7 +88,7 @@ def _macro(capabilities: Scores) -> tuple[float, float | None]:
 
 
 def ledger_section(run: RunRecords) -> Section:
-    """Tokens and device-seconds by stage, beside the same search over trained proxies."""
+    """Return tokens and device-seconds by stage, beside the same search over trained proxies."""
     key, title, question = "cost", "Cost", "Was it worth it?"
     stages = run.stages
     if not stages:

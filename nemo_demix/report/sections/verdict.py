@@ -25,7 +25,7 @@ from nemo_demix.report.units import macro_unit, spread_of_mean
 
 # A true difference of so many standard errors is called in four runs of five: 1.96 of the interval, 0.84 of these.
 DETECTABLE = 1.96 + 0.84
-_THEIRS = "heuristic"  # the mixture that the team has today, where it was given
+_THEIRS = "heuristic"  # the mixture that the user has today, where it was given
 _SOURCES = {
     "items": "which benchmark items were drawn",
     "seeds": "training seeds",
@@ -56,7 +56,7 @@ class Comparisons:
 
 
 def comparisons(run: RunRecords) -> Comparisons:
-    """The strongest that there are: of trained models, of proxies, of predictions; all negative where better."""
+    """Return the strongest that there are: of trained models, of proxies, of predictions; all negative where better."""
     if run.result is not None:
         models = run.result["models"]
         unit = macro_unit(one["unit"] for one in next(iter(models.values()))["capabilities"].values())
@@ -91,7 +91,9 @@ def _predicted(run: RunRecords) -> dict[str, dict[str, Any]]:
 
 
 def leading(found: Comparisons) -> str | None:
-    """The baseline that the verdict is about: the team's own mixture, else the proportional one, else the first."""
+    """Return the baseline that the verdict is about: the user's own mixture, else the proportional one, else
+    the first.
+    """
     for name in (_THEIRS, "proportional", *found.of):
         if name in found.of:
             return name
@@ -99,7 +101,7 @@ def leading(found: Comparisons) -> str | None:
 
 
 def verdict(run: RunRecords) -> Section:
-    """The first section."""
+    """Return the first section of the page: act, or not."""
     found = comparisons(run)
     name = leading(found)
     if name is None:

@@ -20,7 +20,7 @@ _BY = {
 
 
 def what_if_section(run: RunRecords) -> Section:
-    """The sliders' data; they are made by `template/what_if.js`."""
+    """Return the sliders' data; they are made by `template/what_if.js`."""
     if run.mixture is None:
         why = "No mixture has been chosen yet: `nemo-demix search` does."
         return Section(_KEY, _TITLE, _QUESTION, missing=why)
@@ -55,13 +55,13 @@ def what_if_section(run: RunRecords) -> Section:
 
 
 def _errors(mixture: Mapping[str, Any]) -> dict[str, float] | None:
-    """Root mean square errors out of fold, by capability."""
+    """Return root mean square errors out of fold, by capability."""
     checks = mixture["cross_validation"]
     return None if checks is None else dict(checks["capability_rmse"])
 
 
 def _override(datasets: list[str]) -> dict[str, Any]:
-    """How a mixture is written: on the command line where its grammar takes the names, else in a recipe.
+    """Return how a mixture is written: on the command line where its grammar takes the names, else in a recipe.
 
     The text of a mixture whose shares are 0, 1, ...; the page puts shares in the places of these.
     """

@@ -22,7 +22,7 @@ def use_cpu() -> None:
 
 
 def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
-    """Megatron's groups, as Bridge would make them; it finds them, and leaves them alone."""
+    """Start Megatron's groups as Bridge would; it finds them, and leaves them alone."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
@@ -45,7 +45,7 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
 
 
 def provided(provider: Any) -> torch.nn.Module:
-    """This rank's part of the model of a provider of Bridge's, with weights not yet set."""
+    """Build this rank's part of the model of a provider of Bridge's, with weights not yet set."""
     provider.perform_initialization = False
     provider.finalize()
     provider._pg_collection = ProcessGroupCollection.use_mpu_process_groups()
@@ -54,7 +54,7 @@ def provided(provider: Any) -> torch.nn.Module:
 
 
 def start_alone() -> None:
-    """A process group of this process only, with Megatron's groups in it."""
+    """Start a process group of this process only, with Megatron's groups in it."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
         start_groups(ParallelConfig(), Ranks(0, 0, 1))

@@ -15,7 +15,7 @@ _ARCHITECTURE = (
 
 
 def holder(model: Any) -> IdentityOp:
-    """A module for mappings to convert tensors of: on one rank every tensor is whole, whatever module it is of."""
+    """Return a module for mappings to convert tensors of: on one rank every tensor is whole, whatever it is of."""
     found = IdentityOp()
     found.config = model
     found.weight = torch.empty(0)  # whose device they take a tensor to
@@ -23,7 +23,7 @@ def holder(model: Any) -> IdentityOp:
 
 
 def lost_settings(settings: Any, bridge: Any, provider: Any) -> list[str]:
-    """What of a Hugging Face configuration its model for Megatron would not have, one line each.
+    """List what of a Hugging Face configuration its model for Megatron would not have, one line each.
 
     Args:
         settings: The Hugging Face configuration.
@@ -49,7 +49,7 @@ def lost_settings(settings: Any, bridge: Any, provider: Any) -> list[str]:
 
 
 def _rope(scaling: Any) -> dict[str, Any]:
-    """How positions are scaled; empty where they are not. Families that have several kinds are left to Bridge."""
+    """Return how positions are scaled; empty where they are not. Families with several kinds are left to Bridge."""
     found = dict(scaling) if isinstance(scaling, dict) else {}
     found.pop("rope_theta", None)  # compared as Megatron has it
     kind = found.pop("type", None)

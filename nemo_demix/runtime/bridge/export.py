@@ -82,7 +82,7 @@ def export_checkpoint(config: DemixConfig, checkpoint: Path, folder: Path) -> Pa
 
 
 def _bridge(config: DemixConfig, model: Any, ids: dict[str, Any]) -> tuple[Any, Any]:
-    """Bridge's converter for the recipe's model, and its Hugging Face configuration with the recipe's sizes.
+    """Return Bridge's converter for the recipe's model, and its Hugging Face configuration with the recipe's sizes.
 
     Args:
         ids: The tokens that text begins and ends with, as that configuration names them.
@@ -134,7 +134,7 @@ def _tokenizer(config: DemixConfig, checkpoint: Path) -> Path:
 
 
 def _generation(config: DemixConfig, checkpoint: Path, folder: Path, num_rows: int) -> Any:
-    """How text is generated: by what is beside the checkpoint's tokenizer, else the recipe's; None: nothing is."""
+    """Return how text is generated, as is said beside the checkpoint's tokenizer, else the recipe's; None: nowhere."""
     weights = locate(checkpoint).weights
     found = read_generation(folder, num_rows, root=weights if folder.is_relative_to(weights) else None)
     given = config.tokenizer.huggingface_path
@@ -144,7 +144,7 @@ def _generation(config: DemixConfig, checkpoint: Path, folder: Path, num_rows: i
 
 
 def _longest(checkpoint: Path) -> int | None:
-    """The longest text of a checkpoint of Bridge's own, as it says itself; None where nothing does."""
+    """Return the longest text of a checkpoint of Bridge's own, as it says itself; None where nothing does."""
     weights = locate(checkpoint).weights
     try:
         found = parse_yaml(read_file(weights, weights / RUN_CONFIG), unknown_tags=True)

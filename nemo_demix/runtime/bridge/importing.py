@@ -81,7 +81,7 @@ def import_checkpoint(config: DemixConfig, source: SourceFolder, folder: Path) -
 
 
 def _converter(path: Path, settings: Any) -> Any:
-    """Bridge's converter for a Hugging Face configuration."""
+    """Return Bridge's converter for a Hugging Face configuration."""
     try:
         return AutoBridge.from_hf_config(settings)
     except ValueError:  # its message is a page that asks for a new class
@@ -157,7 +157,7 @@ def _fill(named: AsSaved, source: SourceFolder, bridge: Any) -> None:
 
 
 def _named(mapping: Any) -> list[str]:
-    """The tensors of the folder that a mapping takes."""
+    """Return the names of the tensors that a mapping takes."""
     return [mapping.hf_param] if isinstance(mapping.hf_param, str) else list(mapping.hf_param.values())
 
 

@@ -21,7 +21,7 @@ _PRECISIONS = {"bf16-mixed": "bf16_mixed", "16-mixed": "fp16_mixed", "32": None}
 
 
 def base_recipe(config: DemixConfig, on_cpu: bool = False) -> Any:
-    """The recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
+    """Return the recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
 
     Args:
         on_cpu: Its model is built on the CPU, even where there is a GPU.
@@ -91,7 +91,7 @@ def override_model(recipe: Any, config: DemixConfig) -> None:
 
 
 def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
-    """What `shape_of` asks for, of the run's model as it would be on GPUs; nothing is built.
+    """Return what `shape_of` asks for, of the run's model as it would be on GPUs; nothing is built.
 
     Raises:
         ConfigError: if the recipe or an override does not exist.
@@ -105,13 +105,13 @@ def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
 
 
 def values_of(recipe: Any) -> dict[str, Any]:
-    """The attributes of a recipe's model that its sizes are found by."""
+    """Return the attributes of a recipe's model that its sizes are found by."""
     values = {name: getattr(recipe.model, name) for name in ATTRIBUTES}
     return values | {name: getattr(recipe.model, name, None) for name in UNEVEN}
 
 
 def tokenizer_config(info: Mapping[str, Any]) -> Any:
-    """Bridge's own description of the run's tokenizer; the model's vocabulary is not taken from it."""
+    """Return Bridge's own description of the run's tokenizer; the model's vocabulary is not taken from it."""
     kind = "SentencePieceTokenizer" if info["kind"] == "sentencepiece" else "HuggingFaceTokenizer"
     return TokenizerConfig(tokenizer_type=kind, tokenizer_model=info["path"], use_tokenizer_vocab_size=False)
 
@@ -127,7 +127,7 @@ def _set_precision(recipe: Any, precision: str) -> None:
 
 
 def _fit_to_cpu(recipe: Any) -> None:
-    """What gloo and the local layer spec cannot do is switched off; see `stand_ins` for the rest."""
+    """Switch off what gloo and the local layer spec cannot do; see `stand_ins` for the rest."""
     recipe.dist.distributed_backend = "gloo"
     recipe.dist.disable_jit_fuser = True
     recipe.comm_overlap = None

@@ -8,7 +8,7 @@ from transformers import Qwen3Config
 
 
 def qwen3_1p7b_pretrain_config() -> Any:
-    """`megatron.bridge.recipes.qwen.qwen3_1p7b_pretrain_config`, with the model's configuration at hand."""
+    """Return `megatron.bridge.recipes.qwen.qwen3_1p7b_pretrain_config`, with the model's configuration at hand."""
     sizes = Qwen3Config(
         vocab_size=151936,
         hidden_size=2048,

@@ -67,7 +67,7 @@ def train(
 
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, training: Training) -> Any:
-    """The whole `ConfigContainer` of a training run: its data blend, schedule, checkpoints and start.
+    """Return the whole `ConfigContainer` of a training run: its data blend, schedule, checkpoints and start.
 
     Raises:
         ConfigError: if the configuration names something the recipe does not have.
@@ -114,7 +114,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
 
 
 def _set_trackers(settings: Any, config: DemixConfig, name: str) -> None:
-    """Bridge's own loggers of a model, for what `track` asks for. On the last rank, which alone has the loss."""
+    """Set Bridge's own loggers of a model, for what `track` asks for. On the last rank, which alone has the loss."""
     folder, project = tensorboard_folder(config), config.track.wandb_project
     settings.log_interval = settings.tensorboard_log_interval = config.train.log_every_steps
     settings.skip_train_metrics_log = folder is None and project is None  # `Pace` says it
@@ -125,7 +125,7 @@ def _set_trackers(settings: Any, config: DemixConfig, name: str) -> None:
 
 
 def _has_optimizer(training: Training) -> bool:
-    """Whether the optimizer's state is taken from what a run goes on from."""
+    """Return whether the optimizer's state is taken from what a run goes on from."""
     return training.source is not None and bool(training.done_steps or training.load_optimizer)
 
 
@@ -176,7 +176,9 @@ class Steps(Callback):  # type: ignore[misc]
 
 
 def _reduced_loss(context: CallbackContext) -> float:
-    """The last step's loss, over all ranks, nats a token. The last pipeline stage has it, and tells the others."""
+    """Return the last step's loss, over all ranks, nats a token. The last pipeline stage has it, and tells
+    the others.
+    """
     losses = context.loss_dict or {}
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         return float(losses["lm loss"])
@@ -201,7 +203,7 @@ def _groups_kept() -> Iterator[None]:
 
 @contextmanager
 def _wandb_settings(config: DemixConfig) -> Iterator[None]:
-    """What Bridge does not pass to Weights & Biases, which reads it from the environment: the group, and the mode."""
+    """Set what Bridge does not pass to Weights & Biases, which reads it from the environment: group and mode."""
     before = dict(os.environ)
     os.environ["WANDB_RUN_GROUP"] = config.name
     if config.track.wandb_mode == "offline":

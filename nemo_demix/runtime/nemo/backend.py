@@ -24,7 +24,7 @@ def use_cpu() -> None:
 
 
 def start_groups(parallel: ParallelConfig, ranks: Ranks) -> None:
-    """Megatron's groups, as NeMo's strategy would make them; it finds them, and leaves them alone."""
+    """Start Megatron's groups as NeMo's strategy would; it finds them, and leaves them alone."""
     from nemo.lightning import _strategy_lib
     from nemo.lightning.pytorch.strategies.megatron_strategy import ParallelismConfig
 

@@ -46,7 +46,7 @@ class StepCheckpoint(ModelCheckpoint):
         step = trainer.global_step
         stops = step < max(self._save_steps) and self.stop_request is not None and from_rank_0(self.stop_request.seen)
         if not math.isfinite(_reduced_loss(trainer)):
-            return  # `Progress` ends the run
+            return  # `StepReport` ends the run
         if (step in self._save_steps or stops) and step != self._last_global_step_saved:
             self._save_checkpoint(trainer, f"{step_folder(self._folder, step, 'nemo')}.ckpt")
             self._prune(trainer, step)
@@ -66,7 +66,7 @@ class StepCheckpoint(ModelCheckpoint):
         """Save nothing: steps decide, not validations."""
 
 
-class Progress(Callback):
+class StepReport(Callback):
     """Tells `Pace` of every step, and the trackers of its rate."""
 
     def __init__(self, label: str, num_steps: int, tokens_per_step: int, every_steps: int, losses: str) -> None:
@@ -83,5 +83,5 @@ class Progress(Callback):
 
 
 def _reduced_loss(trainer: Any) -> float:
-    """The last step's loss, over all ranks, nats a token."""
+    """Return the last step's loss, over all ranks, nats a token."""
     return float(trainer.callback_metrics["reduced_train_loss"])

@@ -12,7 +12,7 @@ from nemo_demix.runtime.recipe import DTYPES, apply_overrides, call_factory, che
 
 
 def base_recipe(config: DemixConfig, folder: Path, name: str) -> Any:
-    """The recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
+    """Return the recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
 
     Args:
         folder: The logger's directory; NeMo writes below `folder/name`.
@@ -62,7 +62,7 @@ def _called(config: DemixConfig, offered: Mapping[str, Any]) -> Any:
 
 
 def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
-    """What `shape_of` asks for, of the run's model as it would be on GPUs; nothing is built.
+    """Return what `shape_of` asks for, of the run's model as it would be on GPUs; nothing is built.
 
     Raises:
         ConfigError: if the recipe or an override does not exist.
@@ -76,7 +76,7 @@ def shape_values(config: DemixConfig, vocab_size: int | None) -> dict[str, Any]:
 
 
 def checked_shape(recipe: Any, config: DemixConfig) -> ModelShape:
-    """The sizes of a recipe's model, overrides applied.
+    """Return the sizes of a recipe's model, overrides applied.
 
     Raises:
         ConfigError: as `check_shape`.
@@ -104,7 +104,7 @@ def _set_precision(recipe: Any, precision: str) -> None:
 
 
 def _fit_to_cpu(recipe: Any) -> None:
-    """What gloo and the local layer spec cannot do is switched off; see runtime/cpu_alias.py for the rest."""
+    """Switch off what gloo and the local layer spec cannot do; see runtime/cpu_alias.py for the rest."""
     recipe.trainer.accelerator = "cpu"
     # NeMo's progress printer runs a collective on rank 0 alone; gloo then hangs at the first checkpoint.
     recipe.trainer.enable_progress_bar = False

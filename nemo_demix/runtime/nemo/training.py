@@ -11,7 +11,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.runtime.backend import Trained, Training
 from nemo_demix.runtime.lifetime import StopRequest
-from nemo_demix.runtime.nemo.callbacks import Progress, StepCheckpoint
+from nemo_demix.runtime.nemo.callbacks import StepCheckpoint, StepReport
 from nemo_demix.runtime.nemo.recipe import base_recipe, checked_shape
 from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.runtime.recipe import apply_overrides, padded_vocab_size
@@ -37,12 +37,12 @@ def train(
     if ranks.is_main:
         close_trackers(arguments["trainer"].loggers)
     destroy_num_microbatches_calculator()
-    pace = next(one.pace for one in arguments["trainer"].callbacks if isinstance(one, Progress))
+    pace = next(one.pace for one in arguments["trainer"].callbacks if isinstance(one, StepReport))
     return Trained(pace.final_loss, saver.stopped_at, pace.diverged)
 
 
 def training_recipe(config: DemixConfig, manifest: DataManifest, training: Training) -> Any:
-    """The whole NeMo recipe of a training run: its data blend, schedule, checkpoints and start.
+    """Return the whole NeMo recipe of a training run: its data blend, schedule, checkpoints and start.
 
     Raises:
         ConfigError: if the configuration names something the recipe does not have.
@@ -89,7 +89,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
     recipe.log.tensorboard, recipe.log.wandb = _trackers(config, training.label)
     recipe.log.update_logger_directory = False  # each has its place
     callback = run.Config(
-        Progress,
+        StepReport,
         label=training.label,
         num_steps=training.num_steps,
         tokens_per_step=config.train.global_batch_size * config.train.seq_length,
@@ -100,7 +100,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
 
     if training.may_diverge:
         # Megatron's own check raises on the rank whose gradient is no number, and leaves the others waiting. The loss
-        # that `Progress` looks at is reduced: all ranks see a diverged proxy together, and go on with the next.
+        # that `StepReport` looks at is reduced: all ranks see a diverged proxy together, and go on with the next.
         recipe.trainer.strategy.ddp.check_for_nan_in_grad = False
 
     start = None
@@ -121,7 +121,7 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
 
 
 def _trackers(config: DemixConfig, name: str) -> tuple[Any, Any]:
-    """NeMo's loggers of this model; None for one that is not asked for."""
+    """Return NeMo's loggers of this model; None for one that is not asked for."""
     import nemo_run as run
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 

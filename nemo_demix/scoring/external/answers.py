@@ -16,7 +16,7 @@ _FIELDS = ("score", "stderr", "num_items", "items")
 
 
 def read_answer(key: str, config: ExternalConfig, answer: Mapping[str, Any]) -> dict[str, Items]:
-    """Items by score name, `external/<key>/<name>`.
+    """Return items by score name, `external/<key>/<name>`.
 
     Args:
         answer: `{"<name>": 0.31}` or `{"<name>": {"score", "stderr", "num_items", "items"}}`. `items` are the values of

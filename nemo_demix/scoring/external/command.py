@@ -57,7 +57,7 @@ class Commands:
             _end(process)
 
     def run(self, command: Command) -> dict[str, Any]:
-        """The JSON object that a command answers with.
+        """Return the JSON object that a command answers with.
 
         Raises:
             ScoreError: if it fails, takes too long or answers otherwise, every time.
@@ -140,7 +140,7 @@ def _read(command: Command) -> dict[str, Any]:
 
 
 def _last_json(printed: IO[bytes]) -> dict[str, Any]:
-    """The last line that is a JSON object: libraries print before it, and some after."""
+    """Return the last line that is a JSON object: libraries print before it, and some after."""
     printed.seek(0)
     for line in reversed(printed.read().decode(errors="replace").splitlines()):
         if line.lstrip().startswith("{"):

@@ -30,7 +30,7 @@ class Model(Protocol):
     weights_fingerprint: str | None
 
     def path(self, format: str) -> Path:
-        """The model's folder in a format: megatron | huggingface.
+        """Return the model's folder in a format: megatron | huggingface.
 
         Raises:
             DemixError: if it cannot be written.
@@ -61,7 +61,7 @@ class ExternalScorer:
                 self._asked[key] = external
 
     def score(self, model: Model) -> tuple[dict[str, Items], float]:
-        """Items by score name, and the seconds that it took.
+        """Return items by score name, and the seconds that it took.
 
         Raises:
             ScoreError: if a command fails, takes too long, or does not answer as the configuration says.

@@ -13,11 +13,11 @@ REVISION = 1  # raised whenever the same answer of a command comes to other scor
 FORMATS = ("megatron", "huggingface")
 USES = ("search", "fit", "report")
 CHECKPOINT, OUTPUT, NAME = "{checkpoint}", "{output}", "{name}"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) -> dict[str, ExternalScoreConfig]:
-    """What every number of an external command is, by score name: `external/<key>/<name>`.
+    """Return what every number of an external command is, by score name: `external/<key>/<name>`.
 
     Args:
         uses: Uses of those to include; None: all.
@@ -32,9 +32,9 @@ def external_scores(config: SuiteConfig, uses: Collection[str] | None = None) ->
 
 
 def external_errors(key: str, config: ExternalConfig) -> Iterator[DemixError]:
-    """What of an external command could not be run."""
+    """Yield what of an external command could not be run."""
     where = f"suite.external.{key}"
-    if not _PLAIN.fullmatch(key):
+    if not _NAME.fullmatch(key):
         yield ConfigError(f"{where}: expected a name of letters, digits, '.', '_' and '-': it names files")
     if not config.command or not any(CHECKPOINT in part for part in config.command):
         yield ConfigError(
@@ -81,7 +81,7 @@ def command_fingerprint(config: ExternalConfig) -> str:
 
 
 def _contents(part: str) -> str | None:
-    """The hash of the file that an argument names, alone or after its first `=`; None: it names none."""
+    """Return the hash of the file that an argument names, alone or after its first `=`; None: it names none."""
     for text in (part, part.partition("=")[2]):
         path = Path(text)
         if text and len(text) < 4096 and path.is_file():
@@ -96,7 +96,7 @@ def _hash(path: Path, size: int, modified_ns: int) -> str:
 
 
 def filled(command: list[str], values: Mapping[str, str]) -> list[str]:
-    """A command with its placeholders replaced; other braces stay as they are."""
+    """Return a command with its placeholders replaced; other braces stay as they are."""
     result = []
     for part in command:
         for placeholder, value in values.items():

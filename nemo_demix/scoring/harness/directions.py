@@ -10,7 +10,7 @@ from nemo_demix.scoring.harness.identity import selected
 def task_directions(
     config: SuiteConfig, manifest: DataManifest, uses: Collection[str] | None = None
 ) -> dict[str, bool]:
-    """Whether higher is better, by score name.
+    """Return whether higher is better, by score name.
 
     Raises:
         ConfigError, DatasetError: as `TaskSet.load`.

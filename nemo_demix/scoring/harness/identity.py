@@ -47,5 +47,5 @@ def _runs_code(manifest: DataManifest, key: str) -> bool:
 
 
 def selected(config: SuiteConfig, uses: Collection[str] | None) -> dict[str, TaskConfig]:
-    """The tasks of these uses; None: all."""
+    """Return the tasks of these uses; None: all."""
     return {key: task for key, task in config.tasks.items() if uses is None or task.use in uses}

@@ -53,7 +53,7 @@ class Metric:
 def choose_metric(
     key: str, wanted: str | None, found: Sequence[tuple[str, str]], usable: Callable[[str], bool]
 ) -> Metric:
-    """The metric of the configuration, or the first.
+    """Return the metric of the configuration, or the first.
 
     Args:
         key: Key in the configuration, for messages.
@@ -83,7 +83,7 @@ def choose_metric(
 
 
 def is_mean(task: Any, metric: str) -> bool:
-    """Whether a task's metric is a mean over documents, or bits per byte."""
+    """Return whether a task's metric is a mean over documents, or bits per byte."""
     from lm_eval.api.metrics import bits_per_byte, mean
 
     return task.aggregation().get(metric, mean) in (mean, bits_per_byte)
@@ -107,14 +107,14 @@ def values_and_weights(
 
 
 def unit_of(metric: str) -> str:
-    """`bits/byte`, `share` of documents, or the metric's own name."""
+    """Return `bits/byte`, `share` of documents, or the metric's own name."""
     if metric in (GOLD_BITS, _RATIO):
         return "bits/byte"
     return "share" if metric.startswith(_SHARES) else metric
 
 
 def chance_of(task: Any, metric: str, docs: Sequence[Mapping[str, Any]]) -> float | None:
-    """The level of guessing, a mean over documents; None: unknown."""
+    """Return the level of guessing, a mean over documents; None: unknown."""
     if task.OUTPUT_TYPE == "generate_until":
         return 0.0
     if task.OUTPUT_TYPE != "multiple_choice" or metric not in _CHOICE_METRICS:

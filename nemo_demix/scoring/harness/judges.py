@@ -21,7 +21,7 @@ class Judges:
         return Judge({"program": self._programs, "math": self._expressions})
 
     def _programs(self, questions: Sequence[Question]) -> list[bool]:
-        """Whether each program ends without an error."""
+        """Return whether each program ends without an error."""
         if not self._config.allow_code_execution:
             raise ConfigError(
                 "a task's metric runs programs that the model wrote: set suite.allow_code_execution=true, or take "
@@ -32,5 +32,5 @@ class Judges:
         return [outcome.passed for outcome in run_programs([program for (program,) in questions], limits, code.workers)]
 
     def _expressions(self, questions: Sequence[Question]) -> list[bool]:
-        """Whether each response's answer is the solution's."""
+        """Return whether each response's answer is the solution's."""
         return self._math.check([(gold, response) for gold, response in questions])

@@ -92,7 +92,7 @@ class Leaf:
         return metrics
 
     def _sample(self, doc_id: int, requests: list[Any], filter_name: str, metrics: dict[str, Any]) -> dict[str, Any]:
-        """What the harness's `evaluate` logs."""
+        """Return what the harness's `evaluate` logs."""
         from lm_eval.utils import handle_non_serializable, hash_string
 
         doc = requests[0].doc
@@ -191,7 +191,7 @@ def _declare_gold_bits(task: Any) -> None:
 
 
 def _metrics_given(leaf: Leaf) -> list[tuple[str, str]]:
-    """What the first document's requests would come to, whatever the model says."""
+    """Return what the first document's requests would come to, whatever the model says."""
     empty = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0, "generate_until": ""}
     requests, gold = leaf.requests[0], leaf.gold[0] if leaf.gold else None
     for instance in requests:

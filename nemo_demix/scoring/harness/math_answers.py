@@ -84,7 +84,7 @@ class _Worker:
             )
 
     def _ask(self, solution: str, response: str, timeout_s: float) -> bool | None:
-        """The answer; None: there came none in time, or the process ended."""
+        """Return the answer; None: there came none in time, or the process ended."""
         process = self._process
         assert process is not None
         assert process.stdin is not None

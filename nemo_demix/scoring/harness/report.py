@@ -15,7 +15,8 @@ _BOOTSTRAP_DRAWS = 100
 
 
 def eval_results(tasks: Sequence[ScoredTask], config: SuiteConfig) -> dict[str, Any]:
-    """The harness's `EvalResults` of what the tasks' last responses came to, without samples, as plain JSON values.
+    """Return the harness's `EvalResults` of what the tasks' last responses came to, without samples, as plain JSON
+    values.
 
     A value that is no finite number is null.
 

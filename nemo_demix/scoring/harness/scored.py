@@ -44,7 +44,7 @@ class ScoredTask:
     chance: float | None
 
     def items(self) -> TaskItems:
-        """The values that the last model's responses came to.
+        """Return the values that the last model's responses came to.
 
         Raises:
             ScoreError: if one is no finite number, or a document has none.
@@ -114,7 +114,7 @@ def scored_task(key: str, config: TaskConfig, built: BuiltTask, leaves: list[Lea
 
 
 def _share(leaf: Leaf, leaves: Sequence[Leaf], by_size: bool) -> float:
-    """What a task counts of its group's weight, which is its number of documents."""
+    """Return what a task counts of its group's weight, which is its number of documents."""
     if by_size:
         return float(len(leaf.doc_ids))
     return sum(len(one.doc_ids) for one in leaves) / len(leaves)

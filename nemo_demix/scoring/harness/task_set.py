@@ -101,7 +101,7 @@ class TaskSet:
         return [task.key for task in self._tasks]
 
     def results(self, responses: Mapping[str, Sequence[Any]]) -> TaskResults:
-        """What a model's responses come to; may be called again for the next model.
+        """Return what a model's responses come to; may be called again for the next model.
 
         Args:
             responses: Responses by request type, in the order of `instances`: (log-likelihood, is greedy) of a
@@ -165,7 +165,7 @@ def _build(key: str, task: TaskConfig, config: SuiteConfig, manifest: DataManife
 
 
 def _keep_names_apart(key: str, built: BuiltTask, taken: dict[str, str]) -> BuiltTask:
-    """The harness keeps results by a task's name: one that is there already gets its key as its name.
+    """Give a task whose name is there already its key as its name: the harness keeps results by these names.
 
     Raises:
         ConfigError: if a task of a group is there already.

@@ -76,7 +76,7 @@ class ScoreTable:
 
 
 def scores_table(path: Path) -> Table | None:
-    """The table of a source that is one file with rows and columns, `wide` or `opencompass`; None for any other.
+    """Return the table of a source that is one file with rows and columns, `wide` or `opencompass`; None for any other.
 
     Raises:
         ScoreError: if the source is absent, or of no shape that is known.
@@ -93,7 +93,7 @@ def scores_table(path: Path) -> Table | None:
 
 
 def read_scores(path: Path, table: Table | None, index: str | None, mixtures: ImportedMixtures) -> ScoreTable:
-    """The scores of a file, or of all files of a folder as one table.
+    """Return the scores of a file, or of all files of a folder as one table.
 
     Args:
         table: The table that `scores_table` gave.
@@ -121,7 +121,7 @@ def read_scores(path: Path, table: Table | None, index: str | None, mixtures: Im
 
 
 def wide(found: ScoreTable, table: Table, index: str | None, taken: Collection[str]) -> str:
-    """One row a mixture, one column a score; columns of standard errors belong to the scores beside them.
+    """Read one row a mixture, one column a score; columns of standard errors belong to the scores beside them.
 
     Args:
         taken: Columns that are datasets.
@@ -156,12 +156,12 @@ def _read(
 
 
 def is_opencompass(table: Table) -> bool:
-    """Whether a table is a summary of OpenCompass."""
+    """Return whether a table is a summary of OpenCompass."""
     return tuple(table.columns)[: len(OPENCOMPASS_COLUMNS)] == OPENCOMPASS_COLUMNS
 
 
 def _named(own: str, by_path: str, mixtures: Mapping[str, Any]) -> str:
-    """What the mixtures call a model: as it calls itself, else as its folder, else by the end of a path.
+    """Return what the mixtures call a model: as it calls itself, else as its folder, else by the end of a path.
 
     DeMix's folders hold summaries of a model that is called the same in each; lm-evaluation-harness writes the path
     `/ckpt/mix_1` as `__ckpt__mix_1`.
@@ -173,12 +173,12 @@ def _named(own: str, by_path: str, mixtures: Mapping[str, Any]) -> str:
 
 
 def _value(score: float | None, stderr: float | None) -> Value | None:
-    """Negative standard errors are none: some tools write -1 where there is none."""
+    """Return a cell's value; a negative standard error is none: some tools write -1 where there is none."""
     return None if score is None else Value(score, None if stderr is None or stderr < 0 else stderr)
 
 
 def _opencompass(found: ScoreTable, table: Table, folder: str, mixtures: Mapping[str, Any]) -> str:
-    """One row a dataset and metric, one column a mixture; `-` where there is no score, as in lines between blocks."""
+    """Read one row a dataset and metric, one column a mixture; `-` where there is no score, as between blocks."""
     models = list(table.columns)[len(OPENCOMPASS_COLUMNS) :]
     if not models:
         raise ScoreError(
@@ -206,7 +206,7 @@ def _opencompass(found: ScoreTable, table: Table, folder: str, mixtures: Mapping
 
 
 def _harness(found: ScoreTable, path: Path, mixture: str) -> str:
-    """One mixture's results: of each task the first of HARNESS_METRICS that it has, or its only metric.
+    """Return one mixture's results: of each task the first of HARNESS_METRICS that it has, or its only metric.
 
     A task of a group that has a score of its own is left out: it would count twice. Metrics are called `acc,none` since
     release 0.4, and `acc` before.
@@ -239,7 +239,7 @@ def _harness(found: ScoreTable, path: Path, mixture: str) -> str:
 
 
 def _metrics(path: Path, task: str, entry: Mapping[str, Any], is_old: bool) -> dict[str, Value | None]:
-    """A task's scores by metric; of a metric under several filters the unfiltered one, or the first."""
+    """Return a task's scores by metric; of a metric under several filters the unfiltered one, or the first."""
     found: dict[str, Value | None] = {}
     unfiltered = [key for key in entry if key.endswith(",none")]
     for key in (*unfiltered, *entry):

@@ -65,11 +65,11 @@ class ImportedScores:
         return {name: bool(metric.higher_is_better) for name, metric in self.metrics.items()}
 
     def column(self, name: str) -> list[float]:
-        """One score of all rows."""
+        """Return one score of all rows."""
         return [row.scores[name].score for row in self.rows]
 
     def stderr(self, name: str) -> float | None:
-        """The median of a score's standard errors; None: none is known."""
+        """Return the median of a score's standard errors; None: none is known."""
         errors = [error for row in self.rows if (error := row.scores[name].stderr) is not None]
         return median(errors) if errors else None
 
@@ -141,7 +141,9 @@ def _joined(settings: ImportedConfig, table: ScoreTable, mixtures: ImportedMixtu
 
 
 def by_pattern(given: Mapping[str, Setting], names: Iterable[str]) -> dict[str, Setting]:
-    """What a setting gives each name: what it has for that name, else for the last pattern (`*_bpb`) that fits."""
+    """Return what a setting gives each name: what it has for that name, else for the last pattern (`*_bpb`)
+    that fits.
+    """
     found = {}
     for name in names:
         fitting = [one for one in given if fnmatchcase(name, one)]
@@ -162,7 +164,7 @@ def _given(key: str, given: Mapping[str, Setting], benchmarks: Sequence[str], so
 
 
 def _metrics(table: ScoreTable, benchmarks: Sequence[str], given: Mapping[str, bool]) -> dict[str, Metric]:
-    """What each score is: which way it points is said by the user, the file, or a metric that we know."""
+    """Return what each score is: which way it points is said by the user, the file, or a metric that we know."""
     found = {name: table.metrics.get(name, Metric(None, None, "")) for name in benchmarks}
     found |= {
         name: replace(found[name], higher_is_better=higher, known_by="search.imported.higher_is_better")
@@ -191,7 +193,7 @@ def _excluded(table: ScoreTable, mixtures: ImportedMixtures, benchmarks: Sequenc
 
 
 def _summary(excluded: Mapping[str, str]) -> str:
-    """The reasons with their counts and the first few mixtures of each."""
+    """Return the reasons with their counts and the first few mixtures of each."""
     parts = []
     for reason, count in Counter(excluded.values()).most_common(5):
         names = [name for name, why in excluded.items() if why == reason][:5]
@@ -200,7 +202,7 @@ def _summary(excluded: Mapping[str, str]) -> str:
 
 
 def _distinct(rows: Sequence[ImportedRow]) -> tuple[list[ImportedRow], int]:
-    """One row a mixture, under the name of its first measurement; and how many mixtures had several."""
+    """Return one row a mixture, under the name of its first measurement; and how many mixtures had several."""
     groups: dict[str, list[ImportedRow]] = {}
     for row in rows:
         groups.setdefault(canonical_json(row.weights), []).append(row)
@@ -212,7 +214,9 @@ def _distinct(rows: Sequence[ImportedRow]) -> tuple[list[ImportedRow], int]:
 
 
 def _averaged(values: Sequence[Value]) -> Value:
-    """The mean of measurements: by the inverse of their variances where each has a standard error, else plain."""
+    """Return the mean of measurements: by the inverse of their variances where each has a standard error,
+    else plain.
+    """
     if len(values) == 1:
         return values[0]
     known = [value.stderr for value in values if value.stderr is not None and value.stderr > TINY]
@@ -223,7 +227,7 @@ def _averaged(values: Sequence[Value]) -> Value:
 
 
 def _oddities(source: str, found: ImportedScores) -> list[str]:
-    """Scores that say little about the mixtures."""
+    """Return scores that say little about the mixtures."""
     notes = []
     for name in found.benchmarks:
         values, stderr = found.column(name), found.stderr(name)

@@ -45,7 +45,9 @@ _ERRORS, _SPREADS = ("se", "sem"), ("std", "stdev", "sd")
 
 
 def known_metric(name: str) -> Metric | None:
-    """What a score is by the metric that its name ends in; None where that is none we know, or something turns it."""
+    """Return what a score is by the metric that its name ends in; None where that is none we know, or something turns
+    it.
+    """
     found = _ENDS.fullmatch(_FILTER.sub("", name.lower().strip()))
     if found is None or found["before"].rstrip(" _").endswith("-"):
         return None
@@ -56,7 +58,7 @@ def known_metric(name: str) -> Metric | None:
 
 
 def spreads(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, None]]:
-    """Columns that say how sure other columns are.
+    """Return columns that say how sure other columns are.
 
     Returns:
         The column with the standard error of each score that has one; and all columns that are no scores but spreads.
@@ -78,7 +80,9 @@ def spreads(columns: Sequence[str]) -> tuple[dict[str, str], dict[str, None]]:
 
 
 def _short(column: str, names: Collection[str]) -> tuple[str, bool]:
-    """`acc_se` beside `acc`: short endings count only where the score is there; and whether it is a standard error."""
+    """Return `acc_se` beside `acc`: short endings count only where the score is there; and whether it is a standard
+    error.
+    """
     base, separator, ending = column.rpartition("_")
     kinds = {**dict.fromkeys(_ERRORS, True), **dict.fromkeys(_SPREADS, False)}
     if not separator or base not in names or ending.lower() not in kinds:

@@ -43,7 +43,7 @@ class ImportedMixtures:
 
 
 def read_mixtures(path: Path, index: str | None, known: Sequence[str], identities: Collection[str]) -> ImportedMixtures:
-    """The mixtures of a file of their own.
+    """Return the mixtures of a file of their own.
 
     Args:
         index: `search.imported.index`: the column that names the rows of a table.
@@ -82,7 +82,8 @@ def read_mixtures(path: Path, index: str | None, known: Sequence[str], identitie
 
 
 def own_mixtures(table: Table, index: str | None, known: Sequence[str]) -> ImportedMixtures:
-    """The mixtures that a table of scores has in columns of its own: those of the recipe's datasets, or `train_*`.
+    """Return the mixtures that a table of scores has in columns of its own: those of the recipe's datasets, or
+    `train_*`.
 
     A score may be called like a dataset, or `train_loss`: of both sets of columns it is the one whose first row sums
     to 1.

@@ -47,11 +47,11 @@ class Table:
         return [name for name in IDENTITIES if name in self.columns and name != "tag"]
 
     def data(self, but: Collection[str] = ()) -> list[str]:
-        """The columns that are no identity and none of these."""
+        """Return the columns that are no identity and none of these."""
         return [name for name in self.columns if name not in IDENTITIES and name not in but]
 
     def row_names(self, index: str | None) -> list[str]:
-        """The name of each row: its value in a column, or the file's with the row's number where there is none.
+        """Return the name of each row: its value in a column, or the file's with the row's number where there is none.
 
         Raises:
             ScoreError: if a name is empty or occurs twice.
@@ -73,7 +73,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """A file of values separated by commas, tabs or semicolons: whichever its first line has most of.
+    """Return a file of values separated by commas, tabs or semicolons: whichever its first line has most of.
 
     Empty lines are passed over, and so are empty columns at the end, which spreadsheets leave.
 
@@ -89,7 +89,7 @@ def read_table(path: Path) -> Table:
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
-    """Rows that a program has, as if they had been written to a file and read; None and NaN are no values.
+    """Return rows that a program has, as if they had been written to a file and read; None and NaN are no values.
 
     Args:
         name: What messages call them.
@@ -134,7 +134,7 @@ def _parsed(text: str, path: Path) -> Table:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Return a JSON file that holds an object.
 
     Raises:
         ScoreError: if it does not, or has a key twice.
@@ -149,7 +149,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A regular file, whole.
+    """Return a regular file, whole.
 
     Raises:
         ScoreError: if it is none, cannot be read, or is larger than any table of scores.
@@ -166,7 +166,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def index_column(table: Table, asked: str | None, preferred: Iterable[str | None] = ()) -> str | None:
-    """The column that names the rows; None: there is none.
+    """Return the column that names the rows; None: there is none.
 
     Args:
         asked: `search.imported.index`.
@@ -187,7 +187,7 @@ def index_column(table: Table, asked: str | None, preferred: Iterable[str | None
 
 
 def number(text: str, *place: object) -> float | None:
-    """The number of a cell, or None where there is none: an empty cell, `N/A`, NaN, infinity.
+    """Return the number of a cell, or None where there is none: an empty cell, `N/A`, NaN, infinity.
 
     Only what any program would read as that number is one: no `1_000`, no digits of other scripts, no decimal comma.
 
@@ -206,7 +206,7 @@ def number(text: str, *place: object) -> float | None:
 
 
 def finite(value: Any, *place: object) -> float | None:
-    """A number out of JSON, or None for NaN and infinity.
+    """Return a number out of JSON, or None for NaN and infinity.
 
     Raises:
         ScoreError: if it is no number, or one beyond `LARGEST`.
@@ -219,7 +219,7 @@ def finite(value: Any, *place: object) -> float | None:
 
 
 def check_name(name: object, place: str) -> str:
-    """A name that can be printed.
+    """Return a name that can be printed.
 
     Raises:
         ScoreError: if it holds characters that steer a terminal, or is no name.
@@ -232,7 +232,7 @@ def check_name(name: object, place: str) -> str:
 
 
 def shown(names: Iterable[str]) -> str:
-    """A few of many names, for a message."""
+    """Return a few of many names, for a message."""
     names = list(names)
     return f"{', '.join(map(repr, names[:8]))}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
 

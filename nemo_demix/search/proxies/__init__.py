@@ -38,7 +38,7 @@ __all__ = [
 def open_proxies(
     run: PreparedRun, groups: Groups, kinds: Collection[str], uses: Collection[str] | None = None
 ) -> Iterator[dict[str, Proxies]]:
-    """Proxies of several kinds, by kind; no external command of theirs runs any more when this is left.
+    """Open proxies of several kinds, by kind; no external command of theirs runs any more when this is left.
 
     Args:
         groups: Groups of ranks. They are asked for nothing that is stored already.

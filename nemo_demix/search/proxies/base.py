@@ -114,7 +114,7 @@ class LiveModel:
         return self._model
 
     def scorer(self, uses: Collection[str] | None) -> "Scorer":
-        """The scorer for the benchmarks of some uses, made when it is first asked for."""
+        """Return the scorer for the benchmarks of some uses, made when it is first asked for."""
         from nemo_demix.scoring.scorer import Scorer
 
         key = None if uses is None else tuple(uses)

@@ -22,7 +22,7 @@ from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.identity import merge_fingerprint
 from nemo_demix.search.proxies.base import Evaluation, Proxies
-from nemo_demix.training.jobs import load_model, proxy_job
+from nemo_demix.training.jobs import load_model
 
 logger = logging.getLogger(__name__)
 Found = Evaluation | ScoreError
@@ -135,18 +135,18 @@ def merged_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str
 
     def model(weights: Mapping[str, float]) -> ModelFolder:
         checked = check_simplex(weights, names, "merge weights")
-        identity = merge_fingerprint(run, checked)
-        return ModelFolder(f"p_{identity[:8]}", identity, folder / identity, (order, checked), maker)
+        merged = merge_fingerprint(run, checked)
+        return ModelFolder(f"p_{merged[:8]}", merged, folder / merged, (order, checked), maker)
 
     return model
 
 
 def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[str, float]], ModelFolder]:
-    """Data shares as the proxy that was trained on them."""
+    """Return data shares as the proxy that was trained on them."""
     num_proxies = sum(run.config.search.iterations)
 
     def model(shares: Mapping[str, float]) -> ModelFolder:
-        job = proxy_job(run.config, run.manifest, shares, num_proxies)
+        job = run.proxy(shares, num_proxies)
         folder = external_folder(run.config) / job.fingerprint
         return ModelFolder(job.name, job.fingerprint, folder, Path(load_model(job).checkpoint), maker)
 
@@ -154,12 +154,12 @@ def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[st
 
 
 def external_folder(config: DemixConfig) -> Path:
-    """What is written for external commands; nothing of it outlives its command, unless it is to be kept."""
+    """Return what is written for external commands; nothing of it outlives its command, unless it is to be kept."""
     return config.run_dir / "search" / "external"
 
 
 def kept_formats(config: DemixConfig) -> set[str]:
-    """Formats of which a command wants its models kept."""
+    """Return formats of which a command wants its models kept."""
     return {external.format for external in config.suite.external.values() if external.keep_checkpoint}
 
 

@@ -33,7 +33,7 @@ class ProxyMerger:
     def __init__(self, run: PreparedRun, live: LiveModel) -> None:
         started = time.monotonic()
         self._live = live
-        self._identity = partial(merge_fingerprint, run)
+        self._fingerprint = partial(merge_fingerprint, run)
         live.keep = True
         checkpoints = {job.name: Path(load_model(job).checkpoint) for job in run.components}
         settings = run.config.merge
@@ -67,5 +67,5 @@ class ProxyMerger:
             self._proxies.write(weights)
             merge_time_s = time.monotonic() - began
 
-        result = scorer.score(self._live.model, self._live.ranks.is_main, self._identity(weights), fill)
+        result = scorer.score(self._live.model, self._live.ranks.is_main, self._fingerprint(weights), fill)
         return Evaluation(result, merge_time_s, time.monotonic() - started - merge_time_s)

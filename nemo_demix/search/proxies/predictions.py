@@ -25,7 +25,7 @@ from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
-from nemo_demix.scoring.identity import group_fingerprints
+from nemo_demix.scoring.identity import score_fingerprints
 from nemo_demix.scoring.result import ModelResult
 from nemo_demix.scoring.scores import likelihood_items
 from nemo_demix.scoring.suite import Suite
@@ -91,29 +91,29 @@ class PredictionProxies:
             items = likelihood_items(self.suite, self._predictions.bits_R(weights_C))
             yield place, Evaluation(ModelResult(items), 0.0, time.monotonic() - started)
 
-    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
-        """The named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
-        return self._predictions.scores_MB(weights_MC, groups)
+    def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return the named scores of many mixtures at once, see `TokenPredictions.scores_MB`."""
+        return self._predictions.scores_MB(weights_MC, names)
 
     def optimum(
         self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
     ) -> Optimum:
-        """The exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
+        """Return the exact best mixture for a weighted sum of scores, see `best_prediction_mixture`."""
         return best_prediction_mixture(self._predictions, objective, constraints, limits)
 
     def resampled(self, rng: np.random.Generator) -> "PredictionProxies":
-        """The same over items drawn with replacement, within each score."""
+        """Return the same over items drawn with replacement, within each score."""
         found = copy(self)
         found._predictions = self._predictions.resampled(rng)
         return found
 
-    def portable(self, groups: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
-        """What the named scores are worked out from, see `TokenPredictions.portable`."""
-        return self._predictions.portable(groups, [one._predictions for one in resampled])
+    def portable(self, names: Sequence[str], resampled: Sequence[Any]) -> dict[str, Any]:
+        """Return what the named scores are worked out from, see `TokenPredictions.portable`."""
+        return self._predictions.portable(names, [one._predictions for one in resampled])
 
 
 def are_scored(run: PreparedRun, uses: Collection[str] | None) -> bool:
-    """Whether every component's log-probabilities are stored."""
+    """Return whether every component's log-probabilities are stored."""
     return all(is_done(path, expected) for path, expected in (_stored(run, job, uses) for job in run.components))
 
 
@@ -133,23 +133,23 @@ def score_components(run: PreparedRun, live: LiveModel, uses: Collection[str] | 
 
 
 def _stored(run: PreparedRun, job: TrainJob, uses: Collection[str] | None) -> tuple[Path, str]:
-    """A component's record, and the fingerprint it has to have."""
-    groups = group_fingerprints(run.config.suite, run.manifest, uses)
-    folder = run.folder / "search" / "predictions" / fingerprint(groups=groups)[:8]
-    return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=groups)
+    """Return a component's record, and the fingerprint it has to have."""
+    scores = score_fingerprints(run.config.suite, run.manifest, uses)
+    folder = run.folder / "search" / "predictions" / fingerprint(groups=scores)[:8]
+    return folder / f"{job.name}.json", fingerprint(component=job.fingerprint, groups=scores)
 
 
 def token_weights(suite: Suite) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The places of each score's gold tokens, and what a bit of each counts in it, by score; both of one shape.
+    """Return the places of each score's gold tokens, and what a bit of each counts in it, by score; both of one shape.
 
     A benchmark is the mean over items of bits per byte; a held-out set is total bits over total bytes.
     """
     offsets_R = gold_offsets(suite.requests)
     found = {}
-    for group, (rows, sizes) in suite.members.items():
-        weights = np.full(len(rows), 1.0 / sizes.sum()) if group in suite.heldout else 1.0 / (len(rows) * sizes)
+    for name, (rows, sizes) in suite.members.items():
+        weights = np.full(len(rows), 1.0 / sizes.sum()) if name in suite.heldout else 1.0 / (len(rows) * sizes)
         tokens = np.concatenate([np.arange(offsets_R[index], offsets_R[index + 1]) for index in rows])
-        found[group] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))
+        found[name] = (tokens, np.repeat(weights, [offsets_R[index + 1] - offsets_R[index] for index in rows]))
     return found
 
 
@@ -180,7 +180,7 @@ def _score_component(live: LiveModel, scorer: "Scorer", job: TrainJob, record_pa
 
 
 def _read(record_path: Path, expected: str, num_tokens: int) -> Float32Array:
-    """A component's log-probabilities, mapped from disk.
+    """Return a component's log-probabilities, mapped from disk.
 
     Raises:
         ScoreError: if the file is not the one that its record is of.

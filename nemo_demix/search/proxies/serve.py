@@ -16,7 +16,7 @@ class Channel(Protocol):
     """A rank's end of what a group is asked."""
 
     def next(self) -> Request | None:
-        """The next request, the same on every rank of the group; None: there will be no more."""
+        """Return the next request, the same on every rank of the group; None: there will be no more."""
 
     def reply(self, reply: Reply) -> None:
         """Answer it; on rank 0."""

@@ -12,7 +12,7 @@ from nemo_demix.runtime.backend import Diverged
 from nemo_demix.runtime.model import load_checkpoint
 from nemo_demix.scoring.scorer import Scorer
 from nemo_demix.search.proxies.base import Evaluation, LiveModel
-from nemo_demix.training.jobs import TrainJob, load_model, proxy_job
+from nemo_demix.training.jobs import TrainJob, load_model
 from nemo_demix.training.train import train_jobs
 
 logger = logging.getLogger(__name__)
@@ -71,4 +71,4 @@ class ProxyTrainer:
         return Evaluation(result, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
 
     def _job(self, shares: Mapping[str, float]) -> TrainJob:
-        return proxy_job(self._run.config, self._run.manifest, shares, self._num_proxies)
+        return self._run.proxy(shares, self._num_proxies)

@@ -64,12 +64,12 @@ class _Unknown(WithoutProxies):
 
 
 def strategy_of(settings: SearchConfig) -> type[Strategy]:
-    """The class that searches with these settings; one that needs nothing where the name is no strategy's."""
+    """Return the class that searches with these settings; one that needs nothing where the name is no strategy's."""
     return STRATEGIES.get(settings.strategy, _Unknown).variant(settings)
 
 
 def proxy_plan(config: DemixConfig, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
-    """Which proxies this configuration's search is answered by.
+    """Return which proxies this configuration's search is answered by.
 
     Args:
         shown_std: How far trained models were from their proxies, by kind of proxy, where `verify` measured it.
@@ -78,7 +78,7 @@ def proxy_plan(config: DemixConfig, shown_std: Mapping[str, float] | None = None
 
 
 def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
-    """What of `search` does not exist, is impossible, or does not go together, by the configuration alone."""
+    """Yield what of `search` does not exist, is impossible, or does not go together, by the configuration alone."""
     yield from objective_errors(settings)
     yield from sampler_errors(settings.sampler)
     yield from predictor_errors(settings.predictor)
@@ -104,7 +104,7 @@ def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
 
 
 def _proxy_errors(strategy: type[Strategy], settings: SearchConfig) -> Iterator[DemixError]:
-    """A kind of proxy that exists, but not for this strategy."""
+    """Yield errors for a kind of proxy that exists, but not for this strategy."""
     given, name = settings.proxy, settings.strategy
     if given not in PROXIES or not strategy.proxies or given in strategy.proxies:
         return
@@ -117,7 +117,7 @@ def _proxy_errors(strategy: type[Strategy], settings: SearchConfig) -> Iterator[
 
 
 def build_strategy(problem: Problem, screen: Screen | None = None) -> Strategy:
-    """The strategy that the settings ask for, checked as the command checks them.
+    """Return the strategy that the settings ask for, checked as the command checks them.
 
     Args:
         screen: Prediction proxies, where the strategy's plan has them.

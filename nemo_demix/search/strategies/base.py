@@ -73,26 +73,26 @@ class ProxyPlan:
 class Screen(Protocol):
     """Scores of any number of mixtures at once, and their exact optimum: prediction proxies."""
 
-    def scores_MB(self, weights_MC: Array, groups: Sequence[str]) -> dict[str, Array]:
-        """Scores by name, each of shape (M,)."""
+    def scores_MB(self, weights_MC: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return scores by name, each of shape (M,)."""
 
     def optimum(
         self, constraints: Constraints, objective: Mapping[str, float], limits: Sequence[Limit] = ()
     ) -> Optimum:
-        """The mixture with the least weighted sum of scores, within limits of other such sums."""
+        """Return the mixture with the least weighted sum of scores, within limits of other such sums."""
 
     def resampled(self, rng: np.random.Generator) -> "Screen":
-        """The same over items drawn with replacement: what other items like these would have said."""
+        """Return the same over items drawn with replacement: what other items like these would have said."""
 
-    def portable(self, groups: Sequence[str], resampled: Sequence["Screen"]) -> dict[str, Any]:
-        """What scores are worked out from, as plain values, with how often each resample has drawn each item."""
+    def portable(self, names: Sequence[str], resampled: Sequence["Screen"]) -> dict[str, Any]:
+        """Return what scores are worked out from, as plain values, with how often each resample has drawn each item."""
 
 
 class FromRows(Protocol):
     """Chooses from scored mixtures alone, see `choose_from_rows`."""
 
     def __call__(self, settings: SearchConfig, space: SearchSpace, rows: Sequence[ProxyRow], seed: int) -> Choice:
-        """The mixture."""
+        """Return the mixture."""
 
 
 class Strategy(ABC):
@@ -127,22 +127,24 @@ class Strategy(ABC):
 
     @classmethod
     def variant(cls, settings: SearchConfig) -> "type[Strategy]":
-        """The class that searches with these settings: another one where `search.proxy` asks for another search."""
+        """Return the class that searches with these settings: another one where `search.proxy` asks for
+        another search.
+        """
         return cls
 
     @classmethod
     def section_errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """What is impossible in a section of `search` that is its own, whichever strategy is chosen."""
+        """Return what is impossible in a section of `search` that is its own, whichever strategy is chosen."""
         return iter(())
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """What it cannot do with these settings."""
+        """Return what it cannot do with these settings."""
         return iter(())
 
     @classmethod
     def parameters(cls, settings: SearchConfig) -> Any:
-        """Its `Parameters` with what `search.parameters` gives; None where it has none.
+        """Return its `Parameters` with what `search.parameters` gives; None where it has none.
 
         Raises:
             ConfigError: if a parameter is unknown or of another type.
@@ -153,11 +155,11 @@ class Strategy(ABC):
     @classmethod
     @abstractmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many mixtures it asks for in all."""
+        """Return how many mixtures it asks for in all."""
 
     @classmethod
     def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
-        """Which proxies it is answered by.
+        """Return which proxies it is answered by.
 
         Args:
             can_mix: Whether the scores of the objective can be had from mixed predictions.
@@ -168,17 +170,17 @@ class Strategy(ABC):
 
     @classmethod
     def mixes_components(cls) -> bool:
-        """Whether the component models have to be there."""
+        """Return whether the component models have to be there."""
         return cls.mixes == "components"
 
     @classmethod
     def trains_proxies(cls) -> bool:
-        """Whether each of its proxies is trained."""
+        """Return whether each of its proxies is trained."""
         return TRAINED in cls.proxies
 
     @abstractmethod
     def ask(self) -> list[Array]:
-        """The next weights to be scored, each of shape (C,); none: the strategy is done."""
+        """Return the next weights to be scored, each of shape (C,); none: the strategy is done."""
 
     def tell(self, rows: Sequence[ProxyRow]) -> None:
         """Take the rows of the mixtures asked for last that could be scored."""
@@ -186,7 +188,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def result(self) -> Choice:
-        """The mixture.
+        """Return the mixture.
 
         Raises:
             DemixError: if what was told does not suffice.
@@ -198,7 +200,7 @@ class WithoutProxies(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """No proxy is asked for."""
+        """Return 0: no proxy is asked for."""
         return 0
 
     def ask(self) -> list[Array]:

@@ -34,7 +34,7 @@ class Bayes(Strategy):
 
     @classmethod
     def section_errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """Numbers of proxies that do not go together."""
+        """Yield errors for numbers of proxies that do not go together."""
         own = settings.bayes
         if not 1 <= own.initial <= own.budget or own.batch < 1 or own.candidates < own.batch:
             yield ConfigError(
@@ -44,11 +44,11 @@ class Bayes(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many mixtures it asks for in all: its budget."""
+        """Return how many mixtures it asks for in all: its budget."""
         return settings.bayes.budget
 
     def ask(self) -> list[Array]:
-        """The initial mixtures, then the next batch, each of shape (C,); none where the budget is spent."""
+        """Return the initial mixtures, then the next batch, each of shape (C,); none where the budget is spent."""
         settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed
         step, first = self._step, self._asked == 0
         count = min(self._settings.initial if first else self._settings.batch, self._settings.budget - self._asked)
@@ -63,7 +63,9 @@ class Bayes(Strategy):
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
 
     def result(self) -> Choice:
-        """What the last fit's predictions are least at, without any bound; of ranks, the mean of a pool's top."""
+        """Return what the last fit's predictions are least at, without any bound; of ranks, the mean of a
+        pool's top.
+        """
         settings, space = self._problem.settings, self._problem.space
         seed, step = self._problem.seed, self._step
         if settings.objective in LINEAR:
@@ -73,7 +75,7 @@ class Bayes(Strategy):
         return describe(ranking, pool, best_mean(ranking, pool, settings.select_top))
 
     def _acquisition(self, ranking: Ranking, candidates_MC: Array) -> tuple[Array, Array]:
-        """Candidates that could be above the floors, and the objective of what they could be."""
+        """Return candidates that could be above the floors, and the objective of what they could be."""
         means, stds = ranking.averages(candidates_MC), ranking.averages_std(candidates_MC)
         optimistic = {
             name: means[name] + (BOUND if ranking.scales[name].higher_is_better else -BOUND) * stds[name]

@@ -44,16 +44,16 @@ class Resampling(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many proxies all steps have together."""
+        """Return how many proxies all steps have together."""
         return sum(settings.iterations)
 
     @staticmethod
     def steps(settings: SearchConfig) -> list[int]:
-        """Proxies of each step."""
+        """Return proxies of each step."""
         return list(settings.iterations)
 
     def ask(self) -> list[Array]:
-        """The next step's mixtures, each of shape (C,): at random first, then from the top of a fresh pool."""
+        """Return the next step's mixtures, each of shape (C,): at random first, then from the top of a fresh pool."""
         if self._step == len(self._iterations):
             return []
         settings, space, seed = self._problem.settings, self._problem.space, self._problem.seed
@@ -67,12 +67,12 @@ class Resampling(Strategy):
         return list(draw_next(pool.weights_MC, pool.objective_M, settings.resample_top, count, scored_MC, rng))
 
     def result(self) -> Choice:
-        """The mean of the top of the last pool."""
+        """Return the mean of the top of the last pool."""
         ranking, pool, weights_C = self._last()
         return describe(ranking, pool, weights_C)
 
     def chosen(self) -> Array:
-        """The result's weights alone, shape (C,), without what else is said of them."""
+        """Return the result's weights alone, shape (C,), without what else is said of them."""
         return self._last()[2]
 
     def _last(self) -> tuple[Ranking, RankedPool, Array]:
@@ -95,7 +95,9 @@ class Demix(Resampling):
 
     @classmethod
     def variant(cls, settings: SearchConfig) -> type[Strategy]:
-        """The class itself; `Screened` where both kinds of proxy are asked for: predictions screen, merges confirm."""
+        """Return the class itself; `Screened` where both kinds of proxy are asked for: predictions screen, merges
+        confirm.
+        """
         return Screened if settings.proxy == "both" else cls
 
 
@@ -109,7 +111,7 @@ class RegMix(Resampling):
 
     @staticmethod
     def steps(settings: SearchConfig) -> list[int]:
-        """All proxies in one step."""
+        """Return all proxies in one step."""
         return [sum(settings.iterations)]
 
 

@@ -42,12 +42,12 @@ class Plain(WithoutProxies):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """What it cannot do: keep floors, as nothing is predicted."""
+        """Yield what it cannot do: keep floors, as nothing is predicted."""
         if settings.floors or settings.default_floor is not None:
             yield ConfigError(f"search.floors: {cls.name} predicts nothing; take another search.strategy")
 
     def result(self) -> Choice:
-        """The baseline; `moved_share` says how much of the data the constraints changed."""
+        """Return the baseline; `moved_share` says how much of the data the constraints changed."""
         space = self._problem.space
         wanted = space.baselines[self.name]
         weights, _ = space.blend.merge_weights_for(wanted)
@@ -82,7 +82,7 @@ class Heuristic(Plain):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """What any plain mixture refuses, and shares that nothing gives."""
+        """Yield what any plain mixture refuses, and shares that nothing gives."""
         yield from super().errors(settings)
         if not settings.heuristic and settings.heuristic_from is None:
             yield no_shares(cls.name)
@@ -101,7 +101,7 @@ class MixMin(WithoutProxies):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """What it does not take: floors, and objectives that are not a mean."""
+        """Yield what it does not take: floors, and objectives that are not a mean."""
         if settings.objective != "mean":
             yield ConfigError(
                 f"search.objective={settings.objective}: mixmin minimises a weighted mean of scores, which is convex; "
@@ -114,11 +114,11 @@ class MixMin(WithoutProxies):
 
     @classmethod
     def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
-        """Predictions choose; the optimum's merge is scored, and compared with the baselines' merges."""
+        """Let predictions choose; the optimum's merge is scored, and compared with the baselines' merges."""
         return ProxyPlan("merge", "predictions", judged_by="merge", screen=True)
 
     def result(self) -> Choice:
-        """The optimum; `optimality_gap` is how far above the least possible value it can be."""
+        """Return the optimum; `optimality_gap` is how far above the least possible value it can be."""
         space, screen = self._problem.space, self._screen
         assert screen is not None, "the plan asks for one"
         objective = space.objective_capabilities
@@ -137,18 +137,18 @@ class MixMin(WithoutProxies):
 
 
 def screened(problem: Problem, screen: Screen, weights_C: Array) -> dict[str, float]:
-    """Capability averages of one mixture by prediction proxies."""
+    """Return capability averages of one mixture by prediction proxies."""
     return {name: float(values[0]) for name, values in screened_averages(problem, screen, weights_C[None]).items()}
 
 
 def screened_averages(problem: Problem, screen: Screen, weights_MC: Array) -> dict[str, Array]:
-    """Capability averages of mixtures by prediction proxies, each of shape (M,)."""
+    """Return capability averages of mixtures by prediction proxies, each of shape (M,)."""
     objective = problem.space.objective_capabilities
     return capability_averages(screen.scores_MB(weights_MC, list(objective)), objective, problem.space.weights)
 
 
 def screened_baselines(problem: Problem, screen: Screen) -> dict[str, dict[str, float]]:
-    """Capability averages of each baseline's nearest merge by prediction proxies."""
+    """Return capability averages of each baseline's nearest merge by prediction proxies."""
     space = problem.space
     return {
         name: screened(problem, screen, space.as_array(space.blend.merge_weights_for(shares)[0]))
@@ -157,5 +157,5 @@ def screened_baselines(problem: Problem, screen: Screen) -> dict[str, dict[str, 
 
 
 def without_std(averages: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    """Predicted scores as they are recorded where nothing was fitted."""
+    """Return predicted scores as they are recorded where nothing was fitted."""
     return {name: {"score": score, "std": None, "fit_std": None, "cv_rmse": None} for name, score in averages.items()}

@@ -33,11 +33,13 @@ class MergeMix(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many mixtures it asks for in all: seeds and verified optima."""
+        """Return how many mixtures it asks for in all: seeds and verified optima."""
         return settings.mergemix.seeds + settings.mergemix.verified
 
     def ask(self) -> list[Array]:
-        """The seeds, each of shape (C,); then the mean of the predicted top, and its best mixtures that are apart."""
+        """Return the seeds, each of shape (C,); then the mean of the predicted top, and its best mixtures that are
+        apart.
+        """
         settings, space = self._problem.settings, self._problem.space
         self._step += 1
         if self._step == 1:
@@ -58,7 +60,9 @@ class MergeMix(Strategy):
         super().tell(rows)
 
     def result(self) -> Choice:
-        """The optimum with the best measured objective among all proxies; the predicted one where none is verified."""
+        """Return the optimum with the best measured objective among all proxies; the predicted one where none is
+        verified.
+        """
         from scipy.spatial.distance import cdist
 
         ranking = self._ranking()
@@ -81,7 +85,7 @@ class MergeMix(Strategy):
 
 
 def seed_mixtures(problem: Problem, count: int) -> Array:
-    """Seed mixtures: the token-proportional and the equal mixture, the components, their pairs, and random ones.
+    """Return seed mixtures: the token-proportional and the equal mixture, the components, their pairs, and random ones.
 
     At most half of the seeds are pairs, which are drawn where there are more. Each is moved to the nearest mixture
     that satisfies the constraints, and what then comes twice is left out.

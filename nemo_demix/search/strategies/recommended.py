@@ -57,7 +57,7 @@ class Recommended(Strategy):
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
-        """Objectives without a slope; and DeMix, which it asks for, has no steps."""
+        """Yield what it does not take: objectives without a slope, and no steps of DeMix, which it asks for."""
         if not settings.iterations:
             yield no_steps(settings)
         if settings.objective in OBJECTIVES and settings.objective not in LINEAR:
@@ -68,12 +68,12 @@ class Recommended(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many merged proxies it asks for."""
+        """Return how many merged proxies it asks for."""
         return 0 if settings.proxy == "predictions" else Demix.num_proxies(settings)
 
     @classmethod
     def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
-        """Predictions choose where they can be mixed, unless `verify` found merges nearer to trained models."""
+        """Let predictions choose where they can be mixed, unless `verify` found merges nearer to trained models."""
         if settings.proxy == "predictions":
             return ProxyPlan("predictions", "predictions", screen=True)
         shown = shown_std or {}
@@ -85,7 +85,7 @@ class Recommended(Strategy):
         return ProxyPlan("merge", "merge")
 
     def ask(self) -> list[Array]:
-        """The weights of DeMix's next iteration, each of shape (C,); none where predictions alone are wanted."""
+        """Return the weights of DeMix's next iteration, each of shape (C,); none where predictions alone are wanted."""
         return [] if self._demix is None else self._demix.ask()
 
     def tell(self, rows: Sequence[ProxyRow]) -> None:
@@ -95,7 +95,7 @@ class Recommended(Strategy):
         self._demix.tell(rows)
 
     def result(self) -> Choice:
-        """The optimum."""
+        """Return the optimum."""
         settings, space = self._problem.settings, self._problem.space
         if self._screen is None:
             step = len(settings.iterations)
@@ -152,7 +152,7 @@ class Recommended(Strategy):
         )
 
     def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:
-        """The least objective above the floors, both by this screen."""
+        """Return the least objective above the floors, both by this screen."""
         settings, space = self._problem.settings, self._problem.space
         shares = _shares(self._problem)
         baseline = self._floor_baseline(screen)
@@ -168,7 +168,7 @@ class Recommended(Strategy):
         return np.sum([weight * averages[name] for name, weight in by_capability.items()], axis=0)
 
     def _agreement(self, screen: Screen) -> dict[str, Any]:
-        """How merges and predictions of the same mixtures agree, by capability; empty without merges."""
+        """Return how merges and predictions of the same mixtures agree, by capability; empty without merges."""
         if not self._rows:
             return {}
         scored = Scored(self._problem.space, self._rows)
@@ -177,7 +177,7 @@ class Recommended(Strategy):
 
 
 def published(problem: Problem) -> Problem:
-    """The problem as DeMix's published search would have it, on the same proxies: no floors, LightGBM."""
+    """Return the problem as DeMix's published search would have it, on the same proxies: no floors, LightGBM."""
     predictor = replace(problem.settings.predictor, kind="lightgbm")
     settings = replace(
         problem.settings, strategy="demix", proxy="merge", predictor=predictor, floors={}, default_floor=None
@@ -186,7 +186,7 @@ def published(problem: Problem) -> Problem:
 
 
 def _shares(problem: Problem) -> dict[str, dict[str, float]]:
-    """What each score counts in its capability's average, by capability."""
+    """Return what each score counts in its capability's average, by capability."""
     members: dict[str, dict[str, float]] = {}
     for name, owner in problem.space.objective_capabilities.items():
         members.setdefault(owner, {})[name] = problem.space.weights.get(name, 1.0)

@@ -41,16 +41,16 @@ class Screened(Strategy):
 
     @classmethod
     def num_proxies(cls, settings: SearchConfig) -> int:
-        """How many merged proxies it asks for; the pool is not counted."""
+        """Return how many merged proxies it asks for; the pool is not counted."""
         return settings.confirm
 
     @classmethod
     def plan(cls, settings: SearchConfig, can_mix: bool, shown_std: Mapping[str, float] | None = None) -> ProxyPlan:
-        """Predictions screen, merges choose."""
+        """Let predictions screen and merges choose."""
         return ProxyPlan("merge", "merge", screen=True)
 
     def ask(self) -> list[Array]:
-        """The best `search.confirm` of the pool, each of shape (C,), at least a little apart."""
+        """Return the best `search.confirm` of the pool, each of shape (C,), at least a little apart."""
         if self._asked:
             return []
         self._asked = True
@@ -59,7 +59,7 @@ class Screened(Strategy):
         return list(spread_rows(pool.weights_MC, pool.objective_M, self._problem.settings.confirm, _SPACING, none_EC))
 
     def result(self) -> Choice:
-        """The best by measured objective; its predictions are the screen's, their std how far these were off."""
+        """Return the best by measured objective; its predictions are the screen's, their std how far these were off."""
         settings, space = self._problem.settings, self._problem.space
         if not self._rows:
             raise ScoreError("search.proxy=both: no mixture was confirmed; raise search.confirm")

@@ -4,20 +4,20 @@ import os
 import subprocess
 
 from nemo_demix.errors import ConfigError
-from nemo_demix.merging.cohort import Cohort
+from nemo_demix.merging.peers import Peers
 
 
-def find_cohort() -> Cohort:
-    """Read the team from torchrun's environment, or a Slurm step's; a process is on its own otherwise.
+def find_peers() -> Peers:
+    """Read which of torchrun's or a Slurm step's processes this is, and how many there are; without either it is one.
 
     Raises:
         ConfigError: if Slurm's list of hosts cannot be read.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return Cohort(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        return Peers(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     size = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set by srun, not in the batch script around it
     if size == 1:
-        return Cohort()
+        return Peers()
     rank = int(os.environ["SLURM_PROCID"])
     hosts = os.environ.get("SLURM_STEP_NODELIST", "")
     try:
@@ -33,4 +33,4 @@ def find_cohort() -> Cohort:
     }
     for name, value in meeting.items():
         os.environ.setdefault(name, value)
-    return Cohort(rank, size)
+    return Peers(rank, size)

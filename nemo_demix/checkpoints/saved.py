@@ -1,4 +1,4 @@
-"""Where a checkpoint's weights are, and which save they are of: known without torch, and without reading a tensor."""
+"""Where a checkpoint's weights are, whether its save is whole, and which save it is: known without reading a tensor."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from nemo_demix.plain_yaml import parse_yaml
 
 
 def find_weights(checkpoint: Path) -> Path:
-    """The torch_dist folder of a checkpoint in any layout that is read.
+    """Return the torch_dist folder of a checkpoint in any layout that is read.
 
     Raises:
         CheckpointError: if there is none, its save was cut off, or it is of a form that is not read; see `detect`.
@@ -19,7 +19,7 @@ def find_weights(checkpoint: Path) -> Path:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint of a training run was saved to its end.
+    """Return whether a checkpoint of a training run was saved to its end.
 
     NeMo 2 writes metadata.json last, and then removes a marker; Megatron-Bridge writes run_config.yaml last.
     """
@@ -30,7 +30,9 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def _is_whole_yaml(path: Path) -> bool:
-    """Whether it ends as Megatron-Bridge ends it: cut off within a line, or before its last section, it does not."""
+    """Return whether it ends as Megatron-Bridge ends it: cut off within a line, or before its last section, it does
+    not.
+    """
     try:
         content = parse_yaml(read_file(path.parent, path), unknown_tags=True)
     except (FileNotFoundError, ValueError):
@@ -38,8 +40,8 @@ def _is_whole_yaml(path: Path) -> bool:
     return isinstance(content, dict) and "validation" in content
 
 
-def checkpoint_identity(checkpoint: Path) -> str:
-    """What tells a brought checkpoint from another: its place, and its metadata, which names the save it is of.
+def checkpoint_fingerprint(checkpoint: Path) -> str:
+    """Fingerprint what tells a brought checkpoint from another: its place, and the metadata that name its save.
 
     Raises:
         CheckpointError: if there is none.

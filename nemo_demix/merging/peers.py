@@ -1,4 +1,4 @@
-"""The processes of one merge on several machines: torchrun's or srun's tasks. They work apart and meet to agree."""
+"""The processes that torchrun or srun started for one command, as a merge has them: apart until they meet to agree."""
 
 import datetime
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class PeerFailure(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """This process among `size`; the others are met through torch.distributed where there are any."""
+class Peers:
+    """This process, number `rank` of `size`; the others are met through torch.distributed where there are any."""
 
     rank: int = 0
     size: int = 1
@@ -49,7 +49,7 @@ class Cohort:
                 raise DemixError(found[1]) if found[0] else PeerFailure(f"process {rank} failed: {found[1]}")
 
     def total(self, number: int) -> int:
-        """The sum of a number over all processes. Collective."""
+        """Return the sum of a number over all processes. Collective."""
         numbers: list[int] = [number] * self.size
         if self.size > 1:
             import torch
