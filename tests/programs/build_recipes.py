@@ -111,7 +111,7 @@ def by_bridge(config: DemixConfig, manifest: DataManifest, training: Training) -
         "optimizer": recipe.optimizer.optimizer,
         "weight_decay": recipe.scheduler.end_weight_decay,
         "precision": recipe.mixed_precision and recipe.mixed_precision.replace("_", "-"),
-        "paths": [word for pair in zip(map(str, weights), paths, strict=True) for word in pair],
+        "paths": [word for pair in zip(map(str, weights or [1.0]), paths, strict=True) for word in pair],
         "global_batch_size": recipe.train.global_batch_size,
     }
 
