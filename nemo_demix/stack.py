@@ -224,12 +224,12 @@ def stack_problems(command: str = "a run", backend: str = "nemo") -> list[str]:
 
 
 def fitting_backends() -> tuple[str, ...]:
-    """The back ends whose framework is here, each package of it in a release that was tested."""
+    """Return the back ends whose framework is here, each package of it in a release that was tested."""
     return tuple(name for name, needed in _FRAMEWORKS.items() if not any(map(_problem, needed)))
 
 
 def _who_fits(fitting: tuple[str, ...]) -> str:
-    """Which back end to take instead, as the end of an error; empty where no framework is here."""
+    """Name the back end to take instead, as the end of an error; empty where no framework is here."""
     if fitting:
         return f"; what is installed here fits backend={fitting[0]}"
     named = {one.name: one.module for needed in _FRAMEWORKS.values() for one in needed}
@@ -241,7 +241,7 @@ def _who_fits(fitting: tuple[str, ...]) -> str:
 
 
 def python_warning(backend: str) -> str | None:
-    """What is to be said of this Python for a back end; None where all is well."""
+    """Return what is to be said of this Python for a back end; None where all is well."""
     version = platform.python_version()
     if backend != "bridge" or within(version, _BRIDGE_PYTHON):
         return None

@@ -67,7 +67,7 @@ class Executor:
 
 
 def _is_given(entry: ast.AnnAssign) -> bool:
-    """Whether a dataclass takes a field as an argument, and means it for others."""
+    """Return whether a dataclass takes a field as an argument, and means it for others."""
     assert isinstance(entry.target, ast.Name)
     options = entry.value.keywords if isinstance(entry.value, ast.Call) else []
     held_back = any(
@@ -150,14 +150,14 @@ EXECUTORS = {
 
 
 def executor_of(launch: LaunchConfig) -> Executor | None:
-    """The executor that `launch` waits for; None where it submits to Slurm."""
+    """Return the executor that `launch` waits for; None where it submits to Slurm."""
     if launch.through == "local":
         return LOCAL
     return EXECUTORS.get(launch.executor) if launch.through == "nemo_run" else None
 
 
 def executor_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """What is wrong with the fields of the executor that a configuration names; nothing runs, and nobody is asked."""
+    """Yield what is wrong with the fields of the executor that is named; nothing runs, and nobody is asked."""
     launch = config.launch
     if launch.executor == SLURM or launch.executor not in EXECUTORS:  # the latter told by `limit_errors`
         return
@@ -189,7 +189,7 @@ def executor_errors(config: DemixConfig) -> Iterator[DemixError]:
 
 
 def _node_errors(config: DemixConfig, executor: Executor) -> Iterator[DemixError]:
-    """A stage of several nodes, where an executor has one, or lacks what it needs for them."""
+    """Yield an error for a stage of several nodes, where an executor has one, or lacks what it needs for them."""
     if executor.nodes is not None and (executor.for_nodes is None or executor.for_nodes in config.launch.options):
         return
     for stage in (name for name in STAGES if name != "prepare"):  # which always has one node
@@ -245,7 +245,7 @@ def check_client(executor: Executor) -> None:
 
 
 def values_of(executor: Executor, job: PlannedJob, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of a job's executor as the configuration has them, with secrets taken from the environment.
+    """Return the fields of a job's executor as the configuration has them, with secrets taken from the environment.
 
     Raises:
         ClusterError: if a variable that is named is not set.

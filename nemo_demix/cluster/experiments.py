@@ -94,7 +94,7 @@ def _is_in(stage: str, jobs: Sequence[PlannedJob]) -> bool:
 
 
 def _indices(job: PlannedJob, executor: Executor) -> Sequence[int | None]:
-    """A job for each model that is to do where each has machines of its own; else one for all."""
+    """Return the models that are to do, a job each, where each has its own machines; else `None`: one job for all."""
     return (None,) if executor.nodes is None else job.indices
 
 
@@ -161,7 +161,7 @@ def _build(executor: Executor, job: PlannedJob, site: Site) -> Any:
 
 
 def title(plan: Sequence[PlannedJob]) -> str:
-    """The experiment's name: the jobs' without the stage."""
+    """Return the experiment's name: the jobs' without the stage."""
     return plan[0].name.removesuffix(f"-{plan[0].stage}")
 
 

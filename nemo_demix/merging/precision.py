@@ -48,7 +48,7 @@ def check_precision(path: Path, stored: Stored) -> None:
 
 
 def objects_differ(name: str, one: str, other: str) -> CheckpointError:
-    """The refusal of byte objects that components do not agree in."""
+    """Return the refusal of byte objects that components do not agree in."""
     what = "the scales of FP8 and their history differ" if "_extra_state" in name else "it differs"
     return CheckpointError(
         f"{name}: {what} between {one} and {other}; such state is not averaged: name the component to take it from, "
@@ -57,7 +57,7 @@ def objects_differ(name: str, one: str, other: str) -> CheckpointError:
 
 
 def rounded_to_fp8(names: Iterable[str]) -> str:
-    """What is said of components whose weights were kept in FP8 while they were trained."""
+    """Return what is said of components whose weights were kept in FP8 while they were trained."""
     return (
         f"{', '.join(names)}: the weights were kept in FP8 while they were trained (fp8_param), so that the saved ones "
         "are rounded to it; their masters are in the optimizer's state, which a merge leaves out. Train components "

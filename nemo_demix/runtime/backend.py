@@ -126,7 +126,7 @@ _WEIGHTS_IN_FP8 = ("fp8_param", "fp8_params", "fp8_param_gather", "fp4_param", "
 
 
 def _rounded(value: object, key: str) -> Iterator[str]:
-    """The keys in nested settings by which weights are not kept in bf16."""
+    """Yield the keys in nested settings by which weights are not kept in bf16."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             if name in _WEIGHTS_IN_FP8 and item:
