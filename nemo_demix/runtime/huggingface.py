@@ -45,7 +45,7 @@ class SourceFolder:
         config: What its config.json says.
         files: The safetensors file of each tensor, by the tensor's name.
         dtype: The one that holds the values of all tensors.
-        num_rows: Of the embedding.
+        num_rows: Rows of the embedding.
         tokenizer: A transformers tokenizer.
         generation: How text is generated with it, kept beside the tokenizer; None: nothing is.
     """
