@@ -37,6 +37,8 @@ from _gpu_run import Run
 from _merge_inputs import SEED, SHAPES, prepare_inputs
 from _provenance import REPOSITORY, RESULTS, write
 
+from nemo_demix.errors import DemixError
+
 HERE = Path(__file__).resolve().parent
 LIMIT_S = {"cuda": 360.0, "cpu": 1800.0}  # of a CPU nothing is promised: it may be busy
 LEAST_S = 20.0  # no check is begun with less
@@ -284,7 +286,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        run = None if arguments.run is None else Run.find(arguments.run.resolve())
+        try:
+            run = None if arguments.run is None else Run.find(arguments.run.resolve())
+        except DemixError as error:
+            parser.exit(2, f"gpu_check: --run {arguments.run}: {error}\n")
         device = "cuda" if gpus else "cpu"
         session = Session(folder.resolve(), device, gpus, started + LIMIT_S[device], run)
         if not gpus:

@@ -31,6 +31,7 @@ tests/stages/test_verify.py
 tests/training/test_train.py
 tests/ranks/test_stopping.py
 tests/ranks/test_fork_server.py
+tests/merging/test_object_store.py
 """.split()
 
 # One Slurm serves the first, one import of NeMo in the test's own process the second.

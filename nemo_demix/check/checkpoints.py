@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import is_training_state, read_metadata
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.memory_check import known_shape
@@ -40,7 +41,7 @@ def _of_one_model(paths: Mapping[str, str], shape: ModelShape | None) -> Iterato
     first: tuple[str, dict[str, tuple[int, ...]]] | None = None
     for key, path in paths.items():
         try:
-            layout = detect(Path(path))
+            layout = detect(checkpoint_path(path))
             stored = read_metadata(layout.weights)
         except DemixError as error:
             yield type(error)(f"{key}: {error}")

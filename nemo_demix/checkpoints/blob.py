@@ -19,6 +19,7 @@ import torch
 from isal.isal_zlib import crc32
 from torch.serialization import skip_data
 
+from nemo_demix.checkpoints.files import File, read_at
 from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.errors import CheckpointError
 
@@ -39,8 +40,8 @@ class Payload:
 class _Window(io.RawIOBase):
     """A part of a file, as a file."""
 
-    def __init__(self, descriptor: int, offset: int, length: int) -> None:
-        self._descriptor, self._offset, self._length, self._position = descriptor, offset, length, 0
+    def __init__(self, file: File, offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._position = file, offset, length, 0
 
     def readable(self) -> bool:
         return True
@@ -57,10 +58,9 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         size = max(0, min(len(buffer), self._length - self._position))
-        data = os.pread(self._descriptor, size, self._offset + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        count = self._file.read_some(memoryview(buffer)[:size], self._offset + self._position) if size else 0
+        self._position += count
+        return count
 
 
 def damaged(path: Path, name: str, chunk: Chunk, found: int | None, expected: int) -> CheckpointError:
@@ -158,8 +158,8 @@ def _central_crc_places(tail: bytes) -> dict[str, int]:
     return places
 
 
-def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: torch.dtype) -> Payload:
-    """Return the payload of a chunk, in the file opened as `descriptor`.
+def find_payload(file: File, path: Path, name: str, chunk: Chunk, dtype: torch.dtype) -> Payload:
+    """Return the payload of a chunk, in its file.
 
     An archive as this torch writes it is recognised by its bytes; any other is parsed.
 
@@ -168,7 +168,7 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
             tensor of the chunk's shape and dtype.
     """
     where = f"{path}: the chunk of {name} at {chunk.offsets}"
-    size = os.fstat(descriptor).st_size
+    size = file.size
     if size < chunk.file_offset + chunk.num_bytes:
         raise CheckpointError(
             f"{path}: truncated: {name} needs {chunk.num_bytes} bytes at {chunk.file_offset}, the file ends at {size}; "
@@ -176,15 +176,16 @@ def find_payload(descriptor: int, path: Path, name: str, chunk: Chunk, dtype: to
         )
     expected = frame(chunk.sizes, dtype)
     if expected.length == chunk.num_bytes:
-        end = len(expected.head) + expected.num_bytes
-        found = os.pread(descriptor, chunk.num_bytes - end, chunk.file_offset + end)
+        end, until = len(expected.head) + expected.num_bytes, chunk.file_offset + chunk.num_bytes
+        # The head first: what is fetched ahead with it is the payload.
+        head = read_at(file, len(expected.head), chunk.file_offset, until)
+        found = read_at(file, chunk.num_bytes - end, chunk.file_offset + end, until)
         if len(found) == chunk.num_bytes - end:
             (crc,) = struct.unpack_from("<I", found, _DESCRIPTOR_CRC)
-            head = os.pread(descriptor, len(expected.head), chunk.file_offset)
             if head == expected.head and found == expected.tail(crc):
                 return Payload(chunk.file_offset + len(head), expected.num_bytes, crc)
     try:
-        start, crc = _parse(_Window(descriptor, chunk.file_offset, chunk.num_bytes), chunk, dtype)
+        start, crc = _parse(_Window(file, chunk.file_offset, chunk.num_bytes), chunk, dtype)
     except Exception as error:  # zipfile and the unpickler raise many kinds on damaged bytes
         # torch would have the user load what it refuses; of that only the name is passed on
         foreign = str(error).partition("GLOBAL ")[2].split()

@@ -12,7 +12,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import parse_json, write_json
-from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.files import read_file, side_by_side
 from nemo_demix.checkpoints.layouts import Layout, locate
 from nemo_demix.checkpoints.metadata import ObjectEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import read_object
@@ -78,12 +78,13 @@ def check_objects(layout: Layout, objects: Mapping[str, ObjectEntry]) -> None:
     """
     record = _record(layout)
     if record.is_file():
-        expected = _entries(record, "objects")
-        for name, item in objects.items():
-            if name in expected:
-                _compare(
-                    f"{layout.weights / item.file}: {name}", read_object(layout.weights, item), expected[name], record
-                )
+        expected, weights = _entries(record, "objects"), layout.weights
+
+        def compare(name: str) -> None:
+            item = objects[name]
+            _compare(f"{weights / item.file}: {name}", read_object(weights, item), expected[name], record)
+
+        side_by_side(compare, [name for name in objects if name in expected], weights)
 
 
 def _entries(record: Path, key: str) -> dict[str, tuple[int, str]]:

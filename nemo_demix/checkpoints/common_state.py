@@ -31,7 +31,7 @@ _TRAINING_STATE = (
 _MEGATRONS_MODULES = ("megatron.", "numpy.", "types.", "pathlib.", "argparse.")
 
 
-def load_plain(data: bytes, path: Path, allowed: Sequence[Any] = ()) -> Any:
+def load_plain(data: bytes, path: Path | str, allowed: Sequence[Any] = ()) -> Any:
     """Return what a file of `torch.save` holds: tensors, plain values, and classes of torch's own list and of
     `allowed`.
 
@@ -69,13 +69,13 @@ def load_common(common: CommonState, allowed: Sequence[Any] = (), megatrons: boo
 
 def _load(common: CommonState, allowed: Sequence[Any] = (), megatrons: bool = False) -> Any:
     try:
-        return load_plain(common.data, Path(common.where), allowed)
+        return load_plain(common.data, common.where, allowed)
     except pickle.UnpicklingError as error:
         if not megatrons or not str(error).partition("GLOBAL ")[2].startswith(_MEGATRONS_MODULES):
             raise
         from megatron.core.safe_globals import SAFE_GLOBALS  # imports Megatron, so only where it is needed
 
-        return load_plain(common.data, Path(common.where), (*allowed, argparse.Namespace, *SAFE_GLOBALS))
+        return load_plain(common.data, common.where, (*allowed, argparse.Namespace, *SAFE_GLOBALS))
 
 
 def without_training_state(common: CommonState) -> bytes:

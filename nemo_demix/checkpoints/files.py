@@ -1,13 +1,79 @@
-"""Files of a checkpoint, opened so that nothing outside of it is read, and nothing that is no file; bytes by place."""
+"""Files of a checkpoint, opened so that nothing outside of it is read, and nothing that is no file; bytes by place.
+
+On this machine or in an object store (`store`): what reads a checkpoint is given a `File`, and does not ask which.
+"""
 
 import os
 import stat
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from nemo_demix.checkpoints.store import State, StorePath
 from nemo_demix.errors import CheckpointError
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would be waited for otherwise
 _MOST_BYTES = 1 << 30  # of a small file: it is read into memory
+_AT_ONCE = 16  # requests to a store, which mostly wait
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class File(Protocol):
+    """A file that is open for reading."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    @property
+    def state(self) -> State:
+        """Size, and what changes when it is written again."""
+
+    @property
+    def piece(self) -> int:
+        """How many bytes to read at a time, where all are wanted."""
+
+    def read_some(self, buffer: memoryview, offset: int, until: int = 0) -> int:
+        """Fill a buffer, or the beginning of it, from an offset; returns how much, 0 at the end.
+
+        Args:
+            until: Up to where the reader will go on.
+        """
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class LocalFile:
+    """A file of this machine, by its descriptor."""
+
+    piece = 1 << 20
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @property
+    def size(self) -> int:
+        """Its bytes, now."""
+        return os.fstat(self.descriptor).st_size
+
+    @property
+    def state(self) -> State:
+        """Size, modification time (ns), inode."""
+        found = os.fstat(self.descriptor)
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    def read_some(self, buffer: memoryview, offset: int, until: int = 0) -> int:
+        """Fill a buffer as `File.read_some` does; reading ahead is the kernel's affair."""
+        return os.preadv(self.descriptor, [buffer], offset)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
 
 
 def check_name(name: object, where: str) -> str:
@@ -28,8 +94,8 @@ def check_name(name: object, where: str) -> str:
     )
 
 
-def open_file(root: Path, path: Path) -> int:
-    """Return a descriptor of a file of a checkpoint, for reading.
+def open_file(root: Path, path: Path) -> File:
+    """Return a file of a checkpoint, open for reading.
 
     A link is followed where it ends within the checkpoint; the checkpoint's own folder may be a link.
 
@@ -42,6 +108,10 @@ def open_file(root: Path, path: Path) -> int:
     """
     if "\0" in str(path):
         raise CheckpointError(f"{root}: names the file {path.name!a:.80}, expected a plain name; refused")
+    if isinstance(path, StorePath):
+        if not path.is_relative_to(root) or ".." in path.parts:
+            raise CheckpointError(f"{path}: is outside of the checkpoint; refused")
+        return path.open_object()
     home = Path(os.path.realpath(root))
     real = Path(os.path.realpath(path))
     if real == home or not real.is_relative_to(home):
@@ -67,7 +137,7 @@ def open_file(root: Path, path: Path) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise CheckpointError(f"{path}: is no file but {_kind(real)}; refused. Copy the checkpoint again")
-    return descriptor
+    return LocalFile(descriptor)
 
 
 def _kind(path: Path) -> str:
@@ -83,29 +153,54 @@ def read_file(root: Path, path: Path) -> bytes:
         CheckpointError: as `open_file`; or if it is larger than 1 GiB, or cannot be read.
         FileNotFoundError: if there is none.
     """
-    descriptor = open_file(root, path)
-    with open(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
+    with closing(open_file(root, path)) as file:
+        size = file.size
         if size > _MOST_BYTES:
             raise CheckpointError(f"{path}: {size / 2**30:.1f} GiB, expected a small file, of less than 1 GiB; refused")
         try:
-            return file.read(_MOST_BYTES)
+            return read_at(file, size, 0)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy the checkpoint again") from None
 
 
-def read_into(descriptor: int, buffer: memoryview, offset: int) -> None:
-    """Fill a buffer from a place in a file.
+def read_at(file: File, size: int, offset: int, until: int = 0) -> bytes:
+    """Read so many bytes from a place in a file; fewer where it ends before. `until` as in `File.read_some`."""
+    data = bytearray(size)
+    view, position = memoryview(data), 0
+    while position < size and (count := file.read_some(view[position:], offset + position, until)):
+        position += count
+    view.release()
+    del data[position:]
+    return bytes(data)
+
+
+def read_into(file: File, buffer: memoryview, offset: int, until: int = 0) -> None:
+    """Fill a buffer from a place in a file; `until` as in `File.read_some`.
 
     Raises:
         CheckpointError: if the file ends before it.
     """
     position = 0
     while position < len(buffer):
-        count = os.preadv(descriptor, [buffer[position:]], offset + position)
+        count = file.read_some(buffer[position:], offset + position, until)
         if count == 0:
             raise CheckpointError(
                 f"a file ends at {offset + position}, {len(buffer) - position} bytes too early: it was cut short since "
                 "its size was looked at"
             )
         position += count
+
+
+def sizes_below(folder: Path) -> dict[Path, int]:
+    """Return the files anywhere below a folder, by path relative to it, and their bytes."""
+    if isinstance(folder, StorePath):
+        return {path: state[0] for path, state in folder.states().items()}
+    return {path.relative_to(folder): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def side_by_side(call: Callable[[T], R], items: Iterable[T], where: Path) -> list[R]:
+    """Return the results of a call for each item, in order: several at a time where they wait for a store."""
+    if not isinstance(where, StorePath):
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(call, items))

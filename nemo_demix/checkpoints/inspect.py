@@ -12,9 +12,10 @@ from rich.table import Table
 
 from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.architecture import Architecture
-from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.files import read_file, sizes_below
 from nemo_demix.checkpoints.layouts import Layout, detect
 from nemo_demix.checkpoints.metadata import TensorEntry, is_common_state, is_training_state, read_metadata
+from nemo_demix.checkpoints.store import one_look
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class CheckpointSummary:
         return {**asdict(self), **sums}
 
 
+@one_look()
 def describe(path: Path) -> CheckpointSummary:
     """Return what the checkpoint at `path` holds.
 
@@ -128,8 +130,9 @@ def _summary(name: str, entry: TensorEntry) -> TensorSummary:
 
 def _files(layout: Layout) -> dict[str, int]:
     """Return the files of this checkpoint alone: other iterations of the same run stand beside it."""
-    files = {path.relative_to(layout.root) for path in layout.weights.rglob("*") if path.is_file()}
-    return {str(path): (layout.root / path).stat().st_size for path in sorted(files | set(layout.companions))}
+    found = {layout.weights_relative / path: size for path, size in sizes_below(layout.weights).items()}
+    found |= {path: (layout.root / path).stat().st_size for path in layout.companions if path not in found}
+    return {str(path): found[path] for path in sorted(found)}
 
 
 def _merge_record(layout: Layout) -> dict[str, Any] | None:

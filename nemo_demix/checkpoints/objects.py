@@ -7,9 +7,9 @@ Source: megatron.core.dist_checkpointing.serialization (load_common_state_dict).
 """
 
 import io
-import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,8 @@ def read_object(weights: Path, entry: ObjectEntry) -> bytes:
         FileNotFoundError: if there is none.
     """
     data = bytearray(entry.num_bytes)
-    descriptor = open_file(weights, weights / entry.file)
-    try:
-        read_into(descriptor, memoryview(data), entry.file_offset)
-    finally:
-        os.close(descriptor)
+    with closing(open_file(weights, weights / entry.file)) as file:
+        read_into(file, memoryview(data), entry.file_offset)
     return bytes(data)
 
 

@@ -1,17 +1,20 @@
 """Slices of the tensors of a torch_dist checkpoint, by global offset, whatever layout it was saved at."""
 
-import os
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from isal.isal_zlib import crc32
 
 from nemo_demix.checkpoints.blob import damaged, find_payload
-from nemo_demix.checkpoints.files import open_file, read_into
+from nemo_demix.checkpoints.files import File, open_file, read_into
 from nemo_demix.checkpoints.metadata import Chunk, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.saved import find_weights
+from nemo_demix.checkpoints.store import StoreFile
 from nemo_demix.errors import CheckpointError
+
+_AHEAD = 8 << 20  # a chunk of less comes from a store in one piece
 
 
 def stored_name(name: str, tensors: Collection[str]) -> str:
@@ -36,20 +39,28 @@ class CheckpointReader:
         self.tensors: dict[str, TensorEntry] = {
             name: entry for name, entry in read_metadata(self.folder).tensors.items() if not is_training_state(name)
         }
+        self._stored: dict[Path, StoreFile] = {}  # objects of a store that were looked at: they hold no descriptor
+
+    def _open(self, path: Path) -> File:
+        if path in self._stored:
+            return self._stored[path]
+        file = open_file(self.folder, path)
+        if isinstance(file, StoreFile):
+            file.ahead = _AHEAD
+            self._stored[path] = file
+        return file
 
     def _load_chunk(self, name: str, chunk: Chunk, tensor: torch.Tensor) -> torch.Tensor:
         """Fill a contiguous tensor of the chunk's shape and dtype."""
         path = self.folder / chunk.file
         try:
-            descriptor = open_file(self.folder, path)
+            opened = self._open(path)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing; it holds a part of {name}") from None
-        try:
-            payload = find_payload(descriptor, path, name, chunk, self.tensors[name].dtype)
+        with closing(opened) as file:
+            payload = find_payload(file, path, name, chunk, self.tensors[name].dtype)
             data = tensor.view(-1).view(torch.uint8).numpy().data
-            read_into(descriptor, data, payload.offset)
-        finally:
-            os.close(descriptor)
+            read_into(file, data, payload.offset, payload.offset + payload.num_bytes)
         if (crc := crc32(data)) != payload.crc:
             raise damaged(path, name, chunk, crc, payload.crc)
         return tensor

@@ -1,8 +1,9 @@
 """Where a checkpoint's weights are, whether its save is whole, and which save it is: known without reading a tensor."""
 
+import hashlib
 from pathlib import Path
 
-from nemo_demix.artifacts import file_sha256, fingerprint
+from nemo_demix.artifacts import fingerprint
 from nemo_demix.checkpoints.files import read_file
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
@@ -46,5 +47,9 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
     Raises:
         CheckpointError: if there is none.
     """
-    metadata = find_weights(checkpoint) / ".metadata"
-    return fingerprint(path=str(checkpoint.resolve()), metadata=file_sha256(metadata))
+    return fingerprint(path=str(checkpoint.resolve()), metadata=metadata_sha256(find_weights(checkpoint)))
+
+
+def metadata_sha256(weights: Path) -> str:
+    """Return the SHA-256 of the file in a torch_dist folder that names the save it is of."""
+    return hashlib.sha256(read_file(weights, weights / ".metadata")).hexdigest()

@@ -30,6 +30,7 @@ from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.metadata import ObjectEntry, Stored, is_common_state, is_training_state, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
 from nemo_demix.checkpoints.objects import read_common_state, read_object
+from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
     Memory: the checkpoint's byte objects, a few MiB; no tensor is read.
     """
     source = locate(checkpoint).weights
+    if isinstance(source, StorePath):
+        raise CheckpointError(
+            f"{checkpoint}: is in an object store, and models are trained from a folder of this machine; copy it here"
+        )
     stored = _named(read_metadata(source), prefix)
     if folder.exists():
         shutil.rmtree(folder)
@@ -61,7 +66,7 @@ def vetted(checkpoint: Path, folder: Path, prefix: str | None = None) -> Path:
     weights.mkdir(parents=True)
     for file in {chunk.file for entry in stored.tensors.values() for chunk in entry.chunks}:
         try:
-            os.close(open_file(source, source / file))
+            open_file(source, source / file).close()
         except FileNotFoundError:
             raise CheckpointError(f"{source / file}: missing; it holds weights: copy the checkpoint again") from None
         if file == _OBJECTS or not file.endswith(".distcp"):

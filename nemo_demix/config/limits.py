@@ -106,6 +106,7 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "seed": _FROM_0,
         "workers": _FROM_1,
         "memory_gib": _POSITIVE,
+        "staging_gib": _POSITIVE,
     },
     SamplerConfig: {"max_prior_multiple": _POSITIVE},
     PredictorConfig: {"folds": Limit(at_least=2), "repeats": _FROM_1},

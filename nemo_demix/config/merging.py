@@ -21,6 +21,7 @@ class MergeConfig:
     allow_nonfinite: bool = False  # merge NaN and infinity as they come
     workers: int | None = None  # processes on this machine; null: one a core, at most 8
     memory_gib: float = 1.0  # of all processes here together
+    staging_gib: float = 64.0  # of outputs in runs/<name>/staging at a time, on their way to an object store
     dry_run: bool = False  # print the plan, write nothing
 
 

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 from queue import SimpleQueue
 
-from nemo_demix.checkpoints.files import open_file
+from nemo_demix.checkpoints.files import File, LocalFile, open_file
+from nemo_demix.checkpoints.store import StoreFile, checkpoint_path
 from nemo_demix.errors import CheckpointError
 
 _MAX_OPEN = 384  # of the sources, and as many of the outputs: a process may often have 1024
@@ -31,38 +32,64 @@ def as_mistake(error: Exception, output: Path) -> Exception:
 
 
 class OpenFiles:
-    """Descriptors by path; the one used longest ago is closed when there are too many.
+    """Files by path, open; the one used longest ago is closed when there are too many. Threads may share it to read.
 
     Args:
         write: Whether files of our own are opened, to be written; others are read, and no link out of their folder is
             followed.
+        ahead: Bytes to fetch at a time from an object store where a reader goes on.
+        most: How many files are open at a time.
     """
 
-    def __init__(self, write: bool = False) -> None:
-        self._write = write
-        self._open: OrderedDict[str, int] = OrderedDict()
+    def __init__(self, write: bool = False, ahead: int = 0, most: int = _MAX_OPEN) -> None:
+        self._write, self._ahead, self._most = write, ahead, most
+        self._open: OrderedDict[str, File] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __getitem__(self, path: str) -> int:
-        """Return the descriptor of a file, opened where it is not.
+    def __getitem__(self, path: str) -> File:
+        """Return a file, opened where it is not.
 
         Raises:
             CheckpointError: if there is no such file.
         """
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        if len(self._open) >= _MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
+        with self._lock:
+            if path in self._open:
+                self._open.move_to_end(path)
+                return self._open[path]
         try:
-            self._open[path] = os.open(path, os.O_RDWR) if self._write else open_file(Path(path).parent, Path(path))
+            file = self._opened(path)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: missing") from None
-        return self._open[path]
+        with self._lock:
+            if path in self._open:
+                file.close()  # another thread was faster
+                return self._open[path]
+            if len(self._open) >= self._most:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = file
+        return file
+
+    def _opened(self, path: str) -> File:
+        if self._write:
+            return LocalFile(os.open(path, os.O_RDWR))
+        where = checkpoint_path(path)
+        file = open_file(where.parent, where)
+        if isinstance(file, StoreFile):
+            file.ahead = self._ahead
+        return file
+
+    def write(self, path: str, data: memoryview, offset: int) -> None:
+        """Write into a file of our own."""
+        file = self[path]
+        assert isinstance(file, LocalFile), path
+        while data:
+            count = os.pwrite(file.descriptor, data, offset)
+            data, offset = data[count:], offset + count
 
     def close(self) -> None:
         """Close all."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._open.popitem()[1].close()
 
 
 class EarlyWriteback:

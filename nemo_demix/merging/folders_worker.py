@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.checkpoints.store import checkpoint_path
+
 _MAX_WORKERS = 8
 
 
@@ -65,10 +67,10 @@ def _merge(request: dict[str, Any], folder: Path) -> None:
     from nemo_demix.merging.plan import make_plan
     from nemo_demix.merging.sources import open_sources
 
-    components = {name: Path(path) for name, path in request["components"].items()}
+    components = {name: checkpoint_path(path) for name, path in request["components"].items()}
     base, objects_from = request["base"], request["objects_from"]
     method = build_method(request["method"], request["parameters"], request["seed"], len(components), base is not None)
-    sources, base_source = open_sources(components, None if base is None else Path(base), objects_from)
+    sources, base_source = open_sources(components, None if base is None else checkpoint_path(base), objects_from)
     mixtures = {folder.name: request["weights"]}
     plan = make_plan(sources, base_source, method, mixtures, objects_from=objects_from)
     options = MergeOptions(min(os.cpu_count() or 1, _MAX_WORKERS), request["memory_gib"])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
@@ -30,6 +31,7 @@ from nemo_demix.merging.output import (
 from nemo_demix.merging.passes import journal_path
 from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan
+from nemo_demix.merging.sending import is_sent, send
 from nemo_demix.merging.sources import Source
 from nemo_demix.merging.workers import Workers, phases
 
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _WORKER_GIB = 0.06  # what a forked interpreter writes to of its own
 _BASE_GIB = 0.45  # the parent, with torch's libraries, shared by all
+_CLIENT_BYTES = 32 << 20  # what talks to an object store, in each process
 _DELTA_TEMPORARIES = 8  # blocks of all components that the methods on task vectors hold at once
 
 
@@ -47,6 +50,7 @@ class MergeOptions:
     workers: int
     memory_gib: float
     force: bool = False
+    staging_gib: float = 64.0  # of outputs on this machine at a time, on their way to an object store
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,84 @@ def merge(
     )
 
 
+def merge_into_store(
+    plan: MergePlan,
+    output: StorePath,
+    staging: Path,
+    options: MergeOptions,
+    peers: Peers,
+    progress: Callable[[str, int], None],
+) -> MergeReport:
+    """Merge into an object store: a few outputs at a time are made in a folder here, sent, and removed.
+
+    Args:
+        staging: The folder; all machines share it.
+
+    Raises: as `merge`; and
+        CheckpointError: if the store refuses, or something else stands at an address.
+        ConfigError: if not even one output is to be staged.
+    Collective: every peer; one sends.
+    """
+    at_once = int(options.staging_gib * 2**30 // plan.output_bytes)
+    if at_once < 1:
+        raise ConfigError(
+            f"merge.staging_gib={options.staging_gib}: one output takes {plan.output_bytes / 2**30:.2f} GiB here "
+            "until it is in the store; raise it"
+        )
+    done, todo = sort_out(plan, output, options.force)
+    work = staging / plan.fingerprint
+    if peers.rank == 0 and staging.is_dir():
+        for other in sorted(path for path in staging.iterdir() if path.is_dir() and path != work):
+            logger.warning("%s: left by an interrupted merge of other sources or settings; remove it", other)
+    reports = []
+    for first in range(0, len(todo), at_once):
+        some = {name: plan.mixtures[name] for name in todo[first : first + at_once]}
+        part = f" (mixtures {first + 1} to {first + len(some)} of {len(todo)})" if len(some) < len(todo) else ""
+        reports.append(merge(replace(plan, mixtures=some), work, options, peers, _in_part(progress, part)))
+        error: Exception | None = None
+        try:
+            for name in some if peers.rank == 0 else ():
+                target = output / name
+                assert isinstance(target, StorePath)
+                send(work / name, target)
+                discard(work / name)
+        except Exception as found:
+            error = as_mistake(found, staging)
+        peers.agree(error)
+    if peers.rank == 0 and work.is_dir():
+        discard(work)
+    return MergeReport(
+        merged=tuple(todo),
+        done_before=tuple(done),
+        bytes_read=sum(report.bytes_read for report in reports),
+        bytes_written=plan.output_bytes * len(todo),
+        merge_time_s=sum(report.merge_time_s for report in reports),
+        peak_memory_gib=max((report.peak_memory_gib for report in reports), default=0.0),
+    )
+
+
+def _in_part(progress: Callable[[str, int], None], part: str) -> Callable[[str, int], None]:
+    return lambda phase, count: progress(f"{phase}{part}", count)
+
+
 def sort_out(plan: MergePlan, output: Path, force: bool) -> tuple[list[str], list[str]]:
     """Return the mixtures that are there, and those to be made.
 
     Raises:
         CheckpointError: if something else stands where an output goes, or a source.
     """
-    done, todo = [], []
+    done: list[str] = []
+    todo: list[str] = []
     for name in plan.mixtures:
         target = output / name
+        if isinstance(target, StorePath):
+            if force:
+                raise ConfigError(
+                    f"force=true: nothing is replaced in an object store, where {output} is; remove it there, or set "
+                    "another merge.output"
+                )
+            (done if is_sent(target, plan.mixture_fingerprint(name)) else todo).append(name)
+            continue
         if not os.path.lexists(target):
             todo.append(name)
             continue
@@ -186,8 +259,10 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
     held = num_sources * 8 + 4 + (min(num_mixtures, 64) + 1) * 4 + 4
     if isinstance(plan.method, DeltaMethod):
         held += num_sources * 4 * _DELTA_TEMPORARIES
+    ahead, files = plan.read_ahead
+    fetched = ahead * (files + 1) + _CLIENT_BYTES if ahead else 0  # an answer is there before it is put in its place
     records = 400 * len(plan.units) * (num_sources + num_mixtures)  # bytes of the journal, once read
-    return _BASE_GIB + workers * (_WORKER_GIB + elements * held / 2**30) + records / 2**30
+    return _BASE_GIB + workers * (_WORKER_GIB + (elements * held + fetched) / 2**30) + records / 2**30
 
 
 def affordable_workers(plan: MergePlan, options: MergeOptions) -> int:

@@ -12,14 +12,14 @@ import torch
 from isal.isal_zlib import crc32, crc32_combine
 
 from nemo_demix import __version__
-from nemo_demix.artifacts import read_json, sync, write_json
-from nemo_demix.checkpoints.blob import damaged, find_payload, frame
+from nemo_demix.artifacts import parse_json, sync, write_json
+from nemo_demix.checkpoints.blob import Payload, damaged, find_payload, frame
 from nemo_demix.checkpoints.checksums import file_entry
 from nemo_demix.checkpoints.common_state import without_training_state
-from nemo_demix.checkpoints.files import read_into
+from nemo_demix.checkpoints.files import read_file, side_by_side
 from nemo_demix.checkpoints.metadata import ObjectEntry, TensorEntry, dtype_name
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
-from nemo_demix.checkpoints.objects import COMMON, CommonState, check_archive
+from nemo_demix.checkpoints.objects import COMMON, CommonState, check_archive, read_object
 from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.merging.files import OpenFiles
 from nemo_demix.merging.journal import Key, UnitRecord, whole_chunks
@@ -113,11 +113,19 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
         }
         files = OpenFiles()
         seen = {}
-        for (t, c), count, crc in whole_chunks(runs, itemsizes):
+        chunks = list(whole_chunks(runs, itemsizes))
+
+        def saved(key: Key, index: int = index, files: OpenFiles = files) -> Payload:
+            tensor = plan.tensors[key[0]]
+            chunk = tensor.chunks[index][key[1]]
+            path = plan.sources[index].layout.weights / chunk.file
+            return find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
+
+        payloads = side_by_side(saved, [key for key, _, _ in chunks], source.layout.weights)
+        for ((t, c), count, crc), payload in zip(chunks, payloads, strict=True):
             tensor = plan.tensors[t]
             chunk = tensor.chunks[index][c]
             path = source.layout.weights / chunk.file
-            payload = find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
             seen[t, c] = count
             if count * tensor.dtype.itemsize != payload.num_bytes or crc != payload.crc:
                 message = str(damaged(path, tensor.name, chunk, crc, payload.crc))
@@ -149,18 +157,19 @@ def read_objects(plan: MergePlan) -> dict[str, bytes]:
 
 
 def _objects_of(source: Source) -> dict[str, bytes]:
-    found = {}
-    files = OpenFiles()
-    for name, entry in source.stored.objects.items():
-        if name in source.common:
-            continue
-        path = source.layout.weights / entry.file
-        data = bytearray(entry.num_bytes)
-        read_into(files[str(path)], memoryview(data), entry.file_offset)
-        check_archive(bytes(data), f"{path}: {name}")
-        found[name] = bytes(data)
-    files.close()
-    return found
+    weights = source.layout.weights
+    names = [name for name in source.stored.objects if name not in source.common]
+
+    def read(name: str) -> bytes:
+        entry = source.stored.objects[name]
+        try:
+            data = read_object(weights, entry)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{error}; it holds {name}: copy the checkpoint again") from None
+        check_archive(data, f"{weights / entry.file}: {name}")
+        return data
+
+    return dict(zip(names, side_by_side(read, names, weights), strict=True))
 
 
 def finish(
@@ -252,7 +261,7 @@ def load_output_record(folder: Path) -> dict[str, Any] | None:
     path = folder / RECORD
     if folder.is_symlink() or not path.is_file():
         return None
-    value = read_json(path)
+    value = parse_json(read_file(folder, path), path, is_ours=True)
     return value if _is_record(value) else None
 
 

@@ -14,6 +14,7 @@ import torch
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.checkpoints.blob import frame
 from nemo_demix.checkpoints.metadata import Chunk
+from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.errors import MixtureError
 from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans, units
 from nemo_demix.merging.methods.base import Array, Method
@@ -22,6 +23,8 @@ from nemo_demix.mixture import is_folder_name
 
 _MIN_UNIT_BYTES = 8 << 20
 _MAX_UNIT_BYTES = 512 << 20
+_AHEAD_BYTES = 48 << 20  # fetched ahead of a worker from object stores, in all
+_AHEAD_OF_A_FILE = (1 << 20, 8 << 20)  # at least and at most
 _UNITS = 256  # aimed at; small enough to lose little, large enough to write down little
 
 
@@ -133,6 +136,21 @@ class MergePlan:
     def output_bytes(self) -> int:
         """Bytes of one output's files."""
         return sum(file.num_bytes for file in self.files)
+
+    @cached_property
+    def read_ahead(self) -> tuple[int, int]:
+        """Bytes that a worker fetches at a time from a file in an object store, and how many files it has open.
+
+        The parts of one tensor are read side by side, from all sources; so many files there are. 0 bytes: all sources
+        are on this machine, where the kernel reads ahead.
+        """
+        if not any(isinstance(source.path, StorePath) for source in self.sources):
+            return 0, 0
+        files = max(
+            sum(len({chunk.file for chunk in chunks}) for chunks in tensor.chunks[:-1]) for tensor in self.tensors
+        )
+        least, most = _AHEAD_OF_A_FILE
+        return min(max(_AHEAD_BYTES // max(files, 1), least), most), max(files, 1)
 
     @cached_property
     def source_fingerprint(self) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator
 
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig, MergeConfig
-from nemo_demix.errors import ConfigError, DemixError, near
+from nemo_demix.errors import ConfigError, DemixError, found_by, near
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names, by merge.dtype
 
@@ -20,6 +21,10 @@ def setting_errors(settings: MergeConfig, components: Collection[str]) -> Iterat
             f"merge.dtype={settings.dtype}: expected one of {', '.join(DTYPES)}, or null for the sources'"
             f"{near(settings.dtype, DTYPES)}"
         )
+    output = settings.output
+    if output is not None:
+        for error in found_by(lambda: checkpoint_path(output)):
+            yield type(error)(f"merge.output: {error}")
     if "base" in settings.components:
         yield ConfigError("merge.components.base: the base is not a component; set merge.base=")
     if settings.objects_from is not None and settings.objects_from not in components:

@@ -2,21 +2,23 @@
 
 import dataclasses
 import logging
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nemo_demix.artifacts import file_sha256, fingerprint, read_json
+from nemo_demix.artifacts import fingerprint, parse_json
 from nemo_demix.checkpoints.checksums import check_objects, check_small_files
 from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.companions import check_companions
-from nemo_demix.checkpoints.files import open_file
+from nemo_demix.checkpoints.files import open_file, read_file
 from nemo_demix.checkpoints.layouts import Layout, detect, locate
 from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import check_archive, common_objects
+from nemo_demix.checkpoints.saved import metadata_sha256
+from nemo_demix.checkpoints.store import State, StorePath, one_look
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.precision import check_precision, rounded_to_fp8
 
@@ -39,12 +41,12 @@ class Source:
     stored: Stored  # without training state
     common: Mapping[str, bytes]  # the common state without training state, where it is a byte object: by its name
     left_out: tuple[str, ...]  # names of training state
-    files: Mapping[str, tuple[int, int, int]]  # by path below the root: size, modification time (ns), inode
+    files: Mapping[str, State]  # by path below the root
 
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of all files that an output is made from, which changes when one of them is written again."""
-        metadata = file_sha256(self.layout.weights / ".metadata")
+        metadata = metadata_sha256(self.layout.weights)
         return fingerprint(path=str(self.layout.root.resolve()), metadata=metadata, files=self.files)
 
     def object_bytes(self, name: str) -> int:
@@ -57,15 +59,15 @@ class Source:
         Raises:
             CheckpointError: naming the file.
         """
-        for file, before in self.files.items():
-            path = self.layout.root / file
-            if _stat(self.layout.home(Path(file)), path) != before:
+        for file, now in _states(self.layout, map(Path, self.files)).items():
+            if now != self.files[file]:
                 raise CheckpointError(
-                    f"{path}: changed while it was merged; this mixture is not published. Merge again when nothing "
-                    "writes to it"
+                    f"{self.layout.root / file}: changed while it was merged; this mixture is not published. Merge "
+                    "again when nothing writes to it"
                 )
 
 
+@one_look()
 def open_source(name: str, path: Path) -> Source:
     """Find a checkpoint and read what it says of itself.
 
@@ -93,14 +95,12 @@ def open_source(name: str, path: Path) -> Source:
     for file, offset, length in places:
         relative = layout.weights_relative / file
         needed[relative] = max(needed.get(relative, 0), offset + length)
-    files = {}
+    files = _states(layout, sorted(needed))
     for relative, num_bytes in sorted(needed.items()):
-        where = layout.root / relative
-        files[str(relative)] = _stat(layout.home(relative), where)
         if files[str(relative)][0] < num_bytes:
             raise CheckpointError(
-                f"{where}: truncated: .metadata expects at least {num_bytes} bytes, found {files[str(relative)][0]}; "
-                "copy the checkpoint again"
+                f"{layout.root / relative}: truncated: .metadata expects at least {num_bytes} bytes, found "
+                f"{files[str(relative)][0]}; copy the checkpoint again"
             )
     check_companions(layout, tensors)
     check_objects(layout, objects)
@@ -117,28 +117,41 @@ def recorded_base(source: Source) -> tuple[str, str] | None:
 
     None where nothing records it, or it is no longer there. A copy of a run names another path and the same base.
     """
-    record = source.layout.root.parent.parent / "record.json"
-    if not record.is_file():
+    folder = source.layout.root.parent.parent
+    record = folder / "record.json"
+    try:
+        if not record.is_file():
+            return None
+    except CheckpointError:  # of an object store, where what is above the checkpoint may be hidden
         return None
-    value = read_json(record)
+    value = parse_json(read_file(folder, record), record, is_ours=True)
     if not isinstance(value, dict) or value.get("role") != "component" or not isinstance(value.get("start"), str):
         return None
     try:
-        return value["start"], file_sha256(locate(Path(value["start"])).weights / ".metadata")
+        return value["start"], metadata_sha256(locate(Path(value["start"])).weights)
     except (CheckpointError, OSError):
         return None
 
 
-def _stat(root: Path, path: Path) -> tuple[int, int, int]:
+def _states(layout: Layout, paths: Iterable[Path]) -> dict[str, State]:
+    """Return the size of each file, and what changes when it is written again, by path below the root.
+
+    Raises:
+        CheckpointError: if one is missing, or no file.
+    """
+    weights = layout.weights
+    # One listing instead of a question a file.
+    listed = weights.states() if isinstance(weights, StorePath) else {}
+    below = {layout.weights_relative / path: state for path, state in listed.items()}
+    return {str(path): below.get(path) or _state(layout.home(path), layout.root / path) for path in paths}
+
+
+def _state(root: Path, path: Path) -> State:
     try:
-        descriptor = open_file(root, path)
+        with closing(open_file(root, path)) as file:
+            return file.state
     except FileNotFoundError:
         raise CheckpointError(f"{path}: missing; it is a part of the checkpoint: copy that again") from None
-    try:
-        found = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def open_sources(

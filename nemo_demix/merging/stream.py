@@ -4,7 +4,6 @@ Memory: a few blocks, whatever the size of the model.
 Axes: M mixtures, K components, T sources (components, then the base), N elements of a block.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import sync
 from nemo_demix.checkpoints.blob import find_payload, frame
-from nemo_demix.checkpoints.files import read_into
+from nemo_demix.checkpoints.files import File, read_into
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
@@ -33,8 +32,9 @@ class SourceBlocks:
     def __init__(self, plan: MergePlan, keep_crcs: bool = True) -> None:
         self._plan = plan
         self._keep_crcs = keep_crcs
-        self._files = OpenFiles()
-        self._places: dict[tuple[int, int, int], tuple[str, int]] = {}
+        ahead, most = plan.read_ahead
+        self._files = OpenFiles(ahead=ahead, most=most) if ahead else OpenFiles()
+        self._places: dict[tuple[int, int, int], tuple[str, int, int]] = {}
         widest = max(tensor.rows.width for tensor in plan.tensors)
         self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
         num_sources = len(plan.sources)
@@ -46,15 +46,15 @@ class SourceBlocks:
         self.runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
         self.bytes_read = 0
 
-    def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, int]:
-        """Find the file and the byte at which a chunk's elements begin; its archive is checked the first time."""
+    def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, int, int]:
+        """Find the file, and where a chunk's elements begin and end; its archive is checked the first time."""
         key = (source, tensor, chunk)
         if key not in self._places:
             found = self._plan.tensors[tensor]
             place = found.chunks[source][chunk]
             path = self._plan.sources[source].layout.weights / place.file
             payload = find_payload(self._files[str(path)], path, found.name, place, found.dtype)
-            self._places[key] = (str(path), payload.offset)
+            self._places[key] = (str(path), payload.offset, payload.offset + payload.num_bytes)
         return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
@@ -67,11 +67,11 @@ class SourceBlocks:
         for index, grid in enumerate(plan.grids[part.tensor][:-1]):
             row = self._raw_TB[index, :num_bytes]
             for piece in grid.pieces(span):
-                path, offset = self._place(index, part.tensor, piece.chunk)
+                path, offset, end = self._place(index, part.tensor, piece.chunk)
                 size = piece.size * item
                 whole_width = piece.columns == slice(0, width)
                 target = row[piece.rows.start * width * item :][:size] if whole_width else self._part[:size]
-                read_into(self._files[path], target.data, offset + piece.start * item)
+                read_into(self._files[path], target.data, offset + piece.start * item, end)
                 if self._keep_crcs:
                     add_run(self.runs[index], (part.tensor, piece.chunk), piece.start, piece.size, target.data)
                 self.bytes_read += size
@@ -322,7 +322,7 @@ class Worker:
                 data = np.ascontiguousarray(merged_B.reshape(height, width * item)[piece.rows, columns]).reshape(-1)
             file, offset = self._place(part.tensor, piece.chunk)
             path = f"{self._weights[mixture]}/{file}"
-            _write_all(self._outputs[path], data.data, offset + piece.start * item)
+            self._outputs.write(path, data.data, offset + piece.start * item)
             paths.add(path)
             add_run(written[mixture], (part.tensor, piece.chunk), piece.start, piece.size, data.data)
 
@@ -369,19 +369,13 @@ def as_runs(runs: Mapping[tuple[int, int], Sequence[int]]) -> tuple[Run, ...]:
     return tuple(Run(tensor, chunk, start, count, crc) for (tensor, chunk), (start, count, crc) in runs.items())
 
 
-def crc_of(descriptor: int, offset: int, num_bytes: int) -> int | None:
+def crc_of(file: File, offset: int, num_bytes: int) -> int | None:
     """Return the CRC of a part of a file; None where the file ends before."""
-    crc, buffer = 0, bytearray(min(num_bytes, 1 << 20))
+    crc, buffer = 0, bytearray(min(num_bytes, file.piece))
     while num_bytes:
-        size = os.preadv(descriptor, [memoryview(buffer)[: min(num_bytes, len(buffer))]], offset)
+        size = file.read_some(memoryview(buffer)[: min(num_bytes, len(buffer))], offset)
         if size == 0:
             return None
         crc = crc32(memoryview(buffer)[:size], crc)
         offset, num_bytes = offset + size, num_bytes - size
     return crc
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data, offset = data[count:], offset + count

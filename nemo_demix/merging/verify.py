@@ -1,7 +1,7 @@
 """Is a merged checkpoint what its record says? Checksums of every file, and a sample of rows merged again."""
 
-import os
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from nemo_demix.checkpoints.files import open_file
 from nemo_demix.checkpoints.reader import CheckpointReader
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.errors import CheckpointError, DemixError
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, build_method
 from nemo_demix.merging.methods.base import Statistics
@@ -65,14 +66,14 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
     for name, entry in record["files"].items():
         path = folder / name
         try:
-            descriptor = open_file(folder, path)
+            opened = open_file(folder, path)
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: missing") from None
-        with open(descriptor, "rb"):
-            size = os.fstat(descriptor).st_size
+            raise CheckpointError(f"{path}: missing; merge again") from None
+        with closing(opened) as file:
+            size = file.size
             if size != entry["bytes"]:
                 raise CheckpointError(f"{path}: {size} bytes, expected {entry['bytes']}; merge again")
-            crc = crc_of(descriptor, 0, size) if size else 0
+            crc = crc_of(file, 0, size) if size else 0
         if f"{crc:08x}" != entry["crc32"]:
             raise CheckpointError(
                 f"{path}: its CRC-32 is {crc:08x}, expected {entry['crc32']}; it is damaged: merge again"
@@ -80,7 +81,7 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
-    sources = {name: open_source(name, Path(where["path"])) for name, where in record["sources"].items()}
+    sources = {name: open_source(name, checkpoint_path(where["path"])) for name, where in record["sources"].items()}
     for name, source in sources.items():
         if source.fingerprint != record["sources"][name]["fingerprint"]:
             raise CheckpointError(f"{source.path}: was written again since the merge, so rows cannot be compared")

@@ -1,9 +1,9 @@
 """What ranks can be asked to do. Every function is collective: every rank calls it with the same arguments."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import Ranks
 
@@ -21,7 +21,7 @@ def score(run: PreparedRun, task: dict[str, Any], ranks: Ranks) -> None:
     from nemo_demix.scoring.store import ScoreTarget, score_targets
 
     targets = [
-        ScoreTarget(target["name"], Path(target["checkpoint"]), target["model_fingerprint"])
+        ScoreTarget(target["name"], checkpoint_path(target["checkpoint"]), target["model_fingerprint"])
         for target in task["targets"]
     ]
     score_targets(run.config, run.manifest, targets, ranks)

@@ -20,6 +20,7 @@ from nemo_demix.artifacts import parse_json, sync
 from nemo_demix.checkpoints.files import check_name, read_file
 from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.saved import find_weights
+from nemo_demix.checkpoints.store import StorePath, checkpoint_path
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to
@@ -135,6 +136,11 @@ def _import_with_nemo(config: DemixConfig, source: "SourceFolder", folder: Path)
 def _paths(config: DemixConfig, stage: str) -> tuple[Path, Path]:
     if config.convert.source is None or config.convert.output is None:
         raise ConfigError(f"{stage}: set convert.source= (what to read) and convert.output= (the folder to write)")
+    for key in ("source", "output"):
+        if isinstance(checkpoint_path(getattr(config.convert, key)), StorePath):
+            raise ConfigError(
+                f"convert.{key}={getattr(config.convert, key)}: expected a folder of this machine; copy it"
+            )
     source, output = Path(config.convert.source).resolve(), Path(config.convert.output).absolute()
     if not source.is_dir():
         raise CheckpointError(f"convert.source={source}: not found; expected a folder")

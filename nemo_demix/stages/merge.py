@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nemo_demix.artifacts import write_json
+from nemo_demix.checkpoints.store import StorePath, checkpoint_path
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, refuse
 from nemo_demix.merging.methods import build_method
@@ -36,36 +37,47 @@ def merge_stage(config: DemixConfig) -> None:
     """
     settings = config.merge
     plan = plan_merge(config)
-    output = Path(settings.output) if settings.output is not None else config.run_dir / "merged"
+    output = checkpoint_path(settings.output) if settings.output is not None else config.run_dir / "merged"
+    staging = config.run_dir / "staging"
     peers = find_peers()
     if settings.dry_run:
         if peers.rank == 0:
             from nemo_demix.stages.merge_plan import print_plan
 
-            print_plan(plan, output, _options(settings, config.force))
+            print_plan(plan, output, staging, _options(settings, config.force))
         return
     signal.signal(signal.SIGTERM, _stop)
-    report = carry_out(plan, settings, output, config.force, peers)
+    report = carry_out(plan, settings, output, staging, config.force, peers)
     if peers.rank == 0:
         _tell(plan, output, report)
 
 
-def carry_out(plan: "MergePlan", settings: MergeConfig, output: Path, force: bool, peers: Peers) -> "MergeReport":
+def carry_out(
+    plan: "MergePlan", settings: MergeConfig, output: Path, staging: Path, force: bool, peers: Peers
+) -> "MergeReport":
     """Merge what is planned. Collective: every peer.
+
+    Args:
+        staging: A folder here for outputs on their way to an object store.
 
     Raises:
         DemixError: as `merging.merge.merge`, with what is published of several mixtures and what is not; and where
             another process is at work in the output.
     """
-    from nemo_demix.merging.merge import merge
+    from nemo_demix.merging.merge import merge, merge_into_store
     from nemo_demix.merging.output import what_stands
 
     peers.join()
-    lock = folder_lock(output, "merge.output=") if peers.rank == 0 else nullcontext()
+    here, remedy = (staging, "name=") if isinstance(output, StorePath) else (output, "merge.output=")
+    lock = folder_lock(here, remedy) if peers.rank == 0 else nullcontext()
     with lock:
         meter = Meter(logger, "merge", plan.num_elements, ("billion parameters", 1e9))
         try:
-            report = merge(plan, output, _options(settings, force), peers, meter)
+            options = _options(settings, force)
+            if isinstance(output, StorePath):
+                report = merge_into_store(plan, output, staging, options, peers, meter)
+            else:
+                report = merge(plan, output, options, peers, meter)
         except DemixError as error:
             raise type(error)(f"{error}{what_stands(plan, output)}") from error
     peers.leave()
@@ -79,6 +91,7 @@ def _options(settings: MergeConfig, force: bool) -> "MergeOptions":
         workers=settings.workers or min(os.cpu_count() or 1, _MAX_WORKERS),
         memory_gib=settings.memory_gib,
         force=force,
+        staging_gib=settings.staging_gib,
     )
 
 
@@ -145,18 +158,18 @@ def _checkpoints(config: DemixConfig) -> tuple[dict[str, Path], Path | None]:
     """Return the components by name, and the base: those given, or this run's own."""
     settings = config.merge
     if settings.components:
-        return {name: Path(path) for name, path in settings.components.items()}, _given_base(settings)
+        return {name: checkpoint_path(path) for name, path in settings.components.items()}, _given_base(settings)
     # Only a run's own components need what the other stages are made of.
     from nemo_demix.prepared import PreparedRun
     from nemo_demix.training.jobs import load_model
 
     run = PreparedRun.open(config)
-    components = {job.name: Path(load_model(job).checkpoint) for job in run.components}
-    return components, _given_base(settings) or Path(load_model(run.base).checkpoint)
+    components = {job.name: checkpoint_path(load_model(job).checkpoint) for job in run.components}
+    return components, _given_base(settings) or checkpoint_path(load_model(run.base).checkpoint)
 
 
 def _given_base(settings: MergeConfig) -> Path | None:
-    return None if settings.base is None else Path(settings.base)
+    return None if settings.base is None else checkpoint_path(settings.base)
 
 
 def _tell(plan: "MergePlan", output: Path, report: "MergeReport") -> None:
@@ -173,4 +186,5 @@ def _tell(plan: "MergePlan", output: Path, report: "MergeReport") -> None:
         report.merge_time_s,
         report.merge_time_s / len(report.merged),
     )
-    write_json(output / _REPORT, report)
+    if not isinstance(output, StorePath):
+        write_json(output / _REPORT, report)

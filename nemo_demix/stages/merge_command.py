@@ -5,9 +5,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from nemo_demix.checkpoints.inspect import describe, print_summary
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.stack import check_stack
 
 
@@ -16,14 +16,14 @@ def merge_command(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="nemo-demix merge")
     commands = parser.add_subparsers(dest="command", required=True)
     verifying = commands.add_parser("verify", help="recompute checksums, and merge a sample of rows again")
-    verifying.add_argument("folder", type=Path)
+    verifying.add_argument("folder", help="a folder, s3://BUCKET/FOLDER or msc://PROFILE/FOLDER")
     verifying.add_argument("--tensors", type=int, default=16, help="how many tensors to merge a block of again")
     inspecting = commands.add_parser("inspect", help="show a checkpoint")
-    inspecting.add_argument("path", type=Path)
+    inspecting.add_argument("path", help="a folder, s3://BUCKET/FOLDER or msc://PROFILE/FOLDER")
     inspecting.add_argument("--json", action="store_true", help="as JSON, for programs")
     parsed = parser.parse_args(arguments)
     if parsed.command == "inspect":
-        summary = describe(parsed.path)
+        summary = describe(checkpoint_path(parsed.path))
         if parsed.json:
             json.dump(_plain(summary), sys.stdout, indent=2)
             print()
@@ -33,7 +33,7 @@ def merge_command(arguments: list[str]) -> None:
     check_stack("merge")
     from nemo_demix.merging.verify import verify
 
-    found = verify(parsed.folder, parsed.tensors)
+    found = verify(checkpoint_path(parsed.folder), parsed.tensors)
     print(f"{parsed.folder}: {found.num_files} files, {found.num_bytes / 2**30:.2f} GiB: every checksum holds")
     if found.not_compared is not None:
         print(f"rows not merged again: {found.not_compared}")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import sync
+from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.merging.merge import MergeOptions, affordable_workers, planned_memory_gib, sort_out
 from nemo_demix.merging.passes import matrices_of
 from nemo_demix.merging.plan import MergePlan
@@ -19,15 +20,16 @@ _SAMPLE_ELEMENTS = 8 << 20
 _SAMPLE_BYTES = 64 << 20
 
 
-def print_plan(plan: MergePlan, output: Path, options: MergeOptions) -> None:
+def print_plan(plan: MergePlan, output: Path, staging: Path, options: MergeOptions) -> None:
     """Print what would be read, written and held, and an estimate of the time from a sample on this machine."""
+    here = staging if isinstance(output, StorePath) else output
     console = Console(width=118)
     console.print(_sources(plan))
     done, todo = sort_out(plan, output, options.force)
     workers = affordable_workers(plan, options)
     passes = 1 + (len(matrices_of(plan, 0, 1)) > 0 and plan.method.needs_statistics)
     shapes = f"{len(plan.tensors)} tensors, {plan.num_elements:,} parameters, {len(plan.object_offsets)} byte objects"
-    seconds = _estimate(plan, output, len(todo), workers)
+    seconds = _estimate(plan, here, len(todo), workers)
     gib = plan.source_bytes / 2**30
     rows = {
         "method": f"{plan.method.name} {_parameters(plan)}",

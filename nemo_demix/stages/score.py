@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_demix.checkpoints.saved import checkpoint_fingerprint
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig
 from nemo_demix.mixture import load_mixtures
 from nemo_demix.prepared import PreparedRun
@@ -31,7 +32,7 @@ def score_stage(config: DemixConfig) -> None:
             run_mixtures(run, mixtures, kind, groups)
         return
     if config.score.checkpoint is not None:
-        path = Path(config.score.checkpoint)
+        path = checkpoint_path(config.score.checkpoint)
         targets = [ScoreTarget(config.score.name or path.name, path, checkpoint_fingerprint(path))]
     else:
         targets = [score_target(job) for job in (run.base, *run.components)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from nemo_demix.artifacts import DataManifest, ModelRecord, canonical_json, fingerprint, is_done, load_record
 from nemo_demix.checkpoints.saved import checkpoint_fingerprint
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig, ReferenceConfig, RoleConfig, TrainedProxiesConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near, refuse
 from nemo_demix.mixture import BlendMatrix, check_simplex
@@ -343,7 +344,7 @@ def _job(
         "start": start.fingerprint if start else None,
         "load_optimizer": settings.load_optimizer,
         "save_optimizer": save_optimizer,
-        "adopt": checkpoint_fingerprint(Path(adopt)) if adopt else None,
+        "adopt": checkpoint_fingerprint(checkpoint_path(adopt)) if adopt else None,
         "seed": seed,
     }
     if parts:
@@ -368,7 +369,7 @@ def _job(
         start=start.checkpoint if start else None,
         load_optimizer=settings.load_optimizer,
         save_optimizer=save_optimizer,
-        adopt=Path(adopt) if adopt else None,
+        adopt=checkpoint_path(adopt) if adopt else None,
         inputs=json.loads(canonical_json(inputs)),
         fingerprint=fingerprint(**inputs),
     )

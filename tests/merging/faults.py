@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from nemo_demix.checkpoints.blob import find_payload
 from nemo_demix.checkpoints.checksums import CHECKSUMS, write_checksums
+from nemo_demix.checkpoints.files import LocalFile
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.errors import DemixError
 from nemo_demix.merging.merge import MergeOptions, MergeReport, merge
@@ -42,10 +43,12 @@ TENSOR = "module.decoder.layers.mlp.linear_fc2.weight"
 _NOT_THE_MERGES = (".lock", "last_merge.json")
 
 
-def save_checkpoint(root: Path, seed: int, num_layers: int, hidden: int, dtype: torch.dtype = torch.float32) -> Path:
+def save_checkpoint(
+    root: Path, seed: int, num_layers: int, hidden: int, dtype: torch.dtype = torch.float32, optimizer: bool = False
+) -> Path:
     """A NeMo 2 checkpoint of random tensors: four shards, integers and a byte object among them, and its checksums.
 
-    Its weights take about 12 x num_layers x hidden^2 elements.
+    Its weights take about 12 x num_layers x hidden^2 elements; an optimizer's state twice as many, in the same shards.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -60,6 +63,13 @@ def save_checkpoint(root: Path, seed: int, num_layers: int, hidden: int, dtype: 
         state[f"{layer}.{index}.input_layernorm.weight"] = random(hidden)
     state["module.steps"] = torch.arange(7)
     state["module.decoder._extra_state/shard_0_1"] = [1, 2, 3]
+    if optimizer:
+        state |= {
+            f"optimizer.state.{moment}.{name}": torch.zeros_like(value)
+            for name, value in state.items()
+            for moment in ("exp_avg", "exp_avg_sq")
+            if isinstance(value, torch.Tensor)
+        }
     weights, context = root / "weights", root / "context"
     dcp.save(state, storage_writer=FileSystemWriter(weights, thread_count=4), no_dist=True)
     torch.save({"global_step": 16}, weights / "common.pt")
@@ -306,5 +316,5 @@ def payload_place(component: Path) -> tuple[Path, int]:
     entry = read_metadata(component / "weights").tensors[TENSOR]
     shard = component / "weights" / entry.chunks[0].file
     with open(shard, "rb") as file:
-        payload = find_payload(file.fileno(), shard, TENSOR, entry.chunks[0], entry.dtype)
+        payload = find_payload(LocalFile(file.fileno()), shard, TENSOR, entry.chunks[0], entry.dtype)
     return shard, payload.offset + 40

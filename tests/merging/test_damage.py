@@ -12,6 +12,7 @@ import pytest
 
 from nemo_demix.checkpoints.blob import find_payload
 from nemo_demix.checkpoints.checksums import CHECKSUMS, check_small_files
+from nemo_demix.checkpoints.files import LocalFile
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.errors import CheckpointError, DemixError
@@ -89,7 +90,7 @@ def _places(component: Path) -> dict[str, tuple[Path, int]]:
     chunk = stored.tensors[TENSOR].chunks[1]
     shard = component / "weights" / chunk.file
     with open(shard, "rb") as file:
-        payload = find_payload(file.fileno(), shard, TENSOR, chunk, dtype)
+        payload = find_payload(LocalFile(file.fileno()), shard, TENSOR, chunk, dtype)
         file.seek(chunk.file_offset)
         blob = file.read(chunk.num_bytes)
     start, directory = payload.offset - chunk.file_offset, blob.rindex(b"PK\x01\x02")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.merging.folders import FolderMaker, MergeOrder, ModelFolder
@@ -148,7 +149,7 @@ def trained_models(run: PreparedRun, maker: FolderMaker) -> Callable[[Mapping[st
     def model(shares: Mapping[str, float]) -> ModelFolder:
         job = run.proxy(shares, num_proxies)
         folder = external_folder(run.config) / job.fingerprint
-        return ModelFolder(job.name, job.fingerprint, folder, Path(load_model(job).checkpoint), maker)
+        return ModelFolder(job.name, job.fingerprint, folder, checkpoint_path(load_model(job).checkpoint), maker)
 
     return model
 

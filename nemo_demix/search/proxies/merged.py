@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.merging.live import LiveProxies
 from nemo_demix.merging.methods import build_method
 from nemo_demix.prepared import PreparedRun
@@ -35,10 +35,10 @@ class ProxyMerger:
         self._live = live
         self._fingerprint = partial(merge_fingerprint, run)
         live.keep = True
-        checkpoints = {job.name: Path(load_model(job).checkpoint) for job in run.components}
+        checkpoints = {job.name: checkpoint_path(load_model(job).checkpoint) for job in run.components}
         settings = run.config.merge
         method = build_method(settings.method, settings.parameters, settings.seed, len(checkpoints), has_base=True)
-        base = Path(settings.base or load_model(run.base).checkpoint) if method.uses_base else None
+        base = checkpoint_path(settings.base or load_model(run.base).checkpoint) if method.uses_base else None
         self._proxies = LiveProxies(live.model, checkpoints, method, base, run.config.search.merge_batch)
         logger.info(
             "%d components resident (%.3f GiB a rank), in %.1f s",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_demix.artifacts import file_sha256, fingerprint, is_done, load_record, write_bytes, write_json
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
@@ -163,7 +164,7 @@ def _score_component(live: LiveModel, scorer: "Scorer", job: TrainJob, record_pa
     if done[0]:
         return
     started = time.monotonic()
-    load_checkpoint(live.model, Path(load_model(job).checkpoint))
+    load_checkpoint(live.model, checkpoint_path(load_model(job).checkpoint))
     try:
         logprobs_T = scorer.gold_token_logprobs(live.model)
     except ScoreError as error:

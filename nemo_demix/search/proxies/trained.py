@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
+from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.errors import ScoreError
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.backend import Diverged
@@ -66,7 +66,7 @@ class ProxyTrainer:
         record = load_model(job)
         started = time.monotonic()
         model = self._live.model
-        fill = partial(load_checkpoint, model, Path(record.checkpoint))
+        fill = partial(load_checkpoint, model, checkpoint_path(record.checkpoint))
         result = scorer.score(model, self._live.ranks.is_main, job.fingerprint, fill)
         return Evaluation(result, 0.0, time.monotonic() - started, record.wall_time_s, record.num_tokens)
 
