@@ -6,13 +6,17 @@
 #   make docs         the pages as a site, in site/, by an environment of its own
 #   make fix          format and fix what can be fixed        make clean   remove both
 #
-# Variables: PYTHON           the Python 3.11 to build from; PYTHON_BRIDGE the Python 3.12 of Megatron-Bridge
+# Variables: PYTHON           the Python 3.11 to build from; PYTHON_BRIDGE the Python 3.12 of Megatron-Bridge, else the
+#                             first that is on PATH, or that pyenv has
 #            TORCH_INDEX_URL  set to PyTorch's CPU wheel index where your pip would otherwise fetch the CUDA build
 #            RUN_ARGS         more key=value for the quickstart; TEST_ARGS more arguments for pytest
 #            TEST_WORKERS     how many tests run at once; 0: one after another, in pytest's own process
 
 PYTHON ?= python3.11
-PYTHON_BRIDGE ?= python3.12
+# pyenv's own python3.12 on PATH starts only where that version is chosen, so each is tried.
+PYTHON_BRIDGE ?= $(shell for python in python3.12 \
+    "$$(pyenv root 2>/dev/null || echo "$${PYENV_ROOT:-$$HOME/.pyenv}")"/versions/3.12*/bin/python; do \
+    "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null && echo "$$python" && break; done)
 TORCH_INDEX_URL ?=
 RUN_ARGS ?=
 TEST_ARGS ?=
@@ -102,15 +106,18 @@ bridge: .venv-bridge/.installed
 
 .venv-bridge/.installed: BIN := .venv-bridge/bin
 .venv-bridge/.installed: pyproject.toml setup.py constraints-bridge.txt requirements-data.txt
-	@echo "Installing into .venv-bridge (6 GB with the CUDA build of torch, 2 GB with the CPU build; some minutes) ..."
+	@test -n "$(PYTHON_BRIDGE)" || \
+	    { echo "no Python 3.12 on PATH or in pyenv, which Megatron-Bridge asks for; make bridge PYTHON_BRIDGE=/path/to/python3.12"; exit 1; }
 	@$(PYTHON_BRIDGE) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || \
 	    { echo "$(PYTHON_BRIDGE): expected Python 3.12, which Megatron-Bridge asks for; make bridge PYTHON_BRIDGE=/path/to/python3.12"; exit 1; }
+	@echo "Installing into .venv-bridge (6 GB with the CUDA build of torch, 2 GB with the CPU build; some minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON_BRIDGE) -m venv .venv-bridge
 	@$(PIP) $(PIP_VERSION) $$(grep '^setuptools==' constraints-bridge.txt) wheel
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints-bridge.txt \
 	    $$(grep '^torch==' constraints-bridge.txt)
 	@$(PIP) --no-deps --no-build-isolation -r constraints-bridge.txt -r requirements-data.txt -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import nemo_demix.ranks.preloaded, nemo_demix.cli'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import nemo_demix.ranks.preloaded, nemo_demix.cli, \
+	    nemo_demix.runtime.bridge.export, nemo_demix.runtime.bridge.importing'
 	@touch $@
 
 clean:

@@ -19,6 +19,8 @@ from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 LONGEST = """
 tests/cluster/test_end_to_end.py
 tests/merging/test_interrupt.py
+tests/stages/test_bridge_pipeline.py
+tests/runtime/test_bridge_parts.py
 tests/cluster
 tests/prediction/test_contract.py
 tests/datasets/test_tasks.py

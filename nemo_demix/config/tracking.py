@@ -11,7 +11,7 @@ MODES = ("online", "offline")
 
 @dataclass
 class TrackConfig:
-    """TensorBoard and Weights & Biases, by NeMo's own loggers where NeMo trains."""
+    """TensorBoard and Weights & Biases, for models by the back end's own loggers."""
 
     tensorboard: bool = False  # event files under runs/<name>/tensorboard
     wandb_project: str | None = None  # of Weights & Biases; its entity and key are those of the environment

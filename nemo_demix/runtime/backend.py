@@ -113,27 +113,13 @@ _MODULES = {"nemo": "nemo_demix.runtime.nemo.backend", "bridge": "nemo_demix.run
 
 
 def backend_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Yield what a configuration asks for that its back end does not have, or that no merge can be made of."""
+    """Yield what a configuration asks for that no merge can be made of."""
     for key in _rounded(config.model.overrides, "model.overrides"):
         yield ConfigError(
             f"{key}: weights would be kept in FP8 or FP4, and saved as rounded to it, while components are merged from "
             "what is saved; set fp8_param_gather=false (fp4_param_gather): weights then stay in bf16, and the "
             "multiplications are what you ask for"
         )
-    if config.backend != "bridge":
-        return
-    if config.track.tensorboard or config.track.wandb_project is not None:
-        yield ConfigError(
-            "track: backend=bridge writes to no tracker; leave track.* out (losses.jsonl has the losses), or set "
-            "backend=nemo"
-        )
-    roles = {"components": config.components, "reference": config.reference, "final": config.final}
-    for name, role in {**roles, "search.trained": config.search.trained}.items():
-        if role.load_optimizer:
-            yield ConfigError(
-                f"{name}.load_optimizer=true: backend=bridge takes a start's weights alone; leave it out, or set "
-                "backend=nemo"
-            )
 
 
 _WEIGHTS_IN_FP8 = ("fp8_param", "fp8_params", "fp8_param_gather", "fp4_param", "fp4_param_gather")

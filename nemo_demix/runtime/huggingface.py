@@ -15,6 +15,8 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ import torch
 
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError
-from nemo_demix.runtime.connector_names import connector_name, unstacked
+from nemo_demix.runtime.as_saved import AsSaved
+from nemo_demix.runtime.connector_names import unstacked
 from nemo_demix.runtime.context import ModelContext, write_context
 from nemo_demix.runtime.generation import read_generation
 from nemo_demix.runtime.nemo.recipe import without_kernels
@@ -32,6 +35,28 @@ from nemo_demix.tokenizer import num_ids
 logger = logging.getLogger(__name__)
 
 VOCABULARY = "embedding.word_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """A Hugging Face folder to import, as far as no back end is needed to know it.
+
+    Attributes:
+        config: What its config.json says.
+        files: The safetensors file of each tensor, by the tensor's name.
+        dtype: The one that holds the values of all tensors.
+        num_rows: Rows of the embedding.
+        tokenizer: A transformers tokenizer.
+        generation: How text is generated with it, kept beside the tokenizer; None: nothing is.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    files: Mapping[str, Path]
+    dtype: torch.dtype
+    num_rows: int
+    tokenizer: Any
+    generation: Any
 
 
 def read_state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -175,7 +200,12 @@ def expected_tensors(hf_config: Any) -> set[str]:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=False)
-    return set(model.state_dict()) - ({"lm_head.weight"} if hf_config.tie_word_embeddings else set())
+    state = model.state_dict()
+    if find_spec("transformers.core_model_loading") is not None:  # from transformers 5 on experts are one in memory
+        from transformers.core_model_loading import revert_weight_conversion
+
+        state = revert_weight_conversion(model, state)
+    return set(state) - ({"lm_head.weight"} if hf_config.tie_word_embeddings else set())
 
 
 def _connector_class(model_class: type, kind: str) -> Any:
@@ -262,14 +292,12 @@ def _count(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     return sum(t.numel() for t in tensors.values()), sum(int(t.isnan().sum()) for t in tensors.values())
 
 
-def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any, generation: Any, folder: Path) -> Path:
+def import_model(source: SourceFolder, model: Any, model_config: Any, folder: Path) -> Path:
     """Write a Hugging Face model as a NeMo 2 checkpoint of tensor parallel size 1, bit for bit in its dtype.
 
     Args:
-        source: The Hugging Face folder.
         model: The NeMo model class.
         model_config: Its configuration, built, as large as the source's model.
-        generation: How text is generated with it, kept beside the tokenizer; None: nothing is.
         folder: An empty folder for NeMo's and our files; the checkpoint is written below it.
     Returns:
         The checkpoint's folder.
@@ -284,9 +312,9 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
     base = _connector_class(model, "importer")
     _start_alone()
     # NeMo copies the whole folder that a tokenizer was loaded from, so it gets one of its own.
-    hf_tokenizer.save_pretrained(folder / "tokenizer")
-    if generation is not None:
-        generation.save_pretrained(folder / "tokenizer")
+    source.tokenizer.save_pretrained(folder / "tokenizer")
+    if source.generation is not None:
+        source.generation.save_pretrained(folder / "tokenizer")
     nemo_tokenizer = AutoTokenizer(str(folder / "tokenizer"))
 
     class Importer(base):  # type: ignore[misc,valid-type]
@@ -300,62 +328,19 @@ def import_model(source: Path, model: Any, model_config: Any, hf_tokenizer: Any,
 
         def convert_state(self, hf_model: Any, target: Any) -> Any:
             target.module.to(model_config.params_dtype)  # Megatron's local norms are fp32 until it trains
-            named = _AsSaved(target.module, model_config)
+            named = AsSaved(target.module, model_config)
             super().convert_state(hf_model, named)
             given = sum(parameter.numel() for parameter in hf_model.parameters())
             made = sum(parameter.numel() for parameter in named.parameters())
             if given != made:
-                raise CheckpointError(f"{source}: has {given} weights, the recipe's model {made}")
+                raise CheckpointError(f"{source.path}: has {given} weights, the recipe's model {made}")
             named.write()
             return target
 
     instance = model(model_config)
-    instance.importer = lambda path: Importer(str(source))  # where NeMo asks which importer to use
+    instance.importer = lambda path: Importer(str(source.path))  # where NeMo asks which importer to use
     hand_over_in_process()
-    return llm.import_ckpt(instance, f"hf://{source}", folder / "checkpoint")
-
-
-class _AsSaved(torch.nn.Module):
-    """The tensors of a live model under the names they are saved by, as NeMo's importers expect them.
-
-    Without Transformer Engine the live names differ. The parameters start without storage; NeMo's conversion replaces
-    each and asserts that none was left out.
-    """
-
-    def __init__(self, live: torch.nn.Module, config: Any) -> None:
-        from nemo_demix.runtime.model import shards
-
-        super().__init__()
-        self.config = config
-        self._shards = list(shards(live))
-        self._stored = {shard.name for shard in self._shards}
-        sizes: dict[str, tuple[torch.dtype, list[int]]] = {}
-        for shard in self._shards:
-            name, box = self._place(shard)
-            _, ends = sizes.setdefault(name, (shard.view.dtype, [0] * len(box)))
-            ends[:] = [max(end, piece.stop) for end, piece in zip(ends, box, strict=True)]
-        for name, (dtype, ends) in sizes.items():
-            *parents, last = name.split(".")
-            module: torch.nn.Module = self
-            for parent in parents:
-                if not hasattr(module, parent):
-                    module.add_module(parent, torch.nn.Module())
-                module = getattr(module, parent)
-            empty = torch.empty(ends, dtype=dtype, device="meta")
-            module.register_parameter(last, torch.nn.Parameter(empty, requires_grad=False))
-
-    def write(self) -> None:
-        """Copy every tensor into the live model."""
-        full = dict(self.named_parameters())
-        for shard in self._shards:
-            name, box = self._place(shard)
-            shard.view.copy_(full[name].data[box].view(shard.view.shape))
-
-    def _place(self, shard: Any) -> tuple[str, tuple[slice, ...]]:
-        """Return the connectors' name for the tensor that a shard is of, and the box of it that the shard is."""
-        name, axes = connector_name(shard.name, shard.offsets, self._stored)
-        pairs = zip(shard.offsets[axes:], shard.sizes[axes:], strict=True)
-        return name, tuple(slice(offset, offset + size) for offset, size in pairs)
+    return llm.import_ckpt(instance, f"hf://{source.path}", folder / "checkpoint")
 
 
 def _start_alone() -> None:

@@ -1,6 +1,6 @@
-"""`export` and `import`: between NeMo 2 checkpoints and Hugging Face folders, through NeMo's own connectors.
+"""`export` and `import`: between checkpoints and Hugging Face folders, through the back end's own conversion.
 
-No data, no manifest and no ranks are needed; both run in this process, on the CPU. What NeMo prints goes to
+No data, no manifest and no ranks are needed; both run in this process, on the CPU. What they print goes to
 `logs/<stage>/rank_0.log`. Weights keep their dtype and their bits, both ways: fp32 stays fp32, bf16 stays bf16;
 of several precisions, it is the one that holds all values.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_demix.artifacts import parse_json, sync
 from nemo_demix.checkpoints.files import check_name, read_file
@@ -25,6 +25,9 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError, ConfigError, DemixError
 from nemo_demix.terminal import output_to
 from nemo_demix.tokenizer import num_ids
+
+if TYPE_CHECKING:
+    from nemo_demix.runtime.huggingface import SourceFolder
 
 logger = logging.getLogger(__name__)
 # Compared between the recipe's model and a Hugging Face folder. A key that neither has is equal.
@@ -68,7 +71,7 @@ def export_stage(config: DemixConfig) -> None:
 
 
 def import_stage(config: DemixConfig) -> None:
-    """Write the Hugging Face folder `convert.source` as the NeMo 2 checkpoint `convert.output`.
+    """Write the Hugging Face folder `convert.source` as a checkpoint `convert.output`: NeMo 2's, or Megatron-Bridge's.
 
     The model is the recipe's (`model.recipe` and `model.overrides`), because that is what will load the checkpoint as
     `base.checkpoint`, `components.checkpoints.NAME` or `merge.components.NAME`; each size in config.json is compared
@@ -81,15 +84,13 @@ def import_stage(config: DemixConfig) -> None:
         CheckpointError: if the folder lacks something, or is damaged.
     Memory: the model three times.
     """
-    if config.backend == "bridge":
-        raise ConfigError("import: backend=bridge does not have it yet; set backend=nemo, whose checkpoints both read")
     source, output = _paths(config, "import")
     hf_config = _hf_json(source / "config.json")
     with _converting(config, "import", output) as folder:
         from nemo_demix.runtime.generation import read_generation
-        from nemo_demix.runtime.huggingface import expected_tensors, import_model, load_tokenizer_folder
+        from nemo_demix.runtime.huggingface import SourceFolder, load_tokenizer_folder
 
-        names, dtype = _tensors(source, hf_config)
+        files, dtype = _tensors(source, hf_config)
         needed = sum(path.stat().st_size for path in source.glob("*.safetensors"))
         free = shutil.disk_usage(folder).free
         if free < needed:  # Megatron's writer would die of it in a trace
@@ -102,21 +103,34 @@ def import_stage(config: DemixConfig) -> None:
                 "bring the tokenizer that the model was trained with"
             )
         generation = read_generation(source, rows, hf_config)
-        recipe_model = _sized_model(config, hf_config, dtype, folder)
-        hf_model = _check_same_model(config, source, recipe_model, tokenizer, folder)
-        expected = expected_tensors(hf_model)
-        # A tied model may be saved with its output layer all the same.
-        if odd := sorted((names - {"lm_head.weight"} if hf_model.tie_word_embeddings else names) ^ expected):
-            raise CheckpointError(f"{source}: its tensors are not those of its config.json; the first is {odd[0]}")
-        import fiddle as fdl
+        found = SourceFolder(source, hf_config, files, dtype, rows, tokenizer, generation)
+        if config.backend == "bridge":
+            from nemo_demix.runtime.bridge.importing import import_checkpoint as import_with_bridge
 
-        model_config = fdl.build(recipe_model.config)
-        made = import_model(source, fdl.get_callable(recipe_model), model_config, tokenizer, generation, folder)
+            made = import_with_bridge(config, found, folder)
+        else:
+            made = _import_with_nemo(config, found, folder)
         _publish(made, output)
-    logger.info("import: %s is a NeMo 2 checkpoint, for example for base.checkpoint=", output)
+    kind = "Megatron-Bridge" if config.backend == "bridge" else "NeMo 2"
+    logger.info("import: %s is a %s checkpoint, for example for base.checkpoint=", output, kind)
     if config.model.vocab_size is None:
-        logger.info("import: its vocabulary has %d rows; set model.vocab_size=%d where it is used",
-                    model_config.vocab_size, model_config.vocab_size)  # fmt: skip
+        logger.info("import: its vocabulary has %d rows; set model.vocab_size=%d where it is used", rows, rows)
+
+
+def _import_with_nemo(config: DemixConfig, source: "SourceFolder", folder: Path) -> Path:
+    import fiddle as fdl
+
+    from nemo_demix.runtime.huggingface import expected_tensors, import_model
+
+    model = _sized_model(config, source, folder)
+    hf_model = _check_same_model(config, source, model, folder)
+    names = set(source.files)
+    # A tied model may be saved with its output layer all the same.
+    if hf_model.tie_word_embeddings:
+        names.discard("lm_head.weight")
+    if odd := sorted(names ^ expected_tensors(hf_model)):
+        raise CheckpointError(f"{source.path}: its tensors are not those of its config.json; the first is {odd[0]}")
+    return import_model(source, fdl.get_callable(model), fdl.build(model.config), folder)
 
 
 def _paths(config: DemixConfig, stage: str) -> tuple[Path, Path]:
@@ -204,16 +218,15 @@ def _indexed(index: Path) -> list[str]:
     return sorted({check_name(name, f"{index}: weight_map") for name in places.values()})
 
 
-def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
-    """Return the names of the tensors in a folder's safetensors, and the dtype that holds the values of all."""
+def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[dict[str, Path], Any]:
+    """Return the file of each tensor in a folder's safetensors, and the dtype that holds the values of all."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     index = source / "model.safetensors.index.json"
-    files = _indexed(index) if index.exists() else ["model.safetensors"]
-    names: set[str] = set()
+    files: dict[str, Path] = {}
     dtypes: set[str] = set()
-    for name in files:
+    for name in _indexed(index) if index.exists() else ["model.safetensors"]:
         path = source / name
         if path.parent != source or not path.is_file():
             raise CheckpointError(
@@ -222,7 +235,7 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118, it is not a mapping
-                    names.add(key)
+                    files[key] = path
                     dtypes.add(file.get_slice(key).get_dtype())
         except SafetensorError as error:
             raise CheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from None
@@ -240,13 +253,11 @@ def _tensors(source: Path, hf_config: dict[str, Any]) -> tuple[set[str], Any]:
         raise CheckpointError(
             f"{source / 'config.json'}: says {stated}, but the tensors are {dtype}; change one of them"
         )
-    return names, dtype
+    return files, dtype
 
 
-def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, folder: Path) -> Any:
-    """Return the recipe's model as a `fiddle.Config`, with a Hugging Face folder's vocabulary, dtype and
-    longest text.
-    """
+def _sized_model(config: DemixConfig, source: "SourceFolder", folder: Path) -> Any:
+    """Return the recipe's model as a `fiddle.Config`, with a folder's vocabulary, dtype and longest text."""
     from nemo_demix.runtime.huggingface import dtype_settings
     from nemo_demix.runtime.nemo.recipe import base_recipe
     from nemo_demix.runtime.recipe import apply_overrides
@@ -254,8 +265,8 @@ def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, fol
     recipe = base_recipe(config, folder, "import")
     if "model" in config.model.overrides:
         apply_overrides(recipe, {"model": config.model.overrides["model"]})
-    values = {**dtype_settings(dtype), "vocab_size": config.model.vocab_size or hf_config.get("vocab_size")}
-    length = hf_config.get("max_position_embeddings")  # which an export says again, of the one or the other
+    values = {**dtype_settings(source.dtype), "vocab_size": config.model.vocab_size or source.num_rows}
+    length = source.config.get("max_position_embeddings")  # which an export says again, of the one or the other
     if type(length) is int and length > 0:
         known = inspect.signature(recipe.model.config.__fn_or_cls__).parameters
         values |= {name: length for name in ("seq_length", "max_position_embeddings") if name in known}
@@ -264,7 +275,7 @@ def _sized_model(config: DemixConfig, hf_config: dict[str, Any], dtype: Any, fol
     return recipe.model
 
 
-def _check_same_model(config: DemixConfig, source: Path, model: Any, tokenizer: Any, folder: Path) -> Any:
+def _check_same_model(config: DemixConfig, source: "SourceFolder", model: Any, folder: Path) -> Any:
     """Return a Hugging Face folder's configuration, compared with the recipe's model key by key.
 
     Raises:
@@ -275,15 +286,15 @@ def _check_same_model(config: DemixConfig, source: Path, model: Any, tokenizer: 
 
     from nemo_demix.runtime.huggingface import expected_config, load_config_folder
 
-    path = source / "config.json"
-    expected = expected_config(fdl.get_callable(model), model.config, tokenizer, folder / "expected")
-    kind = _hf_json(path).get("model_type")
+    path = source.path / "config.json"
+    expected = expected_config(fdl.get_callable(model), model.config, source.tokenizer, folder / "expected")
+    kind = source.config.get("model_type")
     if kind != expected.model_type:
         raise ConfigError(
             f"{path}: model_type is {kind}; model.recipe={config.model.recipe} is a {expected.model_type}. "
             "Use a recipe of the folder's architecture"
         )
-    found = load_config_folder(source)
+    found = load_config_folder(source.path)
     differences = [
         f"{key} is {getattr(found, key, None)}, the recipe's {getattr(expected, key, None)}"
         for key in (*_ARCHITECTURE, "vocab_size")

@@ -1,10 +1,11 @@
 """Each family's Hugging Face folder there and back: import, train two steps, merge, export; logits on both sides.
 
-    families.py FOLDER FAMILY ...
+    families.py BACKEND FOLDER FAMILY ...
 
 Everything is made here, with random weights, and written to FOLDER/<family>. The last line is
 {family: {"size": of the logits, "trained": delta of the weights, "changed": largest difference that it made to the
-logits; "imported", "exported": largest difference between Hugging Face's logits and Megatron's, before and after}}.
+logits; "imported", "exported": largest difference between Hugging Face's logits and Megatron's, before and after}}, and
+with Megatron-Bridge {"odd": what was said of odd folders}.
 """
 
 import json
@@ -19,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from nemo_demix.artifacts import DataManifest, DatasetRecord, ModelRecord, load_record
+from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.command_line import recipes_folder
 from nemo_demix.config import DemixConfig, ModelConfig, TokenizerConfig, register_schema, to_dataclasses
 from nemo_demix.datasets.tokenizer_build import build_tokenizer
@@ -28,6 +30,7 @@ from nemo_demix.runtime.ranks import Ranks, start_ranks, stop_ranks
 from nemo_demix.stages.convert import export_stage, import_stage
 from nemo_demix.training.train import train_jobs
 from tests.helpers import merge_checkpoints
+from tests.programs.odd_folders import told
 
 VOCAB_SIZE = 320  # of the embedding; the tokenizer has fewer
 ENDS = [1, 2]  # text may end at two tokens, of which the tokenizer names the first
@@ -39,7 +42,10 @@ HF = {
     "eos_token_id": ENDS,
 }  # fmt: skip
 _LLAMA31 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
-_RECIPES = "nemo.collections.llm.recipes"
+RECIPES = {
+    "nemo": "nemo.collections.llm.recipes.{}.pretrain_recipe",
+    "bridge": "megatron.bridge.recipes.{}_pretrain_config",
+}
 # By family: NeMo's recipe and what is overridden in it; transformers' classes and what is set there.
 FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "llama3": ("llama3_8b", {}, "Llama", {"rope_theta": 5e5, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192}),
@@ -58,31 +64,46 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+# The same for Megatron-Bridge, whose recipes have the sizes of the published configurations.
+BRIDGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3": ("llama.llama3_8b", {"kv_channels": 16}),
+    "qwen3": ("qwen.qwen3_1p7b", {"kv_channels": 32}),
+    "qwen3_moe": (
+        "qwen.qwen3_30b_a3b",
+        {"kv_channels": 32, "moe_ffn_hidden_size": 48, "num_moe_experts": 4, "moe_router_topk": 2},
+    ),
+}
+
+
 def main() -> None:
-    folder = Path(sys.argv[1])
+    backend, folder, *families = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
     register_schema()
     with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
         config = to_dataclasses(compose("smoke", overrides=["hydra.searchpath=[pkg://nemo_demix.conf]"]))
-    config.parallel.tensor = 1
+    config.backend, config.parallel.tensor = backend, 1
     config.train.seq_length, config.train.global_batch_size, config.train.micro_batch_size = 32, 4, 4
     config.components.num_tokens, config.components.max_lr = 2 * 4 * 32, 0.05
     make_corpus(folder / "corpus")
+    ranks = start_ranks(config.parallel, backend) if backend == "bridge" else None
     before, environment = {}, dict(os.environ)
-    for family in sys.argv[2:]:  # first all of these: NeMo's importer leaves the process groups, and no WORLD_SIZE
+    for family in families:  # first all of these: NeMo's importer leaves the process groups, and no WORLD_SIZE
         of_family(config, family, folder)
         before[family] = make_model(folder / family / "hf", FAMILIES[family][2], {**HF, **FAMILIES[family][3]})
         convert(config, import_stage, folder / family / "hf", folder / family / "imported")
     os.environ.update(environment)
-    ranks = start_ranks(config.parallel)
-    found = {family: and_back(config, family, folder, ranks, before[family]) for family in sys.argv[2:]}
+    ranks = ranks or start_ranks(config.parallel)
+    found: dict[str, Any] = {family: and_back(config, family, folder, ranks, before[family]) for family in families}
+    if backend == "bridge":
+        of_family(config, "qwen3", folder)
+        found["odd"] = told(config, folder / "qwen3/hf", folder / "odd")
     print(json.dumps(found), flush=True)
     stop_ranks()
 
 
 def of_family(config: DemixConfig, family: str, folder: Path) -> None:
-    recipe, overrides = FAMILIES[family][:2]
+    recipe, overrides = BRIDGE[family] if config.backend == "bridge" else FAMILIES[family][:2]
     config.model = ModelConfig(
-        f"{_RECIPES}.{recipe}.pretrain_recipe", overrides={"model": {"config": {**MEGATRON, **overrides}}},
+        RECIPES[config.backend].format(recipe), overrides={"model": {"config": {**MEGATRON, **overrides}}},
         vocab_size=VOCAB_SIZE,
     )  # fmt: skip
     config.runs_dir, config.base.checkpoint = str(folder / family / "runs"), str(folder / family / "imported")
@@ -92,7 +113,7 @@ def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, befor
     """Train what was imported, merge it with its start, and export the merge."""
     of_family(config, family, folder)
     prefix, folder = str(folder / "corpus/corpus"), folder / family
-    settings = TokenizerConfig(kind="huggingface", path=str(folder / "hf"))
+    settings = config.tokenizer = TokenizerConfig(kind="huggingface", path=str(folder / "hf"))
     datasets = {
         name: DatasetRecord(name, value.capability, prefix, None, 1, 0, 1, 1, 1, 1, [], {}, name)
         for name, value in config.datasets.items()
@@ -108,9 +129,9 @@ def and_back(config: DemixConfig, family: str, folder: Path, ranks: Ranks, befor
     convert(config, export_stage, merged, folder / "hf_merged")
     if family == "llama3":
         shutil.copytree(merged, folder / "bare", ignore=shutil.ignore_patterns("tokenizer"))
-        config.tokenizer = settings
-        convert(config, export_stage, folder / "bare/weights", folder / "hf_without_tokenizer")
-    if family == "llama31":
+        bare = folder / "bare" / locate(merged).weights_relative
+        convert(config, export_stage, bare, folder / "hf_without_tokenizer")
+    if family in ("llama31", "qwen3"):
         convert(config, export_stage, folder / "imported", folder / "hf_again")
     model = build_model(config, manifest)
     imported, exported = (megatron_logits(model, path) for path in (folder / "imported", merged))

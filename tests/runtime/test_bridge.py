@@ -1,9 +1,7 @@
 """Megatron-Bridge beside NeMo, in its own environment, which `make bridge` makes: one run shows all that is here."""
 
 import json
-import os
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
+from tests.bridge import needs_bridge, run_bridge
 from tests.conftest import Once
 from tests.helpers import REPOSITORY, losses, run_cli
 
-PYTHON = REPOSITORY / ".venv-bridge/bin/python"
 RECIPE = str(REPOSITORY / "tests/data/two.yaml")
 # What NeMo's recipes have, and Bridge's have otherwise.
 LIKE_NEMO = (
@@ -24,7 +22,7 @@ LIKE_NEMO = (
     "+model.overrides.scheduler.start_weight_decay=0.1",
     "+model.overrides.scheduler.end_weight_decay=0.1",
 )
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-bridge: `make bridge` makes it, with Python 3.12")
+pytestmark = needs_bridge
 
 
 def write_data(folder: Path) -> None:
@@ -70,13 +68,7 @@ def runs(once: Once) -> Path:
                 f"base.checkpoint={base}",
                 *LIKE_NEMO,
             )
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            environment.pop("PYTHONPATH", None)
-            done = subprocess.run(
-                [PYTHON, "-m", "nemo_demix", "run", *given, *bridged, "components.keep_tokens=[1024]"],
-                cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=550, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stdout + done.stderr
+            run_bridge("run", *given, *bridged, "components.keep_tokens=[1024]")
 
     return once("bridge", make)
 

@@ -91,7 +91,8 @@ def test_an_export_has_a_row_for_every_token(tmp_path: Path) -> None:
 
 def test_a_folder_of_several_precisions_is_read_as_the_widest_where_it_says_so(tmp_path: Path) -> None:
     mixed = write_folder(tmp_path / "mixed", 10, torch.float32, torch.bfloat16)
-    assert _tensors(mixed, {"dtype": "float32"}) == ({"w0", "w1"}, torch.float32)
+    files = {name: mixed / "model.safetensors" for name in ("w0", "w1")}
+    assert _tensors(mixed, {"dtype": "float32"}) == (files, torch.float32)
     for stated in ({}, {"dtype": "bfloat16"}):  # transformers would round the others
         with pytest.raises(CheckpointError, match=r"the tensors are BF16, F32; all values are kept as float32: say so"):
             _tensors(mixed, stated)

@@ -1,5 +1,7 @@
 """Megatron-Bridge behind the interface of `runtime/backend.py`."""
 
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -36,10 +38,23 @@ def build_model(config: DemixConfig, manifest: DataManifest) -> torch.nn.Module:
     provider.vocab_size, provider.should_pad_vocab = padded_vocab_size(config, manifest.tokenizer), False
     override_model(recipe, config)
     check_shape(shape_of(values_of(recipe)), config)
+    model = provided(provider)
+    if torch.cuda.is_available():
+        model = model.cuda()
+    return model.eval()
+
+
+def provided(provider: Any) -> torch.nn.Module:
+    """Build this rank's part of the model of a provider of Bridge's, with weights not yet set."""
     provider.perform_initialization = False
     provider.finalize()
     provider._pg_collection = ProcessGroupCollection.use_mpu_process_groups()
     model: torch.nn.Module = provider.provide()
-    if torch.cuda.is_available():
-        model = model.cuda()
-    return model.eval()
+    return model
+
+
+def start_alone() -> None:
+    """Start a process group of this process only, with Megatron's groups in it."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        start_groups(ParallelConfig(), Ranks(0, 0, 1))

@@ -20,9 +20,11 @@ from nemo_demix.runtime.recipe import DTYPES, apply_overrides, call_factory
 _PRECISIONS = {"bf16-mixed": "bf16_mixed", "16-mixed": "fp16_mixed", "32": None}
 
 
-def base_recipe(config: DemixConfig) -> Any:
+def base_recipe(config: DemixConfig, on_cpu: bool = False) -> Any:
     """Return the recipe with this run's layout, precision and device, but no data, no schedule and no overrides yet.
 
+    Args:
+        on_cpu: Its model is built on the CPU, even where there is a GPU.
     Returns:
         A `ConfigContainer`.
     Raises:
@@ -39,13 +41,20 @@ def base_recipe(config: DemixConfig) -> Any:
     model.virtual_pipeline_model_parallel_size = None
     model.seq_length = recipe.dataset.seq_length = config.train.seq_length
     _set_precision(recipe, config.train.precision)
-    if not torch.cuda.is_available():
+    if on_cpu or not torch.cuda.is_available():
         _fit_to_cpu(recipe)
     return recipe
 
 
 def _called(config: DemixConfig) -> Any:
-    recipe = call_factory(config, {})
+    try:
+        recipe = call_factory(config, {})
+    except (OSError, ValueError) as error:  # of transformers and Bridge, where neither hub nor cache has it
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model.recipe={config.model.recipe}: {reason:.300}; it asks the Hugging Face hub, or its cache (HF_HOME), "
+            "for the model's config.json. Where neither has it, name a function of your own: docs/bridge.md"
+        ) from None
     kind = type(getattr(recipe, "model", None))
     if not isinstance(recipe, ConfigContainer) or not issubclass(kind, GPTModelProvider):
         made = kind.__name__ if isinstance(recipe, ConfigContainer) else type(recipe).__name__
@@ -127,6 +136,7 @@ def _fit_to_cpu(recipe: Any) -> None:
     recipe.ddp.overlap_grad_reduce = recipe.ddp.overlap_param_gather = False
     # It cannot be restored without Apex or TE.
     recipe.ddp.use_distributed_optimizer = recipe.optimizer.use_distributed_optimizer = False
+    recipe.optimizer.use_precision_aware_optimizer = False
     model = recipe.model
     model.transformer_impl, model.transformer_layer_spec = "local", local_layer_spec
     # These need Transformer Engine, streams or CUDA's random state.
@@ -134,8 +144,9 @@ def _fit_to_cpu(recipe: Any) -> None:
     model.bias_dropout_fusion = model.bias_activation_fusion = model.masked_softmax_fusion = False
     model.cross_entropy_loss_fusion, model.cross_entropy_fusion_impl = False, "native"
     model.moe_grouped_gemm = model.moe_permute_fusion = model.moe_router_fusion = False
-    model.moe_token_dispatcher_type = "allgather"
+    model.moe_token_dispatcher_type, model.moe_flex_dispatcher_backend = "allgather", None
     model.recompute_granularity = model.recompute_method = model.recompute_num_layers = None
+    model.cuda_graph_impl = "none"
     _initialize_on_cpu(model)
 
 

@@ -2,9 +2,11 @@
 
 import io
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from megatron.core.datasets.utils import get_blend_from_list
 from nemo_demix.artifacts import DataManifest, write_bytes, write_text
 from nemo_demix.checkpoints.common_state import load_plain
 from nemo_demix.checkpoints.files import read_file
+from nemo_demix.checkpoints.layouts import locate
 from nemo_demix.checkpoints.layouts.training_folder import RUN_CONFIG
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import CheckpointError
@@ -31,6 +34,7 @@ from nemo_demix.runtime.ranks import Ranks, from_rank_0
 from nemo_demix.runtime.recipe import check_shape, padded_vocab_size
 from nemo_demix.runtime.saving import hand_over_in_process
 from nemo_demix.runtime.steps import latest_checkpoint, outdated
+from nemo_demix.runtime.trackers import tensorboard_folder
 
 logger = logging.getLogger(__name__)
 _TRAIN_STATE = "train_state.pt"
@@ -57,7 +61,7 @@ def train(
     every = config.train.log_every_steps
     pace = Pace(training.label, training.num_steps, tokens_per_step, every, training.losses)
     steps = Steps(training, pace, stop_request, ranks.is_main)
-    with _groups_kept():
+    with _groups_kept(), _wandb_settings(config):
         pretrain(recipe, forward_step, callbacks=[steps])
     return Trained(pace.final_loss, steps.stopped_at, pace.diverged)
 
@@ -92,20 +96,37 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
     saving = recipe.checkpoint
     saving.save, saving.save_interval = str(training.checkpoints.absolute()), training.num_steps
     saving.save_optim, saving.save_rng, saving.load_rng = True, False, False  # the data order is by its seed
-    saving.load = str(training.source / "weights") if training.source is not None and training.done_steps else None
-    saving.pretrained_checkpoint = str(training.source / "weights") if training.source and not saving.load else None
-    saving.finetune = saving.load is None and training.source is not None
+    start = None if training.source is None else str(training.source / "weights")
+    # Bridge resumes with the optimizer, and starts a run of its own from weights alone.
+    saving.load, saving.pretrained_checkpoint = (start, None) if _has_optimizer(training) else (None, start)
+    saving.finetune = saving.pretrained_checkpoint is not None
+    if training.load_optimizer and not training.done_steps:
+        schedule.override_opt_param_scheduler = True
     # All ranks see a loss that is no number together, by its reduced value; this check would end one of them.
     recipe.rerun_state_machine.check_for_nan_in_loss = False
     if training.may_diverge:
         recipe.ddp.check_for_nan_in_grad = False
 
-    recipe.logger.log_interval = config.train.log_every_steps
-    recipe.logger.tensorboard_dir = recipe.logger.wandb_project = None
-    recipe.logger.skip_train_metrics_log = True  # `Pace` says it
+    _set_trackers(recipe.logger, config, training.label)
     override(recipe, config.model.overrides)
     check_shape(shape_of(values_of(recipe)), config)
     return recipe
+
+
+def _set_trackers(settings: Any, config: DemixConfig, name: str) -> None:
+    """Set Bridge's own loggers of a model, for what `track` asks for. On the last rank, which alone has the loss."""
+    folder, project = tensorboard_folder(config), config.track.wandb_project
+    settings.log_interval = settings.tensorboard_log_interval = config.train.log_every_steps
+    settings.skip_train_metrics_log = folder is None and project is None  # `Pace` says it
+    settings.log_throughput_to_tensorboard = not settings.skip_train_metrics_log
+    settings.tensorboard_dir = None if folder is None else str(folder / name)
+    settings.wandb_project, settings.wandb_exp_name = project, f"{config.name}/{name}"
+    settings.wandb_save_dir = str(config.run_dir.absolute())
+
+
+def _has_optimizer(training: Training) -> bool:
+    """Return whether the optimizer's state is taken from what a run goes on from."""
+    return training.source is not None and bool(training.done_steps or training.load_optimizer)
 
 
 class Steps(Callback):  # type: ignore[misc]
@@ -123,6 +144,13 @@ class Steps(Callback):  # type: ignore[misc]
         self.stopped_at: int | None = None
         self._training, self._pace = training, pace
         self._stop_request, self._is_main = stop_request, is_main
+
+    def on_train_start(self, context: CallbackContext) -> None:
+        """Begin the schedule anew where only the optimizer is another run's."""
+        if self._training.load_optimizer and not self._training.done_steps:
+            assert context.scheduler is not None
+            context.scheduler.num_steps = 0
+            context.scheduler.step(0)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         """Note the step, and decide whether it is saved and whether the run goes on. Collective: every rank."""
@@ -173,34 +201,100 @@ def _groups_kept() -> Iterator[None]:
         vars(parallel_state).update(kept)
 
 
+@contextmanager
+def _wandb_settings(config: DemixConfig) -> Iterator[None]:
+    """Set what Bridge does not pass to Weights & Biases, which reads it from the environment: group and mode."""
+    before = dict(os.environ)
+    os.environ["WANDB_RUN_GROUP"] = config.name
+    if config.track.wandb_mode == "offline":
+        os.environ["WANDB_MODE"] = "offline"
+    try:
+        yield
+        if config.track.wandb_project is not None:
+            import wandb
+
+            wandb.teardown()  # a run that has finished may still be written, by a process that ends with this one
+    finally:
+        for name in ("WANDB_RUN_GROUP", "WANDB_MODE"):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+
+
 def _complete(training: Training) -> None:
     """Put what Bridge's loader reads beside a vetted checkpoint's weights: its own, as plain values.
 
     A checkpoint of another framework gets what says that there is nothing but weights.
     """
     assert training.source is not None
+    assert training.origin is not None
     weights = training.source / "weights"
     sizes: dict[str, Any] = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
-    if training.done_steps:
-        origin = training.origin
-        assert origin is not None
-        settings = parse_yaml(read_file(origin, origin / RUN_CONFIG), unknown_tags=True)
-        model = settings.get("model", {}) if isinstance(settings, dict) else {}
-        found = {name: model.get(name) for name in sizes}
-        if not all(type(size) is int for size in found.values()):
-            raise CheckpointError(f"{origin / RUN_CONFIG}: expected its model's {', '.join(sizes)}, found {found}")
-        sizes = found
-        path = origin / _TRAIN_STATE
-        try:
-            state = load_plain(read_file(origin, path), path)
-            if not all(isinstance(value, torch.Tensor) for value in state.values()):
-                raise ValueError("other values than tensors")
-        except Exception as error:  # many kinds; nothing of it was run
-            raise CheckpointError(f"{path}: expected Megatron-Bridge's train state ({error})") from None
+    goes_on = _has_optimizer(training)
+    if goes_on:
+        origin = locate(training.origin).weights
+        sizes = _parallel_sizes(origin, list(sizes))
+        state = _train_state(origin)
+        if not training.done_steps:
+            state = {name: torch.zeros_like(value) for name, value in state.items()}
+            _set_rates(weights / "common.pt", training)
         box = io.BytesIO()
         torch.save(state, box)
         write_bytes(weights / _TRAIN_STATE, box.getvalue())
-    has = "true" if training.done_steps else "false"
     lines = ["model:", *(f"  {name}: {size}" for name, size in sizes.items())]
-    lines += ["checkpoint:", "  save_rng: false", f"  save_optim: {has}", "  fully_parallel_save: true", ""]
-    write_text(weights / RUN_CONFIG, "\n".join(lines))
+    lines += [
+        "checkpoint:",
+        "  save_rng: false",
+        f"  save_optim: {str(goes_on).lower()}",
+        "  fully_parallel_save: true",
+    ]
+    write_text(weights / RUN_CONFIG, "\n".join([*lines, ""]))
+
+
+def _parallel_sizes(origin: Path, names: list[str]) -> dict[str, Any]:
+    path = origin / RUN_CONFIG
+    try:
+        settings = parse_yaml(read_file(origin, path), unknown_tags=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: not found; an optimizer's state (load_optimizer=true) is taken over from Megatron-Bridge's own "
+            "checkpoints alone. Leave load_optimizer out, or start from one"
+        ) from None
+    model = settings.get("model", {}) if isinstance(settings, dict) else {}
+    found = {name: model.get(name) for name in names}
+    if not all(type(size) is int for size in found.values()):
+        raise CheckpointError(f"{path}: expected its model's {', '.join(names)}, found {found}")
+    return found
+
+
+def _train_state(origin: Path) -> dict[str, torch.Tensor]:
+    path = origin / _TRAIN_STATE
+    try:
+        state: dict[str, torch.Tensor] = load_plain(read_file(origin, path), path)
+        if not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise ValueError("other values than tensors")
+    except Exception as error:  # many kinds; nothing of it was run
+        raise CheckpointError(f"{path}: expected Megatron-Bridge's train state ({error})") from None
+    return state
+
+
+def _set_rates(common: Path, training: Training) -> None:
+    """Put the run's own learning rates into the optimizer's groups of parameters, which are found by them.
+
+    Args:
+        common: A vetted checkpoint's, of plain values.
+    """
+    state = load_plain(common.read_bytes(), common)
+    waiting = [state.get("optimizer")]
+    while waiting:
+        item = waiting.pop()
+        if not isinstance(item, dict):
+            continue
+        for group in item.get("param_groups", []):
+            if not group.get("is_decoupled_lr"):
+                group |= {"max_lr": training.max_lr, "min_lr": training.min_lr}
+        waiting += item.values()
+    box = io.BytesIO()
+    torch.save(state, box)
+    write_bytes(common, box.getvalue())
