@@ -37,7 +37,7 @@ from tests.search.test_imported_search import BEST, settings, write_csv
         (["train", "seed=one"], "seed: found 'one', expected a whole number"),
         (
             ["train", "--config-name", "nothing"],
-            "--config-name nothing: no such recipe; expected one of bridge_qwen3_1p7b, decision, ",
+            "--config-name nothing: no such recipe; expected one of bridge_llama3_8b, bridge_qwen3_1p7b, ",
         ),
         (["train", "--config-name", "here/nothing.yaml"], "here/nothing.yaml: no such recipe"),
         (["search", "name=never_prepared"], "manifest.json: does not exist yet; run `nemo-demix prepare`"),
