@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class DatasetBuilder:
         if self._shards is not None:
             shutil.rmtree(self._shards)
             self._shards = None
-        asked = self._overlap_fingerprints()
+        asked = self._overlap_fingerprints
         return replace(record, overlap={name: record.overlap[name] for name in asked if name in record.overlap})
 
     def progress(self, record: DatasetRecord) -> str:
@@ -165,7 +166,7 @@ class DatasetBuilder:
     def _lacks_overlap(self, record: DatasetRecord) -> bool:
         """Return whether the overlap of a dataset's text with a benchmark or task of the suite is not in its record."""
         measured = {name: entry["fingerprint"] for name, entry in record.overlap.items()}
-        asked = self._overlap_fingerprints()
+        asked = self._overlap_fingerprints
         return record.num_train_bytes > 0 and any(measured.get(name) != asked[name] for name in asked)
 
     def _in_place(self, name: str, tokenizer: dict[str, Any], expected: str) -> DatasetRecord:
@@ -198,7 +199,7 @@ class DatasetBuilder:
 
     def _shards_folder(self, name: str, scan: Scan, expected: str) -> Path:
         """Return where the shards of a dataset are while it is made, by all that they depend on."""
-        overlap = list(self._overlap_fingerprints().items())  # hits are counted by position
+        overlap = list(self._overlap_fingerprints.items())  # hits are counted by position
         units = [(unit.names, unit.part) for unit in scan.units]
         return self._work / f"{name}.{fingerprint(dataset=expected, overlap=overlap, units=units)}"
 
@@ -257,10 +258,11 @@ class DatasetBuilder:
             for suffix in (".jsonl", ".scan.npy", ".choice.npy"):
                 Path(f"{stem}{suffix}").unlink(missing_ok=True)
         overlap = self._overlap.report(hit_grams, documents_B)
-        for benchmark, print_ in self._overlap_fingerprints().items():
+        for benchmark, print_ in self._overlap_fingerprints.items():
             overlap[benchmark].update(ngram=ngram, fingerprint=print_)
         return _Written(counts["train"], counts["heldout"], overlap)
 
+    @cached_property
     def _overlap_fingerprints(self) -> dict[str, str]:
         """Fingerprint what the overlap with each benchmark and each task depends on beside the dataset, by name."""
         suite, ngram = self._config.suite, self._config.prepare.overlap_ngram

@@ -27,7 +27,7 @@ def tensorboard_arguments(config: DemixConfig, name: str) -> dict[str, Any] | No
 
 
 def wandb_arguments(config: DemixConfig, name: str) -> dict[str, Any] | None:
-    """Return arguments of a `WandbLogger` of Lightning for one model, grouped by the run; None: not asked for."""
+    """Return arguments of a `WandbLogger` of Lightning, for a model or stage, by the run; None: not asked for."""
     if config.track.wandb_project is None:
         return None
     return {
@@ -76,20 +76,13 @@ def open_trackers(config: DemixConfig, name: str) -> list[Tracker]:
         from torch.utils.tensorboard import SummaryWriter
 
         found.append(_TensorBoard(SummaryWriter(str(folder / name))))
-    if config.track.wandb_project is not None:
+    arguments = wandb_arguments(config, name)
+    if arguments is not None:
         import wandb
 
-        found.append(
-            _WeightsAndBiases(
-                wandb.init(
-                    project=config.track.wandb_project,
-                    name=f"{config.name}/{name}",
-                    group=config.name,
-                    dir=str(config.run_dir.absolute()),
-                    mode="offline" if config.track.wandb_mode == "offline" else "online",
-                )
-            )
-        )
+        kept_in, is_offline = arguments.pop("save_dir"), arguments.pop("offline")  # as Lightning calls them
+        run = wandb.init(**arguments, dir=kept_in, mode="offline" if is_offline else "online")
+        found.append(_WeightsAndBiases(run))
     return found
 
 
