@@ -3,7 +3,7 @@
 The values are not trained: a base drawn with standard deviation 0.02 (norm weights around 1) and, on top of it, a small
 difference for each component. What merging costs and how exactly it rounds does not depend on what a model has learned.
 
-Run under torchrun with a work folder and a shape as JSON, it is the program that saves the components: two gloo ranks
+Run under torchrun with a shape as JSON and the components' folders, it is the program that saves the components: two gloo ranks
 hand `ShardedTensor`s to megatron-core's own `dist_checkpointing.save`, through the strategy that NeMo uses.
 """
 
@@ -72,6 +72,7 @@ class Inputs:
     shape: Shape
     megatron: dict[str, Path]  # NeMo 2 checkpoint folders
     hugging_face: dict[str, Path]  # folders of one model.safetensors each; empty where nobody asked for them
+    megatron_lm: dict[str, Path]  # as `megatron`, under Megatron-LM's names; empty likewise
 
     @property
     def files(self) -> dict[str, list[Path]]:
@@ -84,7 +85,9 @@ class Inputs:
         return 2 * self.shape.num_elements
 
 
-def prepare_inputs(folder: Path, shape: Shape, num_components: int, with_hugging_face: bool) -> Inputs:
+def prepare_inputs(
+    folder: Path, shape: Shape, num_components: int, with_hugging_face: bool = False, with_megatron_lm: bool = False
+) -> Inputs:
     """Generate what is not there yet; a component is there when the file that is written last is.
 
     Raises:
@@ -95,8 +98,9 @@ def prepare_inputs(folder: Path, shape: Shape, num_components: int, with_hugging
         shape,
         {name: folder / "megatron" / name for name in names},
         {name: folder / "hugging_face" / name for name in names} if with_hugging_face else {},
+        {name: folder / "megatron_lm" / name for name in names} if with_megatron_lm else {},
     )
-    missing = [name for name in names if not (inputs.megatron[name] / "context/model.yaml").exists()]
+    missing = [path for path in _saved(inputs) if not (path / "context/model.yaml").exists()]
     unconverted = [name for name, path in inputs.hugging_face.items() if not (path / "config.json").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     needed = (len(missing) + len(unconverted)) * inputs.component_bytes
@@ -105,13 +109,18 @@ def prepare_inputs(folder: Path, shape: Shape, num_components: int, with_hugging
     if missing:
         print(f"saving {len(missing)} components of {inputs.component_bytes / 1e9:.2f} GB in {folder}", flush=True)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={TENSOR}"]
-        command += [__file__, str(folder / "megatron"), json.dumps(dataclasses.asdict(shape)), *missing]
+        command += [__file__, json.dumps(dataclasses.asdict(shape)), *map(str, missing)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
     for name in unconverted:
         print(f"converting {name} to safetensors", flush=True)
         _save_hugging_face(inputs.megatron[name], inputs.hugging_face[name], shape)
     return inputs
+
+
+def _saved(inputs: Inputs) -> list[Path]:
+    """Every folder that Megatron saves."""
+    return [*inputs.megatron.values(), *inputs.megatron_lm.values()]
 
 
 def mixtures(names: list[str], number: int, prefix: str, seed: int) -> dict[str, dict[str, float]]:
@@ -210,7 +219,7 @@ def _values(index: int, rank: int, sizes: tuple[int, ...], component: int | None
     return values.add_(1.0) if is_norm and component is None else values
 
 
-def _save_components(folder: Path, shape: Shape, names: list[str]) -> None:
+def _save_components(shape: Shape, checkpoints: list[Path]) -> None:
     """Save the components. Collective: both ranks. Memory: a rank's base, one component and Megatron's copy of it."""
     from megatron.core.dist_checkpointing import ShardedTensor, save
     from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -227,18 +236,18 @@ def _save_components(folder: Path, shape: Shape, names: list[str]) -> None:
         _values(index, rank, sizes, None).bfloat16()
         for index, (_, sizes, _, _) in enumerate(_local_tensors(shape, rank))
     ]
-    for name in names:
-        checkpoint = folder / name
+    for checkpoint in checkpoints:
+        prefix = "module." if checkpoint.parent.name == "megatron_lm" else ""  # that Megatron-LM's names lack
         state: dict[str, Any] = {"epoch": 0, "global_step": 16, "pytorch-lightning_version": "2.4.0", "state_dict": {}}
         for index, (key, sizes, offsets, prepended) in enumerate(_local_tensors(shape, rank)):
-            values = _values(index, rank, sizes, int(name[1:])).add_(base[index]).bfloat16()
+            values = _values(index, rank, sizes, int(checkpoint.name[1:])).add_(base[index]).bfloat16()
             replica = (0, rank if len(sizes) == 1 else 0, 0)
             state[f"{index}"] = ShardedTensor.from_rank_offsets(
-                key, values, *offsets, replica_id=replica, prepend_axis_num=prepended
+                key.removeprefix(prefix), values, *offsets, replica_id=replica, prepend_axis_num=prepended
             )
         for layer in range(shape.num_layers):
             for module in _SHARD_NAMES:
-                key = f"{_LAYER}{module}._extra_state"
+                key = f"{_LAYER}{module}._extra_state".removeprefix(prefix)
                 state[f"{key}{layer}"] = ShardedObject(key, None, (shape.num_layers,), (layer,), (0, rank, 0))
         if rank == 0:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -284,8 +293,7 @@ def _write_context(folder: Path, shape: Shape) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
     parser.add_argument("shape")
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("checkpoints", type=Path, nargs="+")
     arguments = parser.parse_args()
-    _save_components(arguments.folder, Shape(**json.loads(arguments.shape)), arguments.names)
+    _save_components(Shape(**json.loads(arguments.shape)), arguments.checkpoints)

@@ -129,7 +129,7 @@ def doctor(session: Session) -> list[Row]:
 def live_merge(session: Session) -> list[Row]:
     """Merging in memory: exact, and how near to the device's own copies."""
     count = 4 if session.is_gpu else 2
-    inputs = prepare_inputs(session.folder / "merge", SHAPES["0.5" if session.is_gpu else "tiny"], count, False)
+    inputs = prepare_inputs(session.folder / "merge", SHAPES["0.5" if session.is_gpu else "tiny"], count)
     job = session.folder / "job.json"
     components = {name: str(path) for name, path in inputs.megatron.items()}
     wanted = {"components": components, "repeats": 5 if session.is_gpu else 2, "device": session.device, "exact": True}

@@ -8,6 +8,8 @@ mixtures by whole processes, one after the other, repeats interleaved, with one 
 - `ours`: `nemo-demix merge`, linear, two workers.
 - `dcp`: torch.distributed.checkpoint loads all components whole, once; each mixture is summed in fp32 and saved.
 - `mergekit`: its command line, one process a mixture, on the same values as safetensors; fsync after it is in the time.
+- `weighted_merge`: Megatron-LM's tools/checkpoint/weighted_merge.py, M = 1 (it has no more), on the same values under
+  Megatron-LM's names (it refuses NeMo's), as many ranks as `ours` has workers; likewise.
 
 Inputs are in the page cache as far as it holds them (each contender's are read just before it, untimed); with --cold
 they are dropped from it instead. The peers are repeated at M = 1 and run once at greater M; ours and the limit are
@@ -56,6 +58,7 @@ class Bench:
     inputs: Inputs
     folder: Path
     mergekit_python: Path | None
+    weighted_merge: tuple[Path, Path] | None  # Python, script
     workers: int
 
     @property
@@ -116,6 +119,24 @@ def run_mergekit(bench: Bench, weights: Weights) -> Row:
             shutil.rmtree(bench.output)  # M mixtures of it need not fit on the disk together
         target = bench.output / mixture
         rows.append(measure([script, recipe, target, "--no-copy-tokenizer"], bench.log, sync=target))
+    return _summed(rows)
+
+
+def run_weighted_merge(bench: Bench, weights: Weights) -> Row:
+    assert bench.weighted_merge is not None
+    python, script = bench.weighted_merge
+    command = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={bench.workers}", script]
+    rows = []
+    for mixture, row in weights.items():
+        inputs = [f"{bench.inputs.megatron_lm[name] / 'weights'}:{weight!r}" for name, weight in row.items()]
+        target = bench.output / mixture
+        more = ["--merge-balance-rank-work", "--merge-byte-accounting=none", "--merge-output", target / "weights"]
+        rows.append(measure([*command, "--merge-inputs", *inputs, *more], bench.log, sync=target))
+    return _summed(rows)
+
+
+def _summed(rows: list[Row]) -> Row:
+    """Processes one after the other as one row."""
     peaks = ("peak_rss_gib", "peak_anonymous_gib")
     return {key: (max if key in peaks else sum)(row[key] for row in rows) for key in rows[0]}
 
@@ -125,7 +146,9 @@ CONTENDERS: dict[str, Callable[[Bench, Weights], Row]] = {
     "ours": run_ours,
     "dcp": run_dcp,
     "mergekit": run_mergekit,
+    "weighted_merge": run_weighted_merge,
 }
+PEERS = ("mergekit", "dcp", "weighted_merge")  # once at M > 1
 
 
 def exactness(bench: Bench, contender: str, weights: Weights) -> Row:
@@ -134,7 +157,9 @@ def exactness(bench: Bench, contender: str, weights: Weights) -> Row:
     open_tensors, components = _merge_exact.megatron_tensors, bench.inputs.megatron
     if contender == "mergekit":
         open_tensors, components = _merge_exact.hugging_face_tensors, bench.inputs.hugging_face
-    if contender == "dcp":  # its files are its own to read
+    if contender == "weighted_merge":
+        components = bench.inputs.megatron_lm
+    if contender in ("dcp", "weighted_merge"):  # its files are its own to read
         merged = _merge_dcp.load(bench.output / mixture / "weights")
         read, names = merged.__getitem__, list(merged)
     else:
@@ -182,10 +207,10 @@ def compare(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> None:
         weights = mixtures(list(bench.inputs.megatron), m, "mixture", SEED)
         for repeat in range(arguments.repeats):
             for contender in arguments.contenders:
-                once = contender in ("dcp", "mergekit") and m > 1
+                once = contender in PEERS and m > 1
                 if once and repeat:
                     continue
-                if arguments.quick and contender == "dcp" and m > 1:
+                if (contender == "dcp" and arguments.quick or contender == "weighted_merge") and m > 1:
                     continue
                 key = {"size": arguments.size, "contender": contender, "m": m, "repeat": repeat}
                 if rows.find(**key):
@@ -196,7 +221,7 @@ def compare(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> None:
                 rows.add({**key, **row})
                 _clear(bench)
                 print(
-                    f"M={m:<2} {contender:8} {repeat + 1}/{1 if once else arguments.repeats}  {row['wall_s']:7.2f} s"
+                    f"M={m:<2} {contender:14} {repeat + 1}/{1 if once else arguments.repeats}  {row['wall_s']:7.2f} s"
                     f"  anonymous {row['peak_anonymous_gib']:.2f} GiB"
                     f"  (processor: {row['cpu_s']:.1f} s, others {row['others_cpu_s']:.1f} s)",
                     flush=True,
@@ -212,6 +237,8 @@ def run_one(bench: Bench, contender: str, weights: Weights, cold: bool) -> Row:
     paths = [path for files in bench.inputs.files.values() for path in files]
     if contender == "mergekit":
         paths = [folder / "model.safetensors" for folder in bench.inputs.hugging_face.values()]
+    if contender == "weighted_merge":
+        paths = [path for folder in bench.inputs.megatron_lm.values() for path in (folder / "weights").glob("*.distcp")]
     (cool if cold else warm)(paths)
     os.sync()  # what others wrote before does not go onto this one's account
     return CONTENDERS[contender](bench, weights)
@@ -238,7 +265,7 @@ def memory_at(size: str, rows: Rows, arguments: argparse.Namespace) -> None:
     if rows.find(**key):
         return
     folder = arguments.work / size
-    bench = Bench(prepare_inputs(folder, SHAPES[size], NUM_COMPONENTS, False), folder, None, arguments.workers)
+    bench = Bench(prepare_inputs(folder, SHAPES[size], NUM_COMPONENTS), folder, None, None, arguments.workers)
     row = run_one(bench, "ours", mixtures(list(bench.inputs.megatron), 1, "mixture", SEED), arguments.cold)
     rows.add({**key, **row, "component_bytes": bench.inputs.component_bytes})
     print(f"{size} GB a component: anonymous {row['peak_anonymous_gib']:.2f} GiB", flush=True)
@@ -270,9 +297,10 @@ def summarize(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> dict[s
         ratio(f"limit_phase_ratio_m{m}", rows.medians("ours", m, "phase_s"), rows.medians("limit", m, "phase_s"))
         for peer in ("mergekit", "dcp"):
             ratio(f"{peer}_speedup_m{m}", rows.medians(peer, m, "wall_s"), ours)
+        ratio(f"weighted_merge_ratio_m{m}", rows.medians("weighted_merge", m, "wall_s"), ours)
         for name, contender in {"limit": "limit", "merge": "ours"}.items():
             ratio(f"{name}_seconds_per_mixture_m{m}", rows.medians(contender, m, "wall_s"), m)
-    prefixes = {"ours": "", "dcp": "dcp_", "mergekit": "mergekit_"}
+    prefixes = {"ours": "", **{peer: f"{peer}_" for peer in PEERS}}
     for contender, prefix in prefixes.items():
         found = [row for row in rows.rows if row["contender"] == contender and not row.get("memory_only")]
         for field in ("peak_rss_gib", "peak_anonymous_gib") if found else ():
@@ -303,6 +331,13 @@ def main() -> None:
     parser.add_argument(
         "--mergekit-python", type=Path, help="of an environment with mergekit; without it, it is left out"
     )
+    parser.add_argument(
+        "--weighted-merge",
+        type=Path,
+        nargs=2,
+        metavar=("PYTHON", "SCRIPT"),
+        help="of an environment with megatron-core 0.19, and weighted_merge.py; without them, it is left out",
+    )
     parser.add_argument("--cold", action="store_true", help="inputs dropped from the page cache before each process")
     parser.add_argument("--no-live", action="store_true", help="leave out merging in memory")
     parser.add_argument("--keep", action="store_true", help="keep the work folder")
@@ -314,14 +349,19 @@ def main() -> None:
         arguments.contenders = [name for name in arguments.contenders if name != "mergekit"]
     else:
         arguments.mergekit_python = arguments.mergekit_python.absolute()
+    if arguments.weighted_merge is None:
+        arguments.contenders = [name for name in arguments.contenders if name != "weighted_merge"]
+    else:
+        arguments.weighted_merge = tuple(path.absolute() for path in arguments.weighted_merge)
 
     # So that a measured process ends with us, and not only on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     conditions = {"cold": arguments.cold, "workers": arguments.workers, "mergekit": str(arguments.mergekit_python)}
     rows = Rows(arguments.work, conditions)
     folder = arguments.work / arguments.size
-    inputs = prepare_inputs(folder, SHAPES[arguments.size], NUM_COMPONENTS, "mergekit" in arguments.contenders)
-    bench = Bench(inputs, folder, arguments.mergekit_python, arguments.workers)
+    others = ["mergekit" in arguments.contenders, "weighted_merge" in arguments.contenders]
+    inputs = prepare_inputs(folder, SHAPES[arguments.size], NUM_COMPONENTS, *others)
+    bench = Bench(inputs, folder, arguments.mergekit_python, arguments.weighted_merge, arguments.workers)
     if "mergekit" in arguments.contenders:
         peer_versions(rows, arguments.mergekit_python)
     compare(bench, rows, arguments)
