@@ -3,8 +3,8 @@
 The values are not trained: a base drawn with standard deviation 0.02 (norm weights around 1) and, on top of it, a small
 difference for each component. What merging costs and how exactly it rounds does not depend on what a model has learned.
 
-Run under torchrun with a shape as JSON and the components' folders, it is the program that saves the components: two gloo ranks
-hand `ShardedTensor`s to megatron-core's own `dist_checkpointing.save`, through the strategy that NeMo uses.
+Run under torchrun with a shape as JSON and the components' folders, it is the program that saves the components: two
+gloo ranks hand `ShardedTensor`s to megatron-core's own `dist_checkpointing.save`, through the strategy that NeMo uses.
 """
 
 import argparse

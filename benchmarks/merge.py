@@ -210,7 +210,7 @@ def compare(bench: Bench, rows: Rows, arguments: argparse.Namespace) -> None:
                 once = contender in PEERS and m > 1
                 if once and repeat:
                     continue
-                if (contender == "dcp" and arguments.quick or contender == "weighted_merge") and m > 1:
+                if ((contender == "dcp" and arguments.quick) or contender == "weighted_merge") and m > 1:
                     continue
                 key = {"size": arguments.size, "contender": contender, "m": m, "repeat": repeat}
                 if rows.find(**key):

@@ -10,33 +10,31 @@ protocols 0 and 1, persistent ids, extension codes, buffers outside of the file,
 
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 
-@runtime_checkable
-class _Class(Protocol):
+class Made:
     """What may be called by a pickle."""
 
-    def made_with(self, arguments: tuple[Any, ...]) -> Any:
-        """Return what a call, or `__new__`, with these arguments gives."""
-
-
-class Instance:
-    """What may be given state by a pickle."""
+    __slots__ = ()
 
     @classmethod
-    def made_with(cls, arguments: tuple[Any, ...]) -> "Instance":
-        """Return an instance, from nothing."""
+    def made_with(cls, arguments: tuple[Any, ...]) -> Any:
+        """Return what a call, or `__new__`, with these arguments gives: an instance, from nothing."""
         if arguments:
             raise TypeError(f"{cls.__name__} made with arguments")
         return cls()
+
+
+class Instance(Made):
+    """What may also be given state by a pickle."""
 
     def take(self, state: Any) -> None:
         """Take the instance's state; a class that has none refuses it."""
         raise TypeError(f"{type(self).__name__} has no state to set")
 
 
-Named = Any  # a class with `made_with`, or a value that is only looked up
+Named = Any  # a subclass of `Made`, or a value that is only looked up
 
 
 class _Mark:
@@ -174,7 +172,7 @@ class _Decoder:
 
     def _call(self) -> None:
         arguments, target = self._stack.pop(), self._stack.pop()
-        if not isinstance(target, type) or not isinstance(target, _Class) or type(arguments) is not tuple:
+        if not (isinstance(target, type) and issubclass(target, Made) and type(arguments) is tuple):
             raise TypeError("a call of what is no class")
         self._stack.append(target.made_with(arguments))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nemo_demix.checkpoints.opcodes import Instance, Named, decode
+from nemo_demix.checkpoints.opcodes import Instance, Made, Named, decode
 from nemo_demix.errors import CheckpointError
 
 
@@ -65,7 +65,7 @@ class Dtype(str):
         return _ITEM_BYTES[self]
 
 
-class Size(tuple[int, ...]):
+class Size(tuple[int, ...], Made):
     """Stands for `torch.Size`: integers and nothing else."""
 
     __slots__ = ()
@@ -86,7 +86,7 @@ class Size(tuple[int, ...]):
         return cls(sizes)
 
 
-class Layout(str):
+class Layout(str, Made):
     """Stands for torch's look-up of a memory layout, which is of use to nobody here."""
 
     __slots__ = ()
@@ -106,7 +106,7 @@ class Layout(str):
         return cls(name)
 
 
-class OrderedDict:
+class OrderedDict(Made):
     """Stands for the one of `collections`, as torch pickles it: empty, to be filled by the items that follow."""
 
     @classmethod

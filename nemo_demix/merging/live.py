@@ -19,7 +19,7 @@ from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.checkpoints.reader import CheckpointReader, stored_name
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Grid, Span
-from nemo_demix.merging.kernel import Coefficients, padded
+from nemo_demix.merging.kernel import Coefficients, num_rows, padded
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, Method, Statistics
 from nemo_demix.merging.passes import check_payloads, collect_matrices, matrices_of
 from nemo_demix.merging.plan import MergePlan, Range, make_plan
@@ -192,15 +192,15 @@ class _Scratch:
         longest = padded(max(resident.values_TN.shape[1] for resident in residents))
         self.size = min(BLOCK_ELEMENTS if device.type == "cpu" else _DEVICE_BLOCK, longest)
         self.values_TN = torch.zeros(num_sources, self.size, device=device)
-        self.out_MN = torch.zeros(num_mixtures + 1, self.size, device=device)
+        self.out_RN = torch.zeros(num_rows(num_mixtures), self.size, device=device)
 
     def sums(self, coefficients: Coefficients, sources_TN: torch.Tensor) -> torch.Tensor:
         """Return the weighted sums of one block, fp32, shape (M, N); overwritten by the next call."""
         count = sources_TN.shape[1]
         self.values_TN[:, :count].copy_(sources_TN)
         length = padded(count)
-        coefficients.apply(self.values_TN[:, :length], self.out_MN[:, :length])
-        return self.out_MN[:-1, :count]
+        coefficients.apply(self.values_TN[:, :length], self.out_RN[:, :length])
+        return self.out_RN[: coefficients.num_mixtures, :count]
 
 
 def _load_sources(plan: MergePlan, held: Sequence[Shard], numbers: Mapping[str, int]) -> list[_Resident]:

@@ -17,6 +17,7 @@ from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
+from nemo_demix.merging.kernel import num_rows
 from nemo_demix.merging.methods.base import DeltaMethod
 from nemo_demix.merging.output import (
     RECORD,
@@ -256,7 +257,7 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
     num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)
-    held = num_sources * 8 + 4 + (min(num_mixtures, 64) + 1) * 4 + 4
+    held = num_sources * 8 + 4 + num_rows(min(num_mixtures, 64)) * 4 + 4
     if isinstance(plan.method, DeltaMethod):
         held += num_sources * 4 * _DELTA_TEMPORARIES
     ahead, files = plan.read_ahead

@@ -18,7 +18,7 @@ from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
 from nemo_demix.merging.journal import Journal, Run, UnitRecord
-from nemo_demix.merging.kernel import Coefficients, padded
+from nemo_demix.merging.kernel import Coefficients, num_rows, padded
 from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Statistics
 from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
 
@@ -153,7 +153,7 @@ class Worker:
         self._writeback = EarlyWriteback(plan.output_bytes * len(folders))
         self._touched: set[str] = set()
         num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)
-        self._out_MN = torch.zeros(num_mixtures + 1, self._sources.capacity)
+        self._out_RN = torch.zeros(num_rows(num_mixtures), self._sources.capacity)
         self._cast = {
             dtype: torch.zeros(self._sources.capacity, dtype=dtype)
             for dtype in {tensor.out_dtype for tensor in plan.tensors if tensor.is_averaged}
@@ -237,10 +237,10 @@ class Worker:
             values_TN = self._sources.values(part, span)
             first = 0
             for some in self._coefficients_of(method, part):
-                out_MN = self._out_MN[: some.num_mixtures + 1, : values_TN.shape[1]]
-                if not some.apply(values_TN, out_MN) and first == 0:
+                out_RN = self._out_RN[: num_rows(some.num_mixtures), : values_TN.shape[1]]
+                if not some.apply(values_TN, out_RN) and first == 0:
                     found = self._sources.nonfinite(part, span, values_TN)
-                for name, out_N in zip(names[first : first + some.num_mixtures], out_MN, strict=False):
+                for name, out_N in zip(names[first : first + some.num_mixtures], out_RN, strict=False):
                     overflown |= self._put(name, part, span, out_N[:num_elements], written, paths)
                 first += some.num_mixtures
             return found or overflown

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nemo_demix.artifacts import sync
 from nemo_demix.checkpoints.store import StorePath
+from nemo_demix.merging.kernel import num_rows
 from nemo_demix.merging.merge import MergeOptions, affordable_workers, planned_memory_gib, sort_out
 from nemo_demix.merging.passes import matrices_of
 from nemo_demix.merging.plan import MergePlan
@@ -78,7 +79,7 @@ def _estimate(plan: MergePlan, output: Path, num_mixtures: int, workers: int) ->
                 if elements < _SAMPLE_ELEMENTS and plan.tensors[part.tensor].is_averaged:
                     values_TN = blocks.values(part, span)
                     elements += values_TN.shape[1]
-                    torch.mm(torch.ones(num_mixtures + 1, len(plan.sources)), values_TN)
+                    torch.mm(torch.ones(num_rows(num_mixtures), len(plan.sources)), values_TN)
     blocks.close()
     compute_s = (time.monotonic() - started) / max(elements, 1) * plan.num_elements / workers
     folder = next(path for path in (output, *output.resolve().parents) if path.is_dir())

@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_demix.artifacts import file_sha256
 from nemo_demix.errors import ConfigError
+from nemo_demix.tasks.stock import folders_with, members, stock_folder, stock_names
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 _STOCK = "lm_eval"  # how a folder of the harness's is recorded, so that a record fits another machine
@@ -46,15 +47,15 @@ def find(key: str, name: str) -> Any:
         name: Name of a task, a group or a tag, or the path of a YAML file.
     Raises:
         ConfigError: if there is no such task or file.
-    Cost: reading the harness's own index takes several seconds, once in a process.
+    Cost: a second, once in a process, where the harness's own definitions are looked through.
     """
     if is_file(name):
         return _file_manager(Path(name).absolute())
     if name in own_tasks():
         return manager((DEFINITIONS,))
-    stock = _stock_manager()
+    stock = _stock_manager(name)
     if name not in stock.task_index:
-        near = difflib.get_close_matches(name, [*own_tasks(), *stock.all_tasks], n=_NEAR_NAMES)
+        near = difflib.get_close_matches(name, [*own_tasks(), *sorted(stock_names())], n=_NEAR_NAMES)
         raise ConfigError(
             f"{key}.task: {name!r} is no task, group or tag of lm_eval {_version()}, nor one of "
             f"{', '.join(own_tasks())}; near: {', '.join(near) or 'none'}"
@@ -67,12 +68,17 @@ def manager(folders: tuple[Path, ...]) -> Any:
     """Return a `TaskManager` of the definitions in some folders alone."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=False, include_path=list(folders))
+    built = TaskManager(include_defaults=False, include_path=list(folders))
+    for entry in list(built.task_index.values()):
+        if entry.kind.name in ("TASK", "PY_TASK"):
+            for tag in entry.tags:  # of a tag in several folders, the harness keeps those of the last alone
+                built.task_index[tag].tags.add(entry.name)
+    return built
 
 
 def recorded_folders(folders: Iterable[Path]) -> list[str]:
     """Return folders as a record keeps them: those of the harness relative to where it is installed."""
-    stock = _stock_folder()
+    stock = stock_folder()
     return sorted(
         {
             f"{_STOCK}:{folder.relative_to(stock)}" if folder.is_relative_to(stock) else str(folder)
@@ -84,7 +90,7 @@ def recorded_folders(folders: Iterable[Path]) -> list[str]:
 
 def folders_of(recorded: Iterable[str]) -> tuple[Path, ...]:
     """Return the folders of a record, here; ours are always among them."""
-    stock = _stock_folder()
+    stock = stock_folder()
     others = [
         stock / name.removeprefix(f"{_STOCK}:") if name.startswith(f"{_STOCK}:") else Path(name) for name in recorded
     ]
@@ -113,29 +119,23 @@ def spec(name: str) -> str:
 def _file_manager(path: Path) -> Any:
     """Make the `TaskManager` of a file; for a group it has the harness's own tasks only where it names any of them."""
     group = _definition(path).get("group")
-    if group is None:
-        return manager((DEFINITIONS,))
-    own = manager((DEFINITIONS, path.parent))
-    return own if _is_whole(group, own) else _stock_manager(path.parent)
+    return manager((DEFINITIONS,)) if group is None else _stock_manager(group, path.parent)
 
 
-def _is_whole(name: str, manager: Any) -> bool:
-    """Return whether all that a group names is in the index, and so on in the groups that it names."""
-    entry = manager.task_index.get(name)
-    if entry is None:
-        return False
-    members = (entry.cfg or {}).get("task")
-    if "group" not in (entry.cfg or {}) or not isinstance(members, list):
-        return True
-    names = [one if isinstance(one, str) else one.get("group") or one.get("task") for one in members]
-    return all(isinstance(one, str) and _is_whole(one, manager) for one in names)
-
-
-@functools.lru_cache(maxsize=8)
-def _stock_manager(*folders: Path) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[DEFINITIONS, *folders])
+@functools.lru_cache(maxsize=32)
+def _stock_manager(name: str, *folders: Path) -> Any:
+    """Make the `TaskManager` of some folders and of those of the harness's that a name leads to, by way of the groups
+    and the tags.
+    """
+    names = {name}
+    while True:
+        # Of two definitions the harness takes the first by path; of two folders that are given to it, the last.
+        built = manager((*folders_with(names)[::-1], DEFINITIONS, *folders))
+        entries = [built.task_index[one] for one in names if one in built.task_index]
+        more = set[str]().union(*map(members, entries)) - names
+        if not more:
+            return built
+        names |= more
 
 
 def _definition(path: Path) -> dict[str, Any]:
@@ -165,12 +165,6 @@ def _function_files(value: Any, files: dict[str, str]) -> None:
         path = Path(value.rpartition(".")[0] + ".py")
         if path.is_file():
             files[path.name] = file_sha256(path)
-
-
-def _stock_folder() -> Path:
-    import lm_eval.tasks
-
-    return Path(lm_eval.tasks.__file__).parent
 
 
 def _version() -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_demix.merging import kernel
-from nemo_demix.merging.kernel import Coefficients, padded
+from nemo_demix.merging.kernel import Coefficients, num_rows, padded
 
 
 def sums(weights_MT: np.ndarray, sources_TN: torch.Tensor) -> torch.Tensor:
@@ -15,9 +15,9 @@ def sums(weights_MT: np.ndarray, sources_TN: torch.Tensor) -> torch.Tensor:
     count = sources_TN.shape[1]
     values_TN = torch.zeros(len(sources_TN), padded(count))
     values_TN[:, :count] = sources_TN
-    out_MN = torch.full((len(weights_MT) + 1, padded(count)), torch.nan)
-    Coefficients(weights_MT).apply(values_TN, out_MN)
-    return out_MN[:-1, :count].clone()
+    out_RN = torch.full((num_rows(len(weights_MT)), padded(count)), torch.nan)
+    Coefficients(weights_MT).apply(values_TN, out_RN)
+    return out_RN[: len(weights_MT), :count].clone()
 
 
 def chain(weights_T: np.ndarray, sources_TN: torch.Tensor) -> torch.Tensor:
