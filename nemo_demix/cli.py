@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_demix.command_line import DEFAULT_RECIPE, READ_ONLY, fail, hydra_arguments, register_plugins, retold
+from nemo_demix.command_line import DEFAULT_RECIPE, READ_ONLY, fail, hydra_arguments, retold, set_up_hydra
 from nemo_demix.config import DemixConfig, register_schema, save_resolved, to_dataclasses
 from nemo_demix.config.demix import missing_keys, name_errors
 from nemo_demix.config.limits import limit_errors
@@ -248,7 +248,7 @@ def _main(stage: str) -> None:
         return
     sys.argv = [f"nemo-demix {stage}", *hydra_arguments(stage, sys.argv[2:])]
     register_schema()
-    register_plugins()
+    set_up_hydra()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say it in one line
     application = hydra.main(version_base="1.3", config_path=None, config_name=DEFAULT_RECIPE)(
         lambda config: _run_stage(stage, config)
