@@ -13,7 +13,8 @@ from tests.helpers import REPOSITORY
 
 PYTHON = REPOSITORY / ".venv-bridge/bin/python"
 needs_bridge = pytest.mark.skipif(
-    not PYTHON.exists(), reason="no .venv-bridge: `make bridge` makes it, with Python 3.12"
+    not (REPOSITORY / ".venv-bridge/.installed").exists(),
+    reason="no .venv-bridge: `make bridge` makes it, with Python 3.12",
 )
 # Hugging Face's names for models, as recipes of Megatron-Bridge ask for them; what is published there of each.
 _QWEN3 = {
