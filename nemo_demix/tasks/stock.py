@@ -59,7 +59,7 @@ def _named_in(value: Any) -> Iterable[str]:
 
 
 class _Places(NamedTuple):
-    """Of every definition, and of what they include, which may be called anything; files are absolute paths."""
+    """Holds what definitions say, and what they include, which may be called anything; files are absolute paths."""
 
     named: dict[str, set[str]]  # by word: the files in which it is a task, a group or a tag, or among several
     included_by: dict[str, set[str]]  # by file: those that include it themselves
