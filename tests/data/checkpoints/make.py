@@ -2,10 +2,10 @@
 
     PYTHONPATH=WHEEL[:TRITON] python tests/data/checkpoints/make.py FOLDER {dense,moe} STEP [--load]
 
-WHEEL is an unpacked wheel of the release, which comes before the installed one; 0.19 imports triton, which another
-unpacked wheel gives. One rank, on CPU. What stands around the weights is what Megatron-LM's save_checkpoint writes of
-them: its arguments, the optimizer's state, the scheduler's, random state, the tracker. Each archive beside this file,
-`core_RELEASE_MODEL.tar.xz`, holds two of them, `one` of step 10 and `two` of step 20:
+WHEEL is an unpacked wheel of the release, which comes before the installed one; 0.18 and 0.19 import triton, which
+another unpacked wheel gives. One rank, on CPU. What stands around the weights is what Megatron-LM's save_checkpoint
+writes of them: its arguments, the optimizer's state, the scheduler's, random state, the tracker. Each archive beside
+this file, `core_RELEASE_MODEL.tar.xz`, holds two of them, `one` of step 10 and `two` of step 20:
 
     for name in one:10 two:20; do python make.py core/${name%:*} dense ${name#*:}; done
     tar --sort=name --mtime=@0 --owner=0 --group=0 -cJf core_0.19.2_dense.tar.xz -C core one two
@@ -42,17 +42,9 @@ def main() -> None:
     parser.add_argument("step", type=int)
     parser.add_argument("--load", action="store_true")
     options = parser.parse_args()
-    sys.meta_path.insert(0, Absent())
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29611", RANK="0", WORLD_SIZE="1")
-    torch.set_num_threads(1)
-    torch.cuda.synchronize = lambda device=None: None  # the save waits for the device; there is none
-    torch.cuda.current_device = lambda: torch.device("cpu")
-    dist.init_process_group("gloo", rank=0, world_size=1)
-    from megatron.core import __version__, parallel_state
-    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+    set_up()
+    from megatron.core import __version__
 
-    parallel_state.initialize_model_parallel()
-    initialize_rng_tracker(inference_rng_tracker=True)  # the other one asks CUDA for its state
     torch.manual_seed(options.step)
     model = build(options.model)
     weights = options.folder / f"iter_{options.step:07d}"
@@ -63,6 +55,21 @@ def main() -> None:
     save(state(model, options), weights)
     (options.folder / "latest_checkpointed_iteration.txt").write_text(str(options.step))
     print(__version__, sorted(path.name for path in weights.iterdir()))
+
+
+def set_up() -> None:
+    """Make of this process a rank of its own, on the CPU."""
+    sys.meta_path.insert(0, Absent())
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29611", RANK="0", WORLD_SIZE="1")
+    torch.set_num_threads(1)
+    torch.cuda.synchronize = lambda device=None: None  # the save waits for the device; there is none
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    dist.init_process_group("gloo", rank=0, world_size=1)
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+
+    parallel_state.initialize_model_parallel()
+    initialize_rng_tracker(inference_rng_tracker=True)  # the other one asks CUDA for its state
 
 
 def build(kind: str) -> torch.nn.Module:
