@@ -51,30 +51,14 @@ class NgramHasher:
         lengths = np.diff(np.searchsorted(starts_W, first_characters))  # words of each text
         if len(words_W) < self.size:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
-        hashes = gram_hashes(words_W, self.size)
-        count = len(hashes)
+        count = len(words_W) - self.size + 1
+        hashes = np.zeros(count, np.uint64)
+        for offset in range(self.size):
+            hashes *= _BASE
+            hashes += words_W[offset : offset + count]
         owners = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)
         inside = owners[:count] == owners[self.size - 1 :]
         return hashes[inside], owners[:count][inside]
-
-
-def gram_hashes(words_W: Hashes, size: int) -> Hashes:
-    """Hash every run of `size` words, uint64, shape (W - size + 1,): put together from runs of 1, 2, 4, ... words."""
-    hashes = np.zeros(len(words_W) - size + 1, np.uint64)
-    runs, length, place = words_W, 1, 0
-    while True:
-        if size & length:
-            hashes *= _power(length)
-            hashes += runs[place : place + len(hashes)]
-            place += length
-        if place == size:
-            return hashes
-        runs = runs[:-length] * _power(length) + runs[length:]
-        length *= 2
-
-
-def _power(exponent: int) -> np.uint64:
-    return np.uint64(pow(int(_BASE), exponent, 1 << 64))
 
 
 def word_hashes(text: str) -> tuple[Hashes, NDArray[np.int64]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_demix.datasets import overlap
-from nemo_demix.datasets.overlap import BenchmarkIndex, NgramHasher, OverlapCounter, gram_hashes, word_hashes
+from nemo_demix.datasets.overlap import BenchmarkIndex, NgramHasher, OverlapCounter, word_hashes
 
 WORDS = st.lists(st.sampled_from(["a", "B", "b", "cé", "1"]), max_size=12).map(" ".join)
 
@@ -64,18 +64,6 @@ def test_counts_agree_with_plain_sets(
         assert found[name]["num_items_hit"] == len(hit)
         assert found[name]["num_documents_hit"] == len(met)
         assert found[name]["num_items_long_enough"] == sum(bool(ngrams(text, size)) for text in items)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 13, 16])
-def test_a_run_of_words_is_hashed_as_a_polynomial_of_them(size: int) -> None:
-    words_W = np.random.default_rng(0).integers(0, 2**64, 40, np.uint64)
-    expected = []
-    for start in range(len(words_W) - size + 1):
-        value = 0
-        for word in words_W[start : start + size].tolist():
-            value = (value * int(overlap._BASE) + word) % 2**64
-        expected.append(value)
-    assert gram_hashes(words_W, size).tolist() == expected
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
