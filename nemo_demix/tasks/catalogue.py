@@ -55,7 +55,7 @@ def find(key: str, name: str) -> Any:
         return manager((DEFINITIONS,))
     stock = _stock_manager(name)
     if name not in stock.task_index:
-        near = difflib.get_close_matches(name, [*own_tasks(), *sorted(stock_names())], n=_NEAR_NAMES)
+        near = difflib.get_close_matches(name, [*own_tasks(), *stock_names()], n=_NEAR_NAMES)
         raise ConfigError(
             f"{key}.task: {name!r} is no task, group or tag of lm_eval {_version()}, nor one of "
             f"{', '.join(own_tasks())}; near: {', '.join(near) or 'none'}"
