@@ -51,7 +51,7 @@ def test_a_launched_run_cancelled_on_the_way_finds_the_mixture_of_a_local_one(
     On the way, what another submission would train a second time is refused, by the name of the first.
     """
     command = ["--config-name", "smoke", f"runs_dir={tmp_path}", *TWO_NODES]
-    left_out = ("models/component/code_3", "models/final/mixture", "scores", "search", "final")
+    left_out = ("models/component/code_3", "models/final", "scores", "search", "final")
     run = fork_run(smoke_run, tmp_path, *left_out) / "smoke"
 
     def launched() -> list[tuple[str, str, list[int] | None]]:

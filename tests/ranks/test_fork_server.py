@@ -25,7 +25,7 @@ from tests.helpers import (
     worker_ranks,
 )
 
-SCORE = ["score", "--config-name", "smoke", "parallel.tensor=1"]  # a rank that imports by itself is enough
+SCORE = ["score", "--config-name", "smoke"]
 
 
 @pytest.fixture(scope="module")
