@@ -44,6 +44,12 @@ def test_every_mixture_is_one_chain_of_fused_multiply_adds(m: int, t: int, n: in
     assert torch.equal(sums(weights_MT, sources_TN[:, start:]), found[:, start:]), "from another place"
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch has another BLAS here")
+def test_the_product_of_mkl_is_the_chain() -> None:
+    """On AMD's processors too, where products of two or three rows are none: the chain written out is slow."""
+    assert kernel._chain_by_blas()
+
+
 def test_where_the_product_is_no_chain_the_chain_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     weights_MT, sources_TN = rng.dirichlet(np.ones(9), 5), torch.from_numpy(rng.normal(size=(9, 999))).float()

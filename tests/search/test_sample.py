@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -164,10 +163,11 @@ def constrained(config, count, seed=0, sampler=UNIFORM):
 @given(seed=st.integers(0, 10_000))
 def test_a_hundred_thousand_rows_satisfy_random_constraints(seed):
     config, _ = draw_case(np.random.default_rng(seed))
-    # A thinner set may have fewer points on the grid: so does one whose smallest share lets two components in at once.
-    config = replace(config, min_used=config.min_used / 10)
     constraints = build(config)
-    assume(constraints.convex.dimension >= 4)
+    # A thinner set may have fewer points on the grid; with `min_used` it is as thin as few components fit in at once.
+    lowest_C = constraints.feasible.lowest_C()
+    fitting = (lowest_C > 0).sum() + (1 - lowest_C.sum()) // config.min_used if config.min_used else len(lowest_C)
+    assume(constraints.convex.dimension >= 4 and fitting >= 5)
     weights_MC = constrained(config, 100_000, seed, SamplerConfig(grid=1e-5))
     assert weights_MC.shape == (100_000, 6)
     assert len(np.unique(weights_MC, axis=0)) == 100_000
@@ -176,6 +176,14 @@ def test_a_hundred_thousand_rows_satisfy_random_constraints(seed):
     assert np.abs(weights_MC.sum(axis=1) - 1).max() < 1e-9
     for row_C in weights_MC[::1000]:
         assert violations(config, row_C) <= 1e-9
+
+
+def test_a_set_of_two_short_lines_is_refused_with_the_number_of_its_points():
+    """math_1 leaves room for one other component of at least `min_used`, and two of them may be it."""
+    config, _ = draw_case(np.random.default_rng(88))
+    assert (config.min_used, build(config).convex.dimension) == (0.1, 4)
+    with pytest.raises(MixtureError, match=r"found 2402 distinct mixtures .* on a grid of 1e-05, expected 100000"):
+        constrained(config, 100_000, 88, SamplerConfig(grid=1e-5))
 
 
 @pytest.mark.parametrize(
