@@ -100,7 +100,8 @@ def prepare_inputs(
         {name: folder / "hugging_face" / name for name in names} if with_hugging_face else {},
         {name: folder / "megatron_lm" / name for name in names} if with_megatron_lm else {},
     )
-    missing = [path for path in _saved(inputs) if not (path / "context/model.yaml").exists()]
+    saved = (*inputs.megatron.values(), *inputs.megatron_lm.values())
+    missing = [path for path in saved if not (path / "context/model.yaml").exists()]
     unconverted = [name for name, path in inputs.hugging_face.items() if not (path / "config.json").exists()]
     folder.mkdir(parents=True, exist_ok=True)
     needed = (len(missing) + len(unconverted)) * inputs.component_bytes
@@ -116,11 +117,6 @@ def prepare_inputs(
         print(f"converting {name} to safetensors", flush=True)
         _save_hugging_face(inputs.megatron[name], inputs.hugging_face[name], shape)
     return inputs
-
-
-def _saved(inputs: Inputs) -> list[Path]:
-    """Every folder that Megatron saves."""
-    return [*inputs.megatron.values(), *inputs.megatron_lm.values()]
 
 
 def mixtures(names: list[str], number: int, prefix: str, seed: int) -> dict[str, dict[str, float]]:

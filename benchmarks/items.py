@@ -34,7 +34,7 @@ from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import PROXY_USES
 from nemo_demix.scoring.suite import Suite, build_suite
 from nemo_demix.search.convex import Limit, best_prediction_mixture
-from nemo_demix.search.proxies.predictions import PredictionProxies, token_weights
+from nemo_demix.search.proxies.predictions import PredictionProxies
 from nemo_demix.search.ranking import floor_weights, floors_of
 from nemo_demix.search.space import search_space
 from nemo_demix.search.token_predictions import TokenPredictions
@@ -61,7 +61,7 @@ class Choices:
 
     def some(self, share: float, rng: np.random.Generator) -> TokenPredictions:
         """The predictions with a share of each benchmark's items; the others count nothing."""
-        weights, offsets_R = token_weights(self.searched), self.predictions.offsets_R
+        weights, offsets_R = dict(self.predictions.token_weights), self.predictions.offsets_R
         for name, (rows, _) in self.searched.members.items():
             kept = rng.choice(len(rows), max(1, round(share * len(rows))), replace=False)
             counts = np.zeros(len(rows))

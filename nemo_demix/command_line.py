@@ -54,7 +54,7 @@ def set_up_hydra() -> None:
     plugins.register(RecipeSearchPath)
     plugins.register(RecipeSource)
     if not {"-m", "--multirun"} & set(sys.argv):
-        # Hydra composes all of it once more to look for `hydra.mode`, a quarter of a short command's time. None: a run.
+        # Hydra composes all of it once more, only to look for `hydra.mode`. None: it is a run.
         Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
 
 

@@ -1,7 +1,7 @@
 """Where the harness itself defines a task: looked for in the text of its definitions.
 
-The harness's own index parses every definition that it has, each with what it includes: fourteen thousand files, ten
-seconds of a core. Here they are read as text, and only folders that have a wanted name are given to it to parse.
+The harness's own index parses every definition that it has, each with what it includes, which takes many seconds. Here
+they are read as text, and only folders that have a wanted name are given to it to parse.
 """
 
 import functools
