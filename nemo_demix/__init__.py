@@ -7,6 +7,8 @@ checkpoints, `Run.load` reads a run's folder; see docs/python.md. Each is import
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nemo_demix import uncompiled
+
 if TYPE_CHECKING:
     from nemo_demix.api.merging import merge
     from nemo_demix.api.result import Prediction, Result
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Result", "Run", "Study", "Trial", "merge"]
 
+uncompiled.install()
 _PLACES = {"Prediction": "result", "Result": "result", "Run": "run", "Study": "study", "Trial": "study"}
 
 

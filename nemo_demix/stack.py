@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -181,11 +181,6 @@ _DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # 
 def has_gpu_driver() -> bool:
     """Return whether a GPU can be here at all: what says so without asking CUDA, which a fork could then not use."""
     return any(Path(driver).exists() for driver in _DRIVERS)
-
-
-def uncompiled(model: Any = None, **options: object) -> Any:
-    """Do what `torch.compile` does where it is turned off, without loading the compiler, which takes seconds."""
-    return (lambda function: function) if model is None else model
 
 
 def installed_backend() -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.errors import DatasetError
-from nemo_demix.stack import uncompiled
+from nemo_demix.uncompiled import uncompiled
 
 _CHECKED_DOCUMENTS = 64
 _MAGIC = b"MMIDIDX\0\0"  # how an index file begins

@@ -4,7 +4,8 @@ import gc
 import os
 import sys
 
-from nemo_demix.stack import has_gpu_driver, uncompiled
+from nemo_demix.stack import has_gpu_driver
+from nemo_demix.uncompiled import uncompiled
 
 OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
