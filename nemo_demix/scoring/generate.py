@@ -163,18 +163,9 @@ class _Cache:
     def __init__(self, model: torch.nn.Module, rows: int, length: int) -> None:
         from megatron.core.inference.contexts import StaticInferenceContext
         from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
-        from megatron.core.inference.model_inference_wrappers.inference_wrapper_config import InferenceWrapperConfig
 
-        config: Any = model.config
-        settings = InferenceWrapperConfig(
-            hidden_size=config.hidden_size,
-            params_dtype=config.params_dtype,
-            inference_batch_times_seqlen_threshold=-1,  # one batch is small enough already
-            padded_vocab_size=model.vocab_size,
-            fp32_residual_connection=config.fp32_residual_connection,
-        )
         self._context = StaticInferenceContext(rows, length)
-        self._wrapper = GPTInferenceWrapper(model, settings, self._context)
+        self._wrapper = GPTInferenceWrapper(model, *_wrapper_settings(model), self._context)
         self._wrapper.prep_model_for_inference()
 
     def step(self, tokens_BS: torch.Tensor, offset: int) -> Any:
@@ -193,6 +184,23 @@ class _Cache:
         for layer, (keys, values) in memory.items():
             memory[layer] = (keys[:, rows].contiguous(), values[:, rows].contiguous())
         self._context.max_batch_size = len(rows)
+
+
+def _wrapper_settings(model: torch.nn.Module) -> tuple[Any, ...]:
+    """Return what megatron-core 0.15 has to be told of a model that generates; later releases ask the model."""
+    try:
+        from megatron.core.inference.model_inference_wrappers.inference_wrapper_config import InferenceWrapperConfig
+    except ModuleNotFoundError:
+        return ()
+    config: Any = model.config
+    settings = InferenceWrapperConfig(
+        hidden_size=config.hidden_size,
+        params_dtype=config.params_dtype,
+        inference_batch_times_seqlen_threshold=-1,  # one batch is small enough already
+        padded_vocab_size=model.vocab_size,
+        fp32_residual_connection=config.fp32_residual_connection,
+    )
+    return (settings,)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """On every rank: scores of continuations and generated texts, beside what the model's plain forward pass gives.
 
-live_model.py RUN TENSOR PIPELINE DATA BATCH_TOKENS BATCH_ROWS
+live_model.py RUN CHECKPOINT TENSOR PIPELINE DATA BATCH_TOKENS BATCH_ROWS
 """
 
 import json
@@ -26,16 +26,16 @@ from nemo_demix.tokenizer import Tokenizer, load_tokenizer
 def main() -> None:
     run = Path(sys.argv[1])
     config = load_resolved(run / "config.yaml")
-    config.parallel.tensor, config.parallel.pipeline, config.parallel.data = map(int, sys.argv[2:5])
+    config.parallel.tensor, config.parallel.pipeline, config.parallel.data = map(int, sys.argv[3:6])
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
-    ranks = start_ranks(config.parallel)
+    ranks = start_ranks(config.parallel, config.backend)
     model = build_model(config, manifest)
-    load_checkpoint(model, run / "models/base/base/checkpoints/step_00000040")
+    load_checkpoint(model, run / sys.argv[2])
     tokenizer = load_tokenizer(manifest.tokenizer)
     is_whole = config.parallel.pipeline == 1
     found = {
-        **likelihoods(model, tokenizer, int(sys.argv[5]), is_whole),
-        **generations(model, tokenizer, int(sys.argv[6]), is_whole),
+        **likelihoods(model, tokenizer, int(sys.argv[6]), is_whole),
+        **generations(model, tokenizer, int(sys.argv[7]), is_whole),
     }
     if ranks.is_main:
         print(json.dumps(found), flush=True)

@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
-from tests.bridge import needs_bridge, run_bridge
+from tests.bridge import needs_bridge, run_bridge, run_bridge_program
 from tests.conftest import Once
 from tests.helpers import REPOSITORY, losses, run_cli
 
@@ -115,3 +116,14 @@ def test_its_checkpoints_merge_bit_for_bit(runs: Path) -> None:
     assert list(merged) == list(component)
     for name in merged:
         assert torch.equal(merged.read_tensor(name), component.read_tensor(name)), name
+
+
+def test_its_probabilities_and_texts_are_those_of_the_plain_forward_pass(runs: Path) -> None:
+    given = ("models/component/code_1/checkpoints/iter_0000008", "1", "1", "1", "300", "4")
+    found = run_bridge_program("live_model", str(runs / "bridged"), *given)
+    for shared in ("shared_false", "shared_true"):
+        np.testing.assert_allclose(found[shared]["logprobs"], found["whole_logprobs"], rtol=2e-6)
+        assert found[shared]["greedy"] == found["whole_greedy"]
+    assert found["greedy"] == found["plain"], "the cache changes no text"
+    assert found["sampled"] != found["greedy"]
+    assert any(len(cut) < len(whole) for whole, cut in zip(found["sampled"], found["stopped"], strict=True))

@@ -1,9 +1,10 @@
 """What a whole run by Megatron-Bridge can have besides: a mixture of experts over two pipeline stages, with tasks of
-lm-eval, trackers and the base's optimizer; references; trained proxies.
+lm-eval, trackers and the base's optimizer; references; proxies trained, and a model scored, with experts over ranks.
 """
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.bridge import needs_bridge, run_bridge, write_hub
 from tests.conftest import Once
 from tests.helpers import losses
 from tests.runtime.test_bridge import RECIPE, write_data
-from tests.scoring.test_tasks import CHOICES, DEFINITION
+from tests.scoring.test_tasks import CHOICES, DEFINITION, WRITING
 
 pytestmark = [pytest.mark.slow, needs_bridge]
 # Bridge's own recipe of Qwen3-30B-A3B, at the smallest size.
@@ -33,6 +34,8 @@ MODEL += tuple(
 )  # fmt: skip
 MAX_LR = 5e-4  # not the base's
 WITH = ("parallel.pipeline=2", "track.tensorboard=true", "track.wandb_project=mixtures", "track.wandb_mode=offline")
+# Half of the experts on each of two ranks, which have other texts.
+OVER_EXPERTS = ("parallel.pipeline=1", "parallel.data=2", "parallel.expert=2", "train.micro_batch_size=2")
 WITH += ("components.load_optimizer=true", "components.keep_tokens=[1024]", f"components.max_lr={MAX_LR}")
 
 
@@ -41,13 +44,19 @@ def run(once: Once) -> Path:
     def make(folder: Path) -> None:
         write_data(folder)
         home = write_hub(folder / "hub")
-        rows = [{"question": f"{n} x {n}", "choices": [str(n * n), "none"], "gold": 0} for n in range(2, 12)]
         data = folder / "squares.jsonl"
+        rows = [{"question": f"{n} x {n}", "answer": str(n * n)} for n in range(2, 12)]
+        rows = [{**row, "choices": [row["answer"], "none"], "gold": 0} for row in rows]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        task = DEFINITION.format(name="squares", kind="multiple_choice", rest=CHOICES, data=data)
-        (folder / "squares.yaml").write_text(task)
-        suite = f"+suite.tasks.squares={{task:{folder / 'squares.yaml'},capability:code,metric:bpb,data:{data}}}"
-        given = ("--config-name", RECIPE, f"runs_dir={folder}", *MODEL, *WITH, suite, "name=moe")
+        suite = []
+        for name, kind, rest, more in (
+            ("squares", "multiple_choice", CHOICES, "metric:bpb"),
+            ("written", "generate_until", WRITING, "use:report,limit:4"),
+        ):
+            task = folder / f"{name}.yaml"
+            task.write_text(DEFINITION.format(name=name, kind=kind, rest=rest, data=data))
+            suite.append(f"+suite.tasks.{name}={{task:{task},capability:code,data:{data},{more}}}")
+        given = ("--config-name", RECIPE, f"runs_dir={folder}", *MODEL, *WITH, *suite, "name=moe")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DATA", str(folder))
             run_bridge("run", *given, home=home)
@@ -55,7 +64,11 @@ def run(once: Once) -> Path:
             run_bridge("verify", *given, *references, home=home)
             trained = ("search=regmix", "search.trained.num_tokens=1024", "search.iterations=[8]")
             trained += ("search.predictor.folds=2",)
-            run_bridge("search", *given, *trained, "search.select_top=3", home=home)
+            run_bridge("search", *given, *trained, *OVER_EXPERTS, "search.select_top=3", home=home)
+            shutil.rmtree(folder / "moe/scores/answers")  # so that they are given again
+            checkpoint = load_record(folder / "moe/models/final/mixture/record.json", ModelRecord).checkpoint
+            again = (f"score.checkpoint={checkpoint}", "score.name=over_experts")
+            run_bridge("score", *given, *OVER_EXPERTS, *again, home=home)
 
     return once("bridge_parts", make) / "moe"
 
@@ -82,6 +95,14 @@ def test_a_task_of_lm_eval_is_scored_for_every_proxy(run: Path) -> None:
     scores = [row["scores"]["task/squares"] for row in merged(run)]
     assert {(score["num_items"], score["unit"]) for score in scores} == {(10, "bits/byte")}
     assert len({score["score"] for score in scores}) == 12
+
+
+def test_a_model_scores_the_same_over_stages_and_over_experts(run: Path) -> None:
+    stages, experts = (read_json(run / f"scores/{name}.json")["scores"] for name in ("final_mixture", "over_experts"))
+    assert stages["task/written"]["num_items"] == experts["task/written"]["num_items"] == 4
+    assert set(stages) == set(experts)
+    for name, score in stages.items():
+        assert experts[name]["score"] == pytest.approx(score["score"], rel=1e-6), name
 
 
 def test_a_component_goes_on_with_the_bases_optimizer_and_its_own_schedule(run: Path) -> None:
@@ -120,7 +141,7 @@ def test_references_are_trained_and_compared(run: Path) -> None:
     assert sorted(names) == ["ref_000", "ref_001", "ref_002"]
 
 
-def test_regmix_trains_its_proxies(run: Path) -> None:
+def test_regmix_trains_its_proxies_with_experts_over_ranks(run: Path) -> None:
     mixture = read_json(run / "search/mixture.json")
     assert (mixture["proxy"], mixture["num_proxies"]) == ("trained", 8)
     assert len(list((run / "models/proxy").glob("*/record.json"))) == 8
