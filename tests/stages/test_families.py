@@ -11,7 +11,7 @@ from tests.helpers import run_program
 
 FAMILIES = {  # of tests/programs/families.py
     "nemo": ("llama3", "llama31", "qwen3", "qwen3_moe"),
-    "bridge": ("llama3", "qwen3", "qwen3_moe"),
+    "bridge": ("llama3", "llama31", "qwen3", "qwen3_moe"),
 }
 Found = tuple[Path, dict[str, dict[str, Any]]]  # where the folders are, and what the program says of them
 
