@@ -124,6 +124,21 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def with_committed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows, and the committed ones that they do not replace, with a row that says where those are from."""
+    old = json.loads((RESULTS / "decision.json").read_text())
+    here = {_what(row) for row in rows}
+    kept = [row for row in old["rows"] if row["kind"] not in ("figure", "kept") and _what(row) not in here]
+    origins = [row for row in old["rows"] if row["kind"] == "kept"]
+    origins.append({"kind": "kept", **{key: old[key] for key in ("command", "commit", "machine")}})
+    return [*kept, *rows, *origins]
+
+
+def _what(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row is of."""
+    return tuple(row.get(key) for key in ("kind", "replicate", "arm", "order", "seed"))
+
+
 def verdict(run: Path) -> dict[str, Any]:
     """What a quickstart said of its final model and the proportional one, and by how much they differ by capability."""
     result = read_json(run / "final" / "result.json")
@@ -235,6 +250,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--quickstarts", type=int, nargs="*", default=list(range(5)), help="seeds of the quickstart")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
+    parser.add_argument("--add", action="store_true", help="the committed rows of what is not in --runs stay")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -248,9 +264,14 @@ def main() -> None:
             collect(runs, arguments.replicates, orders, arguments.arms)
         if arguments.collect_only:
             return
-        rows = [*rows_of(runs), _meta(runs, arguments.replicates[0])]
+        rows = rows_of(runs)
+        if arguments.replicates:
+            rows.append(_meta(runs, arguments.replicates[0]))
+        if arguments.add:
+            rows = with_committed(rows)
     table, summary = analyse(rows)
-    finish("decision", arguments.quick, list(arguments.replicates), [*rows, *table], summary)
+    seeds = sorted({row["replicate"] for row in rows if "replicate" in row})
+    finish("decision", arguments.quick, seeds, [*rows, *table], summary)
 
 
 def _meta(runs: Path, replicate: int) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """The command line as Hydra takes it: where recipes are looked for, `--run`, paths of recipes, counts as words."""
 
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +27,7 @@ _OF_ONE_COMMAND = ("role=null", "component=null", "index=null", "force=false", "
 _TAKE_A_WORD = (
     "--config-name -cn --config-dir -cd --config-path -cp --run --cfg -c --package -p --info -i --experimental-rerun"
 ).split()
+_MULTIRUN = {"-m", "--multirun"}
 _STORAGE_PLUGIN = "hydra_plugins.hydra_msc_plugin"
 _config_folders: list[Path] = []  # of the user's recipe, and of --config-dir
 # Hydra's own output goes into the run folder; logging is ours. An override on the command line comes later and wins.
@@ -53,7 +57,7 @@ def set_up_hydra() -> None:
     plugins = _hydra_plugins()
     plugins.register(RecipeSearchPath)
     plugins.register(RecipeSource)
-    if not {"-m", "--multirun"} & set(sys.argv):
+    if not _MULTIRUN & set(sys.argv):
         # Hydra composes all of it once more, only to look for `hydra.mode`. None: it is a run.
         Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
 
@@ -96,7 +100,16 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
     flags = _recipe_as_path(_run_as_recipe(stage, flags, overrides))
     overrides, groups = read_overrides(overrides, READING.errors)
     READING.chosen |= groups
-    return [*flags, *(_WRITES_NOTHING if stage in READ_ONLY else _HYDRA_DEFAULTS), *overrides]
+    if stage not in READ_ONLY:
+        return [*flags, *_HYDRA_DEFAULTS, *overrides]
+    return [*flags, *_WRITES_NOTHING, *(_sweeps_nowhere() if _MULTIRUN & set(flags) else ()), *overrides]
+
+
+def _sweeps_nowhere() -> tuple[str, ...]:
+    """Return where Hydra's sweeper writes its configuration, which it always does: a folder that goes with the command."""
+    folder = tempfile.mkdtemp(prefix="nemo-demix-sweep-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return (f"hydra.sweep.dir={_quoted(folder)}",)
 
 
 def _run_as_recipe(stage: str, flags: list[str], overrides: list[str]) -> list[str]:

@@ -88,16 +88,11 @@ def test_hydra_sweeps(tmp_path: Path) -> None:
     alone = run_cli("doctor", "--config-name", "smoke", f"runs_dir={tmp_path}")
     assert all(line[9:].startswith("asking nemo") for line in alone.stderr.splitlines())  # nothing of libraries
     once = alone.stdout
-    result = run_cli(
-        "doctor",
-        "-m",
-        "seed=1,2",
-        "--config-name",
-        "smoke",
-        f"runs_dir={tmp_path}",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-    )
+    here = tmp_path / "here"
+    here.mkdir()
+    result = run_cli("doctor", "-m", "seed=1,2", "--config-name", "smoke", f"runs_dir={tmp_path}", cwd=here)
     assert result.stdout.count("megatron-core") == 2 * once.count("megatron-core") > 0
+    assert not list(here.iterdir()), "what only reads leaves nothing behind"
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
