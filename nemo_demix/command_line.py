@@ -106,7 +106,7 @@ def hydra_arguments(stage: str, arguments: list[str]) -> list[str]:
 
 
 def _sweeps_nowhere() -> tuple[str, ...]:
-    """Return where Hydra's sweeper writes its configuration, which it always does: a folder that goes with the command."""
+    """Return a folder for what Hydra's sweeper always writes, its configuration; it goes with the command."""
     folder = tempfile.mkdtemp(prefix="nemo-demix-sweep-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return (f"hydra.sweep.dir={_quoted(folder)}",)

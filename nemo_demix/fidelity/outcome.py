@@ -1,11 +1,12 @@
 """The final run against its prediction and against the baselines, paired by benchmark item."""
 
+from dataclasses import asdict
 from typing import Any
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.scoring.scores import combined, compare
+from nemo_demix.scoring.scores import combined, compare, compare_capabilities
 from nemo_demix.scoring.store import load_scores
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.baselines import CHOSEN
@@ -32,11 +33,12 @@ def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
         }
     # Both models of a comparison are really trained: no proxy and no predictor stands between them.
     seeds_std = macro_seeds_std(load_fidelity(run))
-    comparisons = {
-        name: combined(compare(suite, items[CHOSEN], items[name]), seeds_std, predictor_std=0.0)
-        for name in models
-        if name != CHOSEN
-    }
+    comparisons = {}
+    for name in models:
+        if name != CHOSEN:
+            comparisons[name] = combined(compare(suite, items[CHOSEN], items[name]), seeds_std, predictor_std=0.0)
+            by_capability = compare_capabilities(suite, items[CHOSEN], items[name])
+            comparisons[name]["capabilities"] = {capability: asdict(one) for capability, one in by_capability.items()}
     write_json(
         folder / "result.json",
         {

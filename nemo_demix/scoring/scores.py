@@ -4,7 +4,7 @@ Axis letters: R requests.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,16 +115,26 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
     benchmark items, not training seeds. Scores whose items are not known are compared as if the models' errors were
     independent, which is wider; where not even an error is known, there is no interval.
     """
+    count = len(suite.shares)
+    return _apart(
+        first, second, [(name, share / count) for one in suite.shares.values() for name, share in one.items()]
+    )
+
+
+def compare_capabilities(suite: Suite, first: ModelItems, second: ModelItems) -> dict[str, Comparison]:
+    """Return first minus second by capability, as `compare` does."""
+    return {capability: _apart(first, second, list(shares.items())) for capability, shares in suite.shares.items()}
+
+
+def _apart(first: ModelItems, second: ModelItems, weights: Sequence[tuple[str, float]]) -> Comparison:
     difference = 0.0
     variance: float | None = 0.0
-    for shares in suite.shares.values():
-        for name, share in shares.items():
-            one, other = first[name], second[name]
-            sign = -1.0 if one.higher_is_better else 1.0
-            weight = sign * share / len(suite.shares)
-            apart, stderr = gap(one, other)
-            difference += weight * apart
-            variance = None if variance is None or stderr is None else variance + (weight * stderr) ** 2
+    for name, weight in weights:
+        one, other = first[name], second[name]
+        sign = -1.0 if one.higher_is_better else 1.0
+        apart, stderr = gap(one, other)
+        difference += sign * weight * apart
+        variance = None if variance is None or stderr is None else variance + (weight * stderr) ** 2
     return _judged(difference, None if variance is None else math.sqrt(variance))
 
 

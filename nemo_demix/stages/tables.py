@@ -34,6 +34,8 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
             f"{comparison['difference']:+.4f} bits/byte, macro ({_interval(comparison)}; "
             f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
         )
+        if by_capability := comparison.get("capabilities"):  # earlier releases did not write it
+            console.print(_by_capability(by_capability))
     console.print(_cost_line(cost))
 
 
@@ -67,6 +69,12 @@ def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
             "bits/byte. DeMix keeps no floor; its answer is trained where it is among final.baselines."
         )
     return line
+
+
+def _by_capability(comparisons: dict[str, dict[str, Any]]) -> str:
+    """Say which capabilities gain and which pay; a floor is under what is predicted of them, not under this."""
+    said = (f"{name} {one['difference']:+.4f}, {one['verdict']}" for name, one in comparisons.items())
+    return f"By capability, by the sampled items alone: {'; '.join(said)}."
 
 
 def _interval(comparison: dict[str, Any]) -> str:

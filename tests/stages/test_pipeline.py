@@ -49,6 +49,12 @@ def test_the_comparison_is_of_the_models_beside_it(smoke_run: Path) -> None:
     assert half > 0
     assert half == pytest.approx(1.96 * comparison["stderr"])
     assert comparison["low"] == pytest.approx(difference - half)
+    scores = {name: model["capabilities"] for name, model in result["models"].items()}
+    assert set(comparison["capabilities"]) == {"general", "math", "code"}
+    for name, one in comparison["capabilities"].items():
+        apart = scores["mixture"][name]["score"] - scores["proportional"][name]["score"]
+        assert one["difference"] == pytest.approx(apart)
+        assert one["low"] < one["difference"] < one["high"]
 
 
 @pytest.mark.slow
