@@ -106,7 +106,7 @@ def test_a_prefix_is_a_dataset_of_its_own() -> None:
         ("path", "data.csv", "expected a name ending in"),
         ("code", "nowhere", "expected a folder, found none"),
         ("code", ".", "no file ends in"),
-        ("registry", "wikipedia", "found 'wikipedia', expected one of: reading_passages"),
+        ("registry", "wikipedia", "found 'wikipedia', expected one of: open_passages"),
     ],
 )
 def test_a_source_that_names_nothing_is_refused(
