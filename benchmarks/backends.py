@@ -1,7 +1,7 @@
 """One component trained by both back ends: from the same weights, in the same data order, with the same optimizer.
 
 Each by its own environment's `nemo-demix train`, pair by pair, the order turned round every time, so that both meet the
-same moods of the machine. The model is the quickstart's; CPU, fp32, gloo. Columns of a row:
+same moods of the machine. The model is the quickstart's, with two datasets; CPU, fp32, gloo. Columns of a row:
 
 - `train_s`: of the component's training and its checkpoints, without imports; `tokens_per_s` by it
 - `final_loss`: nats a token at the last step
@@ -11,6 +11,7 @@ Nothing is measured without the environment that `make bridge` makes.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -21,12 +22,25 @@ from typing import Any
 
 import numpy as np
 from _provenance import REPOSITORY, finish
-from _study import json_lines, nemo_demix
+from _study import json_lines
 
 from nemo_demix.artifacts import ModelRecord, load_record
+from nemo_demix.datasets.registry import corpus
 
-RECIPE = "quickstart"
 COMPONENT = "code_1"
+# Text in files: what packages carry differs between the two environments.
+RECIPE = """
+defaults: [quickstart, _self_]
+name: shared
+datasets:
+  general: {{capability: general, sources: [{{path: {folder}/open_passages.jsonl}}]}}
+  code_1: {{capability: code, sources: [{{path: {folder}/codeio_high.jsonl}}]}}
+suite:
+  benchmarks:
+    hellaswag: {{capability: general, registry: hellaswag}}
+    mbpp: {{capability: code, registry: mbpp}}
+"""
+CORPORA = ("open_passages", "codeio_high")
 PYTHONS = {"nemo": sys.executable, "bridge": str(REPOSITORY / ".venv-bridge/bin/python")}
 # What Bridge's recipes have otherwise than NeMo's.
 LIKE_NEMO = (
@@ -65,16 +79,24 @@ def main() -> None:
 
 
 def measure(
-    runs: Path, pairs: int, shared: list[str], tokens: int
+    folder: Path, pairs: int, shared: list[str], tokens: int
 ) -> tuple[list[dict[str, Any]], dict[str, dict[int, float]]]:
     """A row a training, and each back end's losses by step."""
-    shared = [*shared, f"seed={SEED}", f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
-    nemo_demix(runs, "prepare", *shared, name=RECIPE, recipe=RECIPE)
-    nemo_demix(runs, "train", "role=base", *shared, name=RECIPE, recipe=RECIPE)
+    for name in CORPORA:
+        lines = (json.dumps({"text": text}) + "\n" for text in corpus(name).read())
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    recipe = folder / "shared.yaml"
+    recipe.write_text(RECIPE.format(folder=folder))
+    shared = ["--config-name", str(recipe), f"runs_dir={folder}", f"seed={SEED}", *shared]
+    shared += [f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
+    shared += ["components.warmup_share=0"]  # Bridge's begins at a learning rate of 0, NeMo's does not
+    run("nemo", "prepare", *shared)
+    run("nemo", "train", "role=base", *shared)
+    base = load_record(folder / "shared/models/base/base/record.json", ModelRecord).checkpoint
     rows, curves = [], {}
     for pair in range(pairs):
         for backend in ("nemo", "bridge") if pair % 2 == 0 else ("bridge", "nemo"):
-            record, losses = train(runs, backend, f"{backend}_{pair}", shared)
+            record, losses = train(folder, backend, f"{backend}_{pair}", [*shared, f"base.checkpoint={base}"])
             if curves.setdefault(backend, losses) != losses:
                 raise RuntimeError(f"{backend}: the same training gave other losses the second time")
             row = {"pair": pair, "backend": backend, "train_s": record.wall_time_s, "final_loss": record.final_loss}
@@ -83,20 +105,24 @@ def measure(
     return rows, curves
 
 
-def train(runs: Path, backend: str, name: str, shared: list[str]) -> tuple[ModelRecord, dict[int, float]]:
-    """Train the component in a run of its own; its record, and its losses by step."""
-    shutil.copytree(runs / RECIPE / "datasets", runs / name / "datasets")
-    base = load_record(runs / RECIPE / "models/base/base/record.json", ModelRecord).checkpoint
-    given = [f"runs_dir={runs}", f"name={name}", f"base.checkpoint={base}", *shared]
+def train(runs: Path, backend: str, name: str, given: list[str]) -> tuple[ModelRecord, dict[int, float]]:
+    """Train the component in a run of its own, from the base that is brought; its record, and its losses by step."""
+    shutil.copytree(runs / "shared/datasets", runs / name / "datasets")
+    given = [*given, f"name={name}"]
     if backend == "bridge":
         given += ["backend=bridge", "model=bridge_qwen3_tiny", *LIKE_NEMO]
-    for role in (["role=base"], ["role=component", f"component={COMPONENT}"]):  # the base is brought
-        command = [PYTHONS[backend], "-m", "nemo_demix", "train", "--config-name", RECIPE, *role, *given]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
+    run(backend, "train", "role=base", *given)
+    run(backend, "train", "role=component", f"component={COMPONENT}", *given)
     folder = runs / name / "models/component" / COMPONENT
     losses = {row["step"]: row["loss"] for row in json_lines(folder / "losses.jsonl")}
     return load_record(folder / "record.json", ModelRecord), losses
+
+
+def run(backend: str, *words: str) -> None:
+    """One stage by a back end's own environment."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [PYTHONS[backend], "-m", "nemo_demix", *words]
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
 
 
 def by(backend: str, pair: int, rows: list[dict[str, Any]]) -> float:
