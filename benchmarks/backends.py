@@ -48,7 +48,8 @@ LIKE_NEMO = (
     "+model.overrides.scheduler.start_weight_decay=0.1",
     "+model.overrides.scheduler.end_weight_decay=0.1",
 )
-BASE_TOKENS = 65_536  # enough that weights are no longer random
+# Enough, and at a low enough rate, that no step's loss jumps: a jump makes of rounding what is seen.
+BASE_TOKENS, MAX_LR = 262_144, 3e-4
 SEED = 0
 
 
@@ -89,7 +90,7 @@ def measure(
     recipe.write_text(RECIPE.format(folder=folder))
     shared = ["--config-name", str(recipe), f"runs_dir={folder}", f"seed={SEED}", *shared]
     shared += [f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
-    shared += ["components.warmup_share=0"]  # Bridge's begins at a learning rate of 0, NeMo's does not
+    shared += [f"components.max_lr={MAX_LR}", "components.warmup_share=0"]  # Bridge's begins at a learning rate of 0, NeMo's does not
     run("nemo", "prepare", *shared)
     run("nemo", "train", "role=base", *shared)
     base = load_record(folder / "shared/models/base/base/record.json", ModelRecord).checkpoint
