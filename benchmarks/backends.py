@@ -90,7 +90,8 @@ def measure(
     recipe.write_text(RECIPE.format(folder=folder))
     shared = ["--config-name", str(recipe), f"runs_dir={folder}", f"seed={SEED}", *shared]
     shared += [f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
-    shared += [f"components.max_lr={MAX_LR}", "components.warmup_share=0"]  # Bridge's begins at a learning rate of 0, NeMo's does not
+    # Bridge's warm-up begins at a learning rate of 0, NeMo's does not.
+    shared += [f"components.max_lr={MAX_LR}", "components.warmup_share=0"]
     run("nemo", "prepare", *shared)
     run("nemo", "train", "role=base", *shared)
     base = load_record(folder / "shared/models/base/base/record.json", ModelRecord).checkpoint
