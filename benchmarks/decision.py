@@ -41,7 +41,8 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
-QUICKSTART = "quickstart"  # the recipe as users run it, a seed a run; rows "quickstart_study": on the text of datasets=study
+# The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
+QUICKSTART = "quickstart"
 BASE = 0  # the replicate whose data and base all start from
 CONFIDENCE = 0.95
 
