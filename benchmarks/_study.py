@@ -13,9 +13,11 @@ from _provenance import REPOSITORY
 RECIPE = "fidelity"
 
 
-def nemo_demix(runs: Path, stage: str, *overrides: str, name: str = RECIPE, recipe: str = RECIPE) -> None:
-    """One stage, as a user runs it."""
-    command = [sys.executable, "-m", "nemo_demix", stage, "--config-name", recipe, f"runs_dir={runs}", f"name={name}"]
+def nemo_demix(
+    runs: Path, stage: str, *overrides: str, name: str = RECIPE, recipe: str = RECIPE, python: str = sys.executable
+) -> None:
+    """One stage, as a user runs it, by the environment of `python`."""
+    command = [python, "-m", "nemo_demix", stage, "--config-name", recipe, f"runs_dir={runs}", f"name={name}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([*command, *overrides], cwd=REPOSITORY, env=environment, check=True)
 

@@ -12,9 +12,7 @@ Nothing is measured without the environment that `make bridge` makes.
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from _provenance import REPOSITORY, finish
-from _study import json_lines
+from _study import json_lines, nemo_demix
 
 from nemo_demix.artifacts import ModelRecord, load_record
 from nemo_demix.datasets.registry import corpus
@@ -86,14 +84,12 @@ def measure(
     for name in CORPORA:
         lines = (json.dumps({"text": text}) + "\n" for text in corpus(name).read())
         (folder / f"{name}.jsonl").write_text("".join(lines))
-    recipe = folder / "shared.yaml"
-    recipe.write_text(RECIPE.format(folder=folder))
-    shared = ["--config-name", str(recipe), f"runs_dir={folder}", f"seed={SEED}", *shared]
-    shared += [f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
+    recipe_in(folder).write_text(RECIPE.format(folder=folder))
+    shared = [f"seed={SEED}", *shared, f"base.num_tokens={BASE_TOKENS}", f"components.num_tokens={tokens}"]
     # Bridge's warm-up begins at a learning rate of 0, NeMo's does not.
     shared += [f"components.max_lr={MAX_LR}", "components.warmup_share=0"]
-    run("nemo", "prepare", *shared)
-    run("nemo", "train", "role=base", *shared)
+    for stage in (["prepare"], ["train", "role=base"]):
+        nemo_demix(folder, *stage, *shared, name="shared", recipe=str(recipe_in(folder)))
     base = load_record(folder / "shared/models/base/base/record.json", ModelRecord).checkpoint
     rows, curves = [], {}
     for pair in range(pairs):
@@ -110,21 +106,19 @@ def measure(
 def train(runs: Path, backend: str, name: str, given: list[str]) -> tuple[ModelRecord, dict[int, float]]:
     """Train the component in a run of its own, from the base that is brought; its record, and its losses by step."""
     shutil.copytree(runs / "shared/datasets", runs / name / "datasets")
-    given = [*given, f"name={name}"]
     if backend == "bridge":
-        given += ["backend=bridge", "model=bridge_qwen3_tiny", *LIKE_NEMO]
-    run(backend, "train", "role=base", *given)
-    run(backend, "train", "role=component", f"component={COMPONENT}", *given)
+        given = [*given, "backend=bridge", "model=bridge_qwen3_tiny", *LIKE_NEMO]
+    for role in (["role=base"], ["role=component", f"component={COMPONENT}"]):
+        python, recipe = PYTHONS[backend], str(recipe_in(runs))
+        nemo_demix(runs, "train", *role, *given, name=name, recipe=recipe, python=python)
     folder = runs / name / "models/component" / COMPONENT
     losses = {row["step"]: row["loss"] for row in json_lines(folder / "losses.jsonl")}
     return load_record(folder / "record.json", ModelRecord), losses
 
 
-def run(backend: str, *words: str) -> None:
-    """One stage by a back end's own environment."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [PYTHONS[backend], "-m", "nemo_demix", *words]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
+def recipe_in(folder: Path) -> Path:
+    """Where the recipe of all these runs is."""
+    return folder / "shared.yaml"
 
 
 def by(backend: str, pair: int, rows: list[dict[str, Any]]) -> float:

@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def of_family(config: DemixConfig, family: str, folder: Path) -> None:
-    recipe, overrides = BRIDGE[family][:2] if config.backend == "bridge" else FAMILIES[family][:2]
+    recipe, overrides = (BRIDGE if config.backend == "bridge" else FAMILIES)[family][:2]
     config.model = ModelConfig(
         RECIPES[config.backend].format(recipe), overrides={"model": {"config": {**MEGATRON, **overrides}}},
         vocab_size=VOCAB_SIZE,

@@ -34,9 +34,9 @@ MODEL += tuple(
 )  # fmt: skip
 MAX_LR = 5e-4  # not the base's
 WITH = ("parallel.pipeline=2", "track.tensorboard=true", "track.wandb_project=mixtures", "track.wandb_mode=offline")
+WITH += ("components.load_optimizer=true", "components.keep_tokens=[1024]", f"components.max_lr={MAX_LR}")
 # Half of the experts on each of two ranks, which have other texts.
 OVER_EXPERTS = ("parallel.pipeline=1", "parallel.data=2", "parallel.expert=2", "train.micro_batch_size=2")
-WITH += ("components.load_optimizer=true", "components.keep_tokens=[1024]", f"components.max_lr={MAX_LR}")
 
 
 @pytest.fixture(scope="module")
