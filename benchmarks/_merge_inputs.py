@@ -42,6 +42,7 @@ class Shape:
     num_query_groups: int = 8
     kv_channels: int = 128
     vocab_size: int = 151_936
+    num_moe_experts: int | None = None  # each layer's; every expert, and every layer, is then saved under its own name
 
     @property
     def qkv_rows(self) -> int:
@@ -51,8 +52,9 @@ class Shape:
     @property
     def num_elements(self) -> int:
         """Elements of all tensors."""
-        h, f = self.hidden_size, self.ffn_hidden_size
-        matrices = self.qkv_rows * h + h * self.num_attention_heads * self.kv_channels + 3 * f * h
+        h, f, experts = self.hidden_size, self.ffn_hidden_size, self.num_moe_experts
+        matrices = self.qkv_rows * h + h * self.num_attention_heads * self.kv_channels + (experts or 1) * 3 * f * h
+        matrices += (experts or 0) * h  # the router
         return self.vocab_size * h + h + self.num_layers * (matrices + 2 * h + 2 * self.kv_channels)
 
 
@@ -62,6 +64,7 @@ SHAPES = {
     "0.5": Shape(num_layers=6),
     "1.2": Shape(),  # Qwen3-0.6B
     "4": Shape(num_layers=34, hidden_size=2048, ffn_hidden_size=6144),  # Qwen3-1.7B with six layers more
+    "many": Shape(48, 512, 128, 8, 4, kv_channels=64, vocab_size=32_768, num_moe_experts=208),  # 20,354 tensors, 4.1 GB
 }
 
 
@@ -179,40 +182,66 @@ def _save_hugging_face(checkpoint: Path, folder: Path, shape: Shape) -> None:
     write_json(folder / "config.json", config)
 
 
-def _local_tensors(shape: Shape, rank: int) -> Iterator[tuple[str, tuple[int, ...], list[tuple[int, int, int]], int]]:
-    """This rank's pieces: name, local shape, (axis, piece, pieces) by axis of the whole tensor, axes prepended."""
-    h, f, layers = shape.hidden_size, shape.ffn_hidden_size // TENSOR, shape.num_layers
-    yield "module.embedding.word_embeddings.weight", (shape.vocab_size // TENSOR, h), [(0, rank, TENSOR)], 0
-    attention = shape.num_attention_heads * shape.kv_channels // TENSOR
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """What one rank saves of a tensor."""
+
+    name: str
+    sizes: tuple[int, ...]
+    split: tuple[int, int, int] | None  # (axis, piece, pieces) of the tensor; None where every rank holds it whole
+    layer: tuple[int, int] | None = None  # (layer, layers), where layers are one tensor along a first axis of their own
+
+    @property
+    def offsets(self) -> list[tuple[int, int, int]]:
+        """(axis, piece, pieces) by axis of the tensor as it is saved."""
+        own = [self.split] if self.split else []
+        if self.layer is None:
+            return own
+        return [(0, *self.layer), *((axis + 1, piece, pieces) for axis, piece, pieces in own)]
+
+
+def _pieces(shape: Shape, rank: int) -> Iterator[_Piece]:
+    """This rank's pieces.
+
+    Layers that are alike are one tensor. With experts, each layer and each expert has tensors of its own, as
+    megatron-core saves layers that may differ and single experts.
+    """
+    h, layers = shape.hidden_size, shape.num_layers
+    yield _Piece("module.embedding.word_embeddings.weight", (shape.vocab_size // TENSOR, h), (0, rank, TENSOR))
     for layer in range(layers):
-        along = (0, layer, layers)
-        yield _LAYER + "self_attention.linear_proj.weight", (h, attention), [along, (2, rank, TENSOR)], 1
-        yield (
-            _LAYER + "self_attention.linear_qkv.weight",
-            (shape.qkv_rows // TENSOR, h),
-            [along, (1, rank, TENSOR)],
-            1,
-        )
+        for name, sizes, split in _layer_pieces(shape, rank):
+            if shape.num_moe_experts:
+                yield _Piece(f"{_LAYER}{layer}.{name}", sizes, split)
+            else:
+                yield _Piece(_LAYER + name, sizes, split, (layer, layers))
+    yield _Piece("module.decoder.final_layernorm.weight", (h,), None)
+
+
+def _layer_pieces(shape: Shape, rank: int) -> Iterator[tuple[str, tuple[int, ...], tuple[int, int, int] | None]]:
+    """This rank's pieces of a layer: name, local shape, split."""
+    h, f = shape.hidden_size, shape.ffn_hidden_size // TENSOR
+    attention = shape.num_attention_heads * shape.kv_channels // TENSOR
+    yield "self_attention.linear_proj.weight", (h, attention), (1, rank, TENSOR)
+    yield "self_attention.linear_qkv.weight", (shape.qkv_rows // TENSOR, h), (0, rank, TENSOR)
+    experts = shape.num_moe_experts
+    for mlp in [f"mlp.experts.experts.{expert}." for expert in range(experts)] if experts else ["mlp."]:
         for half in range(2):  # gate and up are chunks of their own
-            yield _LAYER + "mlp.linear_fc1.weight", (f, h), [along, (1, half * TENSOR + rank, 2 * TENSOR)], 1
-        yield _LAYER + "mlp.linear_fc2.weight", (h, f), [along, (2, rank, TENSOR)], 1
-        for norm, size in {
-            "self_attention.linear_qkv.layer_norm_weight": h,
-            "mlp.linear_fc1.layer_norm_weight": h,
-            "self_attention.q_layernorm.weight": shape.kv_channels,
-            "self_attention.k_layernorm.weight": shape.kv_channels,
-        }.items():
-            yield _LAYER + norm, (size,), [along], 1
-    yield "module.decoder.final_layernorm.weight", (h,), [], 0
+            yield mlp + "linear_fc1.weight", (f, h), (0, half * TENSOR + rank, 2 * TENSOR)
+        yield mlp + "linear_fc2.weight", (h, f), (1, rank, TENSOR)
+    if experts:
+        yield "mlp.router.weight", (experts, h), None
+    yield "self_attention.linear_qkv.layer_norm_weight", (h,), None
+    yield "pre_mlp_layernorm.weight" if experts else "mlp.linear_fc1.layer_norm_weight", (h,), None
+    yield "self_attention.q_layernorm.weight", (shape.kv_channels,), None
+    yield "self_attention.k_layernorm.weight", (shape.kv_channels,), None
 
 
-def _values(index: int, rank: int, sizes: tuple[int, ...], component: int | None) -> torch.Tensor:
-    """A piece's random values; norm weights are one on all ranks, so all ranks draw the same."""
-    is_norm = len(sizes) == 1
-    key = (SEED, index, 0 if is_norm else rank, 0 if component is None else 1 + component)
+def _values(index: int, rank: int, piece: _Piece, component: int | None) -> torch.Tensor:
+    """A piece's random values; all ranks draw the same for what each holds whole. Norm weights are around one."""
+    key = (SEED, index, 0 if piece.split is None else rank, 0 if component is None else 1 + component)
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-    values = torch.randn(sizes, generator=generator).mul_(BASE_STD if component is None else DELTA_STD)
-    return values.add_(1.0) if is_norm and component is None else values
+    values = torch.randn(piece.sizes, generator=generator).mul_(BASE_STD if component is None else DELTA_STD)
+    return values.add_(1.0) if len(piece.sizes) == 1 and component is None else values
 
 
 def _save_components(shape: Shape, checkpoints: list[Path]) -> None:
@@ -228,18 +257,19 @@ def _save_components(shape: Shape, checkpoints: list[Path]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    base = [
-        _values(index, rank, sizes, None).bfloat16()
-        for index, (_, sizes, _, _) in enumerate(_local_tensors(shape, rank))
-    ]
+    pieces = list(_pieces(shape, rank))
+    base = [_values(index, rank, piece, None).bfloat16() for index, piece in enumerate(pieces)]
     for checkpoint in checkpoints:
         prefix = "module." if checkpoint.parent.name == "megatron_lm" else ""  # that Megatron-LM's names lack
         state: dict[str, Any] = {"epoch": 0, "global_step": 16, "pytorch-lightning_version": "2.4.0", "state_dict": {}}
-        for index, (key, sizes, offsets, prepended) in enumerate(_local_tensors(shape, rank)):
-            values = _values(index, rank, sizes, int(checkpoint.name[1:])).add_(base[index]).bfloat16()
-            replica = (0, rank if len(sizes) == 1 else 0, 0)
+        for index, piece in enumerate(pieces):
+            values = _values(index, rank, piece, int(checkpoint.name[1:])).add_(base[index]).bfloat16()
             state[f"{index}"] = ShardedTensor.from_rank_offsets(
-                key.removeprefix(prefix), values, *offsets, replica_id=replica, prepend_axis_num=prepended
+                piece.name.removeprefix(prefix),
+                values,
+                *piece.offsets,
+                replica_id=(0, rank if piece.split is None else 0, 0),
+                prepend_axis_num=int(piece.layer is not None),
             )
         for layer in range(shape.num_layers):
             for module in _SHARD_NAMES:
@@ -271,7 +301,6 @@ def _write_context(folder: Path, shape: Shape) -> None:
         "make_vocab_size_divisible_by": 128,
         "max_position_embeddings": 40960,
         "normalization": "RMSNorm",
-        "num_moe_experts": None,
         "pipeline_model_parallel_size": 1,
         "position_embedding_type": "rope",
         "qk_layernorm": True,

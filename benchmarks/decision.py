@@ -9,7 +9,7 @@ figures out again from the committed rows.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nemo_demix.artifacts import DataManifest, read_json, write_json
 from nemo_demix.config import load_resolved
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
+from nemo_demix.search.baselines import CHOSEN
 from nemo_demix.stages.score import score_target, targets_to_score
 
 RECIPE = "decision"
@@ -43,6 +44,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
 }
 # The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
 QUICKSTART = "quickstart"
+ORDER = "quickstart_order"  # what it compared, in another data order
 BASE = 0  # the replicate whose data and base all start from
 CONFIDENCE = 0.95
 
@@ -59,7 +61,7 @@ def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: 
             branch(runs, name, source=f"{RECIPE}_{BASE}")
         for stage, *more in (["prepare"], ["train", "role=base"], ["train", "role=component"]):
             nemo_demix(runs, stage, *settings, *more, name=name, recipe=RECIPE)
-        chosen = {arm: _search(runs, replicate, arm, settings) for arm in arms}
+        chosen = {arm: _search(runs, replicate, arm, settings)["data_shares"] for arm in arms}
         _train_and_score(runs, name, chosen, orders)
 
 
@@ -67,6 +69,13 @@ def run_quickstarts(runs: Path, seeds: Sequence[int]) -> None:
     """The quickstart itself, everything anew for each seed."""
     for seed in seeds:
         nemo_demix(runs, "run", f"seed={seed}", name=f"{QUICKSTART}_seed{seed}", recipe=QUICKSTART)
+
+
+def order_quickstarts(runs: Path, seeds: Sequence[int], orders: Sequence[int]) -> None:
+    """What the quickstarts compared, trained again in other data orders."""
+    for seed in seeds:
+        name = f"{QUICKSTART}_seed{seed}"
+        _train_and_score(runs, name, read_json(runs / name / "final" / "shares.json"), orders)
 
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -80,17 +89,16 @@ def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> di
     return found
 
 
-def _train_and_score(runs: Path, start: str, chosen: dict[str, dict[str, Any]], orders: Sequence[int]) -> None:
-    """One model an arm and data order, trained from the base; one start of ranks for all."""
+def _train_and_score(runs: Path, start: str, chosen: dict[str, dict[str, float]], orders: Sequence[int]) -> None:
+    """One model an arm and data order, trained from the base as a final model is; one start of ranks for all."""
     name = f"{start}_models"
     run = branch(runs, name, source=start)
-    wanted = {
-        f"{arm}_order{order}": (mixture["data_shares"], order) for order in orders for arm, mixture in chosen.items()
-    }
+    wanted = {f"{arm}_order{order}": (shares, order) for order in orders for arm, shares in chosen.items()}
     given = [{"name": model, "data_shares": shares, "seed": order} for model, (shares, order) in wanted.items()]
     write_json(run / "verify" / "references.json", given)
     config = load_resolved(runs / start / "config.yaml")
     config.name, config.role = name, None
+    config.reference.num_tokens, config.reference.max_lr = config.final.num_tokens, config.final.max_lr
     manifest = DataManifest.load(run / "datasets" / "manifest.json")
     shares = {row["name"]: row["data_shares"] for row in given}
     prepared = PreparedRun(config, manifest)
@@ -112,17 +120,33 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
         if arm in ARMS and path.exists():
             mixture = read_json(path)
             rows.append({"kind": "mixture", "replicate": int(replicate), "arm": arm, **{k: mixture[k] for k in kept}})
-        for score in sorted((run / "scores").glob("reference_*_order*.json")) if arm == "models" else ():
-            name, _, order = score.stem.removeprefix("reference_").rpartition("_order")
-            record = read_json(score)
-            row = {"kind": "model", "replicate": int(replicate), "arm": name, "order": int(order)}
+        for name, order, record in _scored(run) if arm == "models" else ():
+            row = {"kind": "model", "replicate": int(replicate), "arm": name, "order": order}
             items = {score: one["num_items"] for score, one in record["scores"].items()}
             row |= {"judged": values(record["capabilities"]), "scores": values(record["scores"]), "items": items}
             rows.append(row)
     for run in sorted(runs.glob(f"{QUICKSTART}_seed*")):
+        seed, _, models = run.name.removeprefix(f"{QUICKSTART}_seed").partition("_")
         if (run / "final" / "result.json").exists():
-            rows.append({"kind": QUICKSTART, "seed": int(run.name.removeprefix(f"{QUICKSTART}_seed")), **verdict(run)})
+            rows.append({"kind": QUICKSTART, "seed": int(seed), **verdict(run)})
+        judged = {(name, order): values(record["capabilities"]) for name, order, record in _scored(run) if models}
+        for order in sorted({order for _, order in judged}):
+            gaps = _gaps(judged[CHOSEN, order], judged[PLAIN, order])
+            difference = float(np.mean(list(gaps.values())))
+            rows.append({"kind": ORDER, "seed": int(seed), "order": order, "difference": difference,
+                         "capabilities": gaps})  # fmt: skip
     return rows
+
+
+def _scored(run: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """The models of several data orders: arm, order, scores."""
+    for path in sorted((run / "scores").glob("reference_*_order*.json")):
+        name, _, order = path.stem.removeprefix("reference_").rpartition("_order")
+        yield name, int(order), read_json(path)
+
+
+def _gaps(ours: dict[str, float], baseline: dict[str, float]) -> dict[str, float]:
+    return {name: round(ours[name] - baseline[name], 6) for name in ours}
 
 
 def with_committed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -143,11 +167,11 @@ def _what(row: dict[str, Any]) -> tuple[Any, ...]:
 def verdict(run: Path) -> dict[str, Any]:
     """What a quickstart said of its final model and the proportional one, and by how much they differ by capability."""
     result = read_json(run / "final" / "result.json")
-    ours, baseline = (values(result["models"][name]["capabilities"]) for name in ("mixture", PLAIN))
+    ours, baseline = (values(result["models"][name]["capabilities"]) for name in (CHOSEN, PLAIN))
     said = result["chosen_minus"][PLAIN]
     return {
         **{key: said[key] for key in ("verdict", "difference", "low", "high")},
-        "capabilities": {name: round(ours[name] - baseline[name], 6) for name in ours},
+        "capabilities": _gaps(ours, baseline),
         "data_shares": read_json(run / "search" / "mixture.json")["data_shares"],
     }
 
@@ -240,6 +264,15 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     if said:
         summary[f"quickstart_better_of_{len(said)}"] = sum(row["verdict"] == "better" for row in said)
         put("quickstart_minus_proportional", interval([row["difference"] for row in said]))
+    by_seed = {row["seed"]: [row["difference"]] for row in said}
+    for row in rows:
+        if row["kind"] == ORDER:
+            by_seed[row["seed"]].append(row["difference"])
+    several = {seed: gaps for seed, gaps in by_seed.items() if len(gaps) > 1}
+    if several:
+        variances = [np.var(gaps, ddof=1) for gaps in several.values()]
+        summary["quickstart_std_between_orders"] = round(float(np.sqrt(np.mean(variances))), 4)
+        put("quickstart_over_orders_minus_proportional", interval([float(np.mean(gaps)) for gaps in several.values()]))
     return table, summary
 
 
@@ -250,6 +283,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=3, help="data orders of each mixture's model")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--quickstarts", type=int, nargs="*", default=list(range(5)), help="seeds of the quickstart")
+    parser.add_argument("--quickstart-orders", type=int, default=0, help="more data orders of what it compared")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
     parser.add_argument("--add", action="store_true", help="the committed rows of what is not in --runs stay")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
@@ -261,6 +295,8 @@ def main() -> None:
         runs = arguments.runs.resolve()
         orders = [100 + order for order in range(arguments.orders)]  # none is the seed of a component
         run_quickstarts(runs, arguments.quickstarts)
+        more = [100 + order for order in range(arguments.quickstart_orders)]
+        order_quickstarts(runs, arguments.quickstarts if more else [], more)
         if arguments.replicates:
             collect(runs, arguments.replicates, orders, arguments.arms)
         if arguments.collect_only:

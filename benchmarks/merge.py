@@ -47,6 +47,8 @@ from nemo_demix.artifacts import file_sha256, fingerprint, read_json, write_json
 
 HERE = Path(__file__).resolve().parent
 NUM_COMPONENTS = 7
+DEFAULT_SIZE = "1.2"
+SIZE_HELP = "GB a component; `many`: 4 GB in 20,000 tensors, of experts"
 Weights = dict[str, dict[str, float]]
 Row = dict[str, Any]
 
@@ -326,7 +328,7 @@ def main() -> None:
     parser.add_argument("--mixtures", nargs="+", type=int, default=[1, 4, 16], help="how many at once: M")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of `ours`")
-    parser.add_argument("--size", choices=SHAPES, default="1.2", help="GB a component")
+    parser.add_argument("--size", choices=SHAPES, default=DEFAULT_SIZE, help=SIZE_HELP)
     parser.add_argument("--sizes", nargs="*", choices=SHAPES, default=[], help="also the peak memory at these sizes")
     parser.add_argument(
         "--mergekit-python", type=Path, help="of an environment with mergekit; without it, it is left out"
@@ -345,6 +347,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.size, arguments.mixtures, arguments.repeats = "quick", [1, 4], 1
+    if SHAPES[arguments.size].num_moe_experts and arguments.mergekit_python:
+        parser.error(
+            f"--size {arguments.size}: components of experts are not written as safetensors, so not for mergekit"
+        )
     if arguments.mergekit_python is None:
         arguments.contenders = [name for name in arguments.contenders if name != "mergekit"]
     else:
@@ -375,7 +381,8 @@ def main() -> None:
         rows.path.unlink()
         with contextlib.suppress(OSError):  # what others keep there stays
             arguments.work.rmdir()
-    finish("merge_cold" if arguments.cold else "merge", arguments.quick, [SEED], rows.rows, summary)
+    kinds = ["cold"] * arguments.cold + [arguments.size] * (arguments.size not in ("quick", DEFAULT_SIZE))
+    finish("_".join(["merge", *kinds]), arguments.quick, [SEED], rows.rows, summary)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nemo_demix.progress import doing
 from nemo_demix.remembered import recalled, remembered
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import check_shape, known_vocab_size, recipe_shape
+from nemo_demix.search.layout import proxy_layout
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stack import REQUIREMENTS, installed_version, locate
 from nemo_demix.terminal import set_aside
@@ -107,14 +108,15 @@ def _estimates_of(
     if not strategy_of(config.search).mixes_components():
         return
     search_config, shape = search_of
+    search_config = replace(search_config, parallel=proxy_layout(search_config))
     merge, count = config.merge, len(config.datasets)
     # A run with one dataset is not the doctor's to refuse.
     method = build_method(merge.method, merge.parameters, merge.seed, max(2, count), has_base=True)
     search = search_memory(search_config, shape, count, isinstance(method, DeltaMethod), bool(method.uses_base), on_gpu)
     yield (
         "search", search_config, search.total, str(search),
-        "raise parallel.tensor or pipeline for it alone (launch.jobs.search.overrides), or lower suite.batch_tokens or "
-        "search.merge_batch",
+        "raise search.tensor, or parallel.pipeline for it alone (launch.jobs.search.overrides), or lower "
+        "suite.batch_tokens or search.merge_batch",
     )  # fmt: skip
 
 

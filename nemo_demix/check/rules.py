@@ -30,7 +30,6 @@ from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
-from nemo_demix.ranks.placement import search_groups
 from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
@@ -38,6 +37,7 @@ from nemo_demix.scoring.external.settings import external_errors
 from nemo_demix.scoring.identity import suite_errors
 from nemo_demix.scoring.suite import heldout_errors, judged_errors
 from nemo_demix.search.imported import read_problem
+from nemo_demix.search.layout import proxy_groups, proxy_layout
 from nemo_demix.search.rules import space_errors
 from nemo_demix.search.space import token_counts
 from nemo_demix.search.strategies import settings_errors, strategy_of
@@ -111,7 +111,10 @@ def _model(config: DemixConfig) -> Iterator[DemixError]:
     if shape is not None:
         yield from found_by(lambda: check_layout(shape, config.parallel))
     if strategy_of(config.search).mixes_components():
-        yield from found_by(lambda: search_groups(config))
+        errors = list(found_by(lambda: proxy_groups(config)))
+        yield from errors
+        if shape is not None and not errors and config.search.tensor:
+            yield from found_by(lambda: check_layout(shape, proxy_layout(config)))
 
 
 def _training(config: DemixConfig) -> Iterator[DemixError]:

@@ -109,7 +109,8 @@ class SearchConfig:
     floors: dict[str, float] = field(default_factory=dict)  # capability: how much worse than `floor_baseline` it may be
     default_floor: float | None = None  # of every capability that `floors` does not name; null: none
     floor_baseline: str = "proportional"
-    groups: int = 0  # of ranks that score different proxies at once; 0: parallel.data, so tensor x pipeline ranks each
+    tensor: int = 0  # tensor parallel size of the models that are scored, by the same ranks; 0: parallel.tensor
+    groups: int = 0  # of ranks that score different proxies at once; 0: so many that each has tensor x pipeline ranks
     merge_batch: int = 1  # proxies merged from one read of the components; each but one holds a model's weights
     max_failed_share: float = 0.5  # of an iteration's proxies, above which the search ends with an error
     pool_size: int = 200_000

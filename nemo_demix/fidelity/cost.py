@@ -9,6 +9,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.record import load_fidelity
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import world_size
+from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import proxy_plan
@@ -27,7 +28,7 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
     counts as one device, as nobody here knows how many it uses.
     """
     config = run.config
-    ranks = world_size(config.parallel)
+    ranks, num_groups = world_size(config.parallel), search_groups(config)
     groups = {
         "base": _done([run.base]),
         "components": _done(run.components),
@@ -35,7 +36,7 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
         "final": _done(final),
     }
     done = [row for row in read_rows(search_folder(config) / "scores.jsonl") if row.is_ok]
-    stages = spent(groups, done, ranks)
+    stages = spent(groups, done, ranks, ranks // num_groups)
     merge_s = sum(row.merge_time_s or 0.0 for row in done)
     score_s = sum(row.score_time_s or 0.0 for row in done)
     total_s = sum(row.wall_time_s for row in done)
@@ -43,27 +44,30 @@ def cost_ledger(run: PreparedRun, final: Sequence[TrainJob]) -> dict[str, Any]:
     return {
         "stages": stages,
         "merge_share_of_search": merge_s / (merge_s + score_s) if merge_s + score_s else None,
-        "proxies_per_minute": 60 * len(done) / total_s if total_s else None,
-        **_against_training(stages, len(done), ranks * merge_s, ranks * score_s),
+        "proxies_per_minute": 60 * num_groups * len(done) / total_s if total_s else None,
+        **_against_training(stages, len(done), ranks // num_groups * merge_s, ranks // num_groups * score_s),
         "same_answer_by_trained_proxies": _same_answer(config, fidelity),
         "growth": _growth(stages, config, fidelity),
     }
 
 
-def spent(groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[ProxyRow], ranks: int) -> Stages:
+def spent(
+    groups: Mapping[str, Sequence[ModelRecord]], rows: Sequence[ProxyRow], ranks: int, ranks_of_proxy: int
+) -> Stages:
     """Return tokens and device-seconds of every stage that has done anything.
 
     Args:
         groups: Finished models, by stage.
         rows: Rows of the proxies that were scored.
-        ranks: How many ranks each of these kept busy.
+        ranks: How many ranks each model kept busy.
+        ranks_of_proxy: How many each proxy did.
     """
     stages = {name: _trained(records, ranks) for name, records in groups.items() if records}
     if rows:
         stages["search"] = {
             "num_proxies": len(rows),
             "num_tokens": sum(row.num_tokens or 0 for row in rows),
-            "device_s": round(sum(ranks * row.ranks_time_s + (row.external_time_s or 0.0) for row in rows), 1),
+            "device_s": round(sum(ranks_of_proxy * row.ranks_time_s + (row.external_time_s or 0.0) for row in rows), 1),
         }
     return stages
 

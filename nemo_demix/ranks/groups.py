@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from nemo_demix.errors import ClusterError
 from nemo_demix.ranks.leader import Running, start_ranks_of
 from nemo_demix.ranks.seal import Seal
 from nemo_demix.ranks.team import this_team
+from nemo_demix.search.layout import proxy_groups, proxy_layout
 from nemo_demix.search.proxies.groups import Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,11 @@ class RankGroups:
     _running: Running | None = None
     _groups: dict[int, _Group] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def of_proxies(cls, config: DemixConfig, label: str) -> "RankGroups":
+        """Return as many groups as the configuration has for scoring proxies, in their own layout."""
+        return cls(replace(config, parallel=proxy_layout(config)), label, proxy_groups(config))
 
     def __enter__(self) -> "RankGroups":
         return self

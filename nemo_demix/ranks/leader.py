@@ -14,11 +14,12 @@ from nemo_demix.config import DemixConfig, save_resolved
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.progress import doing
 from nemo_demix.ranks import stopping
-from nemo_demix.ranks.placement import Placement, group_layout, place
+from nemo_demix.ranks.placement import Placement, place
 from nemo_demix.ranks.processes import Assignment, Ended, LocalRanks
 from nemo_demix.ranks.said import Relay
 from nemo_demix.ranks.team import POLL_S, this_team
 from nemo_demix.runtime.lifetime import STOP
+from nemo_demix.search.layout import group_layout
 
 logger = logging.getLogger(__name__)
 _GRACE_S = 150.0  # to save a checkpoint; slurm/*.sbatch ask for a warning 180 s before the time limit

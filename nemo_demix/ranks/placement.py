@@ -1,9 +1,9 @@
 """Which agent starts which ranks, and which ranks work together."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-from nemo_demix.config import DemixConfig, ParallelConfig
+from nemo_demix.config import ParallelConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.ranks.team import Member
 from nemo_demix.runtime.ranks import world_size
@@ -63,40 +63,3 @@ def place(parallel: ParallelConfig, num_groups: int, members: Sequence[Member]) 
             f"parallel.nodes={len(hosts)} and the layout for it, or ask for {parallel.nodes} node(s)"
         )
     return Placement(len(members), num_ranks, num_groups)
-
-
-def search_groups(config: DemixConfig) -> int:
-    """Return how many groups of ranks score proxies: as many as there can be unless `search.groups` says otherwise.
-
-    Raises:
-        ConfigError: if so many groups do not divide the ranks.
-    """
-    parallel = config.parallel
-    # Experts beyond the tensor ranks are spread over data ranks, which must then stay together.
-    num_groups = config.search.groups or parallel.data // max(1, parallel.expert // parallel.tensor)
-    group_layout(parallel, num_groups)
-    return num_groups
-
-
-def group_layout(parallel: ParallelConfig, num_groups: int) -> ParallelConfig:
-    """Return the layout of one of so many groups: tensor and pipeline as they are, data divided between the groups.
-
-    Raises:
-        ConfigError: if the groups do not divide the data-parallel ranks, or a group would share a node unevenly.
-    """
-    if num_groups < 1 or parallel.data % num_groups:
-        raise ConfigError(
-            f"search.groups={num_groups}: expected a divisor of parallel.data={parallel.data}; each group has "
-            f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x data/groups ranks"
-        )
-    per_node = world_size(parallel) // parallel.nodes
-    group = replace(parallel, data=parallel.data // num_groups, nodes=1)
-    size = world_size(group)
-    if size > per_node:
-        if size % per_node:
-            raise ConfigError(
-                f"search.groups={num_groups}: a group of {size} ranks covers no whole number of nodes with {per_node} "
-                "ranks each; choose another number of groups"
-            )
-        group = replace(group, nodes=size // per_node)
-    return group

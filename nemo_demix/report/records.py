@@ -17,6 +17,7 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.fidelity.cost import Stages, spent
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.scoring.items import ModelItems, Scores, scores_from_json
+from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
 
 
@@ -90,7 +91,8 @@ class RunRecords:
             return stages
         groups = {stage: list(self.models.get(role, {}).values()) for role, stage in STAGE_OF.items()}
         imported = self.mixture is not None and self.mixture.get("proxy") == "imported"
-        return spent(groups, [] if imported else self.scored, world_size(self.config.parallel))
+        ranks = world_size(self.config.parallel)
+        return spent(groups, [] if imported else self.scored, ranks, ranks // search_groups(self.config))
 
     @property
     def capability_of(self) -> dict[str, str]:

@@ -122,7 +122,8 @@ def token_counts(manifest: DataManifest) -> dict[str, int]:
 
 def search_settings(config: DemixConfig) -> dict[str, Any]:
     """Return `search.*` without what is no part of the result."""
-    settings = {key: value for key, value in asdict(config.search).items() if key not in ("merge_batch", "groups")}
+    layout = ("merge_batch", "tensor", "groups")
+    settings = {key: value for key, value in asdict(config.search).items() if key not in layout}
     del settings["heuristic_from"]  # what that file says decides, not where it is
     if not settings["parameters"]:  # as in records that were written before there were any
         del settings["parameters"]

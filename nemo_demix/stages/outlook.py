@@ -9,6 +9,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.config.stages import STEPS
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress
+from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import read_rows
 from nemo_demix.search.space import search_folder
 from nemo_demix.search.strategies import strategy_of
@@ -105,4 +106,4 @@ def _training_pace(config: DemixConfig) -> float | None:
 
 def _proxy_s(config: DemixConfig) -> float | None:
     times = [row.wall_time_s for row in read_rows(search_folder(config) / "scores.jsonl") if row.is_ok]
-    return sum(times) / len(times) / (config.search.groups or config.parallel.data) if times else None
+    return sum(times) / len(times) / search_groups(config) if times else None

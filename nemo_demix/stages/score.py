@@ -11,7 +11,6 @@ from nemo_demix.mixture import load_mixtures
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.groups import RankGroups
 from nemo_demix.ranks.leader import launch
-from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget
 from nemo_demix.search.search import run_mixtures
 from nemo_demix.stages.external import add_external_scores
@@ -28,7 +27,7 @@ def score_stage(config: DemixConfig) -> None:
         for job in run.components:
             load_model(job)
         kind = "predictions" if config.search.proxy == "predictions" else "merge"
-        with RankGroups(config, "score", search_groups(config)) as groups:
+        with RankGroups.of_proxies(config, "score") as groups:
             run_mixtures(run, mixtures, kind, groups)
         return
     if config.score.checkpoint is not None:

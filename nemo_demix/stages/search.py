@@ -8,7 +8,6 @@ from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.groups import RankGroups
-from nemo_demix.ranks.placement import search_groups
 from nemo_demix.search.identity import search_fingerprint
 from nemo_demix.search.record import Facts, mixture_record, write_mixture
 from nemo_demix.search.search import Noise, run_search
@@ -52,9 +51,8 @@ def _search(run: PreparedRun) -> None:
     config, fidelity = run.config, load_fidelity(run)
     shown = fidelity.get("benchmarks", {}).get("residual_std", {}) if fidelity else {}
     noise = Noise(macro_seeds_std(fidelity), {kind: stds["macro"] for kind, stds in shown.items()})
-    # A training run needs all ranks together.
-    num_groups = 1 if strategy_of(config.search).trains_proxies() else search_groups(config)
-    with RankGroups(config, "search", num_groups) as groups:
+    trains = strategy_of(config.search).trains_proxies()  # that needs all ranks together
+    with RankGroups(config, "search", 1) if trains else RankGroups.of_proxies(config, "search") as groups:
         record, choice = run_search(run, groups, noise)
     trust = judge(run, record["proxy"], choice.cross_validation, fidelity)
     write_mixture(search_folder(config), record | {"trust": trust}, choice)

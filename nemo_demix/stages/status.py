@@ -17,6 +17,7 @@ from nemo_demix.cluster.job_log import JobLog, task_name
 from nemo_demix.config import DemixConfig
 from nemo_demix.config.stages import STAGES
 from nemo_demix.errors import ConfigError
+from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import of_last_search, read_rows
 from nemo_demix.search.strategies import strategy_of
 from nemo_demix.stages.launch import job_log
@@ -164,7 +165,7 @@ def _of_search(config: DemixConfig) -> StageProgress:
         return StageProgress("")
     total = strategy_of(config.search).num_proxies(config.search)
     recent = [row.wall_time_s for row in rows[-_RECENT_PROXIES:]]
-    left = max(0, total - len(rows)) / (config.search.groups or config.parallel.data)
+    left = max(0, total - len(rows)) / search_groups(config)
     remaining_s = None if _is_stale(path) else left * sum(recent) / len(recent)
     return StageProgress(f"{len(rows)}/{total} proxies", remaining_s)
 

@@ -19,7 +19,6 @@ from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.groups import RankGroups
 from nemo_demix.ranks.leader import launch
-from nemo_demix.ranks.placement import search_groups
 from nemo_demix.scoring.store import ScoreTarget, model_scores
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.search.proxy_row import ProxyRow
@@ -109,7 +108,7 @@ def measure(run: PreparedRun, references: Sequence[Reference], jobs: Sequence[Tr
         launch(config, "verify", {"task": "train_and_score", "jobs": [("reference", names)], "targets": to_score})
     add_external_scores(run, targets)
     if kinds:
-        with RankGroups(config, "verify_proxies", search_groups(config)) as groups:
+        with RankGroups.of_proxies(config, "verify_proxies") as groups:
             for kind in kinds:
                 run_mixtures(run, mixtures, kind, groups)
     return Measured(

@@ -161,6 +161,7 @@ WRONG: dict[str, Any] = {
     "search.floors": {"maths": 0.1},
     "search.default_floor": -1,
     "search.floor_baseline": "best",
+    "search.tensor": 3,
     "search.groups": 3,
     "search.merge_batch": 0,
     "search.max_failed_share": 2,

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,19 @@ def test_the_ledger_adds_up_what_the_records_say(smoke_run: Path) -> None:
     assert rows[1]["component_tokens"] == stages["components"]["num_tokens"]
     assert all(row["trained_proxy_tokens"] == 16 * row["component_tokens"] for row in rows)
     assert not ledger["growth"]["measured"]
+
+
+def test_a_proxy_keeps_the_ranks_of_its_group_busy(smoke_run: Path) -> None:
+    config, manifest = parts(smoke_run)
+
+    def ledger(tensor: int) -> dict[str, Any]:
+        prepared = PreparedRun(replace(config, search=replace(config.search, tensor=tensor)), manifest)
+        return cost_ledger(prepared, prepared.jobs("final"))
+
+    together, apart = ledger(2), ledger(1)
+    assert apart["stages"]["search"]["device_s"] == pytest.approx(together["stages"]["search"]["device_s"] / 2, abs=0.1)
+    assert apart["proxies_per_minute"] == pytest.approx(2 * together["proxies_per_minute"])
+    assert apart["stages"]["final"] == together["stages"]["final"]
 
 
 def test_a_run_without_components_or_scores_has_a_ledger(smoke_run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from nemo_demix.config import load_resolved
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.ranks import start_ranks, stop_ranks
 from nemo_demix.search.proxies.base import LiveModel
-from nemo_demix.search.proxies.predictions import score_components
+from nemo_demix.search.proxies.predictions import score_component
 
 
 def main() -> None:
@@ -22,7 +22,9 @@ def main() -> None:
     config.parallel.tensor = 1
     prepared = PreparedRun(config, DataManifest.load(run / "datasets" / "manifest.json"))
     ranks = start_ranks(config.parallel)
-    score_components(prepared, LiveModel(prepared, ranks), None)
+    live = LiveModel(prepared, ranks)
+    for job in prepared.components:
+        score_component(prepared, live, None, job.name)
     print(json.dumps({}), flush=True)
     stop_ranks()
 

@@ -27,7 +27,7 @@ from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies import Evaluation, PredictionProxies
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.merged import ProxyMerger
-from nemo_demix.search.proxies.predictions import score_components
+from nemo_demix.search.proxies.predictions import score_component
 from nemo_demix.search.proxies.trained import ProxyTrainer
 from nemo_demix.training.jobs import blend_matrix
 
@@ -44,7 +44,8 @@ def main() -> None:
     live = LiveModel(prepared, ranks)
     scorer = live.scorer(None)
     suite = scorer.suite
-    score_components(prepared, live, None)
+    for job in prepared.components:
+        score_component(prepared, live, None, job.name)
     torch.distributed.barrier()  # rank 0 has written what all read now
     predictions = PredictionProxies(prepared, suite, None)
     merged = ProxyMerger(prepared, live)

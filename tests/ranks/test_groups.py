@@ -22,7 +22,8 @@ def alone(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_two_groups_one_of_which_dies_find_the_same_mixture(alone: Path, smoke_run: Path, tmp_path: Path) -> None:
     runs = fork_run(smoke_run, tmp_path, "search", "final")
-    arguments = [*COMMAND, f"runs_dir={runs}", "parallel.data=2", "train.micro_batch_size=4"]
+    layout = ["parallel.tensor=2", "search.tensor=1"]
+    arguments = ["search", *COMMAND[1:3], *layout, COMMAND[-1], f"runs_dir={runs}"]
     rows = runs / "smoke/search/scores.jsonl"
     process = start_cli(*arguments)
     wait_until(lambda: rows.exists() and len(rows.read_text().splitlines()) >= 2, process)

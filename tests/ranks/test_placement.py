@@ -4,7 +4,7 @@ import pytest
 
 from nemo_demix.config import ParallelConfig
 from nemo_demix.errors import ConfigError
-from nemo_demix.ranks.placement import Placement, group_layout, place
+from nemo_demix.ranks.placement import Placement, place
 from nemo_demix.ranks.team import Member
 
 
@@ -41,31 +41,6 @@ def test_one_process_a_node_and_one_a_rank_start_the_same_ranks(team: list[Membe
 def test_a_team_that_does_not_fit_is_refused(parallel: ParallelConfig, team: list[Member], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         place(parallel, 1, team)
-
-
-@pytest.mark.parametrize(
-    ("parallel", "groups", "expected"),
-    [
-        (ParallelConfig(tensor=4, data=4, nodes=2), 4, ParallelConfig(tensor=4, data=1, nodes=1)),
-        (ParallelConfig(tensor=4, data=4, nodes=2), 1, ParallelConfig(tensor=4, data=4, nodes=2)),
-        (
-            ParallelConfig(tensor=8, pipeline=2, data=2, nodes=4),
-            2,
-            ParallelConfig(tensor=8, pipeline=2, data=1, nodes=2),
-        ),
-    ],
-)
-def test_a_group_has_its_share_of_the_data_ranks(
-    parallel: ParallelConfig, groups: int, expected: ParallelConfig
-) -> None:
-    assert group_layout(parallel, groups) == expected
-
-
-def test_groups_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"search.groups=3: expected a divisor of parallel.data=4"):
-        group_layout(ParallelConfig(data=4), 3)
-    with pytest.raises(ConfigError, match=r"a group of 6 ranks covers no whole number of nodes with 4"):
-        group_layout(ParallelConfig(tensor=6, data=2, nodes=3), 2)
 
 
 def test_a_placement_survives_the_wire() -> None:

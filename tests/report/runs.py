@@ -214,7 +214,7 @@ class Run:
             self.folder / "final/result.json", result | {"chosen_minus": {"proportional": gap}, "fingerprint": "r"}
         )
         component = ModelRecord("component", "c", "", {}, {}, 4096, 2, None, 0.05, None, 12.0, "c")
-        stages = spent({"components": [component] * len(self.names)}, self.rows[:20], 2)
+        stages = spent({"components": [component] * len(self.names)}, self.rows[:20], 2, 2)
         ledger = {
             "stages": stages,
             "if_proxies_were_trained": {"num_tokens": 20 * 4096, "device_s": 480.0},

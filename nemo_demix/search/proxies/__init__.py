@@ -21,7 +21,7 @@ from nemo_demix.search.proxies.external import (
     trained_models,
 )
 from nemo_demix.search.proxies.groups import GroupProxies, Groups, score_components_by
-from nemo_demix.search.proxies.predictions import PredictionProxies, are_scored
+from nemo_demix.search.proxies.predictions import PredictionProxies, unscored
 from nemo_demix.search.space import linear_errors
 
 __all__ = [
@@ -55,8 +55,8 @@ def open_proxies(
         refuse(linear_errors(config))
         if "merge" not in kinds:
             _check_likelihoods(run)
-        if not are_scored(run, uses):
-            score_components_by(groups, uses)
+        if missing := unscored(run, uses):
+            score_components_by(groups, uses, missing)
         found["predictions"] = PredictionProxies(run, suite, uses)
     if "merge" in kinds:
         found["merge"] = GroupProxies("merge", suite, uses, groups, max(1, config.search.merge_batch))

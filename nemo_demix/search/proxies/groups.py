@@ -4,15 +4,18 @@ The search runs in a process of its own and knows no rank. It sends requests (JS
 reads the same request and does its part (`nemo_demix.search.proxies.serve`); the group's rank 0 replies.
 """
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from nemo_demix.errors import ScoreError
+from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.suite import Suite
 from nemo_demix.search.proxies.base import Evaluation
 
+logger = logging.getLogger(__name__)
 Request = dict[str, Any]
 Reply = tuple[dict[str, Any], np.ndarray | None]
 
@@ -60,13 +63,16 @@ class GroupProxies:
                 yield index, Evaluation.unpack(told, packed)
 
 
-def score_components_by(groups: Groups, uses: Collection[str] | None) -> None:
-    """Have the components' log-probabilities stored, for `PredictionProxies`.
+def score_components_by(groups: Groups, uses: Collection[str] | None, names: Sequence[str]) -> None:
+    """Have components' log-probabilities stored, for `PredictionProxies`.
 
     Raises:
         ScoreError: if a component's scores are not finite.
     """
     request = {"kind": "predictions", "uses": None if uses is None else list(uses)}
-    for _, _, (told, _) in groups.run([[request]]):
+    tell(logger, Progress("search: scoring components", 0, len(names), "component", is_line=False))
+    replies = groups.run([[{**request, "component": name}] for name in names])
+    for done, (_, _, (told, _)) in enumerate(replies, 1):
         if "error" in told:
             raise ScoreError(told["error"])
+        tell(logger, Progress("search: scoring components", done, len(names), "component", is_line=False))

@@ -24,7 +24,6 @@ from nemo_demix.constraints import Constraints
 from nemo_demix.errors import ScoreError, refuse
 from nemo_demix.mixture import Array, check_simplex
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.progress import Progress, tell
 from nemo_demix.scoring.batches import gold_offsets
 from nemo_demix.scoring.identity import score_fingerprints
 from nemo_demix.scoring.result import ModelResult
@@ -58,7 +57,7 @@ class PredictionProxies:
 
     A mixture with merge weights alpha gives a token the probability sum_i alpha_i p_i(token). The weights stand for the
     same data shares as those of a merge. Scores that need generated text have no such form: they need merges. No ranks
-    take part, once `score_components` has run on some.
+    take part, once every component is scored, see `score_component`.
 
     Args:
         run: The run, whose components are scored.
@@ -113,24 +112,21 @@ class PredictionProxies:
         return self._predictions.portable(names, [one._predictions for one in resampled])
 
 
-def are_scored(run: PreparedRun, uses: Collection[str] | None) -> bool:
-    """Return whether every component's log-probabilities are stored."""
-    return all(is_done(path, expected) for path, expected in (_stored(run, job, uses) for job in run.components))
+def unscored(run: PreparedRun, uses: Collection[str] | None) -> list[str]:
+    """Return the components whose log-probabilities are not stored yet."""
+    return [job.name for job in run.components if not is_done(*_stored(run, job, uses))]
 
 
-def score_components(run: PreparedRun, live: LiveModel, uses: Collection[str] | None) -> None:
-    """Score the components that are not scored yet.
+def score_component(run: PreparedRun, live: LiveModel, uses: Collection[str] | None, name: str) -> None:
+    """Score a component, if it is not scored yet.
 
     Raises:
-        ConfigError: if a component is not trained yet.
-        ScoreError: if a component's scores are not finite.
-    Collective: every rank.
+        ConfigError: if it is not trained yet.
+        ScoreError: if its scores are not finite.
+    Collective: every rank of a group.
     """
-    for place, job in enumerate(run.components):
-        path, expected = _stored(run, job, uses)
-        if live.ranks.is_main:
-            tell(logger, Progress("search: scoring components", place, len(run.components), "component", is_line=False))
-        _score_component(live, live.scorer(uses), job, path, expected)
+    job = next(job for job in run.components if job.name == name)
+    _score_component(live, live.scorer(uses), job, *_stored(run, job, uses))
 
 
 def _stored(run: PreparedRun, job: TrainJob, uses: Collection[str] | None) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ from nemo_demix.runtime.ranks import Ranks
 from nemo_demix.search.proxies.base import LiveModel
 from nemo_demix.search.proxies.groups import Reply, Request
 from nemo_demix.search.proxies.merged import ProxyMerger
-from nemo_demix.search.proxies.predictions import score_components
+from nemo_demix.search.proxies.predictions import score_component
 from nemo_demix.search.proxies.trained import ProxyTrainer
 
 
@@ -30,7 +30,7 @@ def serve(run: PreparedRun, ranks: Ranks, channel: Channel) -> None:
     def answer(request: Request) -> Reply:
         kind, uses = request["kind"], request["uses"]
         if kind == "predictions":
-            score_components(run, live, uses)
+            score_component(run, live, uses, request["component"])
             return {}, None
         if kind not in makers:
             makers[kind] = (
