@@ -50,6 +50,8 @@ def test_the_search_is_held_against_its_own_layout(llama: DemixConfig) -> None:
     problem = judge_memory(llama, wide, H100_GIB, 1000.0).problems[0]
     assert problem.startswith("search needs about 138.1 GiB of each GPU's 79.6")
     assert "launch.jobs.search.overrides" in problem
+    own = replace(llama, search=replace(llama.search, tensor=1))
+    assert judge_memory(own, own, H100_GIB, 1000.0).problems == [problem]
 
 
 def test_a_search_without_merges_needs_no_components(llama: DemixConfig) -> None:
