@@ -8,6 +8,7 @@ Source: CPython Lib/pickletools.py, whose names the opcodes have here. Left out 
 protocols 0 and 1, persistent ids, extension codes, buffers outside of the file, duplicates.
 """
 
+import gc
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -51,15 +52,13 @@ _SIZED = {  # opcode: bytes of the length that precedes its operand, whether tha
     b"C"[0]: (1, False),  # SHORT_BINBYTES
     b"\x8e"[0]: (8, False),  # BINBYTES8
 }
-_FIXED: dict[int, tuple[int, Callable[[bytes], Any]]] = {
-    b"K"[0]: (1, lambda data: data[0]),  # BININT1
-    b"M"[0]: (2, lambda data: int.from_bytes(data, "little")),  # BININT2
-    b"J"[0]: (4, lambda data: int.from_bytes(data, "little", signed=True)),  # BININT
-    b"G"[0]: (8, lambda data: struct.unpack(">d", data)[0]),  # BINFLOAT
-}
+_INTEGERS = {b"M"[0]: (2, False), b"J"[0]: (4, True)}  # BININT2, BININT: bytes, whether signed
+_BININT1 = b"K"[0]
 _CONSTANT = {b"N"[0]: None, b"\x88"[0]: True, b"\x89"[0]: False}
 _TUPLES = {b"\x85"[0]: 1, b"\x86"[0]: 2, b"\x87"[0]: 3}
-_PUTS, _GETS = {b"q"[0]: 1, b"r"[0]: 4}, {b"h"[0]: 1, b"j"[0]: 4}
+_PUTS = {b"q"[0]: 1, b"r"[0]: 4}  # BINPUT, LONG_BINPUT: bytes of the place
+_BINGET, _LONG_BINGET, _MEMOIZE, _STOP = b"h"[0], b"j"[0], 0x94, b"."[0]
+_MARK_CODE, _EMPTY_TUPLE, _EMPTY_DICT = b"("[0], b")"[0], b"}"[0]
 _LONGEST_INTEGER = 64  # bytes
 
 
@@ -71,7 +70,13 @@ def decode(data: bytes, find: Callable[[str, str], Named]) -> Any:
     Raises:
         Exception: of any kind, if the data are damaged or hold what is not carried out; nothing of them was run.
     """
-    return _Decoder(data, find).run()
+    collects = gc.isenabled()
+    gc.disable()  # nothing here is garbage before the end: looking for it is a quarter of the time
+    try:
+        return _Decoder(data, find).run()
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Decoder:
@@ -83,35 +88,60 @@ class _Decoder:
         self._names: dict[tuple[str, str], Named] = {}
 
     def run(self) -> Any:
-        data, stack, memo = self._data, self._stack, self._memo
+        # The commonest first, in locals: a checkpoint of many tensors has some ten million of them.
+        data, stack, memo, length = self._data, self._stack, self._memo, len(self._data)
+        push, position = stack.append, 0
         while True:
-            code = data[self._position]
-            self._position += 1
-            if code in _GETS:
-                stack.append(memo[self._number(_GETS[code])])
-            elif code == 0x94:  # MEMOIZE
+            code = data[position]
+            position += 1
+            if code == _BINGET:
+                push(memo[data[position]])
+                position += 1
+            elif code == _LONG_BINGET:
+                push(memo[int.from_bytes(data[position : position + 4], "little")])
+                position += 4
+            elif code == _MEMOIZE:
                 memo[len(memo)] = stack[-1]
-            elif code in _SIZED:
-                length, is_text = _SIZED[code]
-                operand = self._take(self._number(length))
-                stack.append(operand.decode("utf-8", "surrogatepass") if is_text else operand)
-            elif code in _FIXED:
-                length, read = _FIXED[code]
-                stack.append(read(self._take(length)))
-            elif code in _CONSTANT:
-                stack.append(_CONSTANT[code])
+            elif code == _BININT1:
+                push(data[position])
+                position += 1
+            elif code == _MARK_CODE:
+                push(_MARK)
+            elif code == _EMPTY_TUPLE:
+                push(())
+            elif code == _EMPTY_DICT:
+                push({})
             elif code in _TUPLES:
-                items = tuple(stack[-_TUPLES[code] :])
-                if len(items) < _TUPLES[code]:
+                count = _TUPLES[code]
+                items = tuple(stack[-count:])
+                if len(items) < count:
                     raise ValueError("too few operands")
-                del stack[-_TUPLES[code] :]
-                stack.append(items)
+                del stack[-count:]
+                push(items)
+            elif code in _INTEGERS:
+                size, signed = _INTEGERS[code]
+                push(int.from_bytes(data[position : position + size], "little", signed=signed))
+                position += size
+            elif code in _SIZED:
+                size, is_text = _SIZED[code]
+                start = position + size
+                position = start + int.from_bytes(data[position:start], "little")
+                if position > length:
+                    raise ValueError("the data end early")
+                operand = data[start:position]
+                push(operand.decode("utf-8", "surrogatepass") if is_text else operand)
+            elif code in _CONSTANT:
+                push(_CONSTANT[code])
             elif code in _PUTS:
-                memo[self._number(_PUTS[code])] = stack[-1]
-            elif code == 0x2E:  # STOP
+                size = _PUTS[code]
+                memo[int.from_bytes(data[position : position + size], "little")] = stack[-1]
+                position += size
+            elif code == _STOP:
                 return stack.pop()
             elif code in _OPERATIONS:
+                self._position = position
                 _OPERATIONS[code](self)
+                position = self._position
             else:
                 raise ValueError(f"opcode {code:#04x}, which checkpoint metadata does not need")
 
@@ -133,13 +163,14 @@ class _Decoder:
         return line
 
     def _since_mark(self) -> list[Any]:
-        place = len(self._stack) - 1
-        while self._stack[place] is not _MARK:
+        stack = self._stack
+        place = len(stack) - 1
+        while place >= 0 and stack[place] is not _MARK:
             place -= 1
-            if place < 0:
-                raise ValueError("no mark")
-        items = self._stack[place + 1 :]
-        del self._stack[place:]
+        if place < 0:
+            raise ValueError("no mark")
+        items = stack[place + 1 :]
+        del stack[place:]
         return items
 
     def _proto(self) -> None:
@@ -148,6 +179,9 @@ class _Decoder:
 
     def _frame(self) -> None:
         self._number(8)
+
+    def _float(self) -> None:
+        self._stack.append(struct.unpack(">d", self._take(8))[0])
 
     def _long1(self) -> None:
         length = self._number(1)
@@ -182,9 +216,6 @@ class _Decoder:
             raise TypeError("state for what has none")
         target.take(state)
 
-    def _mark(self) -> None:
-        self._stack.append(_MARK)
-
     def _tuple(self) -> None:
         self._stack.append(tuple(self._since_mark()))
 
@@ -192,11 +223,13 @@ class _Decoder:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise TypeError("items for what is no dict")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            flat = type(key) is tuple and all(type(part) in _PLAIN_KEYS for part in key)
-            if not (flat or type(key) in _PLAIN_KEYS or isinstance(key, Instance)):
+        keys = items[::2]
+        for key in keys:
+            if type(key) in _PLAIN_KEYS or isinstance(key, Instance):
+                continue
+            if not (type(key) is tuple and all(type(part) in _PLAIN_KEYS for part in key)):
                 raise TypeError(f"a key that is a {type(key).__name__}")
-            target[key] = value
+        target.update(zip(keys, items[1::2], strict=True))
 
     def _append(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
@@ -207,16 +240,14 @@ class _Decoder:
 _OPERATIONS: dict[int, Callable[[_Decoder], Any]] = {
     0x80: _Decoder._proto,
     0x95: _Decoder._frame,
+    b"G"[0]: _Decoder._float,  # BINFLOAT
     0x8A: _Decoder._long1,
     b"c"[0]: _Decoder._global,
     0x93: _Decoder._stack_global,
     b"R"[0]: _Decoder._call,  # REDUCE
     0x81: _Decoder._call,  # NEWOBJ
     b"b"[0]: _Decoder._build,
-    b"("[0]: _Decoder._mark,
     b"t"[0]: _Decoder._tuple,
-    b")"[0]: lambda decoder: decoder._stack.append(()),
-    b"}"[0]: lambda decoder: decoder._stack.append({}),
     b"]"[0]: lambda decoder: decoder._stack.append([]),
     0x8F: lambda decoder: decoder._stack.append([]),  # EMPTY_SET: of a planner's, and its elements are not hashed
     0x90: lambda decoder: decoder._append(decoder._since_mark()),  # ADDITEMS

@@ -65,6 +65,9 @@ class Dtype(str):
         return _ITEM_BYTES[self]
 
 
+_INTEGERS = frozenset({int})
+
+
 class Size(tuple[int, ...], Made):
     """Stands for `torch.Size`: integers and nothing else."""
 
@@ -73,7 +76,7 @@ class Size(tuple[int, ...], Made):
     def __new__(cls, sizes: Iterable[int] = ()) -> "Size":
         """Make a size; what is no integer is refused, as torch's own does."""
         values = tuple(sizes)
-        if any(type(value) is not int for value in values):
+        if not _INTEGERS.issuperset(map(type, values)):
             raise TypeError("a size of other things than integers")
         return super().__new__(cls, values)
 

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fiddle as fdl
 import numpy as np
@@ -26,8 +26,9 @@ from nemo_demix.checkpoints.checksums import check_small_files, file_entry
 from nemo_demix.checkpoints.common_state import load_plain
 from nemo_demix.checkpoints.inspect import describe, print_summary
 from nemo_demix.checkpoints.layouts import detect
-from nemo_demix.checkpoints.metadata import _tiles, read_metadata
+from nemo_demix.checkpoints.metadata import Chunk, _is_row, _tiles, read_metadata
 from nemo_demix.checkpoints.metadata_writer import metadata_bytes
+from nemo_demix.checkpoints.opcodes import decode
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.checkpoints.vetted import vetted
 from nemo_demix.errors import CheckpointError, DemixError
@@ -276,7 +277,29 @@ def test_boxes_tile_just_if_each_place_is_covered_once(data: Any) -> None:
     for box in boxes:
         covered[tuple(slice(*side) for side in box)] += 1
     array = np.array(boxes).reshape(len(boxes), len(shape), 2)
-    assert _tiles(array[..., 0], array[..., 1], np.array(shape)) == bool((covered == 1).all())
+    once = bool((covered == 1).all())
+    assert _tiles(array[..., 0], array[..., 1], np.array(shape)) == once
+    sides = [(tuple(low for low, _ in box), tuple(high - low for low, high in box)) for box in boxes]
+    is_row = _is_row(tuple(shape), [Chunk(lows, sizes, "f", 0, 1) for lows, sizes in sides])
+    divided = sum(bool((array[:, axis] != (0, size)).any()) for axis, size in enumerate(shape))
+    assert is_row == (once and divided <= 1)
+
+
+_PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.floats(allow_nan=False), st.text(max_size=9)
+)
+
+
+@settings(max_examples=100)
+@given(
+    st.recursive(_PLAIN, lambda inner: st.one_of(st.lists(inner), st.tuples(inner), st.dictionaries(st.text(), inner))),
+    st.integers(2, 5),
+)
+def test_plain_values_are_read_as_they_were_pickled(value: Any, protocol: int) -> None:
+    def nothing(module: str, name: str) -> NoReturn:
+        raise AssertionError(f"{module}.{name}")
+
+    assert decode(pickle.dumps([value, value], protocol), nothing) == [value, value]
 
 
 def test_compressed_state_is_not_unpacked() -> None:
