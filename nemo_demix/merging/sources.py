@@ -2,8 +2,12 @@
 
 import dataclasses
 import logging
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,12 +25,14 @@ from nemo_demix.checkpoints.saved import metadata_sha256
 from nemo_demix.checkpoints.store import State, StorePath, one_look
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.precision import check_precision, rounded_to_fp8
+from nemo_demix.runtime.lifetime import die_with_parent
 
 logger = logging.getLogger(__name__)
 
 # Small files that are the same in all components of one model: the rest names runs, paths and steps.
 _SHARED_NAMES = ("model.yaml", "metadata.json")
 _SHARED_FOLDER = "tokenizer"
+_MUCH = 4 << 20  # bytes of metadata, of all checkpoints together, that take a second or more
 # LoRA and its relatives, as NeMo, Megatron-Bridge, PEFT and DoRA name their factors.
 _ADAPTER = re.compile(r"(^|[._])(lora_(a|b|embedding_a|embedding_b|magnitude_vector)|adapters?)([._]|$)", re.IGNORECASE)
 
@@ -68,15 +74,17 @@ class Source:
 
 
 @one_look()
-def open_source(name: str, path: Path) -> Source:
+def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = None) -> Source:
     """Find a checkpoint and read what it says of itself.
 
+    Args:
+        known: What was read before, by the folder of the weights.
     Raises:
         CheckpointError: if it is absent, damaged, of a layout that cannot be read, or lacks a file.
     """
     layout = detect(path)
     check_small_files(layout)
-    stored = read_metadata(layout.weights)
+    stored = (known or {}).get(layout.weights) or read_metadata(layout.weights)
     tensors = {key: entry for key, entry in stored.tensors.items() if not is_training_state(key)}
     objects = {key: entry for key, entry in stored.objects.items() if not is_training_state(key)}
     if adapters := [name for name in tensors if _ADAPTER.search(name)]:
@@ -165,10 +173,36 @@ def open_sources(
     Raises:
         CheckpointError: as `open_source` and `compare`.
     """
-    opened = [open_source(name, path) for name, path in components.items()]
-    base_source = None if base is None else open_source("base", base)
+    known = read_side_by_side([*components.values(), *([] if base is None else [base])])
+    opened = [open_source(name, path, known) for name, path in components.items()]
+    base_source = None if base is None else open_source("base", base, known)
     compare(opened, base_source, objects_from)
     return opened, base_source
+
+
+def read_side_by_side(paths: Sequence[Path]) -> dict[Path, Stored]:
+    """Return the metadata of checkpoints by the folder of their weights, read by a process each where there is much.
+
+    Twenty thousand tensors take a core some ten seconds a checkpoint. What cannot be read is left out: whoever opens it
+    says why.
+    """
+    try:
+        folders = [locate(path).weights for path in paths]
+        num_bytes = sum((folder / ".metadata").stat().st_size for folder in folders)
+    except (CheckpointError, OSError):
+        return {}
+    cores = len(os.sched_getaffinity(0))
+    if num_bytes < _MUCH or cores == 1 or any(isinstance(folder, StorePath) for folder in folders):
+        return {}
+    context = multiprocessing.get_context("fork")  # the parent has torch, which would take longer to import
+    with ProcessPoolExecutor(min(cores, len(folders)), context, _end_with_parent) as pool:
+        reading = {folder: pool.submit(read_metadata, folder) for folder in folders}
+        return {folder: found.result() for folder, found in reading.items() if found.exception() is None}
+
+
+def _end_with_parent() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
 
 
 def compare(components: Sequence[Source], base: Source | None, objects_from: str | None) -> None:

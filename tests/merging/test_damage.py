@@ -13,9 +13,10 @@ import pytest
 from nemo_demix.checkpoints.blob import find_payload
 from nemo_demix.checkpoints.checksums import CHECKSUMS, check_small_files
 from nemo_demix.checkpoints.files import LocalFile
-from nemo_demix.checkpoints.layouts import detect
+from nemo_demix.checkpoints.layouts import detect, locate
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.errors import CheckpointError, DemixError
+from nemo_demix.merging import sources
 from nemo_demix.merging.verify import verify
 from tests.merging.faults import (
     MIXTURES,
@@ -80,6 +81,20 @@ def test_a_file_that_is_missing_or_short_is_named(
 
 def test_a_short_metadata_file_is_refused_without_checksums_too(components: Components, tmp_path: Path) -> None:
     _cut(without_record(components["code_1"]) / "weights/.metadata")
+    refused(components, tmp_path / "output", r"\.metadata: damaged \(.*copy the checkpoint again")
+
+
+def test_metadata_that_processes_read_side_by_side_are_the_same(
+    components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_MUCH", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})  # also where there is one core
+    folders = {name: locate(path).weights for name, path in components.items()}
+    expected = {folder: read_metadata(folder) for folder in folders.values()}
+    assert sources.read_side_by_side(list(components.values())) == expected
+    _cut(without_record(components["code_1"]) / "weights/.metadata")
+    known = sources.read_side_by_side(list(components.values()))
+    assert expected.keys() - known.keys() == {folders["code_1"]}
     refused(components, tmp_path / "output", r"\.metadata: damaged \(.*copy the checkpoint again")
 
 
