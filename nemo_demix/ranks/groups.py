@@ -16,11 +16,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from nemo_demix.config import DemixConfig
+from nemo_demix.config import DemixConfig, ParallelConfig
 from nemo_demix.errors import ClusterError
 from nemo_demix.ranks.leader import Running, start_ranks_of
 from nemo_demix.ranks.seal import Seal
@@ -59,11 +59,13 @@ class RankGroups:
     Args:
         label: Names the folder of logs.
         num_groups: Number of groups; 1 where requests need all ranks together.
+        layout: Of all their ranks; None: the configuration's own.
     """
 
     config: DemixConfig
     label: str
     num_groups: int
+    layout: ParallelConfig | None = None
     _running: Running | None = None
     _groups: dict[int, _Group] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -71,7 +73,7 @@ class RankGroups:
     @classmethod
     def of_proxies(cls, config: DemixConfig, label: str) -> "RankGroups":
         """Return as many groups as the configuration has for scoring proxies, in their own layout."""
-        return cls(replace(config, parallel=proxy_layout(config)), label, proxy_groups(config))
+        return cls(config, label, proxy_groups(config), proxy_layout(config))
 
     def __enter__(self) -> "RankGroups":
         return self
@@ -93,7 +95,9 @@ class RankGroups:
         """
         if self._running is None:
             task = {"task": "serve"}
-            self._running = self._stack.enter_context(start_ranks_of(self.config, self.label, task, self.num_groups))
+            layout = self.layout or self.config.parallel
+            ranks = start_ranks_of(self.config, self.label, task, layout, self.num_groups)
+            self._running = self._stack.enter_context(ranks)
             self._groups = {group: _Group() for group in range(self.num_groups)}
         running = self._running
         waiting = deque(_Chunk(number, requests) for number, requests in enumerate(chunks) if requests)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from nemo_demix.artifacts import write_json, write_text
-from nemo_demix.config import DemixConfig, save_resolved
+from nemo_demix.config import DemixConfig, ParallelConfig, save_resolved
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.progress import doing
 from nemo_demix.ranks import stopping
@@ -39,23 +39,27 @@ def launch(config: DemixConfig, label: str, task: dict[str, Any]) -> None:
         RankFailure: any other failure of a rank.
         Stopped: if this process was told to stop; a training run has saved a checkpoint.
     """
-    with start_ranks_of(config, label, task, 1) as running:
+    with start_ranks_of(config, label, task, config.parallel, 1) as running:
         running.wait()
 
 
 @contextmanager
-def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_groups: int) -> Iterator["Running"]:
+def start_ranks_of(
+    config: DemixConfig, label: str, task: dict[str, Any], layout: ParallelConfig, num_groups: int
+) -> Iterator["Running"]:
     """Start a task on groups of ranks; when this is left, none of them runs any more.
 
-    The resolved configuration is saved once; the ranks read that file. What rank 0 says is shown here; everything else
-    that the ranks print goes to `logs/<label>/rank_<n>.log`.
+    The resolved configuration is saved for the run, and with a group's layout for the ranks, which read that file. What
+    rank 0 says is shown here; everything else that the ranks print goes to `logs/<label>/rank_<n>.log`.
 
+    Args:
+        layout: Of all ranks: the configuration's own, or that of scoring proxies.
     Raises:
         ConfigError: if the layout does not fit the team, or its nodes do not share the run's folder.
     """
     team = this_team()
     members = team.members()
-    placement = place(config.parallel, num_groups, members)
+    placement = place(layout, num_groups, members)
     for member in team.skewed():
         logger.warning(
             "the clock of %s is %.0f s ahead of this node's: times in logs differ", member.host, member.skew_s
@@ -66,7 +70,7 @@ def start_ranks_of(config: DemixConfig, label: str, task: dict[str, Any], num_gr
         old.unlink()
     save_resolved(config, config.run_dir / "config.yaml")
     ranks_config = logs / "config.yaml"
-    save_resolved(replace(config, parallel=group_layout(config.parallel, num_groups)), ranks_config)
+    save_resolved(replace(config, parallel=group_layout(layout, num_groups)), ranks_config)
     write_json(logs / "task.json", {**task, "wanted": time.time()})
     sentinel = uuid.uuid4().hex
     write_text(logs / "sentinel.txt", sentinel)

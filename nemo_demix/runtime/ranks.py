@@ -102,8 +102,9 @@ def start_ranks(parallel: ParallelConfig, backend: str = "nemo") -> Ranks:
 
     framework.start_groups(parallel, ranks)
     logger.info(
-        "%d ranks over %s: tensor %d x pipeline %d x data %d",
+        "%d rank%s over %s: tensor %d x pipeline %d x data %d",
         ranks.world_size,
+        "s" if ranks.world_size > 1 else "",
         collectives,
         parallel.tensor,
         parallel.pipeline,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_demix.config import load_resolved
 from tests.helpers import fork_run, run_cli, start_cli, wait_until, worker_ranks
 
 COMMAND = ["search", "--config-name", "smoke", "parallel.tensor=1", "search.iterations=[12,6]"]
@@ -36,6 +37,7 @@ def test_two_groups_one_of_which_dies_find_the_same_mixture(alone: Path, smoke_r
     mixture = "smoke/search/mixture.json"
     assert (runs / mixture).read_bytes() == (alone / mixture).read_bytes()
     assert len(rows.read_text().splitlines()) == 18
+    assert load_resolved(runs / "smoke/config.yaml").parallel.tensor == 2, "the run's layout is that of its training"
 
 
 def test_groups_that_do_not_divide_the_ranks_are_refused(smoke_run: Path, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_search_by_external_scores_alone_starts_no_rank(smoke_run: Path, tmp_p
     arguments = ["--config-name", str(mine), f"runs_dir={runs}", *without_benchmarks(run), *QUICK]
     run_cli("prepare", *arguments)
     said = run_cli("search", *arguments, "search.iterations=[9]").stderr
-    assert "ranks over" not in said
+    assert " over gloo" not in said
     assert not (run / "search/external").exists()
     rows = [json.loads(line) for line in (run / "search/scores.jsonl").read_text().splitlines()]
     assert [row["status"] for row in rows] == ["FAILED"] + ["OK"] * 8
@@ -288,12 +288,12 @@ def test_a_failed_command_costs_no_rank_twice(smoke_run: Path, tmp_path: Path) -
     arguments += [f"score.checkpoint={checkpoint}", "score.name=one"]
     run_cli("prepare", *arguments)
     first = run_cli("score", *arguments, expect=2).stderr
-    assert "ranks over" in first
+    assert " over gloo" in first
     assert "one: external/norms: one: exit code 1" in first
     assert not (run / "scores/one.json").exists()
 
     second = run_cli("score", *arguments).stderr
-    assert "ranks over" not in second
+    assert " over gloo" not in second
     record = json.loads((run / "scores/one.json").read_text())
     assert record["scores"]["external/norms/mean"]["score"] == pytest.approx(value_of(str(checkpoint)).mean())
     assert {"norms", "math", "code"} <= set(record["capabilities"])
@@ -317,7 +317,7 @@ def test_a_command_may_ask_for_a_hugging_face_model(smoke_run: Path, tmp_path: P
     (tmp_path / "mixtures.json").write_text('{"half": {"general": 0.5, "math_1": 0.5}}')
     arguments += [f"score.mixtures={tmp_path / 'mixtures.json'}"]
     run_cli("prepare", *arguments)
-    assert "ranks over" not in run_cli("score", *arguments).stderr
+    assert " over gloo" not in run_cli("score", *arguments).stderr
     (row,) = [json.loads(line) for line in (run / "scores/proxies.jsonl").read_text().splitlines()]
     assert row["status"] == "OK"
     found = {name: score["score"] for name, score in row["scores"].items()}
