@@ -59,7 +59,7 @@ class RankGroups:
     Args:
         label: Names the folder of logs.
         num_groups: Number of groups; 1 where requests need all ranks together.
-        layout: Of all their ranks; None: the configuration's own.
+        layout: Layout of all their ranks; None: the configuration's own.
     """
 
     config: DemixConfig

@@ -53,7 +53,7 @@ def start_ranks_of(
     rank 0 says is shown here; everything else that the ranks print goes to `logs/<label>/rank_<n>.log`.
 
     Args:
-        layout: Of all ranks: the configuration's own, or that of scoring proxies.
+        layout: Layout of all ranks: the configuration's own, or that of scoring proxies.
     Raises:
         ConfigError: if the layout does not fit the team, or its nodes do not share the run's folder.
     """
