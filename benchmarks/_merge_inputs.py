@@ -64,7 +64,7 @@ SHAPES = {
     "0.5": Shape(num_layers=6),
     "1.2": Shape(),  # Qwen3-0.6B
     "4": Shape(num_layers=34, hidden_size=2048, ffn_hidden_size=6144),  # Qwen3-1.7B with six layers more
-    "many": Shape(48, 512, 128, 8, 4, kv_channels=64, vocab_size=32_768, num_moe_experts=208),  # 20,354 tensors, 4.1 GB
+    "many": Shape(48, 512, 128, 8, 4, kv_channels=64, vocab_size=32_768, num_moe_experts=208),  # 20,306 tensors, 4.1 GB
 }
 
 

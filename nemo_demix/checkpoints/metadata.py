@@ -233,6 +233,8 @@ def _is_row(shape: tuple[int, ...], chunks: list[Chunk]) -> bool:
     """Return whether chunks follow each other along one axis and are whole along the others: nearly every tensor is so,
     and numpy would take most of the time of reading many.
     """
+    if not all(shape):
+        return False
     origin = (0,) * len(shape)
     divided = {
         axis
@@ -242,14 +244,14 @@ def _is_row(shape: tuple[int, ...], chunks: list[Chunk]) -> bool:
         if chunk.sizes[axis] != shape[axis] or chunk.offsets[axis]
     }
     if len(divided) != 1:
-        return len(chunks) == 1 and not divided and all(shape)
+        return len(chunks) == 1 and not divided
     (axis,) = divided
     end = 0
     for start, size in sorted((chunk.offsets[axis], chunk.sizes[axis]) for chunk in chunks):
         if start != end or size == 0:
             return False
         end += size
-    return end == shape[axis] and all(shape)
+    return end == shape[axis]
 
 
 def _tiles(lows: np.ndarray, highs: np.ndarray, whole: np.ndarray) -> bool:
