@@ -1,4 +1,5 @@
-"""What of an interrupted merge is done: one line a unit, with the CRC of every run of bytes it read and wrote.
+"""What of an interrupted merge is done: one line a unit, with the CRC of every run of bytes it wrote, and of those it
+read that are not whole chunks: these the worker has compared with the CRC they were saved with.
 
 A line is only a claim. Before a resumed merge builds on it, the bytes written are read again and compared with it.
 """
@@ -27,7 +28,9 @@ class Run:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """A finished unit: the runs read from each source, and written to each output, by name."""
+    """A finished unit: the runs written to each output, by name, and of those read from each source what is left to be
+    compared with what was saved: parts of chunks, and whole ones that are not as they were saved.
+    """
 
     unit: int
     read: Mapping[str, tuple[Run, ...]]

@@ -1,6 +1,7 @@
 """The checkpoints of a merge, compared before a byte of weight is read."""
 
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
@@ -98,11 +99,10 @@ def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = Non
         raise CheckpointError(f"{layout.weights}: holds no weights, only {', '.join(left_out[:3]) or 'nothing'}")
     small = [*layout.companions, layout.weights_relative / ".metadata"]
     needed = {path: 0 for path in small if path.name not in layout.moving}
-    places = [(chunk.file, chunk.file_offset, chunk.num_bytes) for item in tensors.values() for chunk in item.chunks]
-    places += [(item.file, item.file_offset, item.num_bytes) for item in objects.values()]
-    for file, offset, length in places:
-        relative = layout.weights_relative / file
-        needed[relative] = max(needed.get(relative, 0), offset + length)
+    ends: dict[str, int] = {}  # by file: a path for each of many chunks would take most of the time
+    for place in itertools.chain(objects.values(), *(item.chunks for item in tensors.values())):
+        ends[place.file] = max(ends.get(place.file, 0), place.file_offset + place.num_bytes)
+    needed |= {layout.weights_relative / file: end for file, end in ends.items()}
     files = _states(layout, sorted(needed))
     for relative, num_bytes in sorted(needed.items()):
         if files[str(relative)][0] < num_bytes:
@@ -173,11 +173,20 @@ def open_sources(
     Raises:
         CheckpointError: as `open_source` and `compare`.
     """
-    known = read_side_by_side([*components.values(), *([] if base is None else [base])])
-    opened = [open_source(name, path, known) for name, path in components.items()]
-    base_source = None if base is None else open_source("base", base, known)
+    opened = open_each([*components.items(), *([] if base is None else [("base", base)])])
+    base_source = None if base is None else opened.pop()
     compare(opened, base_source, objects_from)
     return opened, base_source
+
+
+def open_each(paths: Sequence[tuple[str, Path]]) -> list[Source]:
+    """Open checkpoints, given by name and path, in that order.
+
+    Raises:
+        CheckpointError: as `open_source`.
+    """
+    known = read_side_by_side([path for _, path in paths])
+    return [open_source(name, path, known) for name, path in paths]
 
 
 def read_side_by_side(paths: Sequence[Path]) -> dict[Path, Stored]:

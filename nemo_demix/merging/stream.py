@@ -12,7 +12,7 @@ import torch
 from isal.isal_zlib import crc32
 
 from nemo_demix.artifacts import sync
-from nemo_demix.checkpoints.blob import find_payload, frame
+from nemo_demix.checkpoints.blob import Payload, find_payload, frame
 from nemo_demix.checkpoints.files import File, read_into
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles
@@ -34,7 +34,8 @@ class SourceBlocks:
         self._keep_crcs = keep_crcs
         ahead, most = plan.read_ahead
         self._files = OpenFiles(ahead=ahead, most=most) if ahead else OpenFiles()
-        self._places: dict[tuple[int, int, int], tuple[str, int, int]] = {}
+        self._places: dict[tuple[int, int, int], tuple[str, Payload]] = {}
+        self._paths: dict[tuple[int, str], Path] = {}
         widest = max(tensor.rows.width for tensor in plan.tensors)
         self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
         num_sources = len(plan.sources)
@@ -43,18 +44,38 @@ class SourceBlocks:
         typed_TN = torch.from_numpy(self._raw_TB)
         self._typed = {dtype: typed_TN.view(dtype) for dtype in {tensor.dtype for tensor in plan.tensors}}
         self._values_TN = torch.zeros(num_sources, self.capacity)
-        self.runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
+        self._runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
         self.bytes_read = 0
 
-    def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, int, int]:
-        """Find the file, and where a chunk's elements begin and end; its archive is checked the first time."""
+    def forget(self) -> None:
+        """Begin anew: what was read so far, and where it lies, is kept no longer."""
+        self._places.clear()
+        for runs in self._runs:
+            runs.clear()
+
+    def unchecked_runs(self) -> dict[str, tuple[Run, ...]]:
+        """Return the runs that were read, by source, but for whole chunks that are as they were saved."""
+        return {
+            source.name: as_runs({key: run for key, run in runs.items() if not self._is_as_saved(index, key, run)})
+            for index, (source, runs) in enumerate(zip(self._plan.sources, self._runs, strict=True))
+        }
+
+    def _is_as_saved(self, source: int, key: tuple[int, int], run: Sequence[int]) -> bool:
+        _, count, crc = run
+        _, payload = self._places[source, *key]
+        return count * self._plan.tensors[key[0]].dtype.itemsize == payload.num_bytes and crc == payload.crc
+
+    def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, Payload]:
+        """Find the file and the payload of a chunk; its archive is checked the first time."""
         key = (source, tensor, chunk)
         if key not in self._places:
             found = self._plan.tensors[tensor]
             place = found.chunks[source][chunk]
-            path = self._plan.sources[source].layout.weights / place.file
+            if (source, place.file) not in self._paths:
+                self._paths[source, place.file] = self._plan.sources[source].layout.weights / place.file
+            path = self._paths[source, place.file]
             payload = find_payload(self._files[str(path)], path, found.name, place, found.dtype)
-            self._places[key] = (str(path), payload.offset, payload.offset + payload.num_bytes)
+            self._places[key] = (str(path), payload)
         return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
@@ -67,13 +88,14 @@ class SourceBlocks:
         for index, grid in enumerate(plan.grids[part.tensor][:-1]):
             row = self._raw_TB[index, :num_bytes]
             for piece in grid.pieces(span):
-                path, offset, end = self._place(index, part.tensor, piece.chunk)
+                path, payload = self._place(index, part.tensor, piece.chunk)
                 size = piece.size * item
                 whole_width = piece.columns == slice(0, width)
                 target = row[piece.rows.start * width * item :][:size] if whole_width else self._part[:size]
-                read_into(self._files[path], target.data, offset + piece.start * item, end)
+                until = payload.offset + payload.num_bytes
+                read_into(self._files[path], target.data, payload.offset + piece.start * item, until)
                 if self._keep_crcs:
-                    add_run(self.runs[index], (part.tensor, piece.chunk), piece.start, piece.size, target.data)
+                    add_run(self._runs[index], (part.tensor, piece.chunk), piece.start, piece.size, target.data)
                 self.bytes_read += size
                 if not whole_width:
                     columns = slice(piece.columns.start * item, piece.columns.stop * item)
@@ -185,8 +207,7 @@ class Worker:
 
     def _do(self, unit: Unit) -> None:
         plan = self._plan
-        for runs in self._sources.runs:
-            runs.clear()
+        self._sources.forget()
         written: dict[str, dict[tuple[int, int], list[int]]] = {name: {} for name in self._weights}
         nonfinite: dict[str, int] = {}
         paths: set[str] = set()
@@ -197,11 +218,8 @@ class Worker:
                     continue
                 for key, count in self._merge(part, span, written, paths).items():
                     nonfinite[key] = nonfinite.get(key, 0) + count
-        names = [source.name for source in plan.sources]
-        read = {name: as_runs(runs) for name, runs in zip(names, self._sources.runs, strict=True)}
-        self._journal.append(
-            UnitRecord(unit.index, read, {name: as_runs(runs) for name, runs in written.items()}, nonfinite)
-        )
+        wrote = {name: as_runs(runs) for name, runs in written.items()}
+        self._journal.append(UnitRecord(unit.index, self._sources.unchecked_runs(), wrote, nonfinite))
         self._touched |= paths
         for path in paths:
             self._writeback.begin(path)

@@ -18,7 +18,7 @@ from nemo_demix.merging.methods.base import Statistics
 from nemo_demix.merging.output import RECORD, load_output_record
 from nemo_demix.merging.passes import matrix_blocks, num_elements
 from nemo_demix.merging.plan import MergePlan, Range, make_plan
-from nemo_demix.merging.sources import Source, compare, open_source, read_side_by_side
+from nemo_demix.merging.sources import Source, compare, open_each
 from nemo_demix.merging.statistics import collect
 from nemo_demix.merging.stream import SourceBlocks, crc_of
 
@@ -81,9 +81,8 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _plan_again(folder: Path, record: Mapping[str, Any]) -> MergePlan:
-    paths = {name: checkpoint_path(where["path"]) for name, where in record["sources"].items()}
-    known = read_side_by_side(list(paths.values()))
-    sources = {name: open_source(name, path, known) for name, path in paths.items()}
+    paths = [(name, checkpoint_path(where["path"])) for name, where in record["sources"].items()]
+    sources = {source.name: source for source in open_each(paths)}
     for name, source in sources.items():
         if source.fingerprint != record["sources"][name]["fingerprint"]:
             raise CheckpointError(f"{source.path}: was written again since the merge, so rows cannot be compared")
