@@ -1,7 +1,6 @@
 """The checkpoints of a merge, compared before a byte of weight is read."""
 
 import dataclasses
-import itertools
 import logging
 import multiprocessing
 import os
@@ -20,7 +19,7 @@ from nemo_demix.checkpoints.common_state import without_training_state
 from nemo_demix.checkpoints.companions import check_companions
 from nemo_demix.checkpoints.files import open_file, read_file
 from nemo_demix.checkpoints.layouts import Layout, detect, locate
-from nemo_demix.checkpoints.metadata import Stored, TensorEntry, is_training_state, read_metadata
+from nemo_demix.checkpoints.metadata import Chunk, ObjectEntry, Stored, TensorEntry, is_training_state, read_metadata
 from nemo_demix.checkpoints.objects import check_archive, common_objects
 from nemo_demix.checkpoints.saved import metadata_sha256
 from nemo_demix.checkpoints.store import State, StorePath, one_look
@@ -100,7 +99,11 @@ def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = Non
     small = [*layout.companions, layout.weights_relative / ".metadata"]
     needed = {path: 0 for path in small if path.name not in layout.moving}
     ends: dict[str, int] = {}  # by file: a path for each of many chunks would take most of the time
-    for place in itertools.chain(objects.values(), *(item.chunks for item in tensors.values())):
+    places: list[Chunk | ObjectEntry] = [
+        *objects.values(),
+        *(chunk for item in tensors.values() for chunk in item.chunks),
+    ]
+    for place in places:
         ends[place.file] = max(ends.get(place.file, 0), place.file_offset + place.num_bytes)
     needed |= {layout.weights_relative / file: end for file, end in ends.items()}
     files = _states(layout, sorted(needed))
