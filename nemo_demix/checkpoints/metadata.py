@@ -41,7 +41,7 @@ def is_common_state(name: str) -> bool:
     return name.startswith("common_state/")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class Chunk:
     """One stored piece of a tensor: where it lies in the tensor, and where in which file."""
 
