@@ -15,7 +15,7 @@ from isal.isal_zlib import crc32_combine
 Key = tuple[int, int]  # tensor, chunk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """Consecutive elements of one chunk."""
 

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _WORKER_GIB = 0.06  # what a forked interpreter writes to of its own
 _BASE_GIB = 0.45  # the parent, with torch's libraries, shared by all
+_RUN_BYTES = 200  # of a run of bytes in the journal, once that is read
 _CHUNK_BYTES = 2 * 400  # of a chunk's place, in the parent, and copied where a worker looks at it
 _CLIENT_BYTES = 32 << 20  # what talks to an object store, in each process
 _DELTA_TEMPORARIES = 8  # blocks of all components that the methods on task vectors hold at once
@@ -263,9 +264,11 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
         held += num_sources * 4 * _DELTA_TEMPORARIES
     ahead, files = plan.read_ahead
     fetched = ahead * (files + 1) + _CLIENT_BYTES if ahead else 0  # an answer is there before it is put in its place
-    records = 400 * len(plan.units) * (num_sources + num_mixtures)  # bytes of the journal, once read
-    places = _CHUNK_BYTES * sum(len(chunks) for tensor in plan.tensors for chunks in tensor.chunks)
-    return _BASE_GIB + workers * (_WORKER_GIB + (elements * held + fetched) / 2**30) + (records + places) / 2**30
+    stored = sum(len(tensor.chunks[-1]) for tensor in plan.tensors)
+    runs = len(plan.units) * num_sources + (len(plan.units) + stored) * num_mixtures
+    places = sum(len(chunks) for tensor in plan.tensors for chunks in tensor.chunks)
+    of_many = runs * _RUN_BYTES + places * _CHUNK_BYTES
+    return _BASE_GIB + workers * (_WORKER_GIB + (elements * held + fetched) / 2**30) + of_many / 2**30
 
 
 def affordable_workers(plan: MergePlan, options: MergeOptions) -> int:
