@@ -6,7 +6,7 @@ A line is only a claim. Before a resumed merge builds on it, the bytes written a
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +83,11 @@ def _parse(line: bytes) -> UnitRecord | None:
         return None
 
 
-def whole_chunks(runs: Iterable[Run], itemsizes: Mapping[Key, int]) -> Iterator[tuple[Key, int, int]]:
+def whole_chunks(runs: Iterable[Run], itemsizes: Sequence[int]) -> Iterator[tuple[Key, int, int]]:
     """Yield the CRC of every chunk, from its runs.
 
     Args:
-        itemsizes: Bytes an element, by tensor and chunk.
+        itemsizes: Bytes an element, by tensor.
     Yields:
         The chunk, the number of elements found consecutively from its start, and their CRC.
     """
@@ -99,6 +99,6 @@ def whole_chunks(runs: Iterable[Run], itemsizes: Mapping[Key, int]) -> Iterator[
         for run in sorted(some, key=lambda run: run.start):
             if run.start != position:
                 break
-            crc = crc32_combine(crc, run.crc, run.count * itemsizes[key])
+            crc = crc32_combine(crc, run.crc, run.count * itemsizes[run.tensor])
             position += run.count
         yield key, position, crc

@@ -264,10 +264,8 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
         held += num_sources * 4 * _DELTA_TEMPORARIES
     ahead, files = plan.read_ahead
     fetched = ahead * (files + 1) + _CLIENT_BYTES if ahead else 0  # an answer is there before it is put in its place
-    stored = sum(len(tensor.chunks[-1]) for tensor in plan.tensors)
-    runs = len(plan.units) * num_sources + (len(plan.units) + stored) * num_mixtures
-    places = sum(len(chunks) for tensor in plan.tensors for chunks in tensor.chunks)
-    of_many = runs * _RUN_BYTES + places * _CHUNK_BYTES
+    runs = len(plan.units) * num_sources + (len(plan.units) + plan.chunk_counts[-1]) * num_mixtures
+    of_many = runs * _RUN_BYTES + sum(plan.chunk_counts) * _CHUNK_BYTES
     return _BASE_GIB + workers * (_WORKER_GIB + (elements * held + fetched) / 2**30) + of_many / 2**30
 
 

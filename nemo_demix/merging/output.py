@@ -102,9 +102,9 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
     """
     assert set(records) == {unit.index for unit in plan.units}, "a unit was not done"
     found: dict[int, str] = {}
+    itemsizes = [tensor.dtype.itemsize for tensor in plan.tensors]
     for index, source in enumerate(plan.sources):
         runs = [run for record in records.values() for run in record.read[source.name]]
-        itemsizes: dict[Key, int] = {(run.tensor, run.chunk): plan.tensors[run.tensor].dtype.itemsize for run in runs}
         files = OpenFiles()
         chunks = list(whole_chunks(runs, itemsizes))
 
@@ -119,7 +119,7 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
             tensor = plan.tensors[t]
             chunk = tensor.chunks[index][c]
             path = source.layout.weights / chunk.file
-            if count * itemsizes[t, c] != payload.num_bytes or crc != payload.crc:
+            if count * itemsizes[t] != payload.num_bytes or crc != payload.crc:
                 message = str(damaged(path, tensor.name, chunk, crc, payload.crc))
                 found |= {
                     number: message
@@ -169,8 +169,8 @@ def finish(
     """Write all that is not weights, make everything durable, and the record last."""
     weights = output_weights(plan, folder)
     runs = [run for record in records.values() for run in record.written[mixture]]
-    itemsizes = {(t, c): x.out_dtype.itemsize for t, x in enumerate(plan.tensors) for c in range(len(x.chunks[-1]))}
-    crcs = {key: crc for key, _, crc in whole_chunks(runs, itemsizes)}
+    itemsizes = [tensor.out_dtype.itemsize for tensor in plan.tensors]
+    written = {key: (count, crc) for key, count, crc in whole_chunks(runs, itemsizes)}
     numbers = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
     files: dict[str, dict[str, Any]] = {}
     for file in plan.files:
@@ -184,7 +184,8 @@ def finish(
                     continue
                 tensor = plan.tensors[numbers[name]]
                 around = frame(tensor.chunks[-1][index].sizes, tensor.out_dtype)
-                crc = crcs[numbers[name], index] if around.num_bytes else 0
+                count, crc = written[numbers[name], index] if around.num_bytes else (0, 0)
+                assert count * tensor.out_dtype.itemsize == around.num_bytes, "every chunk was written whole"
                 tail = around.tail(crc)
                 target.write(around.head)
                 target.seek(around.num_bytes, os.SEEK_CUR)

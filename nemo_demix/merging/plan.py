@@ -138,6 +138,12 @@ class MergePlan:
         return sum(file.num_bytes for file in self.files)
 
     @cached_property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """Chunks of each source's tensors, and then of an output's."""
+        lists = len(self.sources) + 1
+        return tuple(sum(len(tensor.chunks[index]) for tensor in self.tensors) for index in range(lists))
+
+    @cached_property
     def read_ahead(self) -> tuple[int, int]:
         """Bytes that a worker fetches at a time from a file in an object store, and how many files it has open.
 

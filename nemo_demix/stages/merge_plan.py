@@ -53,8 +53,7 @@ def _sources(plan: MergePlan) -> Table:
     table = Table(title="Sources", title_justify="left")
     for heading in ("name", "layout", "chunks", "left out", "path"):
         table.add_column(heading, overflow="fold")
-    for source in plan.sources:
-        chunks = sum(len(entry.chunks) for entry in source.stored.tensors.values())
+    for source, chunks in zip(plan.sources, plan.chunk_counts, strict=False):
         left = f"{len(source.left_out)} of training state" if source.left_out else ""
         table.add_row(escape(source.name), source.layout.kind, str(chunks), left, escape(str(source.path)))
     return table

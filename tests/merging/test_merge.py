@@ -3,8 +3,10 @@
 import itertools
 import json
 import shutil
+import tracemalloc
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,17 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from nemo_demix.checkpoints.inspect import describe
+from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.errors import CheckpointError, ConfigError, MixtureError
 from nemo_demix.merging import geometry
 from nemo_demix.merging import plan as planning
-from nemo_demix.merging.merge import MergeOptions, MergeReport
+from nemo_demix.merging.merge import MergeOptions, MergeReport, planned_memory_gib
 from nemo_demix.merging.methods import METHODS
 from nemo_demix.merging.methods.randomness import uniforms
 from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints, other
+from tests.merging.faults import plan_of
 from tests.merging.grids import SHAPES, assemble, logical, random_model, write_checkpoint
 from tests.merging.oracles import ORACLES
 
@@ -330,6 +334,19 @@ def test_memory_is_promised_before_anything_is_written(saved: dict, tmp_path: Pa
     with pytest.raises(ConfigError, match=r"merge.memory_gib=0.1: one worker needs 0\.5"):
         run({n: saved[n, (1, 1)] for n in NAMES}, None, tmp_path / "out", options=MergeOptions(2, 0.1))
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_promised_memory_holds_the_places_of_many_chunks(saved: dict) -> None:
+    """A model whose experts are saved one by one has tens of thousands of them."""
+    plan = plan_of({n: saved[n, (1, 1)] for n in NAMES}, {"m": dict.fromkeys(NAMES, 1 / len(NAMES))})
+    tracemalloc.start()
+    chunks = tuple(Chunk((1000 + row, 0), (1, 512), f"__{row}_0.distcp", 1000 * row, 1024) for row in range(20_000))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    some = plan.tensors[0]
+    many = replace(plan, tensors=(replace(some, chunks=(chunks,) * len(some.chunks)), *plan.tensors[1:]))
+    more_gib = planned_memory_gib(many, 1) - planned_memory_gib(plan, 1)
+    assert more_gib * 2**30 >= len(some.chunks) * held
 
 
 def test_weights_that_cannot_be_normalised_are_refused(saved: dict, tmp_path: Path) -> None:
