@@ -258,6 +258,8 @@ def _main(stage: str) -> None:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         fail(" ".join(retold(error).split()))
     except OSError as error:  # Hydra's own, which makes the run's folder; a stage's do not come here
+        if error.filename is None:
+            fail(f"the folder that this was started in ({error.strerror}); change to one that is there")
         fail(f"runs_dir: {error.filename} cannot be made ({error.strerror}); name a folder that can be written")
 
 

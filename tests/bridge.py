@@ -2,14 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, VARIABLES
 
 PYTHON = REPOSITORY / ".venv-bridge/bin/python"
 needs_bridge = pytest.mark.skipif(
@@ -54,7 +54,7 @@ PUBLISHED["meta-llama/Meta-Llama-3.1-8B"] = PUBLISHED["meta-llama/Meta-Llama-3-8
 _REVISIONS = {"Qwen/Qwen3-30B-A3B": "ad44e777bcd18fa416d9da3bd8f70d33ebb85d39"}  # that Bridge's recipe asks for
 
 
-def write_hub(home: Path) -> Path:
+def write_hub(home: Path) -> None:
     """What Hugging Face's library keeps of a hub (HF_HOME), with the configurations of `PUBLISHED` in it."""
     for name, content in PUBLISHED.items():
         folder, revision = home / "hub" / f"models--{name.replace('/', '--')}", _REVISIONS.get(name, "0" * 40)
@@ -62,38 +62,48 @@ def write_hub(home: Path) -> Path:
         (folder / "snapshots" / revision / "config.json").write_text(json.dumps(content))
         (folder / "refs").mkdir()
         (folder / "refs/main").write_text(revision)
-    return home
 
 
-def _environment(home: Path | None) -> dict[str, str]:
-    found = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    found |= {"WANDB_SILENT": "true"} | ({} if home is None else {"HF_HOME": str(home)})
-    found.pop("PYTHONPATH", None)
-    return found
+class Bridge:
+    """Commands and programs of that environment, forks of a process there that has imported what they need.
 
+    Where the start itself is what is tested, `tests.helpers.run_fresh` takes this environment's `PYTHON`. Hugging
+    Face's library reads where its files are when it is imported, so they are at one place for all.
+    """
 
-def run_bridge(
-    *arguments: str, home: Path | None = None, timeout: float = 500, expect: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run `nemo-demix ARGUMENTS` in that environment and check its exit code."""
-    done = subprocess.run(
-        [PYTHON, "-m", "nemo_demix", *arguments],
-        cwd=REPOSITORY, env=_environment(home), capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    assert done.returncode == expect, f"exit code {done.returncode}, expected {expect}\n{done.stdout}{done.stderr}"
-    return done
+    def __init__(self, home: Path) -> None:
+        self._variables = {**VARIABLES, "HF_HOME": str(home), "WANDB_SILENT": "true"}
+        self._server = subprocess.Popen(
+            [PYTHON, "-m", "tests.served"],
+            cwd=REPOSITORY, env=self._environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
 
+    def run(self, *arguments: str, timeout: float = 500, expect: int = 0) -> None:
+        """Run `nemo-demix ARGUMENTS` and check its exit code."""
+        code, output, errors = self._ask("command", arguments, timeout)
+        assert code == expect, f"exit code {code}, expected {expect}\n{output}{errors}"
 
-def run_bridge_program(name: str, *arguments: str, home: Path | None = None, timeout: float = 500) -> dict[str, Any]:
-    """Run tests/programs/NAME.py there, as the one rank of a world; its last line on stdout is JSON."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0", "RANK": "0", "LOCAL_RANK": "0"}
-    world |= {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    done = subprocess.run(
-        [PYTHON, "-m", f"tests.programs.{name}", *arguments],
-        cwd=REPOSITORY, env=_environment(home) | world, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+    def run_program(self, name: str, *arguments: str, timeout: float = 500) -> dict[str, Any]:
+        """Run tests/programs/NAME.py, as the one rank of a world; its last line on stdout is JSON."""
+        code, output, errors = self._ask("program", [f"tests/programs/{name}.py", *arguments], timeout)
+        assert code == 0, output + errors
+        return json.loads(output.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(30)
+
+    def _environment(self) -> dict[str, str]:
+        return {name: value for name, value in {**os.environ, **self._variables}.items() if name != "PYTHONPATH"}
+
+    def _ask(self, kind: str, arguments: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        request = {"kind": kind, "arguments": arguments, "environment": self._environment(), "timeout": timeout}
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        answer = self._server.stdout.readline()
+        assert answer, f"{PYTHON} -m tests.served ended"
+        code, output, errors = json.loads(answer)
+        return code, output, errors

@@ -5,7 +5,7 @@ With `-n`, modules are spread over workers, long ones first. What is made once s
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,14 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.bridge import Bridge, write_hub
 from tests.helpers import merge_checkpoints, other, run_fresh, run_program
 
 # Longest first. The first two go to different workers, and only one of them needs the smoke run.
 LONGEST = """
 tests/cluster/test_end_to_end.py
+tests/bridge
 tests/merging/test_interrupt.py
-tests/stages/test_bridge_pipeline.py
-tests/runtime/test_bridge_parts.py
 tests/cluster
 tests/prediction/test_contract.py
 tests/datasets/test_tasks.py
@@ -34,12 +34,15 @@ tests/ranks/test_fork_server.py
 tests/merging/test_object_store.py
 """.split()
 
-# One Slurm serves the first, one import of NeMo in the test's own process the second.
+# One Slurm serves the first, one import of Megatron-Bridge the second, one of NeMo in the test's own process that too.
 TOGETHER = {
     "tests/cluster": [
         f"tests/cluster/test_{name}.py" for name in ("executors", "launch", "nemo_run", "sbatch", "status")
     ],
-    "tests/nemo": ["tests/test_memory_check.py", "tests/test_recipes.py"],
+    "tests/bridge": [
+        *("tests/stages/test_bridge_pipeline.py", "tests/stages/test_families.py", "tests/runtime/test_bridge.py"),
+        *("tests/runtime/test_bridge_parts.py", "tests/test_memory_check.py", "tests/test_recipes.py"),
+    ],
 }
 
 # A shell that starts pytest in the background lets it ignore SIGINT, and all that it starts; tests send it.
@@ -49,6 +52,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No test here is about time, and the machines that run them may be busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+TEMPORARIES = "t" * 100  # beside the smoke run, where it has them; no socket's path is as long
 
 
 class ModulesApart(LoadScopeScheduling):  # type: ignore[misc]
@@ -96,11 +102,20 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="session")
+def bridge(once: Once) -> Iterator[Bridge]:
+    """Megatron-Bridge's environment, in a process that has imported it, with a hub of its own."""
+    served = Bridge(once("hub", write_hub))
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="session")
 def smoke_run(once: Once) -> Path:
     """`runs/smoke`, finished. Tests must not change it: `fork_run` makes a copy."""
 
     def make(runs: Path) -> None:
-        run_fresh("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580)
+        (runs / TEMPORARIES).mkdir()
+        run_fresh("run", "--config-name", "smoke", f"runs_dir={runs}", timeout=580, TMPDIR=str(runs / TEMPORARIES))
 
     return once("runs", make) / "smoke"
 

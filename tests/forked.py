@@ -21,8 +21,15 @@ from multiprocessing import util as multiprocessing_util
 from pathlib import Path
 from typing import Any
 
-multiprocessing.set_forkserver_preload(["nemo_demix.ranks.preloaded", "tests.warm"])
 _CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def preload(*more: str) -> None:
+    """What the process imports, before the first of its forks; `more` is what its environment has besides."""
+    multiprocessing.set_forkserver_preload(["nemo_demix.ranks.preloaded", "tests.warm", *more])
+
+
+preload()
 
 
 class Started:

@@ -26,8 +26,11 @@ from tests import forked
 REPOSITORY = Path(__file__).parents[1]
 
 
+VARIABLES = {"OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1"}  # of every command
+
+
 def _environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1", "HF_HUB_OFFLINE": "1", **more}
+    return {**os.environ, **VARIABLES, **more}
 
 
 def run_cli(
@@ -44,11 +47,13 @@ def run_cli(
     return subprocess.CompletedProcess(["nemo-demix", *arguments], code, output, errors)
 
 
-def run_fresh(*arguments: str, timeout: float = 500, expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run_fresh(
+    *arguments: str, timeout: float = 500, expect: int = 0, python: Path | str = sys.executable, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """As `run_cli`, in a Python that has imported nothing yet, as a user's shell starts it."""
     result = subprocess.run(
-        [sys.executable, "-m", "nemo_demix", *arguments],
-        cwd=REPOSITORY, env=_environment(), capture_output=True, text=True, timeout=timeout, check=False,
+        [python, "-m", "nemo_demix", *arguments],
+        cwd=REPOSITORY, env=_environment(**variables), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     assert result.returncode == expect, f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
     return result

@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,16 @@ def test_hydra_shows_the_composed_configuration_of_a_users_own_recipe(tmp_path: 
     assert "seed: 7" in shown
     assert "iterations:\n  - 4\n  - 2\n" in shown
     assert not (REPOSITORY / "outputs").exists()
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    program = f'rmdir "$PWD" && exec "{sys.executable}" -m nemo_demix check --config-name smoke'
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["bash", "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 2
+    assert "the folder that this was started in (No such file or directory); change to one" in done.stderr
 
 
 def test_help_is_all_that_help_prints() -> None:

@@ -12,7 +12,7 @@ from nemo_demix.config import DemixConfig, register_schema, to_dataclasses
 from nemo_demix.config.overrides import stage_config
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.training.jobs import reference_settings
-from tests.bridge import needs_bridge, run_bridge_program, write_hub
+from tests.bridge import Bridge, needs_bridge
 from tests.helpers import run_program
 
 ALL = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
@@ -37,10 +37,9 @@ def by_nemo(data_root: None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def by_bridge(data_root: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def by_bridge(data_root: None, bridge: Bridge) -> dict[str, Any]:
     """The same of Megatron-Bridge's."""
-    home = write_hub(tmp_path_factory.mktemp("hub"))
-    return run_bridge_program("build_recipes", "bridge", *BY_BRIDGE, home=home)
+    return bridge.run_program("build_recipes", "bridge", *BY_BRIDGE)
 
 
 @pytest.fixture

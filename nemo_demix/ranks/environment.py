@@ -8,6 +8,7 @@ from nemo_demix.stack import has_gpu_driver
 from nemo_demix.uncompiled import uncompiled
 
 OFF = "NEMO_DEMIX_FORK"  # 0: no rank is forked
+TEMPORARIES = "NEMO_DEMIX_TEMPORARIES"  # where imports may leave files; the agent removes it
 # What Slurm says about the agents' own step; libraries in a rank would take themselves for srun's tasks.
 STEP_VARIABLES = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 _DEFAULTS = {

@@ -12,8 +12,9 @@ import importlib
 import os
 import signal
 import sys
+import tempfile
 
-from nemo_demix.ranks.environment import OFF, STEP_VARIABLES, load_torch, why_not_forkable
+from nemo_demix.ranks.environment import OFF, STEP_VARIABLES, TEMPORARIES, load_torch, why_not_forkable
 from nemo_demix.runtime.backend import PRELOADED
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, die_with_parent, name_process
 from nemo_demix.stack import installed_backend
@@ -46,6 +47,7 @@ def _load() -> tuple[str | None, str]:
     terminal, printed = (os.dup(1), os.dup(2)), os.memfd_create("printed")
     for descriptor in (1, 2):
         os.dup2(printed, descriptor)
+    tempfile.tempdir = os.environ.pop(TEMPORARIES, None)  # this process is killed, so nothing it makes is removed by it
     gc.disable()  # a fifth of the imports' time, and nothing of theirs is garbage
     try:
         load_torch()
@@ -62,6 +64,7 @@ def _load() -> tuple[str | None, str]:
     os.lseek(printed, 0, os.SEEK_SET)
     with os.fdopen(printed, encoding="utf-8", errors="replace") as file:
         output = file.read()
+    tempfile.tempdir = None  # what ranks make is theirs
     gc.freeze()  # a collection in a rank would write to the pages that all ranks share
     return unsafe, output
 

@@ -9,21 +9,24 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing import util as multiprocessing_util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from nemo_demix.ranks import seal
-from nemo_demix.ranks.environment import STEP_VARIABLES
+from nemo_demix.ranks.environment import STEP_VARIABLES, TEMPORARIES
 from nemo_demix.ranks.placement import Placement
 from nemo_demix.ranks.seal import Seal
 from nemo_demix.ranks.team import LOOPBACK
 from nemo_demix.ranks.worker import become_rank
 from nemo_demix.runtime.lifetime import JOB_SIGNALS, STOP
+from nemo_demix.temporary import sockets_root
 
 _TAIL_LINES = 30
 _PRELOADED = "nemo_demix.ranks.preloaded"
@@ -32,12 +35,26 @@ _PRELOADED = "nemo_demix.ranks.preloaded"
 def start_fork_server() -> None:
     """Start this node's fork server, unless it runs already. Returns at once: it imports while others work.
 
-    It ends with this process, however that ends.
+    It ends with this process, however that ends; its temporary files are this process's to remove.
     """
     multiprocessing.set_forkserver_preload([_PRELOADED])
-    resource_tracker.ensure_running()  # it unblocks what the next line blocks, where it is started after
-    with _blocked():
-        forkserver.ensure_running()
+    resource_tracker.ensure_running()  # it unblocks what the next lines block, where it is started after
+    os.environ[TEMPORARIES] = _temporaries()
+    try:
+        with _blocked():
+            forkserver.ensure_running()
+    finally:
+        del os.environ[TEMPORARIES]
+
+
+def _temporaries() -> str:
+    """Return multiprocessing's own folder of temporary files, which has its sockets, too."""
+    usual = tempfile.tempdir
+    tempfile.tempdir = sockets_root(len("/pymp-abcdefgh/listener-abcdefgh"))
+    try:
+        return multiprocessing_util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
 
 
 @contextmanager

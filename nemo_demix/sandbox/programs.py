@@ -18,6 +18,7 @@ from pathlib import Path
 from nemo_demix.errors import ScoreError
 from nemo_demix.sandbox.contract import Isolation, Limits, Outcome
 from nemo_demix.sandbox.interpreter import Interpreter
+from nemo_demix.temporary import sockets_root
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def available_isolation() -> Isolation:
         ScoreError: as `run_programs`.
     """
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=sockets_root(len("/tmpabcdefgh/socket"))))
         os.chmod(folder, 0o777)
         python = os.path.realpath(sys.executable)
         receiver = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))

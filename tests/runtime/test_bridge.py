@@ -12,7 +12,7 @@ from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.reader import CheckpointReader
-from tests.bridge import needs_bridge, run_bridge, run_bridge_program
+from tests.bridge import Bridge, needs_bridge
 from tests.conftest import Once
 from tests.helpers import REPOSITORY, losses, run_cli
 
@@ -50,7 +50,7 @@ def write_data(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(once: Once) -> Path:
+def runs(once: Once, bridge: Bridge) -> Path:
     """`two`: base and components by NeMo. `bridged`: the same base, and everything after it by Megatron-Bridge."""
 
     def make(folder: Path) -> None:
@@ -69,7 +69,7 @@ def runs(once: Once) -> Path:
                 f"base.checkpoint={base}",
                 *LIKE_NEMO,
             )
-            run_bridge("run", *given, *bridged, "components.keep_tokens=[1024]")
+            bridge.run("run", *given, *bridged, "components.keep_tokens=[1024]")
 
     return once("bridge", make)
 
@@ -118,9 +118,9 @@ def test_its_checkpoints_merge_bit_for_bit(runs: Path) -> None:
         assert torch.equal(merged.read_tensor(name), component.read_tensor(name)), name
 
 
-def test_its_probabilities_and_texts_are_those_of_the_plain_forward_pass(runs: Path) -> None:
+def test_its_probabilities_and_texts_are_those_of_the_plain_forward_pass(runs: Path, bridge: Bridge) -> None:
     given = ("models/component/code_1/checkpoints/iter_0000008", "1", "1", "1", "300", "4")
-    found = run_bridge_program("live_model", str(runs / "bridged"), *given)
+    found = bridge.run_program("live_model", str(runs / "bridged"), *given)
     for shared in ("shared_false", "shared_true"):
         np.testing.assert_allclose(found[shared]["logprobs"], found["whole_logprobs"], rtol=2e-6)
         assert found[shared]["greedy"] == found["whole_greedy"]

@@ -15,7 +15,7 @@ from nemo_demix.artifacts import ModelRecord, load_record, read_json, read_json_
 from nemo_demix.checkpoints.common_state import load_common
 from nemo_demix.checkpoints.metadata import read_metadata
 from nemo_demix.checkpoints.objects import read_common_state
-from tests.bridge import needs_bridge, run_bridge, write_hub
+from tests.bridge import Bridge, needs_bridge
 from tests.conftest import Once
 from tests.helpers import losses
 from tests.runtime.test_bridge import RECIPE, write_data
@@ -40,10 +40,9 @@ OVER_EXPERTS = ("parallel.pipeline=1", "parallel.data=2", "parallel.expert=2", "
 
 
 @pytest.fixture(scope="module")
-def run(once: Once) -> Path:
+def run(once: Once, bridge: Bridge) -> Path:
     def make(folder: Path) -> None:
         write_data(folder)
-        home = write_hub(folder / "hub")
         data = folder / "squares.jsonl"
         rows = [{"question": f"{n} x {n}", "answer": str(n * n)} for n in range(2, 12)]
         rows = [{**row, "choices": [row["answer"], "none"], "gold": 0} for row in rows]
@@ -59,16 +58,16 @@ def run(once: Once) -> Path:
         given = ("--config-name", RECIPE, f"runs_dir={folder}", *MODEL, *WITH, *suite, "name=moe")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DATA", str(folder))
-            run_bridge("run", *given, home=home)
+            bridge.run("run", *given)
             references = ("verify.references=3", "verify.seeds=[]", "verify.trained_shares=[0.5]")
-            run_bridge("verify", *given, *references, home=home)
+            bridge.run("verify", *given, *references)
             trained = ("search=regmix", "search.trained.num_tokens=1024", "search.iterations=[8]")
             trained += ("search.predictor.folds=2",)
-            run_bridge("search", *given, *trained, *OVER_EXPERTS, "search.select_top=3", home=home)
+            bridge.run("search", *given, *trained, *OVER_EXPERTS, "search.select_top=3")
             shutil.rmtree(folder / "moe/scores/answers")  # so that they are given again
             checkpoint = load_record(folder / "moe/models/final/mixture/record.json", ModelRecord).checkpoint
             again = (f"score.checkpoint={checkpoint}", "score.name=over_experts")
-            run_bridge("score", *given, *OVER_EXPERTS, *again, home=home)
+            bridge.run("score", *given, *OVER_EXPERTS, *again)
 
     return once("bridge_parts", make) / "moe"
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def test_the_trial_tells_what_programs_then_get() -> None:
     assert (written.status == PASSED) == ("mount" in isolation.namespaces)
     assert ("programs can write no file" in isolation.describe()) == (written.status == FAILED)
     assert (threaded.status == PASSED) == isolation.threads
+
+
+def test_where_the_name_of_the_temporary_folder_is_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / ("t" * 100)  # no socket's path is as long
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert available_isolation.__wrapped__() == available_isolation()
 
 
 def test_a_python_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from nemo_demix.artifacts import DataManifest, ModelRecord, load_record
 from nemo_demix.checkpoints.layouts import detect
 from nemo_demix.checkpoints.reader import CheckpointReader
-from tests.bridge import needs_bridge, run_bridge
+from tests.bridge import PYTHON, Bridge, needs_bridge
 from tests.conftest import Once
-from tests.helpers import losses
+from tests.helpers import losses, run_fresh
 
 pytestmark = [pytest.mark.slow, needs_bridge]
 NAMES = ["general", "math_1", "math_2", "math_3", "code_1", "code_2", "code_3"]
@@ -21,17 +21,17 @@ STEPS = {"base/base": 40, **{f"component/{name}": 16 for name in NAMES}, "final/
 
 
 @pytest.fixture(scope="module")
-def run(once: Once) -> Path:
+def run(once: Once, bridge: Bridge) -> Path:
     """`runs/smoke` by Megatron-Bridge, with the mixture's merge on disk, its scores and its Hugging Face folder."""
 
     def make(runs: Path) -> None:
         given = ("--config-name", "smoke", "backend=bridge", "model=bridge_qwen3_tiny", f"runs_dir={runs}")
-        run_bridge("run", *given)
+        run_fresh("run", *given, python=PYTHON)
         mixture = read(runs / "smoke/search/mixture.json")["merge_weights"]
         (runs / "mixtures.json").write_text(json.dumps({"chosen": mixture, "one_hot": {"code_1": 1.0}}))
-        run_bridge("merge", *given, f"merge.mixtures={runs / 'mixtures.json'}", f"merge.output={runs / 'merged'}")
-        run_bridge("score", *given, f"score.checkpoint={runs / 'merged/chosen'}", "score.name=merged")
-        run_bridge("export", *given, f"convert.source={runs / 'merged/chosen'}", f"convert.output={runs / 'hf'}")
+        bridge.run("merge", *given, f"merge.mixtures={runs / 'mixtures.json'}", f"merge.output={runs / 'merged'}")
+        bridge.run("score", *given, f"score.checkpoint={runs / 'merged/chosen'}", "score.name=merged")
+        bridge.run("export", *given, f"convert.source={runs / 'merged/chosen'}", f"convert.output={runs / 'hf'}")
 
     return once("bridge_smoke", make) / "smoke"
 

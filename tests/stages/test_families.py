@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import needs_bridge, run_bridge_program, write_hub
+from tests.bridge import Bridge, needs_bridge
 from tests.helpers import run_program
 
 FAMILIES = {  # of tests/programs/families.py
@@ -23,10 +23,9 @@ def by_nemo(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.fixture(scope="module")
-def by_bridge(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def by_bridge(tmp_path_factory: pytest.TempPathFactory, bridge: Bridge) -> Found:
     folder = tmp_path_factory.mktemp("bridge")
-    home = write_hub(folder / "hub")
-    return folder, run_bridge_program("families", "bridge", str(folder), *FAMILIES["bridge"], home=home)
+    return folder, bridge.run_program("families", "bridge", str(folder), *FAMILIES["bridge"])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_demix.artifacts import DataManifest
+from tests.conftest import TEMPORARIES
 from tests.helpers import fork_run, is_half_trained, losses, run_cli, stop_when
 
 
@@ -28,6 +29,10 @@ def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
     assert [row["iteration"] for row in rows] == [0] * 16 + [1] * 8 + [2] * 4
     assert {row["status"] for row in rows} == {"OK"}
     assert len({row["name"] for row in rows}) == 28
+
+
+def test_it_leaves_no_temporary_file(smoke_run: Path) -> None:
+    assert list((smoke_run.parent / TEMPORARIES).iterdir()) == []
 
 
 def test_the_blend_files_are_the_converted_shares(smoke_run: Path) -> None:

@@ -1,0 +1,26 @@
+"""What a run ends with on the screen."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_demix.artifacts import DataManifest, read_json
+from nemo_demix.stages.tables import print_result
+
+
+def test_the_comparison_is_told_by_capability(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixture, result = read_json(smoke_run / "search/mixture.json"), read_json(smoke_run / "final/result.json")
+    manifest, cost = DataManifest.load(smoke_run / "datasets/manifest.json"), read_json(smoke_run / "cost.json")
+
+    def shown() -> str:
+        print_result(manifest, mixture, result, cost)
+        return " ".join(capsys.readouterr().out.split())
+
+    ours, baseline = (result["models"][name]["capabilities"] for name in ("mixture", "proportional"))
+    line = shown().partition("By capability, by the sampled items alone: ")[2]
+    for name, score in ours.items():
+        gap = score["score"] - baseline[name]["score"]
+        words = ("better", "not distinguishable") if gap < 0 else ("worse", "not distinguishable")
+        assert any(f"{name} {gap:+.4f}, {word}" in line for word in words), line
+    del result["chosen_minus"]["proportional"]["capabilities"]  # earlier releases did not write it
+    assert "By capability" not in shown()
