@@ -42,7 +42,9 @@ def percentage(value: float, digits: int = 0) -> str:
 
 
 def interval(result: Mapping[str, Any], name: str, digits: int, signed: bool = False) -> str:
-    """A figure and its 95 % interval."""
+    """A figure and its 95 % interval, if there is one: a single replicate has none."""
+    if result[f"{name}_lo"] is None:
+        return number(result[name], digits, signed)
     low, high = (number(result[f"{name}_{end}"], digits, signed) for end in ("lo", "hi"))
     return f"{number(result[name], digits, signed)} ({low} to {high})"
 
