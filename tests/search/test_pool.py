@@ -73,7 +73,9 @@ def test_a_sparse_optimum_beside_a_pinned_share_is_found() -> None:
 def test_all_rows_satisfy_random_constraints_and_come_nearer_to_their_edge(seed: int) -> None:
     config, best_C = draw_case(np.random.default_rng(seed))
     constraints = build(config)
+    pinned = {name: 2 * share - (name == "general") for name, share in config.pinned.items()}  # as weights, at beta .5
     assume(constraints.convex.dimension >= 3)
+    assume(1 - sum(pinned.values()) >= 2 * config.min_used)  # of less, one component more is used: some single points
     wide_MC = wide_mixtures(SAMPLER, PRIOR, constraints, 1_000, np.random.default_rng(0))
     assert constraints.satisfied_M(wide_MC).all()
     assert max(violations(config, row_C) for row_C in wide_MC[::50]) <= 1e-9
