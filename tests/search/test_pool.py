@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nemo_demix.config import ConstraintsConfig, SamplerConfig
 from nemo_demix.constraints import Constraints
+from nemo_demix.errors import MixtureError
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.choose import RankedPool
 from nemo_demix.search.pool import Judge, refined, wide_mixtures
@@ -70,13 +71,16 @@ def test_a_sparse_optimum_beside_a_pinned_share_is_found() -> None:
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000))
 @example(seed=673)  # `min_used` leaves it some faces and many single points
+@example(seed=511)  # and this one two single points
 def test_all_rows_satisfy_random_constraints_and_come_nearer_to_their_edge(seed: int) -> None:
     config, best_C = draw_case(np.random.default_rng(seed))
     constraints = build(config)
-    pinned = {name: 2 * share - (name == "general") for name, share in config.pinned.items()}  # as weights, at beta .5
     assume(constraints.convex.dimension >= 3)
-    assume(1 - sum(pinned.values()) >= 2 * config.min_used)  # of less, one component more is used: some single points
-    wide_MC = wide_mixtures(SAMPLER, PRIOR, constraints, 1_000, np.random.default_rng(0))
+    try:
+        wide_MC = wide_mixtures(SAMPLER, PRIOR, constraints, 1_000, np.random.default_rng(0))
+    except MixtureError:
+        assume(not config.min_used)  # it may leave single points of the set, and fewer than are asked for
+        raise
     assert constraints.satisfied_M(wide_MC).all()
     assert max(violations(config, row_C) for row_C in wide_MC[::50]) <= 1e-9
     found_C = best_of(PRIOR, constraints, best_C, 1_000)
