@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from tests.forked import preload, run_ranks, start_cli
 
@@ -31,13 +30,11 @@ def answer(kind: str, arguments: list[str], environment: dict[str, str], timeout
             return 1, "", str(error)
     process = start_cli(arguments, environment, Path.cwd())
     try:
-        output, errors = process.communicate(timeout)
+        return process.wait(timeout), process.printed(0), process.printed(1)
     except subprocess.TimeoutExpired as error:
         return -1, "", str(error)
     finally:
         process.kill()
-    code: Any = process.returncode
-    return code, output, errors
 
 
 if __name__ == "__main__":

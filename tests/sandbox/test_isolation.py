@@ -13,6 +13,7 @@ import pytest
 from nemo_demix.errors import ScoreError
 from nemo_demix.sandbox import available_isolation, run_programs
 from nemo_demix.sandbox.contract import FAILED, PASSED, Limits
+from tests.conftest import TEMPORARIES
 from tests.sandbox.hostile import ARRIVED, SAMPLES, Sample
 from tests.sandbox.places import LIMITS, NO_NAMESPACES, PLACES, Unavailable, elsewhere
 
@@ -111,7 +112,7 @@ def test_the_trial_tells_what_programs_then_get() -> None:
 
 
 def test_where_the_name_of_the_temporary_folder_is_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / ("t" * 100)  # no socket's path is as long
+    folder = tmp_path / TEMPORARIES
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     assert available_isolation.__wrapped__() == available_isolation()
