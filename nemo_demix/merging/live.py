@@ -19,7 +19,7 @@ from nemo_demix.checkpoints.metadata import Chunk
 from nemo_demix.checkpoints.reader import CheckpointReader, stored_name
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Grid, Span
-from nemo_demix.merging.kernel import Coefficients, num_rows, padded
+from nemo_demix.merging.kernel import Coefficients, all_within, padded, put
 from nemo_demix.merging.methods import DeltaMethod, LinearMethod, Method, Statistics
 from nemo_demix.merging.passes import check_payloads, collect_matrices, matrices_of
 from nemo_demix.merging.plan import MergePlan, Range, make_plan
@@ -146,9 +146,9 @@ class LiveProxies:
             CheckpointError: if a sum, or its dtype, overflows, or a component holds NaN or infinity.
         """
         coefficients: dict[Key, Coefficients] = {}
-        scratch = _Scratch(len(self._plan.sources), len(weights_MK), self._residents)
+        scratch = _Scratch(len(self._plan.sources), self._residents)
         for resident, out_M in zip(self._residents, outs, strict=True):
-            sums = []
+            within = []
             for region in resident.regions:
                 statistics = self._statistics.get(region.key)
                 for start in range(region.start, region.stop, scratch.size):
@@ -157,18 +157,17 @@ class LiveProxies:
                         key = region.key if self._method.needs_statistics else (0, 0)
                         if key not in coefficients:
                             values_MT = self._method.coefficients(weights_MK, statistics)
-                            coefficients[key] = Coefficients(values_MT, scratch.values_TN.device)
-                        merged_MN = scratch.sums(coefficients[key], resident.values_TN[:, start:stop])
+                            coefficients[key] = Coefficients(values_MT)
+                        merged_MPD = coefficients[key].apply(scratch.widened(resident.values_TN[:, start:stop]))
                     else:
                         assert isinstance(self._method, DeltaMethod)
                         assert resident.base_N is not None
                         deltas_K1N, base_1N = resident.values_TN[:, None, start:stop], resident.base_N[None, start:stop]
-                        merged_MN = self._method.mix(deltas_K1N, base_1N, weights_MK, statistics).squeeze(1)
-                    for out_N, merged_N in zip(out_M, merged_MN, strict=True):
-                        out_N[start:stop].copy_(merged_N)
-                        sums.append(out_N[start:stop].sum(dtype=torch.float32))
-            # A sum of finite values can overflow, so it only says where to look.
-            if sums and not torch.isfinite(torch.stack(sums)).all():
+                        merged_MPD = self._method.mix(deltas_K1N, base_1N, weights_MK, statistics)
+                    within.append(all_within(merged_MPD, out_M[0].dtype))
+                    for out_N, merged_PD in zip(out_M, merged_MPD, strict=True):
+                        put(merged_PD, out_N[start:stop])
+            if within and not torch.stack(within).all():
                 self._check_finite(resident, out_M)
 
     def _check_finite(self, resident: _Resident, out_M: Sequence[torch.Tensor]) -> None:
@@ -185,22 +184,19 @@ class LiveProxies:
 
 
 class _Scratch:
-    """Buffers for one block of all sources and all mixtures."""
+    """A buffer for one block of all sources."""
 
-    def __init__(self, num_sources: int, num_mixtures: int, residents: Sequence[_Resident]) -> None:
+    def __init__(self, num_sources: int, residents: Sequence[_Resident]) -> None:
         device = residents[0].values_TN.device
         longest = padded(max(resident.values_TN.shape[1] for resident in residents))
         self.size = min(BLOCK_ELEMENTS if device.type == "cpu" else _DEVICE_BLOCK, longest)
-        self.values_TN = torch.zeros(num_sources, self.size, device=device)
-        self.out_RN = torch.zeros(num_rows(num_mixtures), self.size, device=device)
+        self._values_TN = torch.zeros(num_sources, self.size, device=device)
 
-    def sums(self, coefficients: Coefficients, sources_TN: torch.Tensor) -> torch.Tensor:
-        """Return the weighted sums of one block, fp32, shape (M, N); overwritten by the next call."""
+    def widened(self, sources_TN: torch.Tensor) -> torch.Tensor:
+        """Return a block in fp32, padded with what was there before; overwritten by the next call."""
         count = sources_TN.shape[1]
-        self.values_TN[:, :count].copy_(sources_TN)
-        length = padded(count)
-        coefficients.apply(self.values_TN[:, :length], self.out_RN[:, :length])
-        return self.out_RN[: coefficients.num_mixtures, :count]
+        self._values_TN[:, :count].copy_(sources_TN)
+        return self._values_TN[:, : padded(count)]
 
 
 def _load_sources(plan: MergePlan, held: Sequence[Shard], numbers: Mapping[str, int]) -> list[_Resident]:

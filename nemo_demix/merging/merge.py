@@ -17,7 +17,7 @@ from nemo_demix.errors import CheckpointError, ConfigError
 from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
-from nemo_demix.merging.kernel import num_rows
+from nemo_demix.merging.kernel import num_bytes
 from nemo_demix.merging.methods.base import DeltaMethod
 from nemo_demix.merging.output import (
     RECORD,
@@ -34,6 +34,7 @@ from nemo_demix.merging.peers import Peers
 from nemo_demix.merging.plan import MergePlan
 from nemo_demix.merging.sending import is_sent, send
 from nemo_demix.merging.sources import Source
+from nemo_demix.merging.stream import MIXTURES_AT_ONCE
 from nemo_demix.merging.workers import Workers, phases
 
 logger = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ def planned_memory_gib(plan: MergePlan, workers: int) -> float:
     num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)
-    held = num_sources * 8 + 4 + num_rows(min(num_mixtures, 64)) * 4 + 4
+    held = num_sources * 8 + 4 + num_bytes(num_sources, min(num_mixtures, MIXTURES_AT_ONCE)) + 4
     if isinstance(plan.method, DeltaMethod):
         held += num_sources * 4 * _DELTA_TEMPORARIES
     ahead, files = plan.read_ahead

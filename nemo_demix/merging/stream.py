@@ -18,11 +18,11 @@ from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.files import EarlyWriteback, OpenFiles
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
 from nemo_demix.merging.journal import Journal, Run, UnitRecord
-from nemo_demix.merging.kernel import Coefficients, num_rows, padded
+from nemo_demix.merging.kernel import Coefficients, all_within, padded, put
 from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Statistics
 from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
 
-_MIXTURES_AT_ONCE = 64
+MIXTURES_AT_ONCE = 16  # more do not make a sum cheaper
 OUTPUT = "-> "  # before a mixture's name, where it and no source is not finite
 
 
@@ -174,8 +174,6 @@ class Worker:
         self._outputs = OpenFiles(write=True)
         self._writeback = EarlyWriteback(plan.output_bytes * len(folders))
         self._touched: set[str] = set()
-        num_mixtures = min(len(folders), _MIXTURES_AT_ONCE)
-        self._out_RN = torch.zeros(num_rows(num_mixtures), self._sources.capacity)
         self._cast = {
             dtype: torch.zeros(self._sources.capacity, dtype=dtype)
             for dtype in {tensor.out_dtype for tensor in plan.tensors if tensor.is_averaged}
@@ -247,19 +245,17 @@ class Worker:
     ) -> dict[str, int]:
         method, plan = self._plan.method, self._plan
         names = list(self._weights)
-        num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
         found: dict[str, int] = {}  # in sources, whose outputs are then not finite either
         overflown: dict[str, int] = {}
         statistics = self._statistics.get((part.tensor, part.matrix))
         if isinstance(method, LinearMethod):
             values_TN = self._sources.values(part, span)
+            found = self._sources.check_finite(part, span, values_TN)
             first = 0
             for some in self._coefficients_of(method, part):
-                out_RN = self._out_RN[: num_rows(some.num_mixtures), : values_TN.shape[1]]
-                if not some.apply(values_TN, out_RN) and first == 0:
-                    found = self._sources.nonfinite(part, span, values_TN)
-                for name, out_N in zip(names[first : first + some.num_mixtures], out_RN, strict=False):
-                    overflown |= self._put(name, part, span, out_N[:num_elements], written, paths)
+                merged_MPD = some.apply(values_TN)
+                for name, merged_PD in zip(names[first : first + some.num_mixtures], merged_MPD, strict=True):
+                    overflown |= self._put(name, part, span, merged_PD, written, paths)
                 first += some.num_mixtures
             return found or overflown
         assert isinstance(method, DeltaMethod)
@@ -269,7 +265,7 @@ class Worker:
         for index, name in enumerate(names):
             weights_MK = plan.weights_MK[index : index + 1]
             (merged_RC,) = method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
-            overflown |= self._put(name, part, span, merged_RC.reshape(-1), written, paths)
+            overflown |= self._put(name, part, span, merged_RC, written, paths)
         return found or overflown
 
     def _coefficients_of(self, method: LinearMethod, part: Range) -> list[Coefficients]:
@@ -280,8 +276,8 @@ class Worker:
                 self._coefficients.clear()
             values_MT = method.coefficients(self._plan.weights_MK, self._statistics.get(key))
             self._coefficients[key] = [
-                Coefficients(values_MT[first : first + _MIXTURES_AT_ONCE])
-                for first in range(0, len(values_MT), _MIXTURES_AT_ONCE)
+                Coefficients(values_MT[first : first + MIXTURES_AT_ONCE])
+                for first in range(0, len(values_MT), MIXTURES_AT_ONCE)
             ]
         return self._coefficients[key]
 
@@ -290,7 +286,7 @@ class Worker:
         mixture: str,
         part: Range,
         span: Span,
-        merged_N: torch.Tensor,
+        merged_PD: torch.Tensor,
         written: dict[str, dict[tuple[int, int], list[int]]],
         paths: set[str],
     ) -> dict[str, int]:
@@ -300,13 +296,11 @@ class Worker:
             CheckpointError: if some are, where all sources were finite: a sum, or the dtype, has overflown.
         """
         tensor = self._plan.tensors[part.tensor]
-        rounded_N = merged_N
-        if tensor.out_dtype != merged_N.dtype:
-            rounded_N = self._cast[tensor.out_dtype][: merged_N.numel()]
-            rounded_N.copy_(merged_N)
+        num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
+        rounded_N = self._cast[tensor.out_dtype][:num_elements]
+        put(merged_PD, rounded_N)
         self._write(mixture, part, span, rounded_N.view(torch.uint8).numpy(), written, paths)
-        # A sum of finite values can overflow, so it only says where to look.
-        if torch.isfinite(rounded_N.sum(dtype=torch.float32)):
+        if all_within(merged_PD, tensor.out_dtype):
             return {}
         count = int((~rounded_N.isfinite()).sum())
         if count and not self._plan.allow_nonfinite:

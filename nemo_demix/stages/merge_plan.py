@@ -4,14 +4,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nemo_demix.artifacts import sync
 from nemo_demix.checkpoints.store import StorePath
-from nemo_demix.merging.kernel import num_rows
+from nemo_demix.merging.kernel import Coefficients
 from nemo_demix.merging.merge import MergeOptions, affordable_workers, planned_memory_gib, sort_out
 from nemo_demix.merging.passes import matrices_of
 from nemo_demix.merging.plan import MergePlan
@@ -72,13 +72,14 @@ def _estimate(plan: MergePlan, output: Path, num_mixtures: int, workers: int) ->
     blocks = SourceBlocks(plan, keep_crcs=False)
     started = time.monotonic()
     elements = 0
+    coefficients = Coefficients(np.ones((num_mixtures, len(plan.sources))))
     for unit in plan.units:
         for part in unit.ranges:
             for span in plan.blocks(part):
                 if elements < _SAMPLE_ELEMENTS and plan.tensors[part.tensor].is_averaged:
                     values_TN = blocks.values(part, span)
                     elements += values_TN.shape[1]
-                    torch.mm(torch.ones(num_rows(num_mixtures), len(plan.sources)), values_TN)
+                    coefficients.apply(values_TN)
     blocks.close()
     compute_s = (time.monotonic() - started) / max(elements, 1) * plan.num_elements / workers
     folder = next(path for path in (output, *output.resolve().parents) if path.is_dir())

@@ -7,17 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_demix.merging import kernel
-from nemo_demix.merging.kernel import Coefficients, num_rows, padded
+from nemo_demix.merging.kernel import Coefficients, all_within, padded, put
 
 
 def sums(weights_MT: np.ndarray, sources_TN: torch.Tensor) -> torch.Tensor:
-    """Through buffers that held NaN before, as reused ones do."""
+    """From the middle of a buffer that held NaN before, as reused ones do."""
     count = sources_TN.shape[1]
-    values_TN = torch.zeros(len(sources_TN), padded(count))
-    values_TN[:, :count] = sources_TN
-    out_RN = torch.full((num_rows(len(weights_MT)), padded(count)), torch.nan)
-    Coefficients(weights_MT).apply(values_TN, out_RN)
-    return out_RN[: len(weights_MT), :count].clone()
+    values_TN = torch.full((len(sources_TN), padded(count) + 512), torch.nan)
+    values_TN[:, 256 : 256 + count] = sources_TN
+    merged_MPD = Coefficients(weights_MT).apply(values_TN[:, 256 : 256 + padded(count)])
+    out_MN = torch.full((len(weights_MT), count), torch.nan)
+    for out_N, merged_PD in zip(out_MN, merged_MPD, strict=True):
+        put(merged_PD, out_N)
+    return out_MN
 
 
 def chain(weights_T: np.ndarray, sources_TN: torch.Tensor) -> torch.Tensor:
@@ -44,18 +46,23 @@ def test_every_mixture_is_one_chain_of_fused_multiply_adds(m: int, t: int, n: in
     assert torch.equal(sums(weights_MT, sources_TN[:, start:]), found[:, start:]), "from another place"
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch has another BLAS here")
-def test_the_product_of_mkl_is_the_chain() -> None:
-    """On AMD's processors too, where products of two or three rows are none: the chain written out is slow."""
-    assert kernel._chain_by_blas()
+@pytest.mark.skipif("AVX" not in torch.backends.cpu.get_cpu_capability(), reason="FBGEMM has no kernel for it")
+def test_bags_are_the_chain() -> None:
+    """Where they are not, the chain written out is slower."""
+    assert kernel._chain_by_bags()
 
 
-def test_where_the_product_is_no_chain_the_chain_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instead", ["_by_chain", "_by_product"])
+def test_where_bags_are_no_chain_another_way_gives_the_same(instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     weights_MT, sources_TN = rng.dirichlet(np.ones(9), 5), torch.from_numpy(rng.normal(size=(9, 999))).float()
+    weights_MT[2] = np.eye(9)[4]
+    weights_MT[3, 5:] = 0
     expected = sums(weights_MT, sources_TN)
-    monkeypatch.setattr(kernel, "_chain_by_blas", lambda: False)
+    monkeypatch.setattr(Coefficients, "_by_bags", getattr(Coefficients, instead))
     assert torch.equal(sums(weights_MT, sources_TN), expected)
+    sources_TN[7, 3] = torch.nan
+    assert sums(weights_MT, sources_TN)[:, 3].isnan().tolist() == [True, True, False, False, True]
 
 
 def test_a_one_hot_mixture_keeps_every_bit() -> None:
@@ -71,3 +78,20 @@ def test_nan_stays_where_it_is_and_a_weight_of_zero_hides_it() -> None:
     found = sums(np.array([[0.5, 0.5], [1.0, 0.0], [0.25, 0.0]]), sources_TN)
     assert found.isnan().nonzero().tolist() == [[0, 7]]
     assert found[2].eq(0.25).all()
+
+
+def test_mixtures_of_nothing_are_zero() -> None:
+    sources_TN = torch.full((3, 300), torch.nan)
+    assert sums(np.zeros((2, 3)), sources_TN).eq(0).all()
+
+
+@given(st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), st.floats(0.5, 2), st.integers(1, 600))
+def test_what_overflows_is_always_seen(dtype: torch.dtype, factor: float, count: int) -> None:
+    values = torch.randn(count).double()
+    values[count // 2] = -torch.finfo(dtype).max * factor
+    values_N = values.float()
+    if not values_N.to(dtype).isfinite().all():
+        assert not all_within(values_N, dtype)
+    assert all_within(torch.randn(count), dtype)
+    values_N[0] = torch.nan
+    assert not all_within(values_N, dtype)

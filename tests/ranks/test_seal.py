@@ -18,6 +18,7 @@ from nemo_demix.merging.peers import Peers
 from nemo_demix.ranks.groups import RankGroups, StoreChannel, _Chunk, _Group
 from nemo_demix.ranks.seal import VARIABLE, Seal, shared_seal
 from nemo_demix.ranks.team import Team, _listen, join_team
+from nemo_demix.search.proxies.groups import Reply
 
 REPLY = ({"items": [], "lm_eval": None}, np.arange(3.0))
 
@@ -44,6 +45,16 @@ class Ends:
         self.groups._send(self.launch, 0, {"kind": "merge", "number": self.groups._groups[0].sent})  # type: ignore[arg-type]
         assert self.rank.next() is not None
 
+    def reply(self, reply: Reply) -> None:
+        """Let the rank reply, and the reply arrive."""
+        self.rank.reply(reply)
+        arrived(self.rank._store, self.key(self.rank._index))
+
+    def forge(self, number: int, message: bytes) -> None:
+        """Let the stranger put a message in a reply's place."""
+        self.stranger.set(self.key(number), message)  # type: ignore[arg-type]  # bytes are taken as they are
+        arrived(self.stranger, self.key(number))
+
     def taken(self) -> object:
         """What the command makes of a reply."""
         return self.groups._reply(self.launch, 0)  # type: ignore[arg-type]
@@ -51,6 +62,11 @@ class Ends:
     def key(self, number: int) -> str:
         """Of a reply."""
         return f"{self.launch.prefix}/group/0/reply/{number}"
+
+
+def arrived(writer: TCPStore, key: str) -> None:
+    """Wait until what was written is there for others: `set` does not, a question over the same connection does."""
+    assert writer.check([key])
 
 
 @pytest.fixture
@@ -75,12 +91,12 @@ def test_what_a_rank_replies_is_taken_as_it_was_sent(ends: Ends) -> None:
     for _ in range(2):
         ends.ask()
         assert ends.taken() is None
-        ends.rank.reply(REPLY)
+        ends.reply(REPLY)
         told, array = ends.taken()  # type: ignore[misc]
         assert told == REPLY[0]
         assert array.tolist() == [0, 1, 2]
     ends.ask()
-    ends.rank.reply(({"error": "no"}, None))
+    ends.reply(({"error": "no"}, None))
     assert ends.taken() == ({"error": "no"}, None)
 
 
@@ -91,32 +107,32 @@ def test_what_a_rank_replies_is_taken_as_it_was_sent(ends: Ends) -> None:
 )
 def test_a_forged_reply_ends_the_run(ends: Ends, message: bytes) -> None:
     ends.ask()
-    ends.stranger.set(ends.key(0), message)
+    ends.forge(0, message)
     with pytest.raises(ClusterError, match=r"launch/1/group/0/reply/0: a message .* no process of the run has written"):
         ends.taken()
 
 
 def test_a_true_reply_does_not_pass_for_another(ends: Ends) -> None:
     ends.ask()
-    ends.rank.reply(REPLY)
+    ends.reply(REPLY)
     recorded = ends.stranger.get(ends.key(0))
     ends.taken()
     ends.ask()
-    ends.stranger.set(ends.key(1), recorded)
+    ends.forge(1, recorded)
     with pytest.raises(ClusterError, match="reply/1: a message"):
         ends.taken()
 
 
 def test_a_reply_that_comes_twice_or_unasked_ends_the_run(ends: Ends) -> None:
     ends.ask()
-    ends.rank.reply(REPLY)
+    ends.reply(REPLY)
     recorded = ends.stranger.get(ends.key(0))
     ends.taken()
-    ends.stranger.set(ends.key(0), recorded)
+    ends.forge(0, recorded)
     with pytest.raises(ClusterError, match="reply/0: a reply that came twice"):
         ends.ask()
     ends.stranger.delete_key(ends.key(0))
-    ends.stranger.set(ends.key(1), recorded)
+    ends.forge(1, recorded)
     with pytest.raises(ClusterError, match="reply/1: a reply that was not asked for"):
         ends.ask()
 
@@ -158,6 +174,7 @@ def test_processes_of_one_team_agree_and_others_do_not(monkeypatch: pytest.Monke
     (tmp_path / "nemo-demix/team-secret").write_bytes(b"x" * 32)
     stranger = Team(Peers(1, 2))
     stranger.write("launch/1", {"config": "mine.yaml"})
+    arrived(stranger.store, "launch/1")
     with pytest.raises(ClusterError, match="launch/1: a message"):
         agent.read("launch/1")
 
