@@ -23,7 +23,7 @@ Hashes = NDArray[np.uint64]
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse mod 2^64
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # of splitmix64
-_PIECE = 1 << 20  # characters that are looked at at once
+_PIECE = 1 << 17  # characters, or words, that are looked at at once: their arrays stay in a core's own cache
 _BITS_A_GRAM = 64  # of the table: one n-gram in so many passes that is in no benchmark
 _BETWEEN = re.compile(r"[\W_]")
 _LEAST_BITS, _MOST_BITS = 16, 30  # of a hash, by which the table is addressed
@@ -32,7 +32,7 @@ _LEAST_BITS, _MOST_BITS = 16, 30  # of a hash, by which the table is addressed
 class NgramHasher:
     """Hashes of word n-grams.
 
-    Memory: some 50 bytes a character of a piece of a million, and 16 bytes a word of the texts.
+    Memory: some ten megabytes, and 50 bytes a word of the texts.
     """
 
     def __init__(self, size: int) -> None:
@@ -52,13 +52,20 @@ class NgramHasher:
         if len(words_W) < self.size:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
         count = len(words_W) - self.size + 1
-        hashes = np.zeros(count, np.uint64)
-        for offset in range(self.size):
-            hashes *= _BASE
-            hashes += words_W[offset : offset + count]
+        hashes = np.empty(count, np.uint64)
+        for first in range(0, count, _PIECE):
+            hashes[first : first + _PIECE] = self._hashes_of(words_W[first : first + _PIECE + self.size - 1])
         owners = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)
         inside = owners[:count] == owners[self.size - 1 :]
         return hashes[inside], owners[:count][inside]
+
+    def _hashes_of(self, words_W: Hashes) -> Hashes:
+        """Hash the n-grams of consecutive words: differences of running sums."""
+        count = len(words_W) - self.size + 1
+        powers, inverses = _powers(1 << len(words_W).bit_length())
+        sums = np.zeros(len(words_W) + 1, np.uint64)
+        np.cumsum(words_W * inverses[: len(words_W)], out=sums[1:])
+        return (sums[self.size :] - sums[:count]) * powers[self.size - 1 : len(words_W)]
 
 
 def word_hashes(text: str) -> tuple[Hashes, NDArray[np.int64]]:
@@ -84,10 +91,10 @@ def word_hashes(text: str) -> tuple[Hashes, NDArray[np.int64]]:
 def _words_of(piece: str) -> tuple[Hashes, NDArray[np.int64]]:
     if piece.isascii():
         codes_N: NDArray[Any] = np.frombuffer(piece.encode("ascii"), np.uint8)
-        is_word_N = _ascii_words()[codes_N]
+        is_word_N = _ascii_words().take(codes_N)
     else:
         codes_N = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
-        is_word_N = _all_words()[codes_N]
+        is_word_N = _all_words().take(codes_N)
     edges = np.flatnonzero(np.diff(is_word_N, prepend=False, append=False))
     starts_W, ends_W = edges[::2], edges[1::2]
     powers_N, inverses_N = _powers(1 << len(piece).bit_length())
@@ -110,7 +117,7 @@ def _all_words() -> NDArray[np.bool_]:
     return np.array([chr(code).isalnum() for code in range(0x110000)])
 
 
-@lru_cache(maxsize=2)  # most pieces are of one size
+@lru_cache(maxsize=8)  # most pieces are of one size
 def _powers(count: int) -> tuple[Hashes, Hashes]:
     """Return powers of the base and of its inverse, from the power of 0; uint64, shape (count,) both."""
     powers = (np.full(count, base, np.uint64) for base in (_BASE, _INVERSE))
