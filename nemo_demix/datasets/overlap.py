@@ -60,7 +60,7 @@ class NgramHasher:
         return hashes[inside], owners[:count][inside]
 
     def _hashes_of(self, words_W: Hashes) -> Hashes:
-        """Hash the n-grams of consecutive words: differences of running sums."""
+        """Hash the n-grams of consecutive words, as differences of running sums; uint64, shape (n-grams,)."""
         count = len(words_W) - self.size + 1
         powers, inverses = _powers(1 << len(words_W).bit_length())
         sums = np.zeros(len(words_W) + 1, np.uint64)

@@ -124,7 +124,7 @@ def put(merged_PD: torch.Tensor, out_N: torch.Tensor) -> None:
 
 
 def all_within(merged: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return whether every element is finite once it is rounded to a dtype: a bool of no dimension.
+    """Return whether every element is finite once it is rounded to a dtype: a bool of shape ().
 
     False may be wrong, and only says to look: it is their norm that is compared, which none of them exceeds.
     """
