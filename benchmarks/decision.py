@@ -33,6 +33,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     # Merges change nothing in what predictions choose (tests/search/test_recommended.py): none is made here.
     "recommended": ("search=recommended", "search.proxy=predictions"),
     "unfloored": ("search=recommended", "search.proxy=predictions", "search.default_floor=null"),
+    "floor0": ("search=recommended", "search.proxy=predictions", "search.default_floor=0"),
     "demix": ("search=demix",),
     "mixmin": ("search=mixmin",),
     "equal": ("search=equal",),
@@ -80,7 +81,7 @@ def order_quickstarts(runs: Path, seeds: Sequence[int], orders: Sequence[int]) -
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
     name = f"{RECIPE}_{replicate}_{arm}"
-    if arm in ("unfloored", "mixmin"):  # they ask the same components what the first did
+    if arm in ("unfloored", "floor0", "mixmin"):  # they ask the same components what the first did
         branch(runs, name, "models/component", "search/predictions", source=f"{RECIPE}_{replicate}_recommended")
     else:
         branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
@@ -229,7 +230,7 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     table: list[dict[str, Any]] = []
     found: dict[tuple[str, str, str], tuple[float, float | None, float | None]] = {}
     pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
-    ours = [arm for arm in ("recommended", "unfloored") if arm in arms]
+    ours = [arm for arm in ("recommended", "unfloored", "floor0") if arm in arms]
     pairs += [(one, arm) for one in ours for arm in arms if arm not in (PLAIN, *ours)]
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):

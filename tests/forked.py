@@ -21,7 +21,7 @@ from multiprocessing import util as multiprocessing_util
 from pathlib import Path
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def preload(*more: str) -> None:
@@ -39,7 +39,7 @@ class Started:
         self.args = list(arguments)
         self._files = [tempfile.NamedTemporaryFile(prefix="out"), tempfile.NamedTemporaryFile(prefix="err")]  # noqa: SIM115
         names = [file.name for file in self._files]
-        self._process = _CONTEXT.Process(target=_start, args=(target, self.args, dict(environment), str(folder), names))
+        self._process = CONTEXT.Process(target=_start, args=(target, self.args, dict(environment), str(folder), names))
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
