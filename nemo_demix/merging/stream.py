@@ -247,6 +247,7 @@ class Worker:
         names = list(self._weights)
         found: dict[str, int] = {}  # in sources, whose outputs are then not finite either
         overflown: dict[str, int] = {}
+        dtype = plan.tensors[part.tensor].out_dtype
         statistics = self._statistics.get((part.tensor, part.matrix))
         if isinstance(method, LinearMethod):
             values_TN = self._sources.values(part, span)
@@ -254,8 +255,10 @@ class Worker:
             first = 0
             for some in self._coefficients_of(method, part):
                 merged_MPD = some.apply(values_TN)
+                is_within = bool(all_within(merged_MPD, dtype))
                 for name, merged_PD in zip(names[first : first + some.num_mixtures], merged_MPD, strict=True):
-                    overflown |= self._put(name, part, span, merged_PD, written, paths)
+                    rounded_N = self._put(name, part, span, merged_PD, written, paths)
+                    overflown |= {} if is_within else self._overflown(name, part, rounded_N)
                 first += some.num_mixtures
             return found or overflown
         assert isinstance(method, DeltaMethod)
@@ -265,7 +268,8 @@ class Worker:
         for index, name in enumerate(names):
             weights_MK = plan.weights_MK[index : index + 1]
             (merged_RC,) = method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
-            overflown |= self._put(name, part, span, merged_RC, written, paths)
+            rounded_N = self._put(name, part, span, merged_RC, written, paths)
+            overflown |= {} if all_within(merged_RC, dtype) else self._overflown(name, part, rounded_N)
         return found or overflown
 
     def _coefficients_of(self, method: LinearMethod, part: Range) -> list[Coefficients]:
@@ -289,19 +293,22 @@ class Worker:
         merged_PD: torch.Tensor,
         written: dict[str, dict[tuple[int, int], list[int]]],
         paths: set[str],
-    ) -> dict[str, int]:
-        """Round to the output's dtype and write; returns how many values are NaN or infinite now, if they may be.
-
-        Raises:
-            CheckpointError: if some are, where all sources were finite: a sum, or the dtype, has overflown.
-        """
+    ) -> torch.Tensor:
+        """Round to the output's dtype and write; returns what was written, shape (N,), until the next call."""
         tensor = self._plan.tensors[part.tensor]
         num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
         rounded_N = self._cast[tensor.out_dtype][:num_elements]
         put(merged_PD, rounded_N)
         self._write(mixture, part, span, rounded_N.view(torch.uint8).numpy(), written, paths)
-        if all_within(merged_PD, tensor.out_dtype):
-            return {}
+        return rounded_N
+
+    def _overflown(self, mixture: str, part: Range, rounded_N: torch.Tensor) -> dict[str, int]:
+        """Count the values that are NaN or infinite once they are rounded.
+
+        Raises:
+            CheckpointError: if there are any, unless the plan lets them through: a sum, or the dtype, has overflown.
+        """
+        tensor = self._plan.tensors[part.tensor]
         count = int((~rounded_N.isfinite()).sum())
         if count and not self._plan.allow_nonfinite:
             kind = str(tensor.out_dtype).removeprefix("torch.")
