@@ -3,8 +3,9 @@
 A replicate draws everything but the base anew: the components, the search, which items are searched and which judge.
 Each arm's mixture is trained in several data orders, and compared with the token-proportional mixture's model of the
 same replicate and order. The replicate is the unit of every interval (Student's t over replicates): it holds the noise
-of components, searches, data orders and items at once. Every stage is the product's own and resumes; --quick works the
-figures out again from the committed rows.
+of components, searches, data orders and items at once. On another processor the same seeds give other models and
+another search: --draw keeps them beside the committed ones, within their replicates. Every stage is the product's own
+and resumes; --quick works the figures out again from the committed rows.
 """
 
 import argparse
@@ -162,7 +163,7 @@ def with_committed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _what(row: dict[str, Any]) -> tuple[Any, ...]:
     """What a row is of."""
-    return tuple(row.get(key) for key in ("kind", "replicate", "arm", "order", "seed"))
+    return tuple(row.get(key) for key in ("kind", "draw", "replicate", "arm", "order", "seed"))
 
 
 def verdict(run: Path) -> dict[str, Any]:
@@ -181,11 +182,13 @@ class Study:
     """The trained models' scores, and their differences within a replicate and data order."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str]) -> None:
-        self._models = {(row["arm"], row["replicate"], row["order"]): row for row in rows if row["kind"] == "model"}
+        self._models = {
+            (row["arm"], row["replicate"], (row.get("draw"), row["order"])): row for row in rows if row["kind"] == "model"
+        }
         self._capability_of = capability_of
 
     def difference(self, arm: str, other: str, measure: str) -> list[float]:
-        """By replicate that has both arms: the mean over their common data orders of arm minus other."""
+        """By replicate that has both arms: the mean over their common draws and data orders of arm minus other."""
         by_replicate: dict[int, list[float]] = {}
         for (name, replicate, order), row in self._models.items():
             against = self._models.get((other, replicate, order))
@@ -287,6 +290,7 @@ def main() -> None:
     parser.add_argument("--quickstart-orders", type=int, default=0, help="more data orders of what it compared")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
     parser.add_argument("--add", action="store_true", help="the committed rows of what is not in --runs stay")
+    parser.add_argument("--draw", help="name of these runs, where the committed ones of these replicates stay; with --add")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -303,6 +307,8 @@ def main() -> None:
         if arguments.collect_only:
             return
         rows = rows_of(runs)
+        if arguments.draw is not None:
+            rows = [{**row, "draw": arguments.draw} for row in rows]
         if arguments.replicates:
             rows.append(_meta(runs, arguments.replicates[0]))
         if arguments.add:
