@@ -223,7 +223,8 @@ def test_a_killed_run_goes_on_inside_a_dataset(
     prepare(config)
     whole = files_of(config)
     config.runs_dir = str(tmp_path / "cut")
-    # No fork of this process: the tokenizer library's threads are in it, and what NeMo sets lets a fork wait for them.
+    # Not a fork of this process: the tokenizer library has threads here, and where NeMo was imported, which sets
+    # TOKENIZERS_PARALLELISM, a fork waits for them for ever.
     cut_off = CONTEXT.Process(target=prepare_until_the_third_file, args=(config,))
     cut_off.start()
     cut_off.join(120)
