@@ -183,7 +183,9 @@ class Study:
 
     def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str]) -> None:
         self._models = {
-            (row["arm"], row["replicate"], (row.get("draw"), row["order"])): row for row in rows if row["kind"] == "model"
+            (row["arm"], row["replicate"], (row.get("draw"), row["order"])): row
+            for row in rows
+            if row["kind"] == "model"
         }
         self._capability_of = capability_of
 
@@ -290,7 +292,7 @@ def main() -> None:
     parser.add_argument("--quickstart-orders", type=int, default=0, help="more data orders of what it compared")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
     parser.add_argument("--add", action="store_true", help="the committed rows of what is not in --runs stay")
-    parser.add_argument("--draw", help="name of these runs, where the committed ones of these replicates stay; with --add")
+    parser.add_argument("--draw", help="with --add: a name, by which the committed rows of these replicates stay")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
     arguments = parser.parse_args()
     if arguments.quick:
