@@ -295,6 +295,8 @@ def main() -> None:
     parser.add_argument("--draw", help="with --add: a name, by which the committed rows of these replicates stay")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed rows")
     arguments = parser.parse_args()
+    if arguments.draw is not None and not arguments.add:
+        parser.error("--draw keeps rows beside the committed ones: with --add")
     if arguments.quick:
         rows = json.loads((RESULTS / "decision.json").read_text())["rows"]
         rows = [row for row in rows if row["kind"] != "figure"]
@@ -310,7 +312,7 @@ def main() -> None:
             return
         rows = rows_of(runs)
         if arguments.draw is not None:
-            rows = [{**row, "draw": arguments.draw} for row in rows]
+            rows = [{**row, "draw": arguments.draw} if "replicate" in row else row for row in rows]
         if arguments.replicates:
             rows.append(_meta(runs, arguments.replicates[0]))
         if arguments.add:

@@ -225,7 +225,7 @@ def test_a_killed_run_goes_on_inside_a_dataset(
     config.runs_dir = str(tmp_path / "cut")
     # Not a fork of this process: the tokenizer library has threads here, and where NeMo was imported, which sets
     # TOKENIZERS_PARALLELISM, a fork waits for them for ever.
-    cut_off = CONTEXT.Process(target=prepare_until_the_third_file, args=(config,))
+    cut_off = CONTEXT.Process(target=prepare_until_the_third_file, args=(config,), daemon=True)
     cut_off.start()
     cut_off.join(120)
     assert cut_off.exitcode == -9
