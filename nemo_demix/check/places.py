@@ -10,6 +10,7 @@ from nemo_demix.config.demix import name_errors
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.memory import GIB, checkpoint_bytes
 from nemo_demix.memory_check import known_shape
+from nemo_demix.search.baselines import final_names
 from nemo_demix.search.strategies import strategy_of
 
 
@@ -47,7 +48,7 @@ def checkpoints_to_come(config: DemixConfig) -> float | None:
     if shape is None:
         return None
     kept, resumed = checkpoint_bytes(shape, config.train.precision)
-    roles = {"base": (config.base, ["base"]), "final": (config.final, ["mixture", *config.final.baselines])}
+    roles = {"base": (config.base, ["base"]), "final": (config.final, final_names(config))}
     if strategy_of(config.search).mixes_components():
         roles["component"] = (config.components, list(config.datasets))
     total, in_training = 0.0, False

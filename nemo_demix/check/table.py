@@ -12,6 +12,7 @@ from nemo_demix.datasets.files import size_of
 from nemo_demix.datasets.sources import source_files, source_kind
 from nemo_demix.memory import GIB
 from nemo_demix.memory_check import known_memory, known_shape
+from nemo_demix.search.baselines import final_names
 from nemo_demix.search.imported import read_problem
 from nemo_demix.search.imported_table import print_imported
 from nemo_demix.search.strategies import strategy_of
@@ -114,7 +115,7 @@ def _stages(config: DemixConfig) -> Table:
         table.add_column(heading, justify="right" if heading in ("models", "tokens") else "left")
     table.add_row("prepare", "", "", "", "")
     is_merged = strategy_of(config.search).mixes_components()
-    finals = ["mixture", *config.final.baselines]
+    finals = final_names(config)
     trained = [("base", "base", 1 if config.base.checkpoint is None else 0, config.base.num_tokens)]
     if is_merged:
         count = len(set(config.datasets) - set(config.components.checkpoints))

@@ -17,6 +17,7 @@ from nemo_demix.config.merging import MergeConfig
 from nemo_demix.config.models import (
     BACKENDS,
     ComponentsConfig,
+    FinalConfig,
     ModelConfig,
     ReferenceConfig,
     RoleConfig,
@@ -123,6 +124,7 @@ LIMITS: dict[type, dict[str, Limit]] = {
         "confirm": _FROM_1,
         "num_refits": _FROM_0,
     },
+    FinalConfig: {"seeds": _FROM_0},
     VerifyConfig: {"seeds": _FROM_0, "seed_references": _FROM_0},
     TrustConfig: {"max_delta": _FROM_0, "min_cv_rho": _RHO, "min_rho": _RHO},
     LaunchConfig: {

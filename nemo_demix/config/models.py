@@ -82,6 +82,7 @@ class FinalConfig(RoleConfig):
     """The final run, and the baselines trained beside it."""
 
     baselines: list[str] = field(default_factory=lambda: ["proportional"])  # proportional | equal | unimax | heuristic
+    seeds: list[int] = field(default_factory=list)  # more data orders of each; the verdict is of their mean
 
 
 @dataclass

@@ -1,15 +1,17 @@
-"""The final run against its prediction and against the baselines, paired by benchmark item."""
+"""The final run against its prediction and against the baselines, paired by data order and benchmark item."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.prepared import PreparedRun
-from nemo_demix.scoring.scores import combined, compare, compare_capabilities
+from nemo_demix.scoring.items import ModelItems
+from nemo_demix.scoring.scores import combined, compare, compare_capabilities, macro, mean_items, score_report
 from nemo_demix.scoring.store import load_scores
-from nemo_demix.scoring.suite import build_suite
+from nemo_demix.scoring.suite import Suite, build_suite
 from nemo_demix.search.baselines import CHOSEN
+from nemo_demix.training.jobs import final_name, final_seeds
 
 
 def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
@@ -18,34 +20,51 @@ def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
     Raises:
         DemixError: if a final model is not scored.
     """
+    config = run.config
     folder = run.folder / "final"
     mixture = read_json(run.folder / "search" / "mixture.json")
-    suite = build_suite(run.config.suite, run.manifest)
+    suite = build_suite(config.suite, run.manifest)
     models: dict[str, Any] = {}
-    items = {}
+    items: dict[str, list[ModelItems]] = {}  # by data order
     for name in read_json(folder / "shares.json"):
-        record, items[name] = load_scores(run.config, f"final_{name}")
-        capabilities = record["capabilities"]
-        models[name] = {
-            "capabilities": capabilities,
-            "macro": sum(score["score"] for score in capabilities.values()) / len(capabilities),
-            "scores": record["scores"],
-        }
+        named = [f"final_{final_name(config, name, seed)}" for seed in final_seeds(config)]
+        items[name] = [load_scores(config, one)[1] for one in named]
+        report = score_report(suite, mean_items(items[name]))
+        models[name] = {"capabilities": report["capabilities"], "macro": macro(report["capabilities"])}
+        models[name]["scores"] = report["scores"]
     # Both models of a comparison are really trained: no proxy and no predictor stands between them.
     seeds_std = macro_seeds_std(load_fidelity(run))
-    comparisons = {}
-    for name in models:
-        if name != CHOSEN:
-            comparisons[name] = combined(compare(suite, items[CHOSEN], items[name]), seeds_std, predictor_std=0.0)
-            by_capability = compare_capabilities(suite, items[CHOSEN], items[name])
-            comparisons[name]["capabilities"] = {capability: asdict(one) for capability, one in by_capability.items()}
+    comparisons = {name: _comparison(suite, items[CHOSEN], items[name], seeds_std) for name in models if name != CHOSEN}
     write_json(
         folder / "result.json",
         {
             "models": models,
+            "seeds": final_seeds(config),
             "predicted": mixture["predicted"],
             "proxy": mixture["measured"],
             "chosen_minus": comparisons,
             "fingerprint": expected_fingerprint,
         },
     )
+
+
+def _comparison(
+    suite: Suite, chosen: Sequence[ModelItems], baseline: Sequence[ModelItems], seeds_std: float | None
+) -> dict[str, Any]:
+    """Return the chosen mixture minus a baseline, of the mean over data orders: macro, and by capability.
+
+    Args:
+        chosen: Items of the chosen mixture's models, one a data order.
+        baseline: The same of the baseline's, in the same orders.
+        seeds_std: Standard deviation of one model's macro score between data orders, where `verify` measured it.
+    """
+    pairs = list(zip(chosen, baseline, strict=True))
+    mean = mean_items(chosen), mean_items(baseline)
+    orders = [compare(suite, *pair).difference for pair in pairs]
+    by_order = [compare_capabilities(suite, *pair) for pair in pairs]
+    capabilities = {
+        name: combined(one, None, predictor_std=0.0, orders=[found[name].difference for found in by_order])
+        for name, one in compare_capabilities(suite, *mean).items()
+    }
+    whole = combined(compare(suite, *mean), seeds_std, predictor_std=0.0, orders=orders)
+    return {**whole, "orders": orders, "capabilities": capabilities}

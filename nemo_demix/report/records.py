@@ -19,6 +19,7 @@ from nemo_demix.runtime.ranks import world_size
 from nemo_demix.scoring.items import ModelItems, Scores, scores_from_json
 from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import ProxyRow, of_last_search, read_rows, weights_key
+from nemo_demix.training.jobs import final_name, final_seeds
 
 
 @dataclass(frozen=True)
@@ -213,15 +214,18 @@ def _imported_rows(found: RunRecords) -> dict[str, Any]:
 
 def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelItems]:
     """Read the final models' items, as far as they are here and give the scores of the result."""
+    from nemo_demix.scoring.scores import mean_items, suite_scores
     from nemo_demix.scoring.store import load_scores
 
     found = {}
     for name, model in result["models"].items():
+        # Earlier releases trained in one data order, and said no seeds.
+        named = [final_name(config, name, seed) for seed in result.get("seeds", final_seeds(config)[:1])]
         try:
-            record, items = load_scores(config, f"final_{name}")
+            items = mean_items([load_scores(config, f"final_{one}")[1] for one in named])
         except (DemixError, OSError):
             continue  # the page says that scores are compared without their items
-        if record["scores"] == model["scores"]:
+        if suite_scores(items) == scores_from_json(model["scores"]):
             found[name] = items
     return found
 

@@ -5,14 +5,16 @@ Axis letters: R requests.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.items import Items, ModelItems, Score, score_of
+from nemo_demix.scoring.items import Items, ModelItems, Score, items_of_summary, score_of
 from nemo_demix.scoring.suite import Suite
+
+NORMAL = 1.96  # standard errors on either side of what is known with many degrees of freedom: 95 %
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def _apart(first: ModelItems, second: ModelItems, weights: Sequence[tuple[str, f
         apart, stderr = gap(one, other)
         difference += sign * weight * apart
         variance = None if variance is None or stderr is None else variance + (weight * stderr) ** 2
-    return _judged(difference, None if variance is None else math.sqrt(variance))
+    stderr = None if variance is None else math.sqrt(variance)
+    return _judged(difference, stderr, NORMAL * (stderr or 0.0))
 
 
 def gap(one: Items, other: Items) -> tuple[float, float | None]:
@@ -151,7 +154,32 @@ def gap(one: Items, other: Items) -> tuple[float, float | None]:
     return first.score - second.score, math.hypot(first.stderr or 0.0, second.stderr or 0.0) if known else None
 
 
-def combined(comparison: Comparison, seeds_std: float | None, predictor_std: float | None) -> dict[str, Any]:
+def mean_items(orders: Sequence[ModelItems]) -> ModelItems:
+    """Return what one mixture's models gave, of one or several data orders: the mean of every item's values.
+
+    Where a score's items are not known, or not as many in every order, it is the mean of the orders' scores, and its
+    standard error the mean of theirs: all of them met the same items, so that more orders make it no smaller.
+    """
+    return {name: _mean_of([items[name] for items in orders]) for name in orders[0]}
+
+
+def _mean_of(orders: Sequence[Items]) -> Items:
+    first = orders[0]
+    if len(orders) == 1:
+        return first
+    if all(one.summary is None and len(one.values_I) == len(first.values_I) for one in orders):
+        return replace(first, values_I=np.mean([one.values_I for one in orders], axis=0))
+    scores = [score_of(one) for one in orders]
+    errors = [score.stderr for score in scores if score.stderr is not None]
+    stderr = float(np.mean(errors)) if len(errors) == len(scores) else None
+    mean = float(np.mean([score.score for score in scores]))
+    kinds = first.unit, first.higher_is_better, first.chance
+    return items_of_summary(mean, stderr, scores[0].num_items, *kinds)
+
+
+def combined(
+    comparison: Comparison, seeds_std: float | None, predictor_std: float | None, orders: Sequence[float] = ()
+) -> dict[str, Any]:
     """Return a comparison with everything that makes it uncertain: the items sampled, the seeds of training, the
     predictor.
 
@@ -160,20 +188,31 @@ def combined(comparison: Comparison, seeds_std: float | None, predictor_std: flo
         seeds_std: Standard deviation of one trained model's macro score between data orders. None: not measured.
         predictor_std: Standard deviation of one mixture's macro score around what a proxy or a predictor says of it.
             None: not measured; 0: both models were really trained.
+        orders: Differences by data order, where the comparison is of their mean. Where `seeds_std` is not measured,
+            two or more tell what the data order does, and its part of the interval is Student's, by their number.
 
     Returns:
         difference, stderr (in all), low and high (95 %), verdict, `standard_errors` of the difference by source (null
         where not measured) and the names of the `unmeasured` ones: the interval is too narrow by those. The two models
-        err independently, so each of the last two sources counts twice.
+        err independently, so each of the last two sources counts twice. Half the interval is the root of the sum of
+        the squares of what each source alone would give it: Satterthwaite's degrees of freedom are too many where two
+        or three orders happen to agree.
     """
-    deviations = {"seeds": seeds_std, "predictor": predictor_std}
-    errors: dict[str, float | None] = {"items": comparison.stderr}
-    errors |= {name: None if std is None else math.sqrt(2) * std for name, std in deviations.items()}
+    count = max(1, len(orders))
+    of_seeds = None if seeds_std is None else math.sqrt(2 / count) * seeds_std
+    quantile = NORMAL
+    if of_seeds is None and count > 1:
+        from scipy.special import stdtrit
+
+        of_seeds, quantile = float(np.std(orders, ddof=1)) / math.sqrt(count), float(stdtrit(count - 1, 0.975))
+    of_predictor = None if predictor_std is None else math.sqrt(2) * predictor_std
+    errors = {"items": comparison.stderr, "seeds": of_seeds, "predictor": of_predictor}
     measured = [error for error in errors.values() if error is not None]
     is_known = comparison.stderr is not None or any(measured)  # that of no predictor at all is 0, and says nothing
     total = math.hypot(*measured) if is_known else None
+    others = [NORMAL * error for error in (comparison.stderr, of_predictor) if error is not None]
     return {
-        **asdict(_judged(comparison.difference, total)),
+        **asdict(_judged(comparison.difference, total, math.hypot(*others, quantile * (of_seeds or 0.0)))),
         "standard_errors": errors,
         "unmeasured": [name for name, error in errors.items() if error is None],
     }
@@ -192,9 +231,10 @@ def describe_macro(scores: Mapping[str, Score]) -> str:
     return ", ".join(f"{name} {score.score:.4f} {score.unit}" for name, score in scores.items())
 
 
-def _judged(difference: float, stderr: float | None) -> Comparison:
+def _judged(difference: float, stderr: float | None, reach: float) -> Comparison:
+    """Return a difference with its verdict; `reach` is half its interval of 95 %."""
     if stderr is None:
         return Comparison(difference, None, None, None, "not distinguishable")
-    low, high = difference - 1.96 * stderr, difference + 1.96 * stderr
+    low, high = difference - reach, difference + reach
     verdict = "better" if high < 0 else "worse" if low > 0 else "not distinguishable"
     return Comparison(difference, stderr, low, high, verdict)

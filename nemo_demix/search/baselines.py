@@ -8,6 +8,7 @@ from nemo_demix.artifacts import DataManifest, read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError, DemixError, MixtureError, found_by, near, refuse
 from nemo_demix.mixture import check_simplex, token_proportional
+from nemo_demix.training.jobs import final_name, final_seeds
 
 CHOSEN = "mixture"  # the final run's name among its baselines
 PUBLISHED = "demix"  # beside the baselines: what DeMix's published search ends with on the same proxies
@@ -49,6 +50,12 @@ def baseline_errors(config: DemixConfig, others: Collection[str] = ()) -> Iterat
         yield unknown_floor_baseline(config.search.floor_baseline, known)
     yield from found_by(lambda: heuristic_shares(config, list(config.datasets)))
     yield from epoch_errors(config.search.unimax_epochs)
+
+
+def final_names(config: DemixConfig) -> list[str]:
+    """Return the names of the models that `final` trains: the mixture and its baselines, each in every data order."""
+    compared = [CHOSEN, *config.final.baselines]
+    return [final_name(config, name, seed) for name in compared for seed in final_seeds(config)]
 
 
 def unknown_baseline(name: str, known: Collection[str]) -> ConfigError:

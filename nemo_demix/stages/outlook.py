@@ -9,6 +9,7 @@ from nemo_demix.config import DemixConfig
 from nemo_demix.config.stages import STEPS
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.progress import Progress
+from nemo_demix.search.baselines import final_names
 from nemo_demix.search.layout import search_groups
 from nemo_demix.search.proxy_row import read_rows
 from nemo_demix.search.space import search_folder
@@ -72,7 +73,7 @@ class Outlook:
         if place < STEPS.index("search") and num_proxies:
             found.append(("search", num_proxies, "proxies", float(num_proxies)))
         if place < STEPS.index("final"):
-            count = 1 + len(self.config.final.baselines)
+            count = len(final_names(self.config))
             found.append(
                 ("final", count, "model" if count == 1 else "models", float(count * self.config.final.num_tokens))
             )

@@ -32,7 +32,7 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
         console.print(
             f"The final model is [bold]{_MEANING[comparison['verdict']]}[/bold] the {name} baseline: "
             f"{comparison['difference']:+.4f} bits/byte, macro ({_interval(comparison)}; "
-            f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'})."
+            f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'}).{_orders(comparison)}"
         )
         if by_capability := comparison.get("capabilities"):  # earlier releases did not write it
             console.print(_by_capability(by_capability))
@@ -74,7 +74,17 @@ def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
 def _by_capability(comparisons: dict[str, dict[str, Any]]) -> str:
     """Say which capabilities gain and which pay; a floor is under what is predicted of them, not under this."""
     said = (f"{name} {one['difference']:+.4f}, {one['verdict']}" for name, one in comparisons.items())
-    return f"By capability, by the sampled items alone: {'; '.join(said)}."
+    # Earlier releases gave no errors by source here.
+    has_seeds = any((one.get("standard_errors") or {}).get("seeds") is not None for one in comparisons.values())
+    return f"By capability, by the sampled items {'and data orders' if has_seeds else 'alone'}: {'; '.join(said)}."
+
+
+def _orders(comparison: dict[str, Any]) -> str:
+    """Say what each data order gave, where the difference is of several."""
+    orders = comparison.get("orders", ())  # earlier releases trained in one
+    if len(orders) < 2:
+        return ""
+    return f" It is the mean of {len(orders)} data orders: {', '.join(f'{one:+.4f}' for one in orders)}."
 
 
 def _interval(comparison: dict[str, Any]) -> str:

@@ -268,8 +268,36 @@ def proxy_job(
 def final_jobs(
     config: DemixConfig, manifest: DataManifest, base: TrainJob, shares: Mapping[str, Mapping[str, float]]
 ) -> list[TrainJob]:
-    """Return the final run on the chosen mixture, and the baselines beside it, by name."""
-    return [_job(config, manifest, "final", name, config.final, blend, base, None) for name, blend in shares.items()]
+    """Return the final run on the chosen mixture, and the baselines beside it, each in every data order.
+
+    Args:
+        shares: Data shares, by the name of what is compared.
+    """
+    return [
+        _job(
+            config,
+            manifest,
+            "final",
+            final_name(config, name, seed),
+            replace(config.final, seed=seed),
+            blend,
+            base,
+            None,
+        )
+        for name, blend in shares.items()
+        for seed in final_seeds(config)
+    ]
+
+
+def final_seeds(config: DemixConfig) -> list[int]:
+    """Return seeds of the data orders that the final run and its baselines are trained in; the first is the run's."""
+    main_seed = config.seed if config.final.seed is None else config.final.seed
+    return list(dict.fromkeys([main_seed, *config.final.seeds]))
+
+
+def final_name(config: DemixConfig, name: str, seed: int) -> str:
+    """Return the name of a final model: `mixture`, or `mixture_seed1` in another data order than the run's."""
+    return name if seed == final_seeds(config)[0] else f"{name}_seed{seed}"
 
 
 def batch_errors(config: DemixConfig) -> Iterator[DemixError]:

@@ -237,6 +237,7 @@ WRONG: dict[str, Any] = {
     "final.seed": -1,
     "final.checkpoint": "/nowhere",
     "final.baselines": ["proportionate"],
+    "final.seeds": [-1],
     "launch.through": "slurmy",
     "launch.executor": "dokcer",
     "launch.site": "/nowhere.env",

@@ -19,7 +19,7 @@ from nemo_demix.fidelity.report import fidelity_report
 from nemo_demix.report.compare import compare_command
 from nemo_demix.report.page import report_stage
 from nemo_demix.report.sections.causes import effects
-from nemo_demix.report.sections.verdict import DETECTABLE
+from nemo_demix.report.sections.verdict import POWER
 from nemo_demix.search.imported import read_problem, search_imported
 from tests.fidelity import test_report as study
 from tests.helpers import REPOSITORY
@@ -168,7 +168,7 @@ def test_its_numbers_are_the_records(made: Run) -> None:
         [gap["difference"], gap["low"], gap["high"]], abs=5e-5
     )
     facts = page.text("verdict")
-    assert f"{DETECTABLE * gap['stderr']:.4f} bits/byte" in facts
+    assert f"{(1.96 + POWER) * gap['stderr']:.4f} bits/byte" in facts
     assert f"items were drawn ({gap['standard_errors']['items']:.4f})" in facts
     assert "Not measured, so the interval is too narrow by training seeds" in facts
     tokens = sum(stage["num_tokens"] for stage in json.loads((run.folder / "cost.json").read_text())["stages"].values())

@@ -7,8 +7,16 @@ import pytest
 
 from nemo_demix.errors import ScoreError
 from nemo_demix.scoring.identity import JudgedScore
-from nemo_demix.scoring.items import Items, pack_items, unpack_items
-from nemo_demix.scoring.scores import Comparison, capability_scores, combined, compare, likelihood_items, suite_scores
+from nemo_demix.scoring.items import Items, items_of_summary, pack_items, unpack_items
+from nemo_demix.scoring.scores import (
+    Comparison,
+    capability_scores,
+    combined,
+    compare,
+    likelihood_items,
+    mean_items,
+    suite_scores,
+)
 from nemo_demix.scoring.suite import Request, Suite
 
 
@@ -106,6 +114,38 @@ def test_where_higher_is_better_the_sign_is_turned() -> None:
     assert ratio_of_totals == pytest.approx(
         capability_scores(suite, suite_scores(bad))["general"].score - general.score
     )
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_an_interval_over_data_orders_holds_the_truth_in_19_of_20_runs(count: int) -> None:
+    rng = np.random.default_rng(count)
+    of_items, of_orders, runs = 0.3, 1.0, 2000
+    shift_N = rng.normal(0.0, of_items, runs)  # of the items, which all orders share
+    orders_NE = shift_N[:, None] + rng.normal(0.0, of_orders, (runs, count))
+    held = 0
+    for orders_E in orders_NE:
+        found = combined(Comparison(orders_E.mean(), of_items, 0.0, 0.0, ""), None, 0.0, orders=orders_E.tolist())
+        held += found["low"] <= 0.0 <= found["high"]
+        assert found["unmeasured"] == []
+    assert 0.93 < held / runs < 0.975
+
+
+def test_more_data_orders_narrow_what_verify_measured() -> None:
+    one = combined(Comparison(-0.02, 0.0, None, None, ""), 0.01, 0.0, orders=[-0.02])
+    four = combined(Comparison(-0.02, 0.0, None, None, ""), 0.01, 0.0, orders=[-0.02, -0.03, -0.01, -0.02])
+    assert (one["stderr"], four["stderr"]) == pytest.approx((2**0.5 * 0.01, 0.5**0.5 * 0.01))
+    assert (one["verdict"], four["verdict"]) == ("not distinguishable", "better")
+
+
+def test_the_mean_of_data_orders_is_by_item_where_items_are_known() -> None:
+    weights = np.array([1.0, 2.0, 1.0])
+    orders = [{"a": Items(np.array(values), weights)} for values in ([1.0, 2.0, 3.0], [3.0, 2.0, 5.0])]
+    mean = mean_items(orders)["a"]
+    assert mean.values_I.tolist() == [2.0, 2.0, 4.0]
+    assert mean.weights_I is weights
+    told = [items_of_summary(score, 0.1, 50, "share", True, 0.25) for score in (0.4, 0.6)]
+    score = suite_scores(mean_items([{"b": one} for one in told]))["b"]
+    assert (score.score, score.stderr, score.num_items, score.higher_is_better) == (0.5, 0.1, 50, True)
 
 
 def test_units_are_not_averaged() -> None:

@@ -4,11 +4,13 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nemo_demix.artifacts import DataManifest
 from tests.conftest import TEMPORARIES
 from tests.helpers import fork_run, is_half_trained, losses, run_cli, stop_when
+from tests.report.html import Page
 
 
 def test_a_run_leaves_everything_it_promises(smoke_run: Path) -> None:
@@ -60,6 +62,43 @@ def test_the_comparison_is_of_the_models_beside_it(smoke_run: Path) -> None:
         apart = scores["mixture"][name]["score"] - scores["proportional"][name]["score"]
         assert one["difference"] == pytest.approx(apart)
         assert one["low"] < one["difference"] < one["high"]
+
+
+@pytest.mark.slow
+def test_more_data_orders_are_trained_beside_the_first_and_all_are_in_the_verdict(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    runs = fork_run(smoke_run, tmp_path)
+    run = runs / "smoke"
+    first = json.loads((run / "final/result.json").read_text())["chosen_minus"]["proportional"]
+    trained = (run / "models/final/mixture/record.json").stat().st_mtime_ns
+    said = run_cli(
+        "final", "--config-name", "smoke", f"runs_dir={runs}", "final.seeds=[1,0]"
+    ).stdout  # 0: the run's own
+    assert (run / "models/final/mixture/record.json").stat().st_mtime_ns == trained
+    assert {path.name for path in (run / "models/final").iterdir()} == {
+        "mixture", "mixture_seed1", "proportional", "proportional_seed1"
+    }  # fmt: skip
+    scores = {
+        name: json.loads((run / f"scores/final_{name}.json").read_text())["capabilities"]
+        for name in ("mixture", "mixture_seed1", "proportional", "proportional_seed1")
+    }
+    result = json.loads((run / "final/result.json").read_text())
+    found = result["chosen_minus"]["proportional"]
+    macros = {name: np.mean([one["score"] for one in given.values()]) for name, given in scores.items()}
+    second = macros["mixture_seed1"] - macros["proportional_seed1"]
+    assert result["seeds"] == [0, 1]
+    assert found["orders"] == pytest.approx([first["difference"], second])
+    assert found["difference"] == pytest.approx((first["difference"] + second) / 2)
+    assert result["models"]["mixture"]["macro"] == pytest.approx((macros["mixture"] + macros["mixture_seed1"]) / 2)
+    assert found["standard_errors"]["seeds"] == pytest.approx(abs(first["difference"] - second) / 2)
+    assert found["unmeasured"] == []
+    words = " ".join(said.split())
+    assert f"mean of 2 data orders: {first['difference']:+.4f}, {second:+.4f}." in words
+    assert "By capability, by the sampled items and data orders" in words
+    verdict = Page(run / "report.html").text("verdict")
+    assert "training seeds (" in verdict
+    assert "By data order:" in verdict
 
 
 @pytest.mark.slow

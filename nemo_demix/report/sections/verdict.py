@@ -23,8 +23,7 @@ from nemo_demix.report.records import RunRecords
 from nemo_demix.report.sections.evidence import study_answer
 from nemo_demix.report.units import macro_unit, spread_of_mean
 
-# A true difference of so many standard errors is called in four runs of five: 1.96 of the interval, 0.84 of these.
-DETECTABLE = 1.96 + 0.84
+POWER = 0.84  # standard errors beyond half the interval: a true difference of so much is called in four runs of five
 _THEIRS = "heuristic"  # the mixture that the user has today, where it was given
 _SOURCES = {
     "items": "which benchmark items were drawn",
@@ -196,12 +195,16 @@ def _meaning(leader: Mapping[str, Any], name: str, found: Comparisons) -> str:
         return f"Keep the {name} mixture: the chosen one is behind it by more than the noise counted below.{untrained}"
     if leader["stderr"] is None:
         return f"How sure this is is not known, so nothing here is a reason to change.{untrained}"
-    seen = f"{number(DETECTABLE * leader['stderr'])} {found.unit}"
+    seen = f"{number(_detectable(leader))} {found.unit}"
     return (
         f"Nothing here is a reason to change. Nor is it shown that there is no difference: a true one "
         f"below {seen} would often "
         f"go unseen.{untrained}"
     )
+
+
+def _detectable(leader: Mapping[str, Any]) -> float:
+    return float((leader["high"] - leader["low"]) / 2 + POWER * leader["stderr"])
 
 
 def _in_the_interval(leader: Mapping[str, Any]) -> str:
@@ -213,7 +216,9 @@ def _in_the_interval(leader: Mapping[str, Any]) -> str:
     missing = [_SOURCES[source] for source in leader["unmeasured"]]
     if missing:
         text += f" Not measured, so the interval is too narrow by {sentence(missing)}"
-        text += ": `verify.seeds` with `nemo-demix verify` measures them." if "seeds" in leader["unmeasured"] else "."
+        text += ": `final.seeds` measures them, and `verify.seeds`." if "seeds" in leader["unmeasured"] else "."
+    if len(orders := leader.get("orders", ())) > 1:  # earlier releases trained in one
+        text += f" By data order: {', '.join(number(one, signed=True) for one in orders)}."
     return text
 
 
@@ -223,9 +228,8 @@ def _facts(run: RunRecords, leader: Mapping[str, Any] | None, found: Comparisons
         facts["95 % interval of the difference"] = (
             f"{interval(leader['low'], leader['high'], signed=True)} {found.unit}"
         )
-        seen = None if leader["stderr"] is None else DETECTABLE * leader["stderr"]
         facts["smallest true difference that 4 runs of 5 would call"] = (
-            "not known" if seen is None else f"{number(seen)} {found.unit}"
+            "not known" if leader["stderr"] is None else f"{number(_detectable(leader))} {found.unit}"
         )
     if run.mixture is not None:
         facts["chosen by"] = _BY.get(run.mixture["proxy"], str(run.mixture["proxy"]))
