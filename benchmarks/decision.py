@@ -10,7 +10,7 @@ and resumes; --quick works the figures out again from the committed rows.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from nemo_demix.artifacts import DataManifest, read_json, write_json
 from nemo_demix.config import load_resolved
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
-from nemo_demix.search.baselines import CHOSEN
 from nemo_demix.stages.score import score_target, targets_to_score
 
 RECIPE = "decision"
@@ -46,7 +45,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
 }
 # The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
 QUICKSTART = "quickstart"
-ORDER = "quickstart_order"  # what it compared, in another data order
+ORDERS = "quickstart_orders"  # the same with final.seeds: what each data order gave, and the verdict of all
 BASE = 0  # the replicate whose data and base all start from
 CONFIDENCE = 0.95
 
@@ -67,17 +66,23 @@ def collect(runs: Path, replicates: Sequence[int], orders: Sequence[int], arms: 
         _train_and_score(runs, name, chosen, orders)
 
 
-def run_quickstarts(runs: Path, seeds: Sequence[int]) -> None:
-    """The quickstart itself, everything anew for each seed."""
+def run_quickstarts(runs: Path, seeds: Sequence[int], orders: Sequence[int]) -> None:
+    """The quickstart itself, everything anew for each seed; then what it compared in more data orders, by its own
+    `final`.
+    """
     for seed in seeds:
-        nemo_demix(runs, "run", f"seed={seed}", name=f"{QUICKSTART}_seed{seed}", recipe=QUICKSTART)
+        name, setting = f"{QUICKSTART}_seed{seed}", f"seed={seed}"
+        nemo_demix(runs, "run", setting, name=name, recipe=QUICKSTART)
+        result = runs / name / "final" / "result.json"
+        write_json(_as_run(runs / name), read_json(result))
+        if orders:
+            nemo_demix(runs, "final", setting, f"final.seeds={list(orders)}".replace(" ", ""), name=name,
+                       recipe=QUICKSTART)  # fmt: skip
 
 
-def order_quickstarts(runs: Path, seeds: Sequence[int], orders: Sequence[int]) -> None:
-    """What the quickstarts compared, trained again in other data orders."""
-    for seed in seeds:
-        name = f"{QUICKSTART}_seed{seed}"
-        _train_and_score(runs, name, read_json(runs / name / "final" / "shares.json"), orders)
+def _as_run(run: Path) -> Path:
+    """Where the result stays that a quickstart itself ended with."""
+    return run / "final" / "as_run.json"
 
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -128,15 +133,13 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
             row |= {"judged": values(record["capabilities"]), "scores": values(record["scores"]), "items": items}
             rows.append(row)
     for run in sorted(runs.glob(f"{QUICKSTART}_seed*")):
-        seed, _, models = run.name.removeprefix(f"{QUICKSTART}_seed").partition("_")
-        if (run / "final" / "result.json").exists():
-            rows.append({"kind": QUICKSTART, "seed": int(seed), **verdict(run)})
-        judged = {(name, order): values(record["capabilities"]) for name, order, record in _scored(run) if models}
-        for order in sorted({order for _, order in judged}):
-            gaps = _gaps(judged[CHOSEN, order], judged[PLAIN, order])
-            difference = float(np.mean(list(gaps.values())))
-            rows.append({"kind": ORDER, "seed": int(seed), "order": order, "difference": difference,
-                         "capabilities": gaps})  # fmt: skip
+        seed = int(run.name.removeprefix(f"{QUICKSTART}_seed"))
+        if _as_run(run).exists():
+            shares = read_json(run / "search" / "mixture.json")["data_shares"]
+            rows.append({"kind": QUICKSTART, "seed": seed, **verdict(read_json(_as_run(run))), "data_shares": shares})
+            result = read_json(run / "final" / "result.json")
+            if len(result["seeds"]) > 1:
+                rows.append({"kind": ORDERS, "seed": seed, **verdict(result)})
     return rows
 
 
@@ -145,10 +148,6 @@ def _scored(run: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     for path in sorted((run / "scores").glob("reference_*_order*.json")):
         name, _, order = path.stem.removeprefix("reference_").rpartition("_order")
         yield name, int(order), read_json(path)
-
-
-def _gaps(ours: dict[str, float], baseline: dict[str, float]) -> dict[str, float]:
-    return {name: round(ours[name] - baseline[name], 6) for name in ours}
 
 
 def with_committed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -166,16 +165,12 @@ def _what(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in ("kind", "draw", "replicate", "arm", "order", "seed"))
 
 
-def verdict(run: Path) -> dict[str, Any]:
+def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a quickstart said of its final model and the proportional one, and by how much they differ by capability."""
-    result = read_json(run / "final" / "result.json")
-    ours, baseline = (values(result["models"][name]["capabilities"]) for name in (CHOSEN, PLAIN))
     said = result["chosen_minus"][PLAIN]
-    return {
-        **{key: said[key] for key in ("verdict", "difference", "low", "high")},
-        "capabilities": _gaps(ours, baseline),
-        "data_shares": read_json(run / "search" / "mixture.json")["data_shares"],
-    }
+    capabilities = {name: round(one["difference"], 6) for name, one in said["capabilities"].items()}
+    kept = ("verdict", "difference", "low", "high", "orders")
+    return {**{key: said[key] for key in kept}, "capabilities": capabilities}
 
 
 class Study:
@@ -270,15 +265,19 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     if said:
         summary[f"quickstart_better_of_{len(said)}"] = sum(row["verdict"] == "better" for row in said)
         put("quickstart_minus_proportional", interval([row["difference"] for row in said]))
-    by_seed = {row["seed"]: [row["difference"]] for row in said}
-    for row in rows:
-        if row["kind"] == ORDER:
-            by_seed[row["seed"]].append(row["difference"])
-    several = {seed: gaps for seed, gaps in by_seed.items() if len(gaps) > 1}
+    several = [row for row in rows if row["kind"] == ORDERS]
     if several:
-        variances = [np.var(gaps, ddof=1) for gaps in several.values()]
+        variances = [np.var(row["orders"], ddof=1) for row in several]
         summary["quickstart_std_between_orders"] = round(float(np.sqrt(np.mean(variances))), 4)
-        put("quickstart_over_orders_minus_proportional", interval([float(np.mean(gaps)) for gaps in several.values()]))
+        by_seed: dict[int, list[float]] = {}
+        for row in several:
+            by_seed.setdefault(row["seed"], []).append(float(np.mean(row["orders"])))
+        means = [float(np.mean(gaps)) for gaps in by_seed.values()]
+        put("quickstart_over_orders_minus_proportional", interval(means))
+        judged = [row for row in several if row["verdict"] is not None]
+        if judged:
+            better = sum(row["verdict"] == "better" for row in judged)
+            summary[f"quickstart_over_orders_better_of_{len(judged)}"] = better
     return table, summary
 
 
@@ -289,7 +288,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=3, help="data orders of each mixture's model")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--quickstarts", type=int, nargs="*", default=list(range(5)), help="seeds of the quickstart")
-    parser.add_argument("--quickstart-orders", type=int, default=0, help="more data orders of what it compared")
+    parser.add_argument("--quickstart-orders", type=int, default=0, help="more data orders of what they compared")
     parser.add_argument("--collect-only", action="store_true", help="write no result: another process has a share")
     parser.add_argument("--add", action="store_true", help="the committed rows of what is not in --runs stay")
     parser.add_argument("--draw", help="with --add: a name, by which the committed rows of these replicates stay")
@@ -303,16 +302,15 @@ def main() -> None:
     else:
         runs = arguments.runs.resolve()
         orders = [100 + order for order in range(arguments.orders)]  # none is the seed of a component
-        run_quickstarts(runs, arguments.quickstarts)
         more = [100 + order for order in range(arguments.quickstart_orders)]
-        order_quickstarts(runs, arguments.quickstarts if more else [], more)
+        run_quickstarts(runs, arguments.quickstarts, more)
         if arguments.replicates:
             collect(runs, arguments.replicates, orders, arguments.arms)
         if arguments.collect_only:
             return
         rows = rows_of(runs)
         if arguments.draw is not None:
-            rows = [{**row, "draw": arguments.draw} if "replicate" in row else row for row in rows]
+            rows = [{**row, "draw": arguments.draw} for row in rows]
         if arguments.replicates:
             rows.append(_meta(runs, arguments.replicates[0]))
         if arguments.add:

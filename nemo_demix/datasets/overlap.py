@@ -63,8 +63,7 @@ class NgramHasher:
         """Hash the n-grams of consecutive words, as differences of running sums; uint64, shape (n-grams,)."""
         count = len(words_W) - self.size + 1
         powers, inverses = _powers(1 << len(words_W).bit_length())
-        sums = np.zeros(len(words_W) + 1, np.uint64)
-        np.cumsum(words_W * inverses[: len(words_W)], out=sums[1:])
+        sums = _running_sums(words_W, inverses)
         return (sums[self.size :] - sums[:count]) * powers[self.size - 1 : len(words_W)]
 
 
@@ -98,13 +97,19 @@ def _words_of(piece: str) -> tuple[Hashes, NDArray[np.int64]]:
     edges = np.flatnonzero(np.diff(is_word_N, prepend=False, append=False))
     starts_W, ends_W = edges[::2], edges[1::2]
     powers_N, inverses_N = _powers(1 << len(piece).bit_length())
-    sums = np.zeros(len(codes_N) + 1, np.uint64)
-    np.cumsum(codes_N * powers_N[: len(codes_N)], out=sums[1:])
+    sums = _running_sums(codes_N, powers_N)
     hashes_W = (sums[ends_W] - sums[starts_W]) * inverses_N[starts_W]
     for mixer, shift in zip(_MIXERS, (np.uint64(30), np.uint64(27)), strict=True):
         hashes_W ^= hashes_W >> shift
         hashes_W *= mixer
     return hashes_W ^ (hashes_W >> np.uint64(31)), starts_W
+
+
+def _running_sums(values_N: NDArray[Any], factors: Hashes) -> Hashes:
+    """Return the sums of the first 0, 1, ... N values, each by its factor; uint64, shape (N + 1,)."""
+    sums = np.zeros(len(values_N) + 1, np.uint64)
+    np.cumsum(values_N * factors[: len(values_N)], out=sums[1:])
+    return sums
 
 
 @cache

@@ -28,12 +28,8 @@ class Coefficients:
     def __init__(self, values_MT: Array) -> None:
         self._values_MT = torch.from_numpy(values_MT).float()
         self.num_mixtures = len(values_MT)
-        self._rows: list[list[float]] = self._values_MT.tolist()
-        self._copies = {
-            row: coefficients.index(1.0)
-            for row, coefficients in enumerate(self._rows)
-            if coefficients.count(0.0) == len(coefficients) - 1 and 1.0 in coefficients
-        }
+        is_copy_M = ((self._values_MT != 0).sum(1) == 1) & (self._values_MT == 1).any(1)
+        self._copies = {int(row): int(self._values_MT[row].argmax()) for row in is_copy_M.nonzero()}
         self._bags: tuple[tuple[int, int], list[torch.Tensor]] | None = None
 
     def apply(self, sources_TN: torch.Tensor) -> torch.Tensor:
@@ -97,7 +93,7 @@ class Coefficients:
 
     def _by_chain(self, sources_TN: torch.Tensor) -> torch.Tensor:
         merged_MN = sources_TN.new_zeros(self.num_mixtures, sources_TN.shape[1])
-        for row_N, coefficients in zip(merged_MN, self._rows, strict=True):
+        for row_N, coefficients in zip(merged_MN, self._values_MT.tolist(), strict=True):
             for coefficient, source_N in zip(coefficients, sources_TN, strict=True):
                 if coefficient:
                     row_N.add_(source_N, alpha=coefficient)
