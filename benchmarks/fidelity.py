@@ -5,7 +5,9 @@ One base; component models with three data orders; 24 references (recipes/fideli
 predictor, other shares of general data in the components, other merge methods. Two kinds of figure: rho averaged over
 capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
 is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
-scores, --recompute writes these beside them, and --page makes the study's page from them under --runs.
+scores, --recompute writes these beside them, and --page makes the study's page from them under --runs. --fresh SEED
+draws everything anew, base and references too, and writes `fidelity_fresh.json`: what the first references showed is
+confirmed by others.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -45,12 +47,19 @@ NUM_BOOTSTRAP = 2000
 CONFIDENCE = 0.95
 
 
-def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
-    """Train and score everything that is not there yet; one row a model or proxy, with its scores by name."""
-    nemo_demix(runs, "prepare")
-    nemo_demix(runs, "train", "role=base")
-    nemo_demix(runs, "train", "role=component")
-    nemo_demix(runs, "verify")  # it ends with the study's page
+def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> list[dict[str, Any]]:
+    """Train and score everything that is not there yet; one row a model or proxy, with its scores by name.
+
+    Args:
+        runs: The study's runs.
+        sets: Sets of component models, each with its own data orders.
+        ablations: Names of `BETAS` and `METHODS`.
+        settings: Overrides of the recipe.
+    """
+    nemo_demix(runs, "prepare", *settings)
+    nemo_demix(runs, "train", "role=base", *settings)
+    nemo_demix(runs, "train", "role=component", *settings)
+    nemo_demix(runs, "verify", *settings)  # it ends with the study's page
     main = runs / RECIPE
     references = read_json(main / "verify" / "references.json")
     mixtures = {row["mixture"]: row for row in references if row["name"] == row["mixture"]}
@@ -64,17 +73,16 @@ def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
                     {"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None, "scores": scores}
                 )
     rows += _proxy_rows(main, mixtures, {"components": "seed_0"})
-    for seed in SEEDS:
+    for seed in SEEDS[: sets - 1]:
         name = f"{RECIPE}_s{seed}"
         run = branch(runs, name)
-        override = f"components.seed={seed}"
+        overrides = (*settings, f"components.seed={seed}")
         weights = {key: row["merge_weights"] for key, row in mixtures.items()}
-        nemo_demix(runs, "train", "role=component", override, name=name)
-        _score(runs, name, weights, override)
-        _score(runs, name, weights, override, "search.proxy=predictions")
+        nemo_demix(runs, "train", "role=component", *overrides, name=name)
+        _score(runs, name, weights, *overrides)
+        _score(runs, name, weights, *overrides, "search.proxy=predictions")
         rows += _proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
-    if ablations:
-        rows += _ablations(runs, mixtures)
+    rows += _ablations(runs, mixtures, ablations, settings)
     for run in (main, *(runs / f"{RECIPE}_{tail}" for tail in ("s1", "s2", "b0", "b25"))):
         records = [read_json(path) for path in sorted(run.glob("models/component/*/record.json"))]
         kept = ("name", "delta", "final_loss", "num_tokens")
@@ -82,23 +90,26 @@ def collect(runs: Path, ablations: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _ablations(runs: Path, mixtures: dict[str, Any]) -> list[dict[str, Any]]:
+def _ablations(
+    runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings: Sequence[str]
+) -> list[dict[str, Any]]:
     rows = []
-    for label, beta in BETAS.items():
+    for label in (label for label in BETAS if label in names):
+        beta = BETAS[label]
         name = f"{RECIPE}_b{round(100 * beta)}"
         run = branch(runs, name, "models/component/general")
-        override = f"components.beta={beta}"
-        nemo_demix(runs, "train", "role=component", override, name=name)
+        overrides = [*settings, f"components.beta={beta}"]
+        nemo_demix(runs, "train", "role=component", *overrides, name=name)
         blend = blend_matrix(load_resolved(run / "config.yaml"))
         weights = {key: blend.merge_weights_for(row["data_shares"])[0] for key, row in mixtures.items()}
-        _score(runs, name, weights, override)
+        _score(runs, name, weights, *overrides)
         rows += _proxy_rows(run, mixtures, {"components": label})
-    for method, parameters in METHODS.items():
-        overrides = [f"merge.method={method}"]
-        overrides += [f"+merge.parameters.{key}={value}" for key, value in parameters.items()]
-        _score(runs, RECIPE, {f"{method}:{key}": row["merge_weights"] for key, row in mixtures.items()}, *overrides)
-        names = {f"{method}:{key}": row for key, row in mixtures.items()}
-        rows += _proxy_rows(runs / RECIPE, names, {"components": "seed_0", "method": method})
+    for method in (method for method in METHODS if method in names):
+        overrides = [*settings, f"merge.method={method}"]
+        overrides += [f"+merge.parameters.{key}={value}" for key, value in METHODS[method].items()]
+        named = {f"{method}:{key}": row for key, row in mixtures.items()}
+        _score(runs, RECIPE, {name: row["merge_weights"] for name, row in named.items()}, *overrides)
+        rows += _proxy_rows(runs / RECIPE, named, {"components": "seed_0", "method": method})
     return rows
 
 
@@ -207,7 +218,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
     summary: dict[str, Any] = {}
     for label, prefix in (("benchmarks", "benchmark/"), ("heldout", "heldout/")):
         study = Study(rows, {name: owner for name, owner in meta["capability_of"].items() if name.startswith(prefix)})
-        components = [f"seed_{seed}" for seed in (0, *SEEDS)]
+        components = sorted({row["components"] for row in rows if row["kind"] == "predictions"})
         by_seed = {
             kind: [study.figures(kind=kind, components=name, method=None) for name in components]
             for kind in ("merge", "predictions")
@@ -256,7 +267,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             f"rho_macro{tail}": whole.value,
             f"rho_macro{tail}_lo": whole.low,
             f"rho_macro{tail}_hi": whole.high,
-            f"rho_macro{tail}_seed_std": float(np.std([rho(found) for found in by_seed["merge"]], ddof=1)),
+            **_between_sets(f"rho_macro{tail}_seed_std", by_seed["merge"]),
             f"rho_macro{tail}_predictions": float(predicted[0]),
             f"rho_macro{tail}_null": rho(null),
             f"rho_macro{tail}_minus_null": above_null.value,
@@ -276,6 +287,11 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
     summary |= {"num_references": len(study.mixtures), "num_seeds": len(components), "delta_max": max(deltas)}
     return table, summary
+
+
+def _between_sets(key: str, found: Sequence[Figures]) -> dict[str, float]:
+    """The standard deviation of rho between sets of components, where there are several."""
+    return {key: float(np.std([rho(one) for one in found], ddof=1))} if len(found) > 1 else {}
 
 
 def _fraction(share: float) -> str:
@@ -298,24 +314,31 @@ def _figures_row(found: list[Figures]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
-    parser.add_argument("--no-ablations", action="store_true")
+    parser.add_argument("--fresh", type=int, metavar="SEED", help="everything anew, into a file of its own")
+    parser.add_argument("--sets", type=int, default=1 + len(SEEDS), help="sets of component models")
+    parser.add_argument("--ablations", nargs="*", choices=(*BETAS, *METHODS), default=[*BETAS, *METHODS])
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     parser.add_argument("--recompute", action="store_true", help="the same, into the file that the scores are in")
     parser.add_argument("--page", action="store_true", help="the study's page, from the committed scores")
     arguments = parser.parse_args()
+    if arguments.fresh in (0, *SEEDS):
+        parser.error(f"--fresh {arguments.fresh}: a seed that the first study has not used")
+    result = RECIPE if arguments.fresh is None else f"{RECIPE}_fresh"
     if arguments.quick or arguments.recompute or arguments.page:
-        rows = [row for row in json.loads((RESULTS / "fidelity.json").read_text())["rows"] if row["kind"] != "figures"]
+        rows = [row for row in json.loads((RESULTS / f"{result}.json").read_text())["rows"] if row["kind"] != "figures"]
     else:
         runs = arguments.runs.resolve()
-        rows = [*collect(runs, not arguments.no_ablations), _meta(runs)]
+        settings = [] if arguments.fresh is None else [f"seed={arguments.fresh}"]
+        rows = [*collect(runs, arguments.sets, arguments.ablations, *settings), _meta(runs)]
     if arguments.page:
         write_page(rows, arguments.runs.resolve())
         return
     table, summary = analyse(rows)
     if arguments.recompute:
-        recompute("fidelity", [*rows, *table], summary)
-    else:
-        finish("fidelity", arguments.quick, [0, *SEEDS], [*rows, *table], summary)
+        recompute(result, [*rows, *table], summary)
+        return
+    seeds = [*range(arguments.sets)] if arguments.fresh is None else [arguments.fresh]
+    finish(result, arguments.quick, seeds, [*rows, *table], summary)
 
 
 def _meta(runs: Path) -> dict[str, Any]:
