@@ -46,10 +46,20 @@ def baseline_errors(config: DemixConfig, others: Collection[str] = ()) -> Iterat
     for name in config.final.baselines:
         if name not in (*known, *others):
             yield unknown_baseline(name, (*known, *others))
+    yield from order_errors(config)
     if config.search.floor_baseline not in known:
         yield unknown_floor_baseline(config.search.floor_baseline, known)
     yield from found_by(lambda: heuristic_shares(config, list(config.datasets)))
     yield from epoch_errors(config.search.unimax_epochs)
+
+
+def order_errors(config: DemixConfig) -> Iterator[DemixError]:
+    """Yield an error for data orders of a final run that nothing is compared with."""
+    if config.final.seeds and not config.final.baselines:
+        yield ConfigError(
+            f"final.seeds={list(config.final.seeds)}: more data orders are for a comparison, and final.baselines is "
+            "empty; name a baseline, or take the seeds out"
+        )
 
 
 def final_names(config: DemixConfig) -> list[str]:

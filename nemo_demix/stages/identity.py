@@ -6,10 +6,11 @@ from typing import Any
 
 from nemo_demix.artifacts import fingerprint
 from nemo_demix.config import DemixConfig
+from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import FORMAT, macro_seeds_std
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import suite_fingerprint
-from nemo_demix.search.baselines import CHOSEN, PUBLISHED, baseline_shares, unknown_baseline
+from nemo_demix.search.baselines import CHOSEN, PUBLISHED, baseline_shares, order_errors, unknown_baseline
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
 
@@ -43,8 +44,9 @@ def final_shares(run: PreparedRun, mixture: dict[str, Any]) -> dict[str, dict[st
     """Return data shares of the final run and of its baselines, by name.
 
     Raises:
-        ConfigError: if a baseline is unknown.
+        ConfigError: if a baseline is unknown, or several data orders are asked for and no comparison.
     """
+    refuse(order_errors(run.config))
     available, wanted = baseline_shares(run.config, run.manifest), run.config.final.baselines
     if PUBLISHED in mixture["baselines"]:
         available[PUBLISHED] = mixture["baselines"][PUBLISHED]["data_shares"]

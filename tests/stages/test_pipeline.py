@@ -99,6 +99,10 @@ def test_more_data_orders_are_trained_beside_the_first_and_all_are_in_the_verdic
     verdict = Page(run / "report.html").text("verdict")
     assert "training seeds (" in verdict
     assert "By data order:" in verdict
+    alone = run_cli(
+        "final", "--config-name", "smoke", f"runs_dir={runs}", "final.seeds=[1]", "final.baselines=[]", expect=2
+    )
+    assert "final.seeds=[1]: more data orders are for a comparison, and final.baselines is empty" in alone.stderr
 
 
 @pytest.mark.slow
