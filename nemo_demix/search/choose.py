@@ -150,7 +150,8 @@ def describe(
     predicted = {
         name: prediction(float(means[name][0]), float(stds[name][0]), checks.capability_rmse[name]) for name in means
     }
-    top_ND = space.blend.data_shares_MD(pool.weights_MC[top_rows(pool.objective_M, settings.select_top)])
+    count = min(settings.select_top, len(pool.weights_MC))  # floors may leave fewer
+    top_ND = space.blend.data_shares_MD(pool.weights_MC[top_rows(pool.objective_M, count)])
     predictors = _refits(ranking)
     refitted: list[Averages] = [partial(_averages_of, ranking, predictor) for predictor in predictors]
     return Choice(

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from nemo_demix.config import SamplerConfig, SearchConfig
 from nemo_demix.constraints import Constraints
+from nemo_demix.errors import MixtureError
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import POOL_STREAM, RankedPool, rank_pool
-from nemo_demix.search.ranking import Ranking
+from nemo_demix.search.ranking import Ranking, floor_weights
 from nemo_demix.search.sample import distinct, max_prior_weights, sample_mixtures, to_feasible
 from nemo_demix.search.space import SearchSpace
 
@@ -41,11 +42,20 @@ class Judge(NamedTuple):
 def wide_pool(ranking: Ranking, step: int = 0) -> RankedPool:
     """Return a pool of a search's step that reaches the corners, ranked by its predictor, with the best of it refined.
 
+    Where no draw is above the floors, the mixture that they are counted from is what is refined: it is above them all.
+
     Raises:
-        MixtureError: if nothing is above the floors, and as `sample_mixtures`.
+        MixtureError: if that is not allowed by the constraints either, and as `sample_mixtures`.
     """
     settings, space = ranking.settings, ranking.space
-    pool = rank_pool(ranking, wide_draw(settings, space, settings.pool_size, [ranking.seed, step, POOL_STREAM]))
+    drawn_MC = wide_draw(settings, space, settings.pool_size, [ranking.seed, step, POOL_STREAM])
+    try:
+        pool = rank_pool(ranking, drawn_MC)
+    except MixtureError:
+        counted_from_1C = floor_weights(settings, space)[None]
+        if not space.constraints.satisfied_M(counted_from_1C).all():
+            raise
+        pool = rank_pool(ranking, counted_from_1C)
     constraints = capped(settings.sampler, space.prior, space.constraints)
     judge = Judge(ranking.averages, ranking.kept, ranking.objective)
     return refined(settings.sampler, constraints, pool, judge, [ranking.seed, step, REFINE_STREAM])

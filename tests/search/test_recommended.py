@@ -14,6 +14,8 @@ from nemo_demix.errors import ConfigError, MixtureError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.minimise import minimise
+from nemo_demix.search.proxy_row import ProxyRow
+from nemo_demix.search.ranking import floor_weights
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
@@ -150,6 +152,24 @@ def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
     assert space.constraints.satisfied_M(space.as_array(choice.merge_weights)[None]).all()
     worse = [choice.predicted[name]["score"] - choice.baselines["proportional"][name] for name in NAMES]
     assert max(worse) <= 0.001 + 1e-6
+
+
+def test_floors_that_only_their_own_baseline_keeps_leave_it() -> None:
+    """Each capability pays for what its own component loses, so that nothing else is above three floors of 0."""
+    rng = np.random.default_rng(2)
+    settings = replace(SETTINGS, proxy="merge", default_floor=0.0)
+
+    def told(weights_C: Array) -> ProxyRow:
+        return scored_row(weights_C, {f"benchmark/{name}": 2.0 - w for name, w in zip(NAMES, weights_C, strict=True)})
+
+    space = space_of()
+    rows = [told(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    choice = choose_refined(settings, space, rows, 0)
+    baseline_C = floor_weights(settings, space)
+    assert space.as_array(choice.merge_weights) == pytest.approx(baseline_C, abs=1e-3)
+    elsewhere = space_of(Constraints.build(ConstraintsConfig(min={"code": 0.3}), space.blend, None, None))
+    with pytest.raises(MixtureError, match=r"search\.floors: no mixture of the pool is above all"):
+        choose_refined(settings, elsewhere, rows, 0)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ class Screened(Strategy):
         best_C = scored.weights_MC[int(np.argmin(objective_M))]
         predicted = screened_averages(self._problem, self._with, scored.weights_MC)
         rmse = {name: float(np.sqrt(np.mean((predicted[name] - measured[name]) ** 2))) for name in measured}
-        top_MC = pool.weights_MC[top_rows(pool.objective_M, settings.select_top)]
+        count = min(settings.select_top, len(pool.weights_MC))  # floors may leave fewer
+        top_MC = pool.weights_MC[top_rows(pool.objective_M, count)]
         return Choice(
             space.as_weights(best_C),
             predicted={
