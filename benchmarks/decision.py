@@ -28,12 +28,14 @@ from nemo_demix.stages.score import score_target, targets_to_score
 RECIPE = "decision"
 PLAIN = "proportional"
 TRAINED = 14  # proxies of regmix and climb, which share the components' tokens
+PREDICTED = ("search=recommended", "search.proxy=predictions", "search.heldout_floor=null")
 ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is cut off has these
     "proportional": ("search=proportional",),
     # Merges change nothing in what predictions choose (tests/search/test_recommended.py): none is made here.
     "recommended": ("search=recommended", "search.proxy=predictions"),
-    "unfloored": ("search=recommended", "search.proxy=predictions", "search.default_floor=null"),
-    "floor0": ("search=recommended", "search.proxy=predictions", "search.default_floor=0"),
+    "floor005": (*PREDICTED, "search.default_floor=0.005"),  # what was recommended till December 2026
+    "unfloored": (*PREDICTED, "search.default_floor=null"),
+    "floor0": (*PREDICTED, "search.default_floor=0"),
     "demix": ("search=demix",),
     "mixmin": ("search=mixmin",),
     "equal": ("search=equal",),
@@ -87,11 +89,10 @@ def _as_run(run: Path) -> Path:
 
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
     name = f"{RECIPE}_{replicate}_{arm}"
-    if arm in ("unfloored", "floor0", "mixmin"):  # they ask the same components what the first did
-        branch(runs, name, "models/component", "search/predictions", source=f"{RECIPE}_{replicate}_recommended")
-    else:
-        branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
-    nemo_demix(runs, "search", *ARMS[arm], *settings, "suite.heldout_tokens=0", name=name, recipe=RECIPE)
+    branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
+    if arm != "recommended":  # that one has a floor under held-out text
+        settings = [*settings, "suite.heldout_tokens=0"]
+    nemo_demix(runs, "search", *ARMS[arm], *settings, name=name, recipe=RECIPE)
     found: dict[str, Any] = read_json(runs / name / "search" / "mixture.json")
     return found
 
@@ -230,7 +231,7 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     table: list[dict[str, Any]] = []
     found: dict[tuple[str, str, str], tuple[float, float | None, float | None]] = {}
     pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
-    ours = [arm for arm in ("recommended", "unfloored", "floor0") if arm in arms]
+    ours = [arm for arm in ("recommended", "floor005", "unfloored", "floor0") if arm in arms]
     pairs += [(one, arm) for one in ours for arm in arms if arm not in (PLAIN, *ours)]
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):

@@ -114,6 +114,7 @@ LIMITS: dict[type, dict[str, Limit]] = {
     MergeMixConfig: {"seeds": _FROM_1, "verified": _FROM_0},
     SearchConfig: {
         "default_floor": _FROM_0,
+        "heldout_floor": _FROM_0,
         "tensor": _FROM_0,
         "groups": _FROM_0,
         "merge_batch": _FROM_1,

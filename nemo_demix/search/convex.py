@@ -63,7 +63,8 @@ def best_prediction_mixture(
     weights_C = minimise(loss, constraints, smooth, constraints.convex.centre_C[None])
     if weights_C is None:
         raise MixtureError(
-            "search.floors: no mixture of predictions was found that keeps them under search.constraints; raise a floor"
+            "search.floors: no mixture of predictions was found that keeps them under search.constraints; raise one of "
+            "search.floors, search.default_floor and search.heldout_floor"
         )
     value = loss(weights_C)[0]
     gap = -_least_change(loss, constraints, [*smooth, *divergence_limit(constraints)], weights_C)

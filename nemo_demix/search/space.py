@@ -41,6 +41,7 @@ class SearchSpace:
         weights: Weight of each of these scores in its capability's average.
         constraints: What a mixture has to satisfy.
         baselines: Data shares of the plain alternatives, by name.
+        heldout: Capability of each dataset whose held-out text is scored, by the score's name.
     """
 
     blend: BlendMatrix
@@ -51,6 +52,7 @@ class SearchSpace:
     constraints: Constraints
     baselines: dict[str, dict[str, float]]
     weights: dict[str, float] = field(default_factory=dict)
+    heldout: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, known in (("direction", self.higher_is_better), ("use", self.use)):
@@ -127,6 +129,8 @@ def search_settings(config: DemixConfig) -> dict[str, Any]:
     del settings["heuristic_from"]  # what that file says decides, not where it is
     if not settings["parameters"]:  # as in records that were written before there were any
         del settings["parameters"]
+    if settings["heldout_floor"] is None:  # as above
+        del settings["heldout_floor"]
     return settings | {"heuristic": given_heuristic(config)}
 
 
@@ -157,4 +161,7 @@ def search_space(
         weights={name: score.weight for name, score in judged.items()},
         constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
         baselines=baseline_shares(config, manifest),
+        heldout={f"heldout/{name}": one.capability for name, one in manifest.datasets.items()}
+        if config.suite.heldout_tokens
+        else {},
     )

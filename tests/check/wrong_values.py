@@ -160,6 +160,7 @@ WRONG: dict[str, Any] = {
     "search.capability_weights": {"maths": 1},
     "search.floors": {"maths": 0.1},
     "search.default_floor": -1,
+    "search.heldout_floor": -1,
     "search.floor_baseline": "best",
     "search.tensor": 3,
     "search.groups": 3,

@@ -28,6 +28,7 @@ SETTINGS = SearchConfig(
     num_refits=4, predictor=replace(FAST, kind="gaussian_process"),
 )  # fmt: skip
 GROUPS = [f"benchmark/{name}" for name in NAMES]
+HELDOUT = {f"heldout/{name}": name for name in NAMES}
 
 
 class TokenScreen:
@@ -46,6 +47,11 @@ class TokenScreen:
         logprobs_CT[0, 200:] += general_helps
         weights = {
             group: (np.flatnonzero(owner_T == place), np.full(200, 1 / 600)) for place, group in enumerate(GROUPS)
+        }
+        # Held-out text that is like the first capability's, whatever dataset it is of.
+        parts = np.split(np.arange(200), [100, 150])
+        weights |= {
+            name: (part, np.full(len(part), 1 / (3 * len(part)))) for name, part in zip(HELDOUT, parts, strict=True)
         }
         return cls(TokenPredictions(np.minimum(logprobs_CT, -1e-3).astype(np.float32), np.arange(0, 601, 10), weights))
 
@@ -94,6 +100,54 @@ def test_by_predictions_no_mixture_of_a_grid_that_keeps_the_floors_is_better() -
         assert floor is None or max(worse.values()) <= floor + 1e-6
         values.append(value)
     assert all(looser < tighter for looser, tighter in pairwise(values))  # every floor costs something here
+
+
+def test_no_mixture_of_a_grid_that_keeps_the_floor_under_held_out_text_is_better() -> None:
+    screen, space = TokenScreen.drawn(), replace(space_of(), heldout={**HELDOUT, "heldout/more": "code"})
+    screen.predictions.token_weights["heldout/more"] = screen.predictions.token_weights["heldout/code"]
+    heldout = {"heldout/general": 1 / 3, "heldout/math": 1 / 3, "heldout/code": 1 / 6, "heldout/more": 1 / 6}
+
+    def of_heldout(weights_MC: Array) -> Array:
+        scores = screen.scores_MB(weights_MC, list(heldout))
+        return np.sum([weight * scores[name] for name, weight in heldout.items()], axis=0)
+
+    space = replace(space, baselines={"general": {"general": 0.9, "math": 0.05, "code": 0.05}})
+    baseline_C = space.as_array(space.blend.merge_weights_for(space.baselines["general"])[0])
+    most = float(of_heldout(baseline_C[None])[0])
+    settings = replace(SETTINGS, proxy="predictions", floor_baseline="general", heldout_floor=0.0)
+    free = build_strategy(Problem(replace(settings, heldout_floor=None), space, 0), screen).result()
+    assert of_heldout(space.as_array(free.merge_weights)[None])[0] > most + 0.01  # it pays with held-out text
+    assert "heldout" not in free.notes
+    choice = build_strategy(Problem(settings, space, 0), screen).result()
+    chosen_C = space.as_array(choice.merge_weights)
+    kept_M = of_heldout(grid()) <= most
+    assert macro(screen, chosen_C[None])[0] <= macro(screen, grid())[kept_M].min() + 1e-6
+    assert of_heldout(chosen_C[None])[0] <= most + 1e-6
+    assert choice.notes["heldout"] == {"score": pytest.approx(most, abs=1e-6), "most": pytest.approx(most)}
+    front_MC = np.array([space.as_array(one["merge_weights"]) for one in choice.pareto])
+    assert (of_heldout(front_MC) <= most + 1e-6).all()
+
+
+def test_where_only_the_baseline_keeps_its_floors_by_predictions_it_is_the_answer() -> None:
+    """Floors as tight as that are met to the rounding of fp32 probabilities, not to less."""
+    groups = [f"benchmark/{place}" for place in range(6)]
+    owner_T = np.repeat(np.arange(6), 100)
+    weights = {name: (np.flatnonzero(owner_T == place), np.full(100, 0.01)) for place, name in enumerate(groups)}
+    free = Constraints.none(BlendMatrix.unmixed(tuple(groups)))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        logprobs_CT = -rng.gamma(2.0, 1.5, 600) * np.exp(0.3 * rng.normal(size=(6, 600)))
+        logprobs_CT[owner_T, np.arange(600)] += 0.5
+        logprobs = np.minimum(logprobs_CT, -1e-3).astype(np.float32)
+        screen = TokenScreen(TokenPredictions(logprobs, np.arange(0, 601, 10), weights))
+        # The best of some weighting: whatever is better in one score is worse in another.
+        some = dict(zip(groups, rng.dirichlet(np.ones(6)).tolist(), strict=True))
+        baseline_C = screen.optimum(free, some).weights_C
+        at = screen.scores_MB(baseline_C[None], groups)
+        limits = [Limit({name: 1.0}, float(at[name][0])) for name in groups]
+        found = screen.optimum(free, dict.fromkeys(groups, 1 / 6), limits)
+        assert found.weights_C == pytest.approx(baseline_C, abs=5e-3)
+        assert found.value == pytest.approx(np.mean([at[name] for name in groups]), abs=1e-6)
 
 
 def test_floors_of_single_capabilities_win_over_the_default() -> None:
@@ -176,6 +230,7 @@ def test_floors_that_only_their_own_baseline_keeps_leave_it() -> None:
     ("changed", "message"),
     [
         ({"objective": "percentile_rank"}, "ranks have no slope; expected one of mean, utility"),
+        ({"strategy": "bayes", "proxy": "merge", "heldout_floor": 0.0}, r"bayes keeps no floor under held-out text"),
         ({"proxy": "both"}, r"recommended takes auto, merge or predictions; set search\.proxy=auto"),
         ({"strategy": "demix"}, r"search\.proxy=auto: demix takes merge, predictions or both; set search\.proxy=merge"),
     ],

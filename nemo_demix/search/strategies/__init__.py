@@ -99,6 +99,11 @@ def settings_errors(settings: SearchConfig) -> Iterator[DemixError]:
         yield no_steps(settings)
     if known:
         yield from _proxy_errors(chosen, settings)
+        if settings.heldout_floor is not None and not chosen.keeps_heldout:
+            yield ConfigError(
+                f"search.heldout_floor={settings.heldout_floor}: {settings.strategy} keeps no floor under held-out "
+                "text; set it to null, or search.strategy=recommended"
+            )
         yield from chosen.errors(settings)
         yield from found_by(lambda: chosen.parameters(settings))
 

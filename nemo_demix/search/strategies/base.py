@@ -110,6 +110,7 @@ class Strategy(ABC):
         from_rows: Chooses from scores that cannot be added to, by (settings, space, rows, seed); None: it needs proxies
             of its own.
         own_baselines: What it puts beside the baselines in `mixture.json`, which `final.baselines` may name.
+        keeps_heldout: It keeps `search.heldout_floor`, at least where predictions choose.
         Parameters: A frozen dataclass of numbers and truth values, read from `search.parameters`; None: it has none.
     """
 
@@ -119,6 +120,7 @@ class Strategy(ABC):
     is_iterated: ClassVar[bool] = False
     from_rows: ClassVar["FromRows | None"] = None
     own_baselines: ClassVar[tuple[str, ...]] = ()
+    keeps_heldout: ClassVar[bool] = False
     Parameters: ClassVar[type | None] = None
 
     def __init__(self, problem: Problem, screen: Screen | None = None) -> None:

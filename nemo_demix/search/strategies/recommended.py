@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ConfigError, DemixError
@@ -30,6 +31,7 @@ from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import top_rows
 from nemo_demix.search.slices import slices
+from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Screen, Strategy, no_steps
 from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
@@ -50,6 +52,7 @@ class Recommended(Strategy):
     proxies: ClassVar[tuple[str, ...]] = ("auto", "merge", "predictions")
     from_rows: ClassVar[FromRows | None] = staticmethod(choose_refined)
     own_baselines: ClassVar[tuple[str, ...]] = (PUBLISHED,)
+    keeps_heldout: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
         super().__init__(problem, screen)
@@ -98,6 +101,8 @@ class Recommended(Strategy):
         """Return the optimum."""
         settings, space = self._problem.settings, self._problem.space
         if self._screen is None:
+            if settings.heldout_floor is not None and space.heldout:
+                logger.info("search: no floor under held-out text: merges choose, and only predictions keep it")
             step = len(settings.iterations)
             choice = choose_refined(settings, space, self._rows, self._problem.seed, step, {"chosen_by": "merge"})
         else:
@@ -123,6 +128,7 @@ class Recommended(Strategy):
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
         refits_NC = [self._optimum(one, by_capability).weights_C for one in resampled]
         kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
+        kept_M[kept_M] = self._keeps_heldout(screen, pool_MC[kept_M])
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
         averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
         objective_M = OBJECTIVES[settings.objective](averages, scales)
@@ -139,6 +145,7 @@ class Recommended(Strategy):
                 "chosen_by": "predictions",
                 "objective": found.value,
                 "optimality_gap": found.optimality_gap,
+                **self._heldout_note(screen, found.weights_C),
                 "merges": self._agreement(screen),
             },
             slices=slices(space, found.weights_C).record(
@@ -157,7 +164,32 @@ class Recommended(Strategy):
         shares = _shares(self._problem)
         baseline = self._floor_baseline(screen)
         limits = [Limit(shares[name], baseline[name] + floor) for name, floor in floors_of(settings, space).items()]
+        if (heldout := self._heldout_limit(screen)) is not None:
+            limits.append(heldout)
         return screen.optimum(space.constraints, _by_score(shares, by_capability), limits)
+
+    def _heldout_limit(self, screen: Screen) -> Limit | None:
+        """Return the floor under held-out text; None where there is none, or no held-out text is scored."""
+        settings, space = self._problem.settings, self._problem.space
+        if settings.heldout_floor is None or not space.heldout:
+            return None
+        weights = heldout_weights(space)
+        baseline = float(_total(screen, floor_weights(settings, space)[None], weights)[0])
+        return Limit(weights, baseline + settings.heldout_floor)
+
+    def _keeps_heldout(self, screen: Screen, weights_MC: Array) -> npt.NDArray[np.bool_]:
+        """Return which mixtures are above the floor under held-out text, bool, shape (M,)."""
+        limit = self._heldout_limit(screen)
+        if limit is None or not len(weights_MC):
+            return np.ones(len(weights_MC), dtype=bool)
+        return _total(screen, weights_MC, limit.objective) <= limit.most
+
+    def _heldout_note(self, screen: Screen, weights_C: Array) -> dict[str, Any]:
+        """Return what is predicted of held-out text, macro over capabilities, and the most that it may be."""
+        limit = self._heldout_limit(screen)
+        if limit is None:
+            return {}
+        return {"heldout": {"score": float(_total(screen, weights_C[None], limit.objective)[0]), "most": limit.most}}
 
     def _floor_baseline(self, screen: Screen) -> dict[str, float]:
         settings, space = self._problem.settings, self._problem.space
@@ -180,9 +212,27 @@ def published(problem: Problem) -> Problem:
     """Return the problem as DeMix's published search would have it, on the same proxies: no floors, LightGBM."""
     predictor = replace(problem.settings.predictor, kind="lightgbm")
     settings = replace(
-        problem.settings, strategy="demix", proxy="merge", predictor=predictor, floors={}, default_floor=None
+        problem.settings,
+        strategy="demix",
+        proxy="merge",
+        predictor=predictor,
+        floors={},
+        default_floor=None,
+        heldout_floor=None,
     )
     return replace(problem, settings=settings)
+
+
+def heldout_weights(space: SearchSpace) -> dict[str, float]:
+    """Return what each dataset's held-out text counts in the macro average over capabilities, by score name."""
+    owners = list(space.heldout.values())
+    return {name: 1 / (len(set(owners)) * owners.count(owner)) for name, owner in space.heldout.items()}
+
+
+def _total(screen: Screen, weights_MC: Array, weights: Mapping[str, float]) -> Array:
+    """Return a weighted sum of scores of mixtures, shape (M,)."""
+    found = screen.scores_MB(weights_MC, list(weights))
+    return np.sum([weight * found[name] for name, weight in weights.items()], axis=0)
 
 
 def _shares(problem: Problem) -> dict[str, dict[str, float]]:
