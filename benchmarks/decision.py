@@ -33,7 +33,7 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "proportional": ("search=proportional",),
     # Merges change nothing in what predictions choose (tests/search/test_recommended.py): none is made here.
     "recommended": ("search=recommended", "search.proxy=predictions"),
-    "floor005": (*PREDICTED, "search.default_floor=0.005"),  # what was recommended till December 2026
+    "floor005": (*PREDICTED, "search.default_floor=0.005"),  # the default before
     "unfloored": (*PREDICTED, "search.default_floor=null"),
     "floor0": (*PREDICTED, "search.default_floor=0"),
     "demix": ("search=demix",),
