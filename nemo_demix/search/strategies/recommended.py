@@ -106,6 +106,8 @@ class Recommended(Strategy):
             step = len(settings.iterations)
             choice = choose_refined(settings, space, self._rows, self._problem.seed, step, {"chosen_by": "merge"})
         else:
+            if settings.heldout_floor is not None and not space.heldout:
+                logger.info("search: no floor under held-out text: none is scored (suite.heldout_tokens)")
             choice = self._by_predictions(self._screen)
         if self._demix is None:
             return choice
