@@ -66,9 +66,23 @@ def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
     if (gap := demix["chosen_minus_this"]) is not None:
         line += (
             f" By {_BY[demix['proxy']]} the mixture above is {_MEANING[gap['verdict']]} it: {gap['difference']:+.4f} "
-            "bits/byte. DeMix keeps no floor; its answer is trained where it is among final.baselines."
+            f"bits/byte. DeMix keeps no floor{_paid(mixture, demix)}; its answer is trained where it is among "
+            "final.baselines."
         )
     return line
+
+
+def _paid(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
+    """Say which capabilities DeMix's answer is predicted to be worse in than the proportional mixture."""
+    baseline = mixture["baselines"].get("proportional", {}).get("predicted", {})
+    directions = {name: score["higher_is_better"] for name, score in (mixture["measured"] or {}).items()}
+    worse = []
+    for name, score in demix["predicted"].items():
+        if name in baseline and name in directions:
+            gap = score - baseline[name]
+            if (-gap if directions[name] else gap) > 0:
+                worse.append(f"{name} {gap:+.4f}")
+    return f", and is predicted to be worse than the proportional mixture in {', '.join(worse)}" if worse else ""
 
 
 def _by_capability(comparisons: dict[str, dict[str, Any]]) -> str:

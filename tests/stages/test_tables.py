@@ -24,3 +24,24 @@ def test_the_comparison_is_told_by_capability(smoke_run: Path, capsys: pytest.Ca
         assert any(f"{name} {gap:+.4f}, {word}" in line for word in words), line
     del result["chosen_minus"]["proportional"]["capabilities"]  # earlier releases did not write it
     assert "By capability" not in shown()
+
+
+def test_what_demix_pays_is_told_beside_its_answer(smoke_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixture, result = read_json(smoke_run / "search/mixture.json"), read_json(smoke_run / "final/result.json")
+    manifest, cost = DataManifest.load(smoke_run / "datasets/manifest.json"), read_json(smoke_run / "cost.json")
+    proportional = mixture["baselines"]["proportional"]
+    demix = {**proportional, "predicted": {**proportional["predicted"]}}
+    mixture["baselines"]["demix"] = demix
+
+    def shown() -> str:
+        print_result(manifest, mixture, result, cost)
+        return " ".join(capsys.readouterr().out.split())
+
+    demix["chosen_minus_this"] = {"verdict": "worse", "difference": 0.01}
+    assert "DeMix keeps no floor; its answer is trained" in shown()
+    demix["predicted"]["general"] += 0.0125
+    demix["predicted"]["code"] -= 0.02
+    assert (
+        "DeMix keeps no floor, and is predicted to be worse than the proportional mixture in general +0.0125;"
+        in shown()
+    )
