@@ -271,10 +271,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
         variances = [np.var(row["orders"], ddof=1) for row in several]
         summary["quickstart_std_between_orders"] = round(float(np.sqrt(np.mean(variances))), 4)
         put("quickstart_over_orders_minus_proportional", interval(_by_seed(several)))
-        judged = [row for row in several if row["verdict"] is not None]
-        if judged:
-            better = sum(row["verdict"] == "better" for row in judged)
-            summary[f"quickstart_over_orders_better_of_{len(judged)}"] = better
+        better = sum(row["verdict"] == "better" for row in several)
+        summary[f"quickstart_over_orders_better_of_{len(several)}"] = better
     return table, summary
 
 

@@ -10,7 +10,7 @@ from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.consistency import Columns
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.capabilities import capability_averages
-from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, judged_scores
+from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, heldout_scores, judged_scores
 from nemo_demix.scoring.items import Scores
 
 
@@ -21,10 +21,8 @@ def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[st
     averaged = averaged_scores(judged_scores(config.suite, manifest, PROXY_USES))
     sets = {
         "benchmarks": {name: score.capability for name, score in averaged.items()},
-        "heldout": {f"heldout/{name}": record.capability for name, record in manifest.datasets.items()},
+        "heldout": heldout_scores(config.suite, manifest),
     }
-    if not config.suite.heldout_tokens:
-        del sets["heldout"]
     return {name: capability_of for name, capability_of in sets.items() if capability_of}
 
 

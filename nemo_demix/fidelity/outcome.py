@@ -30,8 +30,7 @@ def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
         named = [f"final_{final_name(config, name, seed)}" for seed in final_seeds(config)]
         items[name] = [load_scores(config, one)[1] for one in named]
         report = score_report(suite, mean_items(items[name]))
-        models[name] = {"capabilities": report["capabilities"], "macro": macro(report["capabilities"])}
-        models[name]["scores"] = report["scores"]
+        models[name] = {**report, "macro": macro(report["capabilities"])}
     # Both models of a comparison are really trained: no proxy and no predictor stands between them.
     seeds_std = macro_seeds_std(load_fidelity(run))
     comparisons = {name: _comparison(suite, items[CHOSEN], items[name], seeds_std) for name in models if name != CHOSEN}

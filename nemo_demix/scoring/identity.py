@@ -98,6 +98,13 @@ def averaged_scores(judged: Mapping[str, JudgedScore]) -> dict[str, JudgedScore]
     return {name: score for name, score in judged.items() if score.use == judge[score.capability]}
 
 
+def heldout_scores(config: SuiteConfig, manifest: DataManifest) -> dict[str, str]:
+    """Return the capability of each dataset whose held-out text is scored, by the score's name."""
+    if not config.heldout_tokens:
+        return {}
+    return {f"heldout/{name}": record.capability for name, record in manifest.datasets.items()}
+
+
 def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]]:
     """Work out what each score counts in its capability's average, by capability; each capability's sum to 1."""
     members: dict[str, dict[str, float]] = {}

@@ -210,9 +210,11 @@ def combined(
     measured = [error for error in errors.values() if error is not None]
     is_known = comparison.stderr is not None or any(measured)  # that of no predictor at all is 0, and says nothing
     total = math.hypot(*measured) if is_known else None
-    others = [NORMAL * error for error in (comparison.stderr, of_predictor) if error is not None]
+    reach = math.hypot(
+        NORMAL * (comparison.stderr or 0.0), NORMAL * (of_predictor or 0.0), quantile * (of_seeds or 0.0)
+    )
     return {
-        **asdict(_judged(comparison.difference, total, math.hypot(*others, quantile * (of_seeds or 0.0)))),
+        **asdict(_judged(comparison.difference, total, reach)),
         "standard_errors": errors,
         "unmeasured": [name for name, error in errors.items() if error is None],
     }

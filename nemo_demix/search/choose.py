@@ -22,7 +22,7 @@ from nemo_demix.search.pareto import FRONT_SIZE, pareto_front, thinned
 from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.sample import sample_mixtures
-from nemo_demix.search.select import mean_of_top, top_rows
+from nemo_demix.search.select import mean_of_top, top_rows, up_to_top_rows
 from nemo_demix.search.slices import INTERVAL, Averages, slices
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.what_if import of_fitted
@@ -150,8 +150,7 @@ def describe(
     predicted = {
         name: prediction(float(means[name][0]), float(stds[name][0]), checks.capability_rmse[name]) for name in means
     }
-    count = min(settings.select_top, len(pool.weights_MC))  # floors may leave fewer
-    top_ND = space.blend.data_shares_MD(pool.weights_MC[top_rows(pool.objective_M, count)])
+    top_ND = space.blend.data_shares_MD(pool.weights_MC[up_to_top_rows(pool.objective_M, settings.select_top)])
     predictors = _refits(ranking)
     refitted: list[Averages] = [partial(_averages_of, ranking, predictor) for predictor in predictors]
     return Choice(

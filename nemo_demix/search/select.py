@@ -24,6 +24,11 @@ def top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
     return np.argsort(objective_M, kind="stable")[:count]
 
 
+def up_to_top_rows(objective_M: Array, count: int) -> npt.NDArray[np.intp]:
+    """Return what `top_rows` does, shape (min(count, M),): all rows where a pool has fewer, as floors may leave few."""
+    return top_rows(objective_M, min(count, len(objective_M)))
+
+
 def draw_next(
     weights_MC: Array, objective_M: Array, share: float, count: int, exclude_EC: Array, rng: np.random.Generator
 ) -> Array:

@@ -21,7 +21,7 @@ from nemo_demix.errors import ConfigError, DemixError, ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
-from nemo_demix.scoring.identity import PROXY_USES, judged_scores
+from nemo_demix.scoring.identity import PROXY_USES, heldout_scores, judged_scores
 from nemo_demix.search.baselines import baseline_shares, given_heuristic
 from nemo_demix.search.sample import max_prior_weights
 
@@ -161,7 +161,5 @@ def search_space(
         weights={name: score.weight for name, score in judged.items()},
         constraints=Constraints.build(config.search.constraints, blend, budget, prior, max_weights),
         baselines=baseline_shares(config, manifest),
-        heldout={f"heldout/{name}": one.capability for name, one in manifest.datasets.items()}
-        if config.suite.heldout_tokens
-        else {},
+        heldout=heldout_scores(config.suite, manifest),
     )

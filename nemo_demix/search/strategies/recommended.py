@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ConfigError, DemixError
@@ -29,9 +28,8 @@ from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.ranking import Scored, floor_weights, floors_of, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
-from nemo_demix.search.select import top_rows
+from nemo_demix.search.select import up_to_top_rows
 from nemo_demix.search.slices import slices
-from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Screen, Strategy, no_steps
 from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
@@ -130,11 +128,13 @@ class Recommended(Strategy):
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
         refits_NC = [self._optimum(one, by_capability).weights_C for one in resampled]
         kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
-        kept_M[kept_M] = self._keeps_heldout(screen, pool_MC[kept_M])
+        heldout = self._heldout_limit(screen)
+        if heldout is not None:
+            kept_M[kept_M] = _total(screen, pool_MC[kept_M], heldout.objective) <= heldout.most
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
         averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
         objective_M = OBJECTIVES[settings.objective](averages, scales)
-        top_MC = pool_MC[top_rows(objective_M, min(settings.select_top, len(pool_MC)))]
+        top_MC = pool_MC[up_to_top_rows(objective_M, settings.select_top)]
         shares = space.blend.data_shares_MD
         return Choice(
             space.as_weights(found.weights_C),
@@ -147,7 +147,7 @@ class Recommended(Strategy):
                 "chosen_by": "predictions",
                 "objective": found.value,
                 "optimality_gap": found.optimality_gap,
-                **self._heldout_note(screen, found.weights_C),
+                **({} if heldout is None else {"heldout": _against(heldout, screen, found.weights_C)}),
                 "merges": self._agreement(screen),
             },
             slices=slices(space, found.weights_C).record(
@@ -163,7 +163,7 @@ class Recommended(Strategy):
     def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:
         """Return the least objective above the floors, both by this screen."""
         settings, space = self._problem.settings, self._problem.space
-        shares = _shares(self._problem)
+        shares = _shares(space.objective_capabilities, space.weights)
         baseline = self._floor_baseline(screen)
         limits = [Limit(shares[name], baseline[name] + floor) for name, floor in floors_of(settings, space).items()]
         if (heldout := self._heldout_limit(screen)) is not None:
@@ -175,23 +175,10 @@ class Recommended(Strategy):
         settings, space = self._problem.settings, self._problem.space
         if settings.heldout_floor is None or not space.heldout:
             return None
-        weights = heldout_weights(space)
+        shares = _shares(space.heldout, {})
+        weights = _by_score(shares, dict.fromkeys(shares, 1 / len(shares)))
         baseline = float(_total(screen, floor_weights(settings, space)[None], weights)[0])
         return Limit(weights, baseline + settings.heldout_floor)
-
-    def _keeps_heldout(self, screen: Screen, weights_MC: Array) -> npt.NDArray[np.bool_]:
-        """Return which mixtures are above the floor under held-out text, bool, shape (M,)."""
-        limit = self._heldout_limit(screen)
-        if limit is None or not len(weights_MC):
-            return np.ones(len(weights_MC), dtype=bool)
-        return _total(screen, weights_MC, limit.objective) <= limit.most
-
-    def _heldout_note(self, screen: Screen, weights_C: Array) -> dict[str, Any]:
-        """Return what is predicted of held-out text, macro over capabilities, and the most that it may be."""
-        limit = self._heldout_limit(screen)
-        if limit is None:
-            return {}
-        return {"heldout": {"score": float(_total(screen, weights_C[None], limit.objective)[0]), "most": limit.most}}
 
     def _floor_baseline(self, screen: Screen) -> dict[str, float]:
         settings, space = self._problem.settings, self._problem.space
@@ -225,23 +212,22 @@ def published(problem: Problem) -> Problem:
     return replace(problem, settings=settings)
 
 
-def heldout_weights(space: SearchSpace) -> dict[str, float]:
-    """Return what each dataset's held-out text counts in the macro average over capabilities, by score name."""
-    owners = list(space.heldout.values())
-    return {name: 1 / (len(set(owners)) * owners.count(owner)) for name, owner in space.heldout.items()}
-
-
 def _total(screen: Screen, weights_MC: Array, weights: Mapping[str, float]) -> Array:
     """Return a weighted sum of scores of mixtures, shape (M,)."""
     found = screen.scores_MB(weights_MC, list(weights))
     return np.sum([weight * found[name] for name, weight in weights.items()], axis=0)
 
 
-def _shares(problem: Problem) -> dict[str, dict[str, float]]:
-    """Return what each score counts in its capability's average, by capability."""
+def _against(limit: Limit, screen: Screen, weights_C: Array) -> dict[str, float]:
+    """Return a mixture's weighted sum of scores, and the most that it may be."""
+    return {"score": float(_total(screen, weights_C[None], limit.objective)[0]), "most": limit.most}
+
+
+def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return what each score counts in its capability's average, by capability; a weight that is not given is 1."""
     members: dict[str, dict[str, float]] = {}
-    for name, owner in problem.space.objective_capabilities.items():
-        members.setdefault(owner, {})[name] = problem.space.weights.get(name, 1.0)
+    for name, owner in capability_of.items():
+        members.setdefault(owner, {})[name] = weights.get(name, 1.0)
     return {
         owner: {name: weight / sum(scores.values()) for name, weight in scores.items()}
         for owner, scores in members.items()

@@ -18,7 +18,7 @@ from nemo_demix.search.choose import POOL_STREAM, Choice, RankedPool, front, pre
 from nemo_demix.search.objective import OBJECTIVES, above_floors, nearest_miss
 from nemo_demix.search.pool import REFINE_STREAM, Judge, capped, refined, wide_draw
 from nemo_demix.search.ranking import Scored, floor_weights, floors_of, objective_scales
-from nemo_demix.search.select import spread_rows, top_rows
+from nemo_demix.search.select import spread_rows, up_to_top_rows
 from nemo_demix.search.strategies.base import Problem, ProxyPlan, Screen, Strategy
 from nemo_demix.search.strategies.fixed import screened, screened_averages, screened_baselines
 
@@ -71,8 +71,7 @@ class Screened(Strategy):
         best_C = scored.weights_MC[int(np.argmin(objective_M))]
         predicted = screened_averages(self._problem, self._with, scored.weights_MC)
         rmse = {name: float(np.sqrt(np.mean((predicted[name] - measured[name]) ** 2))) for name in measured}
-        count = min(settings.select_top, len(pool.weights_MC))  # floors may leave fewer
-        top_MC = pool.weights_MC[top_rows(pool.objective_M, count)]
+        top_MC = pool.weights_MC[up_to_top_rows(pool.objective_M, settings.select_top)]
         return Choice(
             space.as_weights(best_C),
             predicted={
