@@ -36,11 +36,15 @@ from nemo_demix.training.jobs import blend_matrix
 
 SEEDS = (1, 2)  # of the components, beside the run's own
 BETAS = {"beta_0": 0.0, "beta_25": 0.25}
-METHODS = {  # DeMix Table 4, with the parameters of its released configurations
-    "ties": {"density": 0.9},
-    "dare_linear": {"density": 0.9},
-    "breadcrumbs": {"density": 0.9, "gamma": 0.01},
-    "multislerp": {},
+METHODS: dict[
+    str, tuple[str, dict[str, float]]
+] = {  # DeMix Table 4, with the parameters of its released configurations
+    "ties": ("ties", {"density": 0.9}),
+    "dare_linear": ("dare_linear", {"density": 0.9}),
+    "breadcrumbs": ("breadcrumbs", {"density": 0.9, "gamma": 0.01}),
+    "multislerp": ("multislerp", {}),
+    "ties_70": ("ties", {"density": 0.7}),
+    "ties_50": ("ties", {"density": 0.5}),
 }
 NUM_PROXIES = 112  # of the search whose price is compared (DeMix Table 2)
 NUM_BOOTSTRAP = 2000
@@ -73,6 +77,7 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
                     {"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None, "scores": scores}
                 )
     rows += _proxy_rows(main, mixtures, {"components": "seed_0"})
+    rows += _methods(runs, RECIPE, "seed_0", mixtures, ablations, settings)
     for seed in SEEDS[: sets - 1]:
         name = f"{RECIPE}_s{seed}"
         run = branch(runs, name)
@@ -82,7 +87,8 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
         _score(runs, name, weights, *overrides)
         _score(runs, name, weights, *overrides, "search.proxy=predictions")
         rows += _proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
-    rows += _ablations(runs, mixtures, ablations, settings)
+        rows += _methods(runs, name, f"seed_{seed}", mixtures, ablations, overrides)
+    rows += _betas(runs, mixtures, ablations, settings)
     for run in (main, *(runs / f"{RECIPE}_{tail}" for tail in ("s1", "s2", "b0", "b25"))):
         records = [read_json(path) for path in sorted(run.glob("models/component/*/record.json"))]
         kept = ("name", "delta", "final_loss", "num_tokens")
@@ -90,9 +96,8 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
     return rows
 
 
-def _ablations(
-    runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings: Sequence[str]
-) -> list[dict[str, Any]]:
+def _betas(runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings: Sequence[str]) -> list[dict[str, Any]]:
+    """Merges of components with other shares of general data."""
     rows = []
     for label in (label for label in BETAS if label in names):
         beta = BETAS[label]
@@ -104,12 +109,21 @@ def _ablations(
         weights = {key: blend.merge_weights_for(row["data_shares"])[0] for key, row in mixtures.items()}
         _score(runs, name, weights, *overrides)
         rows += _proxy_rows(run, mixtures, {"components": label})
-    for method in (method for method in METHODS if method in names):
+    return rows
+
+
+def _methods(
+    runs: Path, run: str, components: str, mixtures: dict[str, Any], names: Sequence[str], settings: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Merges of one set of components by other methods."""
+    rows = []
+    for label in (label for label in METHODS if label in names):
+        method, parameters = METHODS[label]
         overrides = [*settings, f"merge.method={method}"]
-        overrides += [f"+merge.parameters.{key}={value}" for key, value in METHODS[method].items()]
-        named = {f"{method}:{key}": row for key, row in mixtures.items()}
-        _score(runs, RECIPE, {name: row["merge_weights"] for name, row in named.items()}, *overrides)
-        rows += _proxy_rows(runs / RECIPE, named, {"components": "seed_0", "method": method})
+        overrides += [f"+merge.parameters.{key}={value}" for key, value in parameters.items()]
+        named = {f"{label}:{key}": row for key, row in mixtures.items()}
+        _score(runs, run, {name: row["merge_weights"] for name, row in named.items()}, *overrides)
+        rows += _proxy_rows(runs / run, named, {"components": components, "method": label})
     return rows
 
 
@@ -231,8 +245,14 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         }  # fmt: skip
         ablated = {row["components"] for row in rows if row["kind"] == "merge"} - set(components)
         named |= {name: [study.figures(kind="merge", components=name, method=None)] for name in sorted(ablated)}
-        methods = sorted({row["method"] for row in rows if row.get("method")})
-        named |= {name: [study.figures(kind="merge", components="seed_0", method=name)] for name in methods}
+        methods: dict[str, list[str]] = {}  # the sets of components that each was tried on
+        for row in rows:
+            if row.get("method") and row["components"] not in methods.setdefault(row["method"], []):
+                methods[row["method"]].append(row["components"])
+        named |= {
+            name: [study.figures(kind="merge", components=one, method=name) for one in methods[name]]
+            for name in sorted(methods)
+        }
         for name, found in named.items():
             table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
 
@@ -240,7 +260,10 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             **{kind: [{"kind": kind, "components": name, "method": None} for name in components] for kind in by_seed},
             **{f"trained_{count}": [{"kind": "trained", "tokens": count}] for count in tokens},
             **{name: [{"kind": "merge", "components": name, "method": None}] for name in sorted(ablated)},
-            **{name: [{"kind": "merge", "components": "seed_0", "method": name}] for name in methods},
+            **{
+                name: [{"kind": "merge", "components": one, "method": name} for one in methods[name]]
+                for name in sorted(methods)
+            },
         }
         deciding = DecisionStudy(
             study.macro(kind="trained", tokens=None),
@@ -279,7 +302,10 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             f"token_ratio{tail}_at_most": ratios["at_most"],
             f"recovery_macro{tail}": float(np.mean([f.values["recovery"]["macro"][0] for f in by_seed["merge"]])),
             **{f"{key}{tail}": value for key, value in study.noise().items()},
-            **{f"rho_macro{tail}_{name}": rho(named[name][0]) for name in (*sorted(ablated), *methods)},
+            **{
+                f"rho_macro{tail}_{name}": float(np.mean([found.values["rho"]["macro"][0] for found in named[name]]))
+                for name in (*sorted(ablated), *sorted(methods))
+            },
             **deciding.summary(
                 CONFIDENCE, tail, {f"trained_{count}": f"trained_{_fraction(count / full)}" for count in tokens}
             ),
@@ -329,7 +355,7 @@ def main() -> None:
     else:
         runs = arguments.runs.resolve()
         settings = [] if arguments.fresh is None else [f"seed={arguments.fresh}"]
-        rows = [*collect(runs, arguments.sets, arguments.ablations, *settings), _meta(runs)]
+        rows = [*collect(runs, arguments.sets, arguments.ablations, *settings), meta_row(runs)]
     if arguments.page:
         write_page(rows, arguments.runs.resolve())
         return
@@ -341,7 +367,7 @@ def main() -> None:
     finish(result, arguments.quick, seeds, [*rows, *table], summary)
 
 
-def _meta(runs: Path) -> dict[str, Any]:
+def meta_row(runs: Path) -> dict[str, Any]:
     manifest = read_json(runs / RECIPE / "datasets" / "manifest.json")
     dataset_capability = {name: record["capability"] for name, record in manifest["datasets"].items()}
     owners = {f"benchmark/{name}": record["capability"] for name, record in manifest["benchmarks"].items()}
