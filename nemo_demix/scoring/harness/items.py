@@ -14,17 +14,19 @@ import numpy.typing as npt
 from nemo_demix.errors import ConfigError
 from nemo_demix.scoring.items import Items
 
-GOLD_BITS = "bpb"  # bits per byte of the gold answer: added to every multiple-choice task
+# Added to every multiple-choice task: bits per byte of the gold answer, and the share of the choices' probability that
+# the right ones have, which runs with accuracy and is as smooth as bits.
+GOLD_BITS, CHOICE_SHARE = "bpb", "choice_prob"
 _RATIO = "bits_per_byte"  # the harness's: a ratio of totals
 _SHARES = ("acc", "exact_match", "em", "math_verify", "pass")  # what such metrics' names begin with
-_CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+_CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", CHOICE_SHARE)
 
 
 @dataclass(frozen=True, eq=False)
 class TaskItems(Items):
     """One task's score, document by document: the mean of values_I by weights_I.
 
-    The unit is `bits/byte`, or `share` (of documents that are right), else the metric's name.
+    The unit is `bits/byte`, or `share` (of documents that are right, or of probability), else the metric's name.
 
     Attributes:
         documents: A name for every document.
@@ -107,10 +109,10 @@ def values_and_weights(
 
 
 def unit_of(metric: str) -> str:
-    """Return `bits/byte`, `share` of documents, or the metric's own name."""
+    """Return `bits/byte`, `share` (of documents, or of probability), or the metric's own name."""
     if metric in (GOLD_BITS, _RATIO):
         return "bits/byte"
-    return "share" if metric.startswith(_SHARES) else metric
+    return "share" if metric.startswith((*_SHARES, CHOICE_SHARE)) else metric
 
 
 def chance_of(task: Any, metric: str, docs: Sequence[Mapping[str, Any]]) -> float | None:

@@ -11,11 +11,35 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.errors import ConfigError, ScoreError
-from nemo_demix.scoring.harness.items import GOLD_BITS
+from nemo_demix.scoring.harness.items import CHOICE_SHARE, GOLD_BITS
 
 log = logging.getLogger(__name__)
 
 _CHOICES = "multiple_choice"
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The right answers of a multiple-choice document.
+
+    Attributes:
+        right: Places of their requests; bits are of the first.
+        num_bytes: UTF-8 bytes of the first.
+        num_choices: How many of the document's requests, the first ones, are its choices.
+    """
+
+    right: tuple[int, ...]
+    num_bytes: int
+    num_choices: int
+
+    def metrics(self, logprobs: list[float]) -> dict[str, float]:
+        """Return what the requests' natural-log probabilities come to."""
+        choices = np.array(logprobs[: self.num_choices])
+        shares = np.exp(choices - np.logaddexp.reduce(choices))
+        return {
+            GOLD_BITS: -logprobs[self.right[0]] / math.log(2) / self.num_bytes,
+            CHOICE_SHARE: float(shares[list(self.right)].sum()),
+        }
 
 
 @dataclass
@@ -27,8 +51,7 @@ class Leaf:
         task: The harness's `Task`.
         doc_ids: Places of the documents scored, in the split; sorted.
         requests: The harness's `Instance`s of every document, in order.
-        gold: Which request asks for the right answer, and the answer's UTF-8 bytes, for every document of a
-            multiple-choice task; empty where bits per byte of it are not known.
+        gold: The right answers of every document of a multiple-choice task; empty where one's are not known.
         metrics: Metric and filter of the values it gives, in its order.
         raw: Values by (metric, filter), one a document.
         samples: What the harness logs of each document.
@@ -38,7 +61,7 @@ class Leaf:
     task: Any
     doc_ids: list[int]
     requests: list[list[Any]]
-    gold: list[tuple[int, int]]
+    gold: list[Gold]
     metrics: list[tuple[str, str]] = field(default_factory=list)
     raw: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -84,11 +107,10 @@ class Leaf:
     def _no_gold(self) -> list[None]:
         return [None] * len(self.requests)
 
-    def _metrics(self, filter_name: str, requests: list[Any], gold: tuple[int, int] | None) -> dict[str, Any]:
+    def _metrics(self, filter_name: str, requests: list[Any], gold: Gold | None) -> dict[str, Any]:
         metrics = self.task.process_results(requests[0].doc, [one.filtered_resps[filter_name] for one in requests])
         if gold is not None:
-            place, num_bytes = gold
-            metrics[GOLD_BITS] = -requests[place].resps[0][0] / math.log(2) / num_bytes
+            metrics |= gold.metrics([one.resps[0][0] for one in requests])
         return metrics
 
     def _sample(self, doc_id: int, requests: list[Any], filter_name: str, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +170,7 @@ def prepare_leaf(key: str, name: str, task: Any, limit: int | None, seed: int) -
     requests = [sorted(rows, key=lambda one: one.idx) for rows in by_document.values()]
     leaf = Leaf(name, task, doc_ids, requests, _gold(task, requests))
     if leaf.gold:
-        _declare_gold_bits(task)
+        _declare_added(task)
     leaf.metrics = _metrics_given(leaf)
     return leaf
 
@@ -160,34 +182,40 @@ def _sample_ids(total: int, limit: int | None, seed: int, name: str) -> list[int
     return [int(index) for index in np.sort(generator.choice(total, limit, replace=False))]
 
 
-def _gold(task: Any, requests: list[list[Any]]) -> list[tuple[int, int]]:
-    """Find the place and the bytes of the right answer's request, for every document; empty if one has none."""
+def _gold(task: Any, requests: list[list[Any]]) -> list[Gold]:
+    """Find the right answers of every document; empty if one has none."""
     if task.OUTPUT_TYPE != _CHOICES:
         return []
     found = []
     for rows in requests:
         doc = rows[0].doc
-        answer = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        if isinstance(answer, list):
-            answer = answer[0] if answer else -1
-        if isinstance(answer, str):
-            choices = task.doc_to_choice(doc)
-            answer = choices.index(answer) if answer in choices else -1
-        if not 0 <= answer < len(rows):
+        choices = task.doc_to_choice(doc)
+        answers = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+        answers = answers if isinstance(answers, list) else [answers]
+        right = [_place(answer, choices) for answer in answers]
+        if not right or not all(0 <= place < min(len(rows), len(choices)) for place in right):
             return []
-        num_bytes = len(rows[answer].args[1].encode())
+        num_bytes = len(rows[right[0]].args[1].encode())
         if not num_bytes:
             return []
-        found.append((int(answer), num_bytes))
+        found.append(Gold(tuple(dict.fromkeys(right)), num_bytes, len(choices)))
     return found
 
 
-def _declare_gold_bits(task: Any) -> None:
-    """Make the harness take the mean of gold bits without a warning, and say that lower is better."""
+def _place(answer: Any, choices: list[str]) -> int:
+    """Return the place of an answer among the choices, -1 where it is none of them."""
+    if isinstance(answer, str):
+        return choices.index(answer) if answer in choices else -1
+    return int(answer) if isinstance(answer, int | np.integer) else -1
+
+
+def _declare_added(task: Any) -> None:
+    """Make the harness take the mean of what is added without a warning, and say which way is better."""
     from lm_eval.api.metrics import mean
 
-    task.aggregation()[GOLD_BITS] = mean
-    task.higher_is_better()[GOLD_BITS] = False
+    for metric, higher_is_better in ((GOLD_BITS, False), (CHOICE_SHARE, True)):
+        task.aggregation()[metric] = mean
+        task.higher_is_better()[metric] = higher_is_better
 
 
 def _metrics_given(leaf: Leaf) -> list[tuple[str, str]]:

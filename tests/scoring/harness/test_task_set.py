@@ -13,6 +13,7 @@ from nemo_demix.errors import ConfigError, DatasetError, ScoreError
 from nemo_demix.scoring.harness import TaskSet, task_fingerprints
 from tests.scoring.harness.toy import ToyLM, prepared, task_set, write_definitions
 
+ADDED = ("bpb", "choice_prob")  # to what the harness gives
 SINGLE = ("many", "few", "generate", "greedy", "rolling")
 
 
@@ -52,9 +53,9 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=handle_non_serializable))
 
 
-def without_gold_bits(results: dict[str, Any]) -> dict[str, Any]:
+def without_added(results: dict[str, Any]) -> dict[str, Any]:
     return {
-        task: {name: value for name, value in rows.items() if not name.startswith("bpb")}
+        task: {name: value for name, value in rows.items() if not name.startswith(ADDED)}
         for task, rows in results.items()
     }
 
@@ -68,7 +69,7 @@ def test_results_are_those_of_simple_evaluate(
     tasks = task_set(suite_of(definitions, *names, log_samples=True), tmp_path)
     ours = tasks.results(lm.answer(tasks.instances))
     theirs = plain(simple_evaluate(definitions, list(names), lm))
-    assert without_gold_bits(ours.lm_eval["results"]) == theirs["results"]
+    assert without_added(ours.lm_eval["results"]) == theirs["results"]
     for part in ("versions", "n-shot", "n-samples", "group_subtasks"):
         assert ours.lm_eval[part] == theirs[part], part
     assert ours.lm_eval.get("groups", {}) == theirs.get("groups", {})
@@ -76,8 +77,9 @@ def test_results_are_those_of_simple_evaluate(
     for name, rows in theirs["samples"].items():
         mine = plain(ours.samples[name])
         for row in mine:
-            row.pop("bpb", None)
-            row["metrics"] = [metric for metric in row["metrics"] if metric != "bpb"]
+            for name in ADDED:
+                row.pop(name, None)
+            row["metrics"] = [metric for metric in row["metrics"] if metric not in ADDED]
         assert mine == rows
     canonical_json(ours.lm_eval)
 
@@ -113,6 +115,27 @@ def test_gold_bits_are_of_the_right_answer_with_its_space(definitions: Path, tmp
     assert found.items["few"].values_I == pytest.approx(expected, rel=1e-12)
     assert found.items["few"].chance is None
     assert found.lm_eval["higher_is_better"]["few"]["bpb"] is False
+
+
+@pytest.mark.parametrize("name", ["few", "two_right"])
+def test_the_right_choices_share_of_probability(definitions: Path, tmp_path: Path, name: str) -> None:
+    suite = suite_of(definitions, name)
+    suite.tasks[name].metric = "choice_prob"
+    tasks = task_set(suite, tmp_path)
+    lm = ToyLM()
+    found = tasks.results(lm.answer(tasks.instances)).items[name]
+    by_question: dict[str, list[float]] = {}
+    for one in tasks.instances["loglikelihood"]:
+        by_question.setdefault(one.doc["question"], []).append(math.exp(lm.loglikelihood([one])[0][0]))
+    rows = [json.loads(line) for line in (definitions / "few.jsonl").read_text().splitlines()]
+    expected, chance = [], []
+    for row in rows:
+        probabilities = by_question[row["question"]]
+        right = {row["gold"], 0} if name == "two_right" else {row["gold"]}
+        expected.append(sum(probabilities[place] for place in right) / sum(probabilities))
+        chance.append(len(right) / len(row["choices"]))
+    assert found.values_I == pytest.approx(expected, rel=1e-9)
+    assert (found.unit, found.higher_is_better, found.chance) == ("share", True, pytest.approx(np.mean(chance)))
 
 
 def test_chance_is_a_mean_over_documents(definitions: Path, tmp_path: Path) -> None:
@@ -194,7 +217,7 @@ def test_two_groups_of_the_same_task_are_refused(definitions: Path, tmp_path: Pa
     ("name", "metric", "message"),
     [
         ("many", "acc_nrm", r"many\.metric: found 'acc_nrm', expected one of: acc,none; mcc,none; acc_norm,none"),
-        ("many", "mcc", r"mcc is computed over all documents at once.*acc,none; acc_norm,none; bpb,none"),
+        ("many", "mcc", r"mcc is computed over all documents at once.*acc,none; acc_norm,none; bpb,none; choice_prob,none"),
         ("greedy", "perplexity", r"perplexity is computed over all documents at once"),
         ("generate", "exact_match,last", r"expected one of: exact_match,first; exact_match,vote"),
         ("by_size", "acc_norm", r"expected one of: acc,none"),
