@@ -35,7 +35,8 @@ CORPORA = {  # of conf/datasets/study.yaml
     "code": ("codeio_high", "codeio_low", "python_stdlib"),
 }
 CORPUS_BYTES = 2_200_000  # as there
-TOKENS = 7 * 524_288  # of the components in all
+REFERENCE_TOKENS = 524_288  # as there; a component's, where there are seven
+TOKENS = 7 * REFERENCE_TOKENS  # of the components in all
 STEP_TOKENS = 2048
 KINDS = ("merge", "predictions")
 
@@ -87,7 +88,7 @@ def measured(runs: Path, number: int) -> list[dict[str, Any]]:
     tokens = STEP_TOKENS * math.ceil(TOKENS / number / STEP_TOKENS)
     settings = (
         *("--config-dir", str(folder / "conf"), f"datasets={name}", f"seed={SEED}"),
-        *(f"components.num_tokens={tokens}", "verify.trained_shares=[]"),
+        *(f"components.num_tokens={tokens}", f"reference.num_tokens={REFERENCE_TOKENS}", "verify.trained_shares=[]"),
     )
     rows = [*collect(folder, 1, (), *settings), meta_row(folder)]
     return [{**row, "datasets": number} for row in rows]

@@ -15,7 +15,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest
 from nemo_demix.config import DemixConfig
 from nemo_demix.mixture import Array
-from nemo_demix.scoring.identity import judged_scores, shares_of
+from nemo_demix.scoring.identity import heldout_scores, judged_scores, shares_by, shares_of
 from nemo_demix.scoring.items import Scores
 from nemo_demix.search.objective import capability_weights
 
@@ -43,12 +43,9 @@ def macro_of_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, Macr
     Raises:
         ConfigError: if search.capability_weights names a capability that neither has, or has a bad weight.
     """
-    heldout: dict[str, list[str]] = {}
-    for name, record in manifest.datasets.items():
-        heldout.setdefault(record.capability, []).append(f"heldout/{name}")
     sets = {
         "benchmarks": shares_of(judged_scores(config.suite, manifest, ("search",))),
-        "heldout": {owner: dict.fromkeys(names, 1 / len(names)) for owner, names in heldout.items()},
+        "heldout": shares_by(heldout_scores(config.suite, manifest), {}),
     }
     known = dict.fromkeys((owner for shares in sets.values() for owner in shares), True)
     weights = capability_weights(config.search.capability_weights, known)

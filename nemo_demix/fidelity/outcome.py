@@ -7,7 +7,15 @@ from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.fidelity.record import load_fidelity, macro_seeds_std
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.items import ModelItems
-from nemo_demix.scoring.scores import combined, compare, compare_capabilities, macro, mean_items, score_report
+from nemo_demix.scoring.scores import (
+    combined,
+    compare,
+    compare_capabilities,
+    compare_heldout,
+    macro,
+    mean_items,
+    score_report,
+)
 from nemo_demix.scoring.store import load_scores
 from nemo_demix.scoring.suite import Suite, build_suite
 from nemo_demix.search.baselines import CHOSEN
@@ -50,7 +58,7 @@ def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
 def _comparison(
     suite: Suite, chosen: Sequence[ModelItems], baseline: Sequence[ModelItems], seeds_std: float | None
 ) -> dict[str, Any]:
-    """Return the chosen mixture minus a baseline, of the mean over data orders: macro, and by capability.
+    """Return the chosen mixture minus a baseline, of the mean over data orders: macro, by capability, on held-out text.
 
     Args:
         chosen: Items of the chosen mixture's models, one a data order.
@@ -65,5 +73,9 @@ def _comparison(
         name: combined(one, None, predictor_std=0.0, orders=[found[name].difference for found in by_order])
         for name, one in compare_capabilities(suite, *mean).items()
     }
+    heldout = None
+    if (apart := compare_heldout(suite, *mean)) is not None:
+        found = [one.difference for pair in pairs if (one := compare_heldout(suite, *pair)) is not None]
+        heldout = combined(apart, None, predictor_std=0.0, orders=found)
     whole = combined(compare(suite, *mean), seeds_std, predictor_std=0.0, orders=orders)
-    return {**whole, "orders": orders, "capabilities": capabilities}
+    return {**whole, "orders": orders, "capabilities": capabilities, "heldout": heldout}

@@ -27,6 +27,7 @@ from nemo_demix.report.page import page
 from nemo_demix.report.records import RunRecords, read_run
 from nemo_demix.report.sections.losers import losing
 from nemo_demix.report.sections.verdict import comparisons, leading, verdict
+from nemo_demix.scoring.items import NORMAL
 from nemo_demix.search.baselines import CHOSEN
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _score(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "—"
     way = "higher" if one["higher_is_better"] else "lower"
-    reach = "" if one["stderr"] is None else f" ± {number(1.96 * one['stderr'])}"
+    reach = "" if one["stderr"] is None else f" ± {number(NORMAL * one['stderr'])}"
     return f"{number(one['score'])}{reach} {one['unit']} ({way} is better)"
 
 

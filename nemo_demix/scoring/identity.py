@@ -107,12 +107,18 @@ def heldout_scores(config: SuiteConfig, manifest: DataManifest) -> dict[str, str
 
 def shares_of(averaged: Mapping[str, JudgedScore]) -> dict[str, dict[str, float]]:
     """Work out what each score counts in its capability's average, by capability; each capability's sum to 1."""
+    capability_of = {name: score.capability for name, score in averaged.items()}
+    return shares_by(capability_of, {name: score.weight for name, score in averaged.items()})
+
+
+def shares_by(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Do what `shares_of` does, given each score's capability and weight; a weight that is not given is 1."""
     members: dict[str, dict[str, float]] = {}
-    for name, score in averaged.items():
-        members.setdefault(score.capability, {})[name] = score.weight
+    for name, capability in capability_of.items():
+        members.setdefault(capability, {})[name] = weights.get(name, 1.0)
     return {
-        capability: {name: weight / sum(weights.values()) for name, weight in weights.items()}
-        for capability, weights in members.items()
+        capability: {name: weight / sum(scores.values()) for name, weight in scores.items()}
+        for capability, scores in members.items()
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from nemo_demix.mixture import Array
 
 UNIT = "bits/byte"
+NORMAL = 1.96  # standard errors on either side of what is known with many degrees of freedom: 95 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def is_guessed(score: Score) -> bool:
     """
     if score.chance is None or score.stderr is None:
         return False
-    return abs(score.score - score.chance) <= 1.96 * score.stderr
+    return abs(score.score - score.chance) <= NORMAL * score.stderr
 
 
 def items_of_summary(

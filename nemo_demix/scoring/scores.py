@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.errors import ScoreError
-from nemo_demix.scoring.items import Items, ModelItems, Score, items_of_summary, score_of
+from nemo_demix.scoring.items import NORMAL, Items, ModelItems, Score, items_of_summary, score_of
 from nemo_demix.scoring.suite import Suite
-
-NORMAL = 1.96  # standard errors on either side of what is known with many degrees of freedom: 95 %
 
 
 @dataclass(frozen=True)
@@ -117,15 +115,22 @@ def compare(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison:
     benchmark items, not training seeds. Scores whose items are not known are compared as if the models' errors were
     independent, which is wider; where not even an error is known, there is no interval.
     """
-    count = len(suite.shares)
-    return _apart(
-        first, second, [(name, share / count) for one in suite.shares.values() for name, share in one.items()]
-    )
+    return _apart_macro(first, second, suite.shares)
+
+
+def compare_heldout(suite: Suite, first: ModelItems, second: ModelItems) -> Comparison | None:
+    """Return first minus second on held-out text, as `compare` does; None where none is scored."""
+    return _apart_macro(first, second, suite.heldout_shares) if suite.heldout else None
 
 
 def compare_capabilities(suite: Suite, first: ModelItems, second: ModelItems) -> dict[str, Comparison]:
     """Return first minus second by capability, as `compare` does."""
     return {capability: _apart(first, second, list(shares.items())) for capability, shares in suite.shares.items()}
+
+
+def _apart_macro(first: ModelItems, second: ModelItems, shares: Mapping[str, Mapping[str, float]]) -> Comparison:
+    weights = [(name, share / len(shares)) for one in shares.values() for name, share in one.items()]
+    return _apart(first, second, weights)
 
 
 def _apart(first: ModelItems, second: ModelItems, weights: Sequence[tuple[str, float]]) -> Comparison:

@@ -31,8 +31,10 @@ from nemo_demix.scoring.identity import (
     JUDGED,
     JudgedScore,
     averaged_scores,
+    heldout_scores,
     judged_scores,
     length_errors,
+    shares_by,
     shares_of,
     suite_fingerprint,
 )
@@ -55,7 +57,7 @@ class Suite:
 
     requests: list[Request]
     judged: dict[str, JudgedScore]  # benchmarks, then tasks, then external scores
-    heldout: list[str]  # names of held-out sets' scores
+    heldout: dict[str, str]  # the capability of each held-out set's dataset, by the score's name
     fingerprint: str
 
     @property
@@ -77,6 +79,11 @@ class Suite:
     def shares(self) -> dict[str, dict[str, float]]:
         """What each score counts in its capability's average, by capability; see `averaged_scores`."""
         return shares_of(averaged_scores(self.judged))
+
+    @property
+    def heldout_shares(self) -> dict[str, dict[str, float]]:
+        """What each held-out set's score counts in the average of its dataset's capability, by capability."""
+        return shares_by(self.heldout, {})
 
     @cached_property
     def members(self) -> dict[str, tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]]:
@@ -116,7 +123,7 @@ def build_suite(config: SuiteConfig, manifest: DataManifest, uses: Collection[st
         for score_name in (f"benchmark/{name}", f"benchmark/{name}{JUDGED}"):
             if score_name in judged:
                 requests += _benchmark_requests(score_name, Path(record.path), tokenizer, config)
-    heldout = [f"heldout/{name}" for name in manifest.datasets] if config.heldout_tokens else []
+    heldout = heldout_scores(config, manifest)
     for score_name, (name, dataset) in zip(heldout, manifest.datasets.items(), strict=False):
         if dataset.heldout_prefix is None:
             raise _no_heldout(name)

@@ -13,6 +13,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.portable import packed, portable
 from nemo_demix.prediction.predictors import FittedPredictor
+from nemo_demix.scoring.identity import shares_by
 from nemo_demix.search.objective import LINEAR, Scale, linear_objective
 from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.space import SearchSpace
@@ -38,7 +39,7 @@ def of_fitted(ranking: Ranking, refits: Sequence[Predictor]) -> dict[str, Any]:
         "models": models,
         "refits": [] if is_forest else [_models(refit, ranking, rows_MC) for refit in refits],
     }
-    shares = _shares(scored.capability_of, scored.weights)
+    shares = shares_by(scored.capability_of, scored.weights)
     return _record(ranking.space, predictor, shares, ranking.settings.objective, ranking.scales)
 
 
@@ -46,7 +47,7 @@ def of_mixed(
     space: SearchSpace, tokens: Mapping[str, Any], objective: str, scales: Mapping[str, Scale]
 ) -> dict[str, Any]:
     """Describe mixed predictions; resampled items give the intervals."""
-    shares = _shares(space.objective_capabilities, space.weights)
+    shares = shares_by(space.objective_capabilities, space.weights)
     return _record(space, {"kind": "tokens", **tokens}, shares, objective, scales)
 
 
@@ -88,14 +89,3 @@ def _record(
 
 def _finite(bound: float) -> float | None:
     return bound if abs(bound) < float("inf") else None
-
-
-def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return what each score counts in its capability's average, by capability."""
-    members: dict[str, dict[str, float]] = {}
-    for name, owner in capability_of.items():
-        members.setdefault(owner, {})[name] = weights.get(name, 1.0)
-    return {
-        owner: {name: weight / sum(scores.values()) for name, weight in scores.items()}
-        for owner, scores in members.items()
-    }

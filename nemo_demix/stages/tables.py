@@ -35,7 +35,8 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
             f"{f'not measured: {unmeasured}' if unmeasured else 'items and seeds'}).{_orders(comparison)}"
         )
         if by_capability := comparison.get("capabilities"):  # earlier releases did not write it
-            console.print(_by_capability(by_capability))
+            heldout = comparison.get("heldout")
+            console.print(_by_capability({**by_capability, **({"held-out text": heldout} if heldout else {})}))
     console.print(_cost_line(cost))
 
 
@@ -86,7 +87,7 @@ def _paid(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
 
 
 def _by_capability(comparisons: dict[str, dict[str, Any]]) -> str:
-    """Say which capabilities gain and which pay; a floor is under what is predicted of them, not under this."""
+    """Say which capabilities gain and which pay, held-out text too; floors are under what is predicted of them."""
     said = (f"{name} {one['difference']:+.4f}, {one['verdict']}" for name, one in comparisons.items())
     # Earlier releases gave no errors by source here.
     has_seeds = any((one.get("standard_errors") or {}).get("seeds") is not None for one in comparisons.values())

@@ -135,7 +135,7 @@ class Run:
 
     def suite(self, uses: Sequence[str] | None) -> Suite:
         """Without requests: what its scores are for."""
-        return Suite([], judged_scores(self.config.suite, self.manifest, uses), [], "suite")
+        return Suite([], judged_scores(self.config.suite, self.manifest, uses), {}, "suite")
 
     def scored(self, count: int = 20, failed: int = 1) -> "Run":
         """With proxies of random mixtures."""
@@ -211,7 +211,8 @@ class Run:
         gap = combined(compare(suite, items["mixture"], items["proportional"]), None, 0.0)
         result = {"models": models, "predicted": self.mixture["predicted"], "proxy": self.mixture["measured"]}
         write_json(
-            self.folder / "final/result.json", result | {"chosen_minus": {"proportional": gap}, "fingerprint": "r"}
+            self.folder / "final/result.json",
+            result | {"chosen_minus": {"proportional": gap | {"heldout": gap}}, "fingerprint": "r"},
         )
         component = ModelRecord("component", "c", "", {}, {}, 4096, 2, None, 0.05, None, 12.0, "c")
         stages = spent({"components": [component] * len(self.names)}, self.rows[:20], 2, 2)

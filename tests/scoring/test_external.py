@@ -93,7 +93,7 @@ def test_rubbish_is_refused_by_name(answer: dict[str, Any], message: str) -> Non
 
 
 def test_models_are_compared_by_items_where_these_are_known() -> None:
-    suite = Suite([], {"external/x/one": JudgedScore("math")}, [], "")
+    suite = Suite([], {"external/x/one": JudgedScore("math")}, {}, "")
     rng = np.random.default_rng(0)
     hard_I = rng.random(200)
     models = [{"one": {"items": (hard_I + gain).tolist()}, "two": 0} for gain in (0.01, 0.0)]

@@ -13,6 +13,7 @@ from nemo_demix.scoring.scores import (
     capability_scores,
     combined,
     compare,
+    compare_heldout,
     likelihood_items,
     mean_items,
     suite_scores,
@@ -27,7 +28,8 @@ def make_suite(counts: dict[str, tuple[str | None, int]], rng: np.random.Generat
         for _ in range(count)
     ]
     judged = {group: JudgedScore(capability) for group, (capability, _) in counts.items() if capability is not None}
-    return Suite(requests, judged, [group for group in counts if group not in judged], "f")
+    heldout = {name: name.removeprefix("heldout/") for name in counts if name not in judged}
+    return Suite(requests, judged, heldout, "f")
 
 
 COUNTS = {
@@ -96,13 +98,27 @@ def test_equal_models_are_not_distinguishable() -> None:
     assert compare(suite, more, items).verdict == "worse"
 
 
+def test_held_out_text_is_compared_by_its_bytes_and_apart_from_benchmarks() -> None:
+    rng = np.random.default_rng(6)
+    suite = make_suite({"benchmark/x": ("general", 5), "heldout/a": (None, 20), "heldout/b": (None, 30)}, rng)
+    first, second = (rng.uniform(1, 100, len(suite.requests)) for _ in range(2))
+    sizes = np.array([float(request.num_bytes) for request in suite.requests])
+    found = compare_heldout(suite, likelihood_items(suite, first), likelihood_items(suite, second))
+    ratios = [(first - second)[rows].sum() / sizes[rows].sum() for rows in (slice(5, 25), slice(25, 55))]
+    assert found is not None
+    assert found.difference == pytest.approx(np.mean(ratios))
+    without = make_suite({"benchmark/x": ("general", 5)}, rng)
+    items = likelihood_items(without, first[:5])
+    assert compare_heldout(without, items, items) is None
+
+
 def accuracy(rng: np.random.Generator, count: int, share: float) -> Items:
     return Items((rng.random(count) < share).astype(float), np.ones(count), "share", True, 0.25)
 
 
 def test_where_higher_is_better_the_sign_is_turned() -> None:
     rng = np.random.default_rng(4)
-    suite = Suite([], {"task/a": JudgedScore("general", weight=3.0), "task/b": JudgedScore("general")}, [], "f")
+    suite = Suite([], {"task/a": JudgedScore("general", weight=3.0), "task/b": JudgedScore("general")}, {}, "f")
     good, bad = ({name: accuracy(rng, 400, share) for name in ("task/a", "task/b")} for share in (0.9, 0.4))
     assert compare(suite, good, bad).verdict == "better"
     assert compare(suite, bad, good).verdict == "worse"
@@ -149,7 +165,7 @@ def test_the_mean_of_data_orders_is_by_item_where_items_are_known() -> None:
 
 
 def test_units_are_not_averaged() -> None:
-    suite = Suite([], {"task/a": JudgedScore("general"), "benchmark/b": JudgedScore("general")}, [], "f")
+    suite = Suite([], {"task/a": JudgedScore("general"), "benchmark/b": JudgedScore("general")}, {}, "f")
     items = {"task/a": accuracy(np.random.default_rng(5), 9, 0.5), "benchmark/b": Items(np.arange(3.0), np.ones(3))}
     with pytest.raises(
         ScoreError, match="general: task/a is in share and benchmark/b in bits/byte, which have no mean"

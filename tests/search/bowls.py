@@ -59,7 +59,7 @@ class Bowl:
     """
 
     kind = "merge"
-    suite = Suite([], {f"benchmark/{name}": JudgedScore(name) for name in NAMES}, [], "bowl")
+    suite = Suite([], {f"benchmark/{name}": JudgedScore(name) for name in NAMES}, {}, "bowl")
 
     def __init__(self, fail_from: int | None = None, fail_at: int | None = None) -> None:
         self.calls = 0

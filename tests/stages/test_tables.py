@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nemo_demix.artifacts import DataManifest, read_json
@@ -22,6 +23,15 @@ def test_the_comparison_is_told_by_capability(smoke_run: Path, capsys: pytest.Ca
         gap = score["score"] - baseline[name]["score"]
         words = ("better", "not distinguishable") if gap < 0 else ("worse", "not distinguishable")
         assert any(f"{name} {gap:+.4f}, {word}" in line for word in words), line
+    by_owner: dict[str, list[float]] = {}
+    for name, record in manifest.datasets.items():
+        chosen, other = (result["models"][model]["scores"][f"heldout/{name}"] for model in ("mixture", "proportional"))
+        by_owner.setdefault(record.capability, []).append(chosen["score"] - other["score"])
+    gap = np.mean([np.mean(gaps) for gaps in by_owner.values()])
+    assert result["chosen_minus"]["proportional"]["heldout"]["difference"] == pytest.approx(gap)
+    assert f"held-out text {gap:+.4f}, " in line
+    del result["chosen_minus"]["proportional"]["heldout"]  # earlier releases did not write it
+    assert "held-out text" not in shown()
     del result["chosen_minus"]["proportional"]["capabilities"]  # earlier releases did not write it
     assert "By capability" not in shown()
 

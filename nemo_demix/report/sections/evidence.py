@@ -12,7 +12,7 @@ from nemo_demix.report.figures import Mark, Point, forest, scatter
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, units
 from nemo_demix.scoring.identity import averaged_scores, judged_scores, shares_of
-from nemo_demix.scoring.items import Scores
+from nemo_demix.scoring.items import NORMAL, Scores
 from nemo_demix.scoring.scores import gap
 from nemo_demix.search.baselines import CHOSEN
 
@@ -184,6 +184,8 @@ def _references_figure(
     if run.manifest is None or len(names) < 2:
         return None
     found = macro_of_sets(run.config, run.manifest)[name]
+    if found.reason:  # the suite has changed since
+        return None
     references = {one: row.scores for one, row in run.references.items()}
     try:
         true, proxy = (
@@ -194,7 +196,7 @@ def _references_figure(
     except KeyError:  # the suite has changed since
         return None
     noise = (run.fidelity or {})[name]["seed_noise"]["std"]["macro"]
-    error = None if noise is None else 1.96 * noise
+    error = None if noise is None else NORMAL * noise
     points = [Point(float(x), float(y), one, None, error) for one, x, y in zip(names, proxy, true, strict=True)]
     unit, called = objective["unit"], stand_in_name(kind)
     way = "higher" if objective["higher_is_better"] else "lower"
@@ -230,7 +232,7 @@ def _against_final(run: RunRecords) -> dict[str, Any]:
             sign = -1.0 if ways.get(capability, False) else 1.0
             guess = sign * (one["score"] - baseline[capability])
             value, error = _measured(run, name, shares[capability])
-            reach = None if error is None else 1.96 * error
+            reach = None if error is None else NORMAL * error
             series.setdefault(capability, []).append(
                 Point(guess, sign * value, f"{capability}, against {name}", None, reach)
             )
@@ -356,7 +358,7 @@ def _residuals(run: RunRecords) -> list[Table]:
         if ways.get(name):
             best_M = best_M[::-1]
         parts = (left_M, left_M[best_M[: max(2, len(left_M) // 4)]])
-        means = [(part.mean(), 1.96 * part.std(ddof=1) / len(part) ** 0.5) for part in parts]
+        means = [(part.mean(), NORMAL * part.std(ddof=1) / len(part) ** 0.5) for part in parts]
         cells = [f"{number(mean, signed=True)} ± {number(reach)}" for mean, reach in means]
         rows.append([name, known.get(name, UNKNOWN), *cells, number(float(np.abs(left_M).max()))])
     columns = ["capability", "unit", "mean (0 is true)", "mean, predicted best quarter", "largest, either sign"]

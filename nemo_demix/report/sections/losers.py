@@ -10,6 +10,7 @@ from nemo_demix.report.records import RunRecords
 from nemo_demix.report.sections.verdict import comparisons, leading
 from nemo_demix.report.units import UNKNOWN, directions, units
 from nemo_demix.scoring.identity import averaged_scores, judged_scores, shares_of
+from nemo_demix.scoring.items import NORMAL
 from nemo_demix.scoring.scores import gap
 from nemo_demix.search.baselines import CHOSEN
 
@@ -66,7 +67,9 @@ def _differences(run: RunRecords, name: str) -> list[tuple[Mark, str, Mapping[st
             for score in shares
         ]
         for label, is_heading, value, error, chosen, other in found:
-            low, high = (None, None) if error is None else (sign * value - 1.96 * error, sign * value + 1.96 * error)
+            low, high = (
+                (None, None) if error is None else (sign * value - NORMAL * error, sign * value + NORMAL * error)
+            )
             rows.append((Mark(_plain(label), sign * value, low, high, is_heading), label, chosen, other))
     return rows
 
@@ -92,7 +95,17 @@ def _trained(run: RunRecords, name: str) -> Section:
     )
     columns = ["score", "chosen is", f"difference, {unit}", "95 % interval", "chosen", name]
     table = Table(f"{title} (turned so where higher is better)", columns, rows, num_text=2)
-    return Section(_KEY, _TITLE, _QUESTION, answer=_answer(marks, name), figures=[figure], tables=[table])
+    heldout = run.result["chosen_minus"][name].get("heldout")  # earlier releases did not write it
+    notes = [] if heldout is None else [_heldout(heldout)]
+    return Section(_KEY, _TITLE, _QUESTION, answer=_answer(marks, name), figures=[figure], tables=[table], notes=notes)
+
+
+def _heldout(comparison: Mapping[str, Any]) -> str:
+    """Say what held-out text of the datasets gains or pays, which no benchmark tells."""
+    text = f"Held-out text, macro over capabilities: {number(comparison['difference'], signed=True)} bits/byte"
+    if comparison["low"] is not None:
+        text += f" ({interval(comparison['low'], comparison['high'], signed=True)})"
+    return f"{text}, {comparison['verdict']}."
 
 
 def _members(run: RunRecords, model: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -161,7 +174,7 @@ def _forecast(run: RunRecords, name: str) -> list[Mark]:
             continue
         value = (-1.0 if ways.get(capability, False) else 1.0) * (chosen[capability]["score"] - other[capability])
         std = chosen[capability]["std"]
-        reach = None if std is None else 1.96 * math.sqrt(2) * std
+        reach = None if std is None else NORMAL * math.sqrt(2) * std
         low, high = (None, None) if reach is None else (value - reach, value + reach)
         marks.append(Mark(capability, value, low, high))
     return marks

@@ -8,7 +8,7 @@ from nemo_demix.report.blocks import Cell, Figure, Section, Table, counted, dura
 from nemo_demix.report.figures import Line, lines
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import MIXED, macro_unit
-from nemo_demix.scoring.items import Scores
+from nemo_demix.scoring.items import NORMAL, Scores
 
 
 def progress_section(run: RunRecords) -> Section:
@@ -34,7 +34,7 @@ def progress_section(run: RunRecords) -> Section:
     counts = list(range(1, len(rows) + 1))
     known = all(error is not None for error in errors)
     low, high = (
-        [one + side * 1.96 * (error or 0.0) for one, error in zip(best, errors, strict=True)] for side in (-1, 1)
+        [one + side * NORMAL * (error or 0.0) for one, error in zip(best, errors, strict=True)] for side in (-1, 1)
     )
     svg = lines(
         "progress", "Best macro score so far",

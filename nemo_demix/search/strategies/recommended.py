@@ -19,6 +19,7 @@ from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
+from nemo_demix.scoring.identity import shares_by
 from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
 from nemo_demix.search.convex import Limit, Optimum
@@ -163,7 +164,7 @@ class Recommended(Strategy):
     def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:
         """Return the least objective above the floors, both by this screen."""
         settings, space = self._problem.settings, self._problem.space
-        shares = _shares(space.objective_capabilities, space.weights)
+        shares = shares_by(space.objective_capabilities, space.weights)
         baseline = self._floor_baseline(screen)
         limits = [Limit(shares[name], baseline[name] + floor) for name, floor in floors_of(settings, space).items()]
         if (heldout := self._heldout_limit(screen)) is not None:
@@ -175,7 +176,7 @@ class Recommended(Strategy):
         settings, space = self._problem.settings, self._problem.space
         if settings.heldout_floor is None or not space.heldout:
             return None
-        shares = _shares(space.heldout, {})
+        shares = shares_by(space.heldout, {})
         weights = _by_score(shares, dict.fromkeys(shares, 1 / len(shares)))
         baseline = float(_total(screen, floor_weights(settings, space)[None], weights)[0])
         return Limit(weights, baseline + settings.heldout_floor)
@@ -221,17 +222,6 @@ def _total(screen: Screen, weights_MC: Array, weights: Mapping[str, float]) -> A
 def _against(limit: Limit, screen: Screen, weights_C: Array) -> dict[str, float]:
     """Return a mixture's weighted sum of scores, and the most that it may be."""
     return {"score": float(_total(screen, weights_C[None], limit.objective)[0]), "most": limit.most}
-
-
-def _shares(capability_of: Mapping[str, str], weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return what each score counts in its capability's average, by capability; a weight that is not given is 1."""
-    members: dict[str, dict[str, float]] = {}
-    for name, owner in capability_of.items():
-        members.setdefault(owner, {})[name] = weights.get(name, 1.0)
-    return {
-        owner: {name: weight / sum(scores.values()) for name, weight in scores.items()}
-        for owner, scores in members.items()
-    }
 
 
 def _by_score(shares: Mapping[str, Mapping[str, float]], by_capability: Mapping[str, float]) -> dict[str, float]:

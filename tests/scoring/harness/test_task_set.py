@@ -217,7 +217,11 @@ def test_two_groups_of_the_same_task_are_refused(definitions: Path, tmp_path: Pa
     ("name", "metric", "message"),
     [
         ("many", "acc_nrm", r"many\.metric: found 'acc_nrm', expected one of: acc,none; mcc,none; acc_norm,none"),
-        ("many", "mcc", r"mcc is computed over all documents at once.*acc,none; acc_norm,none; bpb,none; choice_prob,none"),
+        (
+            "many",
+            "mcc",
+            r"mcc is computed over all documents at once.*acc,none; acc_norm,none; bpb,none; choice_prob,none",
+        ),
         ("greedy", "perplexity", r"perplexity is computed over all documents at once"),
         ("generate", "exact_match,last", r"expected one of: exact_match,first; exact_match,vote"),
         ("by_size", "acc_norm", r"expected one of: acc,none"),

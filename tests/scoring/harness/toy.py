@@ -100,7 +100,9 @@ def write_definitions(folder: Path) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     for name in ("many", "few"):
         (folder / f"{name}.yaml").write_text(CHOICES.format(folder=folder, name=name))
-    two_right = CHOICES.replace("doc_to_target: gold", 'doc_to_target: "{{{{[gold, 0]}}}}"').replace("shot: 2", "shot: 0")
+    two_right = CHOICES.replace("doc_to_target: gold", 'doc_to_target: "{{{{[gold, 0]}}}}"').replace(
+        "shot: 2", "shot: 0"
+    )
     two_right = "".join(line for line in two_right.splitlines(keepends=True) if "mcc" not in line)
     (folder / "two_right.yaml").write_text(
         two_right.replace("{name}.jsonl", "few.jsonl").format(folder=folder, name="two_right")
