@@ -4,6 +4,7 @@ Axes: R references, S samples, P sets of component models.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,42 +21,67 @@ KINDS = ("merge", "predictions")  # compared with what needs no component
 SHOWN = ("regret", "slope", "pairs")  # in the summary beside rho; the others are in the rows
 
 
+@dataclass(frozen=True)
 class DecisionStudy:
-    """Every stand-in against the references, on all of these and on those that regressions of equal cost left out.
+    """Every stand-in against the references.
 
-    Args:
-        reference_R: The references' macro scores, lower is better.
-        stand_ins: By name, once for each set of component models; their intervals hold the luck of the sets too.
-        mixtures: The references' data.
-        samples_SR: Of the references.
-        cost: What a set of component models costs in references.
+    Attributes:
+        whole: Stand-ins on all references.
+        left_out: Stand-ins and laws on the references that regressions of equal cost left out.
+        null_names: Those that need no model.
     """
 
-    def __init__(
-        self,
+    whole: Mapping[str, Decision]
+    left_out: Mapping[str, Decision]
+    null_names: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
         reference_R: Array,
         stand_ins: Mapping[str, Sequence[Array]],
         mixtures: Mixtures,
         samples_SR: Rows,
         cost: EqualCost,
-    ) -> None:
+    ) -> "DecisionStudy":
+        """Judge every stand-in.
+
+        Args:
+            reference_R: The references' macro scores, lower is better.
+            stand_ins: By name, once for each set of component models; their intervals hold the luck of the sets too.
+            mixtures: The references' data.
+            samples_SR: Of the references.
+            cost: What a set of component models costs in references.
+        """
         assert not cost.reason, cost.reason
         counts_SR = multiplicities(samples_SR)
         capabilities = set(mixtures.capabilities)
         nulls = null_stand_ins(mixtures, dict.fromkeys(sorted(capabilities), 1 / len(capabilities)))
         sets = {name: [StandIn(values_R) for values_R in found] for name, found in stand_ins.items()}
         sets |= {name: [null] for name, null in nulls.items()}
-        self.whole = {
+        whole = {
             name: _over_sets([decision(reference_R, one, counts_SR) for one in found]) for name, found in sets.items()
         }
-        self.null_names = tuple(nulls)
         splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng(2))
         flat = {f"{name}/{index}": one for name, found in sets.items() for index, one in enumerate(found)}
         judged = left_out_decisions(reference_R, flat, mixtures.shares_RD, counts_SR, splits_KN)
-        self.left_out = {
+        left_out = {
             name: _over_sets([judged[f"{name}/{index}"] for index in range(len(found))]) for name, found in sets.items()
         }
-        self.left_out |= {law: judged[law] for law in LAWS}
+        return cls(whole, {**left_out, **{law: judged[law] for law in LAWS}}, tuple(nulls))
+
+    @classmethod
+    def joined(cls, studies: Sequence["DecisionStudy"]) -> "DecisionStudy":
+        """Return the mean of studies with references, components and a base of their own, of what is in all of them."""
+
+        def mean(given: Sequence[Mapping[str, Decision]]) -> dict[str, Decision]:
+            found = {name: [one[name] for one in given] for name in given[0] if all(name in one for one in given)}
+            return {
+                name: replace(averaged(each), num_references=sum(one.num_references for one in each))
+                for name, each in found.items()
+            }
+
+        return cls(mean([one.whole for one in studies]), mean([one.left_out for one in studies]), studies[0].null_names)
 
     def table(self, confidence: float) -> list[dict[str, Any]]:
         """One row a stand-in: by measure the figure and its interval, and why there is none."""

@@ -7,7 +7,8 @@ capabilities, as the paper has it, and what the decision hangs on, the macro sco
 is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
 scores, --recompute writes these beside them, and --page makes the study's page from them under --runs. --fresh SEED
 draws everything anew, base and references too, and writes `fidelity_fresh.json`: what the first references showed is
-confirmed by others.
+confirmed by others. --both works out the figures of the decision over both, from the committed scores, and writes
+`fidelity_both.json`.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -46,6 +47,7 @@ METHODS: dict[
     "ties_70": ("ties", {"density": 0.7}),
     "ties_50": ("ties", {"density": 0.5}),
 }
+FRESH = f"{RECIPE}_fresh"
 NUM_PROXIES = 112  # of the search whose price is compared (DeMix Table 2)
 NUM_BOOTSTRAP = 2000
 CONFIDENCE = 0.95
@@ -146,11 +148,11 @@ def _proxy_rows(run: Path, mixtures: dict[str, Any], more: dict[str, Any]) -> li
 class Study:
     """The rows as columns, and the figures that they give."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], capability_of: dict[str, str], seed: int = 0) -> None:
         self._rows = rows
         self._capability_of = capability_of
         self.mixtures = [row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]]
-        self.samples_SR = draw_samples(len(self.mixtures), NUM_BOOTSTRAP, np.random.default_rng(0))
+        self.samples_SR = draw_samples(len(self.mixtures), NUM_BOOTSTRAP, np.random.default_rng(seed))
         self.reference = self._columns(kind="trained", tokens=None)
 
     def _columns(self, **wanted: Any) -> Columns:
@@ -225,53 +227,85 @@ def rho(found: Figures) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Every figure: a table by proxy and set of scores, and the flat summary."""
-    meta = next(row for row in rows if row["kind"] == "meta")
+SETS = {"benchmarks": "benchmark/", "heldout": "heldout/"}  # of scores, and what their names begin with
+
+
+def study_of(rows: Sequence[dict[str, Any]], label: str, seed: int) -> Study:
+    """The study of one set of scores; `seed` draws its resamples."""
+    capability_of = _meta_of(rows)["capability_of"]
+    return Study(rows, {name: owner for name, owner in capability_of.items() if name.startswith(SETS[label])}, seed)
+
+
+def stand_ins(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What stands for the references, by name: the rows of each set of components, as `Study.macro` wants them."""
+    components = sorted({row["components"] for row in rows if row["kind"] == "predictions"})
+    tokens = sorted({row["tokens"] for row in rows if row["kind"] == "trained" and row["tokens"]})
+    merged = sorted({(row.get("method"), row["components"]) for row in rows if row["kind"] == "merge"}, key=str)
+    found: dict[str, list[dict[str, Any]]] = {
+        kind: [{"kind": kind, "components": one, "method": None} for one in components]
+        for kind in ("merge", "predictions")
+    }
+    found |= {f"trained_{count}": [{"kind": "trained", "tokens": count}] for count in tokens}
+    for method, one in merged:
+        if method is not None or one not in components:
+            found.setdefault(method or one, []).append({"kind": "merge", "components": one, "method": method})
+    return found
+
+
+def deciding_of(rows: Sequence[dict[str, Any]], study: Study) -> DecisionStudy:
+    """The figures of the decision."""
+    meta = _meta_of(rows)
+    return DecisionStudy.of(
+        study.macro(kind="trained", tokens=None),
+        {name: [study.macro(**one) for one in each] for name, each in stand_ins(rows).items()},
+        study.data(meta["dataset_capability"]),
+        study.samples_SR,
+        equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"]),
+    )
+
+
+def trained_names(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What trained proxies are called in a summary."""
+    full = _meta_of(rows)["reference_tokens"]
+    names = [name for name in stand_ins(rows) if name.startswith("trained_")]
+    return {name: f"trained_{_fraction(int(name.removeprefix('trained_')) / full)}" for name in names}
+
+
+def joint(studies: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The figures of the decision over several studies, each with its own base, components and references."""
     table: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
-    for label, prefix in (("benchmarks", "benchmark/"), ("heldout", "heldout/")):
-        study = Study(rows, {name: owner for name, owner in meta["capability_of"].items() if name.startswith(prefix)})
-        components = sorted({row["components"] for row in rows if row["kind"] == "predictions"})
-        by_seed = {
-            kind: [study.figures(kind=kind, components=name, method=None) for name in components]
-            for kind in ("merge", "predictions")
-        }
-        null = study.null(meta["dataset_capability"])
-        tokens = sorted({row["tokens"] for row in rows if row["kind"] == "trained" and row["tokens"]})
-        trained = {count: study.figures(kind="trained", tokens=count) for count in tokens}
-        named: dict[str, list[Figures]] = {
-            **by_seed, "null": [null], **{f"trained_{count}": [found] for count, found in trained.items()},
-        }  # fmt: skip
-        ablated = {row["components"] for row in rows if row["kind"] == "merge"} - set(components)
-        named |= {name: [study.figures(kind="merge", components=name, method=None)] for name in sorted(ablated)}
-        methods: dict[str, list[str]] = {}  # the sets of components that each was tried on
-        for row in rows:
-            if row.get("method") and row["components"] not in methods.setdefault(row["method"], []):
-                methods[row["method"]].append(row["components"])
-        named |= {
-            name: [study.figures(kind="merge", components=one, method=name) for one in methods[name]]
-            for name in sorted(methods)
-        }
-        for name, found in named.items():
-            table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
+    for label in SETS:
+        of_each = [deciding_of(rows, study_of(rows, label, seed)) for seed, rows in enumerate(studies)]
+        deciding = DecisionStudy.joined(of_each)
+        table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
+        summary |= deciding.summary(CONFIDENCE, "" if label == "benchmarks" else "_heldout", trained_names(studies[0]))
+    references = [sum(row["kind"] == "mixture" and row["name"] == row["mixture"] for row in rows) for rows in studies]
+    return table, {**summary, "num_references": sum(references), "num_bases": len(studies)}
 
-        wanted: dict[str, list[dict[str, Any]]] = {
-            **{kind: [{"kind": kind, "components": name, "method": None} for name in components] for kind in by_seed},
-            **{f"trained_{count}": [{"kind": "trained", "tokens": count}] for count in tokens},
-            **{name: [{"kind": "merge", "components": name, "method": None}] for name in sorted(ablated)},
-            **{
-                name: [{"kind": "merge", "components": one, "method": name} for one in methods[name]]
-                for name in sorted(methods)
-            },
+
+def _meta_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["kind"] == "meta")
+
+
+def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every figure: a table by proxy and set of scores, and the flat summary."""
+    meta = _meta_of(rows)
+    wanted = stand_ins(rows)
+    table: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for label in SETS:
+        study = study_of(rows, label, 0)
+        null = study.null(meta["dataset_capability"])
+        named: dict[str, list[Figures]] = {
+            name: [study.figures(**one) for one in each] for name, each in wanted.items()
         }
-        deciding = DecisionStudy(
-            study.macro(kind="trained", tokens=None),
-            {name: [study.macro(**one) for one in each] for name, each in wanted.items()},
-            study.data(meta["dataset_capability"]),
-            study.samples_SR,
-            equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"]),
-        )
+        for name, found in {**named, "null": [null]}.items():
+            table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
+        by_seed = {kind: named[kind] for kind in ("merge", "predictions")}
+        trained = {int(name.removeprefix("trained_")): named[name][0] for name in trained_names(rows)}
+        others = [name for name in wanted if name not in by_seed and name not in trained_names(rows)]
+        deciding = deciding_of(rows, study)
         table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
 
         tail = "" if label == "benchmarks" else "_heldout"
@@ -304,14 +338,12 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             **{f"{key}{tail}": value for key, value in study.noise().items()},
             **{
                 f"rho_macro{tail}_{name}": float(np.mean([found.values["rho"]["macro"][0] for found in named[name]]))
-                for name in (*sorted(ablated), *sorted(methods))
+                for name in others
             },
-            **deciding.summary(
-                CONFIDENCE, tail, {f"trained_{count}": f"trained_{_fraction(count / full)}" for count in tokens}
-            ),
+            **deciding.summary(CONFIDENCE, tail, trained_names(rows)),
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
-    summary |= {"num_references": len(study.mixtures), "num_seeds": len(components), "delta_max": max(deltas)}
+    summary |= {"num_references": len(study.mixtures), "num_seeds": len(wanted["merge"]), "delta_max": max(deltas)}
     return table, summary
 
 
@@ -337,21 +369,33 @@ def _figures_row(found: list[Figures]) -> dict[str, Any]:
     return row
 
 
+def committed(result: str) -> list[dict[str, Any]]:
+    """The rows of a study that was run, without the figures."""
+    rows = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    return [row for row in rows if row["kind"] != "figures"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
     parser.add_argument("--fresh", type=int, metavar="SEED", help="everything anew, into a file of its own")
     parser.add_argument("--sets", type=int, default=1 + len(SEEDS), help="sets of component models")
     parser.add_argument("--ablations", nargs="*", choices=(*BETAS, *METHODS), default=[*BETAS, *METHODS])
+    parser.add_argument(
+        "--both", action="store_true", help="the committed studies together, the first and the fresh one"
+    )
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     parser.add_argument("--recompute", action="store_true", help="the same, into the file that the scores are in")
     parser.add_argument("--page", action="store_true", help="the study's page, from the committed scores")
     arguments = parser.parse_args()
     if arguments.fresh in (0, *SEEDS):
         parser.error(f"--fresh {arguments.fresh}: a seed that the first study has not used")
-    result = RECIPE if arguments.fresh is None else f"{RECIPE}_fresh"
+    result = RECIPE if arguments.fresh is None else FRESH
+    if arguments.both:
+        finish(f"{RECIPE}_both", arguments.quick, [], *joint([committed(name) for name in (RECIPE, FRESH)]))
+        return
     if arguments.quick or arguments.recompute or arguments.page:
-        rows = [row for row in json.loads((RESULTS / f"{result}.json").read_text())["rows"] if row["kind"] != "figures"]
+        rows = committed(result)
     else:
         runs = arguments.runs.resolve()
         settings = [] if arguments.fresh is None else [f"seed={arguments.fresh}"]

@@ -16,20 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _decision import DecisionStudy
 from _provenance import RESULTS, finish
 from _study import RECIPE
-from fidelity import CONFIDENCE, Study, collect, meta_row
+from fidelity import CONFIDENCE, FRESH, SETS, collect, committed, deciding_of, meta_row, study_of
 
 from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.datasets.registry import corpus
 from nemo_demix.fidelity.consistency import summarise
-from nemo_demix.fidelity.equal_cost import equal_cost
-from nemo_demix.mixture import Array
 
 PARTS = {3: 1, 15: 7}  # of each capability but general, by the number of datasets
-STUDIED = "fidelity_fresh"  # seven datasets
-SEED = 7  # its seed
+SEED = 7  # of `fidelity_fresh.json`, the study of seven
 CORPORA = {  # of conf/datasets/study.yaml
     "math": ("symbolic_docs", "numerical_docs", "symbolic_tests"),
     "code": ("codeio_high", "codeio_low", "python_stdlib"),
@@ -94,11 +90,10 @@ def measured(runs: Path, number: int) -> list[dict[str, Any]]:
     return [{**row, "datasets": number} for row in rows]
 
 
-def studied() -> list[dict[str, Any]]:
-    """The rows of seven datasets."""
-    rows = json.loads((RESULTS / f"{STUDIED}.json").read_text())["rows"]
+def of_seven() -> list[dict[str, Any]]:
+    """The rows of seven datasets, of one set of components."""
     wanted = {"components": "seed_0", "tokens": None, "method": None, "run": RECIPE}  # where a row says so
-    kept = [row for row in rows if row["kind"] != "figures" and all(row.get(k, v) == v for k, v in wanted.items())]
+    kept = [row for row in committed(FRESH) if all(row.get(key, value) == value for key, value in wanted.items())]
     return [{**row, "datasets": 7} for row in kept]
 
 
@@ -106,14 +101,9 @@ def summary_of(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
     """The figures of one number of datasets."""
     meta = next(row for row in rows if row["kind"] == "meta")
     found: dict[str, Any] = {}
-    for tail, prefix in (("", "benchmark/"), ("_heldout", "heldout/")):
-        study = Study(rows, {name: owner for name, owner in meta["capability_of"].items() if name.startswith(prefix)})
-        macro: dict[str, list[Array]] = {kind: [study.macro(kind=kind, method=None)] for kind in KINDS}
-        cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
-        deciding = DecisionStudy(
-            study.macro(kind="trained"), macro, study.data(meta["dataset_capability"]), study.samples_SR, cost
-        )
-        found |= deciding.summary(CONFIDENCE, f"{tail}_{number}", {})
+    for label in SETS:
+        study, tail = study_of(rows, label, 0), "" if label == "benchmarks" else "_heldout"
+        found |= deciding_of(rows, study).summary(CONFIDENCE, f"{tail}_{number}", {})
         for kind in KINDS:
             one = summarise(study.figures(kind=kind, method=None).values["rho"]["macro"], CONFIDENCE, "undefined")
             key = f"rho_macro{tail}_{number}_{kind}"
@@ -137,7 +127,7 @@ def main() -> None:
     if arguments.collect_only:
         return
     summary: dict[str, Any] = {}
-    everything = [*rows, *studied()]
+    everything = [*rows, *of_seven()]
     for number in sorted({row["datasets"] for row in everything}):
         summary |= summary_of([row for row in everything if row["datasets"] == number], number)
     finish("num_datasets", arguments.quick, [SEED], rows, summary)
