@@ -2,7 +2,8 @@
 
 `benchmarks/results.md.jinja` becomes docs/results.md, `faults.md.jinja` docs/faults.md, and `five_figures.md.jinja` the
 README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the
-rows of each file, `gap(arm, other, measure)` is a row of `decision.json`, `rho(scores, proxy, capability)` one of
+rows of each file, `gap(arm, other, measure)` is a row of `decision.json`, `landscape_by(choice, num_proxies)` a mean
+over `landscape.json`, `rho(scores, proxy, capability)` one of
 `fidelity.json`, and `share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
 
 - `n(digits)`: without the zero before the point; `s(digits)`: the same, with a sign; `pct(digits)`: as a percentage.
@@ -70,6 +71,12 @@ def rho(rows: list[dict[str, Any]], scores: str, proxy: str, capability: str) ->
     raise KeyError(f"fidelity.json: no rho of {proxy} on {scores}")
 
 
+def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int) -> str:
+    """The mean regret of a way of choosing, over truths and seeds, in `landscape.json`."""
+    regrets = [row["regret"] for row in rows if (row["choice"], row["num_proxies"]) == (choice, num_proxies)]
+    return number(sum(regrets) / len(regrets), 3)
+
+
 def share(rows: list[dict[str, Any]], strategy: str, dataset: str) -> str:
     """The share of a dataset in the mixture that a strategy chose, in `strategies.json`."""
     for row in rows:
@@ -93,6 +100,7 @@ def pages() -> dict[Path, str]:
     names |= {
         "ci": interval,
         "cis": partial(interval, signed=True),
+        "landscape_by": partial(landscape_by, records["landscape"]["rows"]),
         "gap": partial(gap, records["decision"]["rows"]),
         "rho": partial(rho, records["fidelity"]["rows"]),
         "share": partial(share, records["strategies"]["rows"]),

@@ -33,10 +33,11 @@ from nemo_demix.scoring.identity import PROXY_USES
 from nemo_demix.scoring.items import Score
 from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.choose import POOL_STREAM, best_mean, draw, rank_pool
+from nemo_demix.search.pool import wide_pool
 from nemo_demix.search.proxies.predictions import PredictionProxies
 from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.ranking import Ranking
-from nemo_demix.search.refine import lowest, starts
+from nemo_demix.search.refine import lowest_of
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy
 from nemo_demix.training.jobs import blend_matrix
@@ -220,11 +221,10 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
         if key not in rankings:
             rankings[key] = Ranking(replace(settings, predictor=predictor), space, rows, seed)
         ranking = rankings[key]
-        pool = rank_pool(ranking, pool_MC)
         if how == "minimum":
-            chosen_C = lowest(ranking, ranking.averages, {}, starts(ranking, pool))
+            chosen_C = lowest_of(ranking, wide_pool(ranking))
         else:
-            chosen_C = best_mean(ranking, pool, settings.select_top if how == "mean" else 1)
+            chosen_C = best_mean(ranking, rank_pool(ranking, pool_MC), settings.select_top if how == "mean" else 1)
         regrets[name] = landscape.regret(chosen_C)
     return [
         {"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": name, "regret": round(value, 5)}

@@ -51,14 +51,17 @@ def choose_refined(
     """
     ranking = Ranking(settings, space, rows, seed)
     pool = wide_pool(ranking, step)
-    starts_SC = starts(ranking, pool)
-    baseline = ranking.floor_baseline
+    weights_C = lowest_of(ranking, pool)
 
     def refit_choice(averages: Averages) -> Array:
-        return lowest(ranking, averages, baseline, weights_C[None])
+        return lowest(ranking, averages, ranking.floor_baseline, weights_C[None])
 
-    weights_C = lowest(ranking, ranking.averages, baseline, starts_SC)
     return describe(ranking, pool, weights_C, notes, refit_choice)
+
+
+def lowest_of(ranking: Ranking, pool: RankedPool) -> Array:
+    """Return the mixture with the least predicted objective that keeps the floors, shape (C,), from the pool's best."""
+    return lowest(ranking, ranking.averages, ranking.floor_baseline, starts(ranking, pool))
 
 
 def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], starts_SC: Array) -> Array:
