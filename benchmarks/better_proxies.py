@@ -1,14 +1,15 @@
 """Can the proxies that a run has be made better without training or scoring anything more?
 
-Works on the committed rows of `fidelity.json`, in seconds. A proxy of the score that is searched (the mean of the
-capabilities' means) is compared with the trained references' own, equally weighted: by that a mixture is judged. Tried:
+Works on the committed rows of `fidelity.json`, and again on those of `fidelity_fresh.json`, in seconds: what seems to
+help on the first references has to help on others. A proxy of the score that is searched (the mean of the capabilities'
+means) is compared with the trained references' own, equally weighted: by that a mixture is judged. Tried:
 
 1. Benchmarks weighted by how much of their spread is signal. `reliability`: the share of the variance between mixtures
    that a linear law of the shares predicts for a proxy left out (at least .01), known from the proxies alone, and its
    square; `signal_to_noise`: the references' standard deviation over that between training seeds, known only after a
    `verify`; `inverse_spread`: every benchmark on the scale of its own spread; `equal`, as the search does.
-2. `mean_of_both`: half a merge's score and half the mixed predictions'; the same with TIES merges, of one set.
-3. `three_sets`: the mean over three component sets.
+2. `mean_of_both`: half a merge's score and half the mixed predictions'; the same with TIES merges, where there are any.
+3. `all_sets`: the mean over the component sets, three or two.
 4. `corrected_<k>`: predictions plus a ridge regression, on the shares, of what they miss on k of the references, which
    is judged by the others; `uncorrected_<k>` and `ridge_<k>`, without predictions, on the same; drawn SPLITS times.
 
@@ -30,7 +31,7 @@ from scipy.stats import spearmanr
 from nemo_demix.mixture import Array
 
 PROXIES = ("merge", "predictions")
-SETS = ("seed_0", "seed_1", "seed_2")
+STUDIES = {"fidelity": "", "fidelity_fresh": "_fresh"}  # and what ends the names of its figures
 LEAST = 0.01
 FITTED = (7, 10, 14)  # references; the components cost as much as 7
 SPLITS = 400
@@ -39,7 +40,7 @@ Row = dict[str, Any]
 
 
 class References:
-    """What `fidelity.json` knows of its trained references."""
+    """What a study knows of its trained references."""
 
     def __init__(self, rows: list[Row]) -> None:
         capability_of = next(row["capability_of"] for row in rows if row["kind"] == "meta")
@@ -47,9 +48,9 @@ class References:
         self._capabilities = np.array([capability_of[name] for name in self.benchmarks])
         self.mixtures = {row["name"]: row for row in rows if row["kind"] == "mixture"}
         trained = {row["name"]: row for row in rows if row["kind"] == "trained" and row["tokens"] is None}
-        self.names = [name for name, row in self.mixtures.items() if row["seed"] == 0 and name in trained]
+        self.names = [name for name, row in self.mixtures.items() if name == row["mixture"] and name in trained]
         self.scores_RB = self.table(trained)
-        again = [name for name, row in self.mixtures.items() if row["seed"] != 0 and name in trained]
+        again = [name for name, row in self.mixtures.items() if name != row["mixture"] and name in trained]
         differences = np.array(
             [self._row(trained[name]) - self._row(trained[self.mixtures[name]["mixture"]]) for name in again]
         )
@@ -126,12 +127,8 @@ def judge(proxy: str, way: str, found_R: Array, true_R: Array) -> Row:
     }
 
 
-def main() -> None:
-    """Try all of it, and write the figures down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the same: it takes seconds")
-    arguments = parser.parse_args()
-    given = json.loads((RESULTS / "fidelity.json").read_text())["rows"]
+def tried(given: list[Row]) -> tuple[list[Row], list[Row], int]:
+    """All of it on one study: the rows, those of splits apart, and how many references there are."""
     references = References(given)
     equal_B = np.ones(len(references.benchmarks))
     true_R = references.macro(references.scores_RB, equal_B)
@@ -142,8 +139,9 @@ def main() -> None:
             {row["name"]: row for row in given if (row["kind"], row.get("components"), row.get("method")) == wanted}
         )
 
+    sets = sorted({row["components"] for row in given if row["kind"] == "predictions"})
     rows: list[Row] = []
-    for components in SETS:
+    for components in sets:
         for proxy in PROXIES:
             scores_RB = scores(proxy, components)
             for way, weights_B in ways_of(references, scores_RB).items():
@@ -152,18 +150,33 @@ def main() -> None:
                 rows.append({**found, "components": components, "weights": weights})
         both_R = references.macro((scores("merge", components) + scores("predictions", components)) / 2, equal_B)
         rows.append({**judge("both", "mean_of_both", both_R, true_R), "components": components})
-    ties_RB, predictions_RB = scores("merge", SETS[0], "ties"), scores("predictions", SETS[0])
-    rows.append(judge("ties", "equal", references.macro(ties_RB, equal_B), true_R))
-    rows.append(judge("ties", "mean_of_both", references.macro((ties_RB + predictions_RB) / 2, equal_B), true_R))
+    for components in sorted({row["components"] for row in given if row.get("method") == "ties"}):
+        ties_RB, predictions_RB = scores("merge", components, "ties"), scores("predictions", components)
+        for way, scores_RB in (("equal", ties_RB), ("mean_of_both", (ties_RB + predictions_RB) / 2)):
+            found = judge("ties", way, references.macro(scores_RB, equal_B), true_R)
+            rows.append({**found, "components": components})
     for proxy in PROXIES:
-        mean_RB = np.mean([scores(proxy, components) for components in SETS], axis=0)
-        rows.append(judge(proxy, "three_sets", references.macro(mean_RB, equal_B), true_R))
-    splits = corrected(references, references.macro(predictions_RB, equal_B), true_R)
-    summary: dict[str, Any] = {"num_references": len(references.names)}
-    for proxy, way in dict.fromkeys((row["proxy"], row["way"]) for row in rows + splits):
-        some = [row for row in rows + splits if (row["proxy"], row["way"]) == (proxy, way)]
-        summary[f"rho_{proxy}_{way}"] = round(float(np.mean([row["rho"] for row in some])), 4)
-        summary[f"regret_{proxy}_{way}"] = round(float(np.mean([row["regret"] for row in some])), 5)
+        mean_RB = np.mean([scores(proxy, components) for components in sets], axis=0)
+        rows.append(judge(proxy, "all_sets", references.macro(mean_RB, equal_B), true_R))
+    splits = corrected(references, references.macro(scores("predictions", sets[0]), equal_B), true_R)
+    return rows, splits, len(references.names)
+
+
+def main() -> None:
+    """Try all of it, and write the figures down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the same: it takes seconds")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    summary: dict[str, Any] = {}
+    for study, tail in STUDIES.items():
+        found, splits, count = tried(json.loads((RESULTS / f"{study}.json").read_text())["rows"])
+        summary[f"num_references{tail}"] = count
+        for proxy, way in dict.fromkeys((row["proxy"], row["way"]) for row in found + splits):
+            some = [row for row in found + splits if (row["proxy"], row["way"]) == (proxy, way)]
+            summary[f"rho_{proxy}_{way}{tail}"] = round(float(np.mean([row["rho"] for row in some])), 4)
+            summary[f"regret_{proxy}_{way}{tail}"] = round(float(np.mean([row["regret"] for row in some])), 5)
+        rows += [{**row, "study": study} for row in found]
     finish("better_proxies", arguments.quick, [0], rows, summary)
 
 

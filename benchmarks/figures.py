@@ -3,7 +3,7 @@
 `benchmarks/results.md.jinja` becomes docs/results.md, `faults.md.jinja` docs/faults.md, and `five_figures.md.jinja` the
 README's table. There, a result is its file's summary (`merge.peak_rss_gib` is of `results/merge.json`), `rows` has the
 rows of each file, `gap(arm, other, measure)` is a row of `decision.json`, `landscape_by(choice, num_proxies)` a mean
-over `landscape.json`, `rho(scores, proxy, capability)` one of
+over `landscape.json`, `better(way)` rho in `better_proxies.json`, `rho(scores, proxy, capability)` one of
 `fidelity.json`, and `share(strategy, dataset)` one of `strategies.json`. Figures are printed as the pages have them:
 
 - `n(digits)`: without the zero before the point; `s(digits)`: the same, with a sign; `pct(digits)`: as a percentage.
@@ -77,6 +77,11 @@ def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int) -> s
     return number(sum(regrets) / len(regrets), 3)
 
 
+def better(summary: Mapping[str, Any], way: str) -> str:
+    """Rho of a way in `better_proxies.json`, on the first references and on the fresh ones."""
+    return ", ".join(number(summary[f"rho_{way}{tail}"], 2) for tail in ("", "_fresh"))
+
+
 def share(rows: list[dict[str, Any]], strategy: str, dataset: str) -> str:
     """The share of a dataset in the mixture that a strategy chose, in `strategies.json`."""
     for row in rows:
@@ -100,6 +105,7 @@ def pages() -> dict[Path, str]:
     names |= {
         "ci": interval,
         "cis": partial(interval, signed=True),
+        "better": partial(better, records["better_proxies"]["summary"]),
         "landscape_by": partial(landscape_by, records["landscape"]["rows"]),
         "gap": partial(gap, records["decision"]["rows"]),
         "rho": partial(rho, records["fidelity"]["rows"]),
