@@ -23,6 +23,7 @@ from nemo_demix.search.space import SearchSpace
 STARTS = 5  # of the pool's best; the best scored mixture is one more
 SPACING = 0.2  # least L1 distance between starts
 STEP = 1e-5  # towards a component alone: of a slope
+CAUTION = 1.0  # standard deviations: a minimum is where a fitted function is most likely to be too good
 
 
 def choose_refined(
@@ -33,8 +34,7 @@ def choose_refined(
     step: int = 0,
     notes: Mapping[str, Any] | None = None,
 ) -> Choice:
-    """Return the minimum of the predicted objective above the floors; never above what is predicted of a scored
-    mixture.
+    """Return the minimum of the predicted objective above the floors, by what `lowest` minimises.
 
     The best scored mixture is a candidate by what the predictor says of it, which is its own score shrunk towards its
     neighbours': the best of many scores is partly luck.
@@ -54,26 +54,35 @@ def choose_refined(
     weights_C = lowest_of(ranking, pool)
 
     def refit_choice(averages: Averages) -> Array:
-        return lowest(ranking, averages, ranking.floor_baseline, weights_C[None])
+        return lowest(ranking, averages, weights_C[None])
 
     return describe(ranking, pool, weights_C, notes, refit_choice)
 
 
 def lowest_of(ranking: Ranking, pool: RankedPool) -> Array:
-    """Return the mixture with the least predicted objective that keeps the floors, shape (C,), from the pool's best."""
-    return lowest(ranking, ranking.averages, ranking.floor_baseline, starts(ranking, pool))
+    """Return what `lowest` finds from the pool's best, shape (C,)."""
+    return lowest(ranking, ranking.averages, starts(ranking, pool))
 
 
-def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], starts_SC: Array) -> Array:
+def lowest(ranking: Ranking, averages: Averages, starts_SC: Array) -> Array:
     """Return the mixture with the least objective that keeps the floors, shape (C,); the first start if none is found.
 
+    What is minimised is the prediction plus `CAUTION` times its standard deviation, so that the answer is no place that
+    is far from all scored mixtures and only therefore looks good. Floors are under the prediction itself.
+
     Args:
-        averages: What the predictor gives: capability averages of mixtures.
-        baseline: Averages that floors are counted from.
+        averages: What the predictor, or a refit, gives: capability averages of mixtures.
         starts_SC: Mixtures to start from, the first of which keeps the floors.
     """
-    slopes = Slopes(averages)
+    slopes, spreads, baseline = Slopes(averages), Slopes(ranking.averages_std), ranking.floor_baseline
     objective = linear_objective(ranking.settings.objective, ranking.scales)
+    predicted = slopes.combined(objective)
+    doubt = spreads.combined({name: CAUTION * abs(weight) for name, weight in objective.items()})
+
+    def loss(weights_C: Array) -> tuple[float, Array]:
+        (value, slopes_C), (more, more_C) = predicted(weights_C), doubt(weights_C)
+        return value + more, slopes_C + more_C
+
     limits = [
         slopes.combined(
             {name: -1.0 if (higher := ranking.scales[name].higher_is_better) else 1.0},
@@ -81,7 +90,7 @@ def lowest(ranking: Ranking, averages: Averages, baseline: Mapping[str, float], 
         )
         for name, floor in ranking.floors.items()
     ]
-    found_C = minimise(slopes.combined(objective), ranking.space.constraints, limits, starts_SC)
+    found_C = minimise(loss, ranking.space.constraints, limits, starts_SC)
     return starts_SC[0] if found_C is None else found_C
 
 
