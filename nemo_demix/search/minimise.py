@@ -16,7 +16,7 @@ from nemo_demix.mixture import Array
 # Merge weights -> value and gradient. Weights sum to 1, so only the gradient's differences between components count.
 Smooth = Callable[[Array], tuple[float, Array]]
 RESTARTS = 10
-SETTLED = 1e-9  # largest change of a weight, at which a descent has nothing to add
+SETTLED = 1e-9  # largest change of a weight, or relative change of the loss, at which a descent has nothing to add
 WITHIN = 5e-7  # of its own scale, within which a limit holds: thrice what fp32 probabilities make of bits per byte
 
 
@@ -39,10 +39,12 @@ def minimise(loss: Smooth, constraints: Constraints, limits: Sequence[Smooth], s
     smooth = [*limits, *divergence_limit(constraints)]
     best_C, least = None, np.inf
     for start_C in starts_SC:
-        end_C = start_C
+        end_C, end = start_C, loss(start_C)[0]
         for _ in range(RESTARTS):  # a descent that rounding stopped short goes on with a fresh curvature
-            before_C, end_C = end_C, _descend(loss, constraints, smooth, end_C)
-            if np.abs(end_C - before_C).max() < SETTLED:
+            before_C, before = end_C, end
+            end_C = _descend(loss, constraints, smooth, end_C)
+            end = loss(end_C)[0]
+            if np.abs(end_C - before_C).max() < SETTLED or abs(end - before) < SETTLED * abs(before):
                 break
         for weights_C in (start_C, end_C, constraints.nearest(end_C)):
             if constraints.satisfied_M(weights_C[None])[0] and all(limit(weights_C)[0] <= WITHIN for limit in limits):

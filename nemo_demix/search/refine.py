@@ -22,7 +22,7 @@ from nemo_demix.search.space import SearchSpace
 
 STARTS = 5  # of the pool's best; the best scored mixture is one more
 SPACING = 0.2  # least L1 distance between starts
-STEP = 1e-5  # towards a component alone: of a slope
+STEP = 1e-6  # towards a component alone: of a slope; ten times as much is too coarse for short length scales
 CAUTION = 1.0  # standard deviations: a minimum is where a fitted function is most likely to be too good
 
 

@@ -15,7 +15,7 @@ from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
 from nemo_demix.search.minimise import minimise
 from nemo_demix.search.proxy_row import ProxyRow
-from nemo_demix.search.ranking import floor_weights
+from nemo_demix.search.ranking import Ranking, floor_weights
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
@@ -196,6 +196,22 @@ def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixtur
     alone = choose_refined(replace(settings, pool_size=16), space, [*rows, best], 0)
     assert sum(prediction["score"] for prediction in alone.predicted.values()) <= bests + 0.05
     assert alone.notes == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_minimum_over_merges_is_not_where_nothing_was_scored(seed: int) -> None:
+    """Scored mixtures lie about the middle: what is predicted of corners is a guess, on which no answer rests."""
+    space, rng = space_of(), np.random.default_rng(seed)
+    settings = replace(SETTINGS, proxy="merge")
+    rows = []
+    for weights_C in rng.dirichlet(np.full(3, 20.0), 24):
+        bowl_B = 2.0 + (weights_C - 1 / 3) ** 2 + 0.02 * rng.normal(size=3)
+        rows.append(scored_row(weights_C, dict(zip(GROUPS, bowl_B, strict=True))))
+    ranking = Ranking(settings, space, rows, 0)
+    told_XC = np.vstack([grid()[::7], [space.as_array(choose_refined(settings, space, rows, 0).merge_weights)]])
+    mean_X, doubt_X = (sum(found(told_XC).values()) for found in (ranking.averages, ranking.averages_std))
+    cautious_X = mean_X + doubt_X
+    assert cautious_X[-1] <= cautious_X.min() + 1e-4
 
 
 def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
