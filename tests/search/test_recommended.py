@@ -201,7 +201,7 @@ def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixtur
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_minimum_over_merges_is_not_where_little_was_scored(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of noisy scores, a fitted function is least where it follows noise: a minimum in doubt has to be that much lower."""
+    """Of noisy scores, a fitted function is least where it follows noise: one in doubt has to be lower by that."""
     space, rng = space_of(), np.random.default_rng(seed)
     settings = replace(SETTINGS, proxy="merge")
     rows = []
