@@ -71,9 +71,10 @@ def rho(rows: list[dict[str, Any]], scores: str, proxy: str, capability: str) ->
     raise KeyError(f"fidelity.json: no rho of {proxy} on {scores}")
 
 
-def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int) -> str:
-    """The mean regret of a way of choosing, over truths and seeds, in `landscape.json`."""
-    regrets = [row["regret"] for row in rows if (row["choice"], row["num_proxies"]) == (choice, num_proxies)]
+def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int, truth: str | None = None) -> str:
+    """The mean regret of a way of choosing, over seeds and truths, or of one truth, in `landscape.json`."""
+    found = [row for row in rows if (row["choice"], row["num_proxies"]) == (choice, num_proxies)]
+    regrets = [row["regret"] for row in found if truth in (None, row["truth"])]
     return number(sum(regrets) / len(regrets), 3)
 
 
