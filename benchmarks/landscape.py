@@ -3,8 +3,9 @@
 Five truths: a log-linear law; a power law with repetition; a Gaussian process through the merges that a finished
 search really scored (--run); its components' mixed predictions, exact (--run); and RegMix's public 768 trained models
 (--regmix), as a stack of predictors that was fitted on all of them. A search sees the truth with a little noise, at
-mixtures that DeMix's own steps ask for; then each way of choosing is given the same rows. Regret: truth of the choice
-minus the least truth there is, as a share of the range of the truth between its best and its median mixture.
+mixtures that DeMix's own steps ask for; then each way of choosing is given the same rows. Beside them, with 64 and 112
+scores: the recommended minimum over what `search=bayes` asks for, which goes where it may improve. Regret: truth of
+the choice minus the least truth there is, as a share of the range of the truth between its best and its median mixture.
 
 Axes: X mixtures, C components.
 """
@@ -24,7 +25,7 @@ from _provenance import finish
 from predictors import tables
 
 from nemo_demix.artifacts import DataManifest, read_json
-from nemo_demix.config import PredictorConfig, SearchConfig, load_resolved
+from nemo_demix.config import BayesConfig, PredictorConfig, SearchConfig, load_resolved
 from nemo_demix.constraints import Constraints
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.prediction.predictors import fit_predictor
@@ -56,6 +57,8 @@ CHOICES: dict[str, tuple[PredictorConfig, str]] = {
     "gaussian_process_best": (replace(LIGHTGBM, kind="gaussian_process"), "best"),
     "recommended": (replace(LIGHTGBM, kind="gaussian_process"), "minimum"),
 }
+BAYES = "bayes"  # the minimum as `recommended` takes it, but over mixtures that `search=bayes` asked for
+BAYES_SIZES = (64, 112)
 Scores = Callable[[Array], Array]  # weights_XC -> scores of the truth's columns, (X, B), lower is better
 
 
@@ -200,6 +203,9 @@ class Landscape:
         return float(self.objective(best_C[None])[0])
 
 
+Search = Callable[[Landscape, int, int], list[dict[str, Any]]]  # landscape, proxies, seed
+
+
 def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]:
     """Regret of every way of choosing, on the same rows; and of the best row itself, as it was measured."""
     settings = SearchConfig(
@@ -232,9 +238,27 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
     ]
 
 
-def analytic(make: Callable[[int], Truth], job: tuple[int, int]) -> list[dict[str, Any]]:
+def searched_by_bayes(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]:
+    """Regret of as many proxies, of which all but the first half are asked for where they may improve on the rest."""
+    settings = SearchConfig(
+        strategy="bayes", objective="mean", pool_size=20_000, num_refits=0, predictor=CHOICES["recommended"][0],
+        bayes=BayesConfig(initial=size // 2, budget=size, batch=8, candidates=5000),
+    )  # fmt: skip
+    rng = np.random.default_rng([seed, size])
+    strategy = build_strategy(Problem(settings, landscape.space, seed))
+    rows: list[ProxyRow] = []
+    while batch := strategy.ask():
+        told = landscape.rows(batch, rng)
+        rows += told
+        strategy.tell(told)
+    ranking = Ranking(settings, landscape.space, rows, seed)
+    regret = round(landscape.regret(lowest_of(ranking, wide_pool(ranking))), 5)
+    return [{"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": BAYES, "regret": regret}]
+
+
+def analytic(make: Callable[[int], Truth], search: Search, job: tuple[int, int]) -> list[dict[str, Any]]:
     """One search on an analytic truth, which is another with each seed."""
-    return searched(Landscape(make(job[1])), *job)
+    return search(Landscape(make(job[1])), *job)
 
 
 class Kept:
@@ -245,9 +269,10 @@ class Kept:
         text = path.read_text() if path is not None and path.exists() else ""
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
 
-    def missing(self, truth: str, jobs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The (size, seed) of this truth that are not there."""
-        done = {(row["num_proxies"], row["seed"]) for row in self.rows if row["truth"] == truth}
+    def missing(self, truth: str, jobs: Sequence[tuple[int, int]], choice: str) -> list[tuple[int, int]]:
+        """The (size, seed) of this truth for which this choice is not there."""
+        of_truth = [row for row in self.rows if (row["truth"], row["choice"]) == (truth, choice)]
+        done = {(row["num_proxies"], row["seed"]) for row in of_truth}
         return [job for job in jobs if job not in done]
 
     def add(self, rows: list[dict[str, Any]]) -> None:
@@ -262,7 +287,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean regret over sizes and seeds by truth and choice; for each choice the worst truth's."""
     truths = list(dict.fromkeys(row["truth"] for row in rows))
     summary: dict[str, Any] = {"num_truths": len(truths)}
-    for choice in ("best_measured", *CHOICES):
+    for choice in ("best_measured", *CHOICES, BAYES):
         by_truth = {}
         for truth in truths:
             regrets = [row["regret"] for row in rows if row["truth"] == truth and row["choice"] == choice]
@@ -297,15 +322,22 @@ def main() -> None:
     if not arguments.quick and arguments.regmix:
         fixed["regmix"] = partial(regmix, arguments.regmix / "data")
     kept = Kept(None if arguments.quick else arguments.kept)
+    few = [job for job in jobs if job[0] in BAYES_SIZES]
+    searches: list[tuple[Search, str, list[tuple[int, int]]]] = [
+        (searched, "recommended", jobs), (searched_by_bayes, BAYES, few)
+    ]  # fmt: skip
     with ProcessPoolExecutor(arguments.workers) as pool:
         for name, make in makers.items():
-            for found in pool.map(partial(analytic, make), kept.missing(name, jobs)):
-                kept.add(found)
+            for search, choice, wanted in searches:
+                for found in pool.map(partial(analytic, make, search), kept.missing(name, wanted, choice)):
+                    kept.add(found)
     for name, make_fixed in fixed.items():
-        if todo := kept.missing(name, jobs):
+        todo = {search: kept.missing(name, wanted, choice) for search, choice, wanted in searches}
+        if any(todo.values()):
             landscape = Landscape(make_fixed())  # read once, not by every process
-            for job in todo:
-                kept.add(searched(landscape, *job))
+            for search, missing in todo.items():
+                for job in missing:
+                    kept.add(search(landscape, *job))
     rows = kept.rows
     finish("landscape", arguments.quick, list(range(arguments.seeds)), rows, summarise(rows))
 
