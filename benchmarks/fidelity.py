@@ -37,13 +37,13 @@ from nemo_demix.training.jobs import blend_matrix
 
 SEEDS = (1, 2)  # of the components, beside the run's own
 BETAS = {"beta_0": 0.0, "beta_25": 0.25}
-METHODS: dict[
-    str, tuple[str, dict[str, float]]
-] = {  # DeMix Table 4, with the parameters of its released configurations
+METHODS: dict[str, tuple[str, dict[str, float]]] = {
+    # DeMix Table 4, with the parameters of its released configurations
     "ties": ("ties", {"density": 0.9}),
     "dare_linear": ("dare_linear", {"density": 0.9}),
     "breadcrumbs": ("breadcrumbs", {"density": 0.9, "gamma": 0.01}),
     "multislerp": ("multislerp", {}),
+    # TIES with fewer elements kept
     "ties_70": ("ties", {"density": 0.7}),
     "ties_50": ("ties", {"density": 0.5}),
 }
@@ -227,13 +227,15 @@ def rho(found: Figures) -> float | None:
     return value if np.isfinite(value) else None
 
 
-SETS = {"benchmarks": "benchmark/", "heldout": "heldout/"}  # of scores, and what their names begin with
+# Sets of scores: what their names begin with, and what the names of their figures have behind them.
+SETS = {"benchmarks": ("benchmark/", ""), "heldout": ("heldout/", "_heldout")}
 
 
 def study_of(rows: Sequence[dict[str, Any]], label: str, seed: int) -> Study:
     """The study of one set of scores; `seed` draws its resamples."""
     capability_of = _meta_of(rows)["capability_of"]
-    return Study(rows, {name: owner for name, owner in capability_of.items() if name.startswith(SETS[label])}, seed)
+    prefix, _ = SETS[label]
+    return Study(rows, {name: owner for name, owner in capability_of.items() if name.startswith(prefix)}, seed)
 
 
 def stand_ins(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -275,11 +277,11 @@ def joint(studies: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[dict[str, A
     """The figures of the decision over several studies, each with its own base, components and references."""
     table: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
-    for label in SETS:
+    for label, (_, tail) in SETS.items():
         of_each = [deciding_of(rows, study_of(rows, label, seed)) for seed, rows in enumerate(studies)]
         deciding = DecisionStudy.joined(of_each)
         table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
-        summary |= deciding.summary(CONFIDENCE, "" if label == "benchmarks" else "_heldout", trained_names(studies[0]))
+        summary |= deciding.summary(CONFIDENCE, tail, trained_names(studies[0]))
     references = [sum(row["kind"] == "mixture" and row["name"] == row["mixture"] for row in rows) for rows in studies]
     return table, {**summary, "num_references": sum(references), "num_bases": len(studies)}
 
@@ -291,10 +293,10 @@ def _meta_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every figure: a table by proxy and set of scores, and the flat summary."""
     meta = _meta_of(rows)
-    wanted = stand_ins(rows)
+    wanted, called = stand_ins(rows), trained_names(rows)
     table: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
-    for label in SETS:
+    for label, (_, tail) in SETS.items():
         study = study_of(rows, label, 0)
         null = study.null(meta["dataset_capability"])
         named: dict[str, list[Figures]] = {
@@ -303,12 +305,11 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         for name, found in {**named, "null": [null]}.items():
             table.append({"kind": "figures", "set": label, "proxy": name, **_figures_row(found)})
         by_seed = {kind: named[kind] for kind in ("merge", "predictions")}
-        trained = {int(name.removeprefix("trained_")): named[name][0] for name in trained_names(rows)}
-        others = [name for name in wanted if name not in by_seed and name not in trained_names(rows)]
+        trained = {int(name.removeprefix("trained_")): named[name][0] for name in called}
+        others = [name for name in wanted if name not in by_seed and name not in called]
         deciding = deciding_of(rows, study)
         table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
 
-        tail = "" if label == "benchmarks" else "_heldout"
         merged, predicted = (np.mean([f.values["rho"]["macro"] for f in by_seed[kind]], axis=0) for kind in by_seed)
         null_S = null.values["rho"]["macro"]
         whole = summarise(merged, CONFIDENCE, "undefined")
@@ -340,7 +341,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
                 f"rho_macro{tail}_{name}": float(np.mean([found.values["rho"]["macro"][0] for found in named[name]]))
                 for name in others
             },
-            **deciding.summary(CONFIDENCE, tail, trained_names(rows)),
+            **deciding.summary(CONFIDENCE, tail, called),
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
     summary |= {"num_references": len(study.mixtures), "num_seeds": len(wanted["merge"]), "delta_max": max(deltas)}

@@ -203,6 +203,18 @@ class Landscape:
         return float(self.objective(best_C[None])[0])
 
 
+def asked(landscape: Landscape, settings: SearchConfig, size: int, seed: int) -> list[ProxyRow]:
+    """The scored mixtures of one search."""
+    rng = np.random.default_rng([seed, size])
+    strategy = build_strategy(Problem(settings, landscape.space, seed))
+    rows: list[ProxyRow] = []
+    while batch := strategy.ask():
+        told = landscape.rows(batch, rng)
+        rows += told
+        strategy.tell(told)
+    return rows
+
+
 Search = Callable[[Landscape, int, int], list[dict[str, Any]]]  # landscape, proxies, seed
 
 
@@ -211,13 +223,7 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
     settings = SearchConfig(
         objective="mean", iterations=SIZES[size], pool_size=50_000, num_refits=0, predictor=LIGHTGBM
     )
-    space, rng = landscape.space, np.random.default_rng([seed, size])
-    strategy = build_strategy(Problem(settings, space, seed))
-    rows: list[ProxyRow] = []
-    while batch := strategy.ask():
-        told = landscape.rows(batch, rng)
-        rows += told
-        strategy.tell(told)
+    space, rows = landscape.space, asked(landscape, settings, size, seed)
     measured = [np.mean([score.score for score in row.scores.values()]) for row in rows]
     regrets = {"best_measured": landscape.regret(space.as_array(rows[int(np.argmin(measured))].merge_weights))}
     pool_MC = draw(settings, space, settings.pool_size, [seed, 3, POOL_STREAM])
@@ -244,14 +250,7 @@ def searched_by_bayes(landscape: Landscape, size: int, seed: int) -> list[dict[s
         strategy="bayes", objective="mean", pool_size=20_000, num_refits=0, predictor=CHOICES["recommended"][0],
         bayes=BayesConfig(initial=size // 2, budget=size, batch=8, candidates=5000),
     )  # fmt: skip
-    rng = np.random.default_rng([seed, size])
-    strategy = build_strategy(Problem(settings, landscape.space, seed))
-    rows: list[ProxyRow] = []
-    while batch := strategy.ask():
-        told = landscape.rows(batch, rng)
-        rows += told
-        strategy.tell(told)
-    ranking = Ranking(settings, landscape.space, rows, seed)
+    ranking = Ranking(settings, landscape.space, asked(landscape, settings, size, seed), seed)
     regret = round(landscape.regret(lowest_of(ranking, wide_pool(ranking))), 5)
     return [{"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": BAYES, "regret": regret}]
 

@@ -101,8 +101,8 @@ def summary_of(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
     """The figures of one number of datasets."""
     meta = next(row for row in rows if row["kind"] == "meta")
     found: dict[str, Any] = {}
-    for label in SETS:
-        study, tail = study_of(rows, label, 0), "" if label == "benchmarks" else "_heldout"
+    for label, (_, tail) in SETS.items():
+        study = study_of(rows, label, 0)
         found |= deciding_of(rows, study).summary(CONFIDENCE, f"{tail}_{number}", {})
         for kind in KINDS:
             one = summarise(study.figures(kind=kind, method=None).values["rho"]["macro"], CONFIDENCE, "undefined")

@@ -77,8 +77,8 @@ def test_results_are_those_of_simple_evaluate(
     for name, rows in theirs["samples"].items():
         mine = plain(ours.samples[name])
         for row in mine:
-            for name in ADDED:
-                row.pop(name, None)
+            for added in ADDED:
+                row.pop(added, None)
             row["metrics"] = [metric for metric in row["metrics"] if metric not in ADDED]
         assert mine == rows
     canonical_json(ours.lm_eval)
