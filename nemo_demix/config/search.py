@@ -67,7 +67,10 @@ class TrainedProxiesConfig(RoleConfig):
 
 @dataclass
 class BayesConfig:
-    """Few proxies, each chosen by what the predictor is unsure of."""
+    """Few proxies, each chosen by what the predictor is unsure of.
+
+    `recommended` over merges has `search.iterations` for the first two.
+    """
 
     initial: int = 16  # drawn at random
     budget: int = 48  # proxies in all

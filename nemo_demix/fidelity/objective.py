@@ -44,25 +44,25 @@ def macro_of_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, Macr
         ConfigError: if search.capability_weights names a capability that neither has, or has a bad weight.
     """
     sets = {
-        "benchmarks": shares_of(judged_scores(config.suite, manifest, ("search",))),
-        "heldout": shares_by(heldout_scores(config.suite, manifest), {}),
+        "benchmarks": (shares_of(judged_scores(config.suite, manifest, ("search",))), "no benchmark has use=search"),
+        "heldout": (shares_by(heldout_scores(config.suite, manifest), {}), "suite.heldout_tokens=0: none is scored"),
     }
-    known = dict.fromkeys((owner for shares in sets.values() for owner in shares), True)
+    known = dict.fromkeys((owner for shares, _ in sets.values() for owner in shares), True)
     weights = capability_weights(config.search.capability_weights, known)
-    return {name: macro(shares, weights) for name, shares in sets.items()}
+    return {name: macro(shares, weights, why_none) for name, (shares, why_none) in sets.items()}
 
 
-def macro(shares: Shares, weights: Mapping[str, float]) -> Macro:
+def macro(shares: Shares, weights: Mapping[str, float], why_none: str) -> Macro:
     """Build the macro score of these capabilities; those of weight 0 are left out.
 
     Args:
         shares: What each score counts in its capability's average, by capability.
         weights: Weights by capability, of any scale.
+        why_none: The reason, where there are no scores.
     """
     used = {owner: weights[owner] for owner in shares if weights[owner] > 0}
     if not used:
-        why = "search.capability_weights gives 0 to all capabilities here" if shares else "no benchmark has use=search"
-        return Macro({}, {}, why)
+        return Macro({}, {}, "search.capability_weights gives 0 to all capabilities here" if shares else why_none)
     total = sum(used.values())
     capabilities = {owner: weight / total for owner, weight in used.items()}
     return Macro(

@@ -63,7 +63,9 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
 def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:
     """Say what DeMix's own search answers on the same proxies."""
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in demix["data_shares"].items())
-    line = f"DeMix's published search ends, on the same {mixture['num_proxies']} merged proxies, with {shares}."
+    # Where merges choose, they were asked for where they may improve, not in DeMix's iterations.
+    what = "search" if mixture["notes"].get("chosen_by") == "predictions" else "way of choosing"
+    line = f"DeMix's published {what} ends, on the same {mixture['num_proxies']} merged proxies, with {shares}."
     if (gap := demix["chosen_minus_this"]) is not None:
         line += (
             f" By {_BY[demix['proxy']]} the mixture above is {_MEANING[gap['verdict']]} it: {gap['difference']:+.4f} "

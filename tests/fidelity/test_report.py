@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from nemo_demix.artifacts import BenchmarkRecord, DataManifest, DatasetRecord, ModelRecord, canonical_json
 from nemo_demix.config import BenchmarkConfig, DemixConfig
 from nemo_demix.errors import ScoreError
+from nemo_demix.fidelity.objective import macro_of_sets
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.scoring.items import Score, Scores
@@ -253,6 +254,13 @@ def test_benchmarks_that_are_only_fitted_are_in_no_objective() -> None:
     assert report_of(make_measured(), config)["benchmarks"]["objective"]["weights"] == {"general": 1}
     config.suite.benchmarks["piqa"].use = "fit"
     assert "no benchmark has use=search" in report_of(make_measured(), config)["benchmarks"]["objective"]["reason"]
+
+
+def test_without_held_out_text_it_is_said_to_be_why() -> None:
+    config = make_config()
+    config.suite.heldout_tokens = 0
+    sets = macro_of_sets(config, make_manifest())
+    assert (sets["heldout"].reason, sets["benchmarks"].reason) == ("suite.heldout_tokens=0: none is scored", None)
 
 
 def test_a_missing_benchmark_is_an_error_that_names_it() -> None:

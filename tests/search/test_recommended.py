@@ -77,6 +77,11 @@ def grid() -> Array:
     return np.array([(i, j, 200 - i - j) for i in steps for j in steps[: 201 - i]]) / 200
 
 
+def all_pay(weights_C: Array) -> ProxyRow:
+    """Each capability pays for what its own component loses, so that only a baseline itself is above floors of 0."""
+    return scored_row(weights_C, {f"benchmark/{name}": 2.0 - w for name, w in zip(NAMES, weights_C, strict=True)})
+
+
 def macro(screen: TokenScreen, weights_MC: Array) -> Array:
     return np.mean(list(screen.scores_MB(weights_MC, GROUPS).values()), axis=0)
 
@@ -184,6 +189,43 @@ def test_with_merges_beside_them_predictions_still_choose_and_demix_is_shown() -
     assert choice.intervals["math"]["refits"][0] < choice.intervals["math"]["refits"][1]
 
 
+def test_where_merges_choose_they_are_asked_for_where_they_may_improve() -> None:
+    space, settings = space_of(), replace(SETTINGS, proxy="merge")
+    strategy = build_strategy(Problem(settings, space, 0))
+    demix = build_strategy(Problem(replace(settings, strategy="demix", predictor=FAST), space, 0))
+    asked, rows = [], []
+    while batch := strategy.ask():
+        asked.append(batch)
+        told = [scored_row(weights_C) for weights_C in batch]
+        strategy.tell(told)
+        rows += told
+    assert np.array_equal(asked[0], demix.ask())  # what DeMix's iterations begin with
+    assert [len(batch) for batch in asked] == [12, 4, 4, 2]
+    best_C = np.array(list(BEST.values()))
+    far = [np.abs(np.array(batch) - best_C).sum(axis=1).mean() for batch in asked]
+    assert max(far[1:]) < 0.7 * far[0]
+    choice = strategy.result()
+    assert choice.notes == {"chosen_by": "merge"}
+    assert choice.merge_weights == pytest.approx(BEST, abs=0.02)
+    demix.tell(rows)
+    assert choice.published is not None
+    assert choice.published != choice.merge_weights
+    assert sum(choice.published.values()) == pytest.approx(1)
+
+
+def test_batches_go_on_where_only_the_floors_own_baseline_is_above_them() -> None:
+    settings = replace(SETTINGS, proxy="merge", default_floor=0.0)
+    space = space_of()
+    strategy = build_strategy(Problem(settings, space, 0))
+    num_told = 0
+    while batch := strategy.ask():
+        strategy.tell([all_pay(weights_C) for weights_C in batch])
+        num_told += len(batch)
+    assert num_told > 12
+    chosen_C = space.as_array(strategy.result().merge_weights)
+    assert chosen_C == pytest.approx(floor_weights(settings, space), abs=1e-3)
+
+
 def test_over_merges_the_minimum_is_found_and_never_above_the_best_scored_mixture() -> None:
     space = space_of()
     rng = np.random.default_rng(0)
@@ -250,15 +292,10 @@ def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
 
 
 def test_floors_that_only_their_own_baseline_keeps_leave_it() -> None:
-    """Each capability pays for what its own component loses, so that nothing else is above three floors of 0."""
     rng = np.random.default_rng(2)
     settings = replace(SETTINGS, proxy="merge", default_floor=0.0)
-
-    def told(weights_C: Array) -> ProxyRow:
-        return scored_row(weights_C, {f"benchmark/{name}": 2.0 - w for name, w in zip(NAMES, weights_C, strict=True)})
-
     space = space_of()
-    rows = [told(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
+    rows = [all_pay(weights_C) for weights_C in rng.dirichlet(np.ones(3), 40)]
     choice = choose_refined(settings, space, rows, 0)
     baseline_C = floor_weights(settings, space)
     assert space.as_array(choice.merge_weights) == pytest.approx(baseline_C, abs=1e-3)

@@ -1,8 +1,9 @@
 """What we recommend: the exact optimum of the best proxies there are, above floors, with DeMix's own answer beside it.
 
-Merged proxies are asked for in DeMix's iterations. Where scores can be had from mixed predictions, these choose: they
-order mixtures better than merges do, and their optimum is exact (benchmarks/fidelity.py). Elsewhere a smooth predictor
-is fitted on the merges, and its minimum is taken.
+Where scores can be had from mixed predictions, these choose: they order mixtures better than merges do, and their
+optimum is exact (benchmarks/fidelity.py). Merged proxies are asked for in DeMix's iterations beside them. Elsewhere as
+many merges choose: DeMix's first iteration, then batches where they may improve, a smooth predictor, and its minimum
+(benchmarks/landscape.py).
 
 Axes: M mixtures of the pool, N resamples, C components, D datasets.
 """
@@ -32,6 +33,7 @@ from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import up_to_top_rows
 from nemo_demix.search.slices import slices
 from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Screen, Strategy, no_steps
+from nemo_demix.search.strategies.bayes import Bayes
 from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
 from nemo_demix.search.what_if import of_mixed
@@ -41,10 +43,11 @@ _REFIT_STREAM = 5  # of random numbers: the items' resamples
 
 
 class Recommended(Strategy):
-    """Asks for DeMix's merged proxies, unless predictions alone are wanted; then minimises.
+    """Asks for merged proxies, unless predictions alone are wanted; then minimises.
 
     Args:
-        screen: Prediction proxies, which choose; None: merged proxies do.
+        screen: Prediction proxies, which choose, beside the merges of DeMix's iterations; None: merged proxies choose,
+            and are asked for as `Bayes` does.
     """
 
     name: ClassVar[str] = "recommended"
@@ -56,6 +59,7 @@ class Recommended(Strategy):
     def __init__(self, problem: Problem, screen: Screen | None = None) -> None:
         super().__init__(problem, screen)
         self._demix = None if problem.settings.proxy == "predictions" else Demix(published(problem))
+        self._bayes = None if screen is not None else Bayes(improving(problem))
 
     @classmethod
     def errors(cls, settings: SearchConfig) -> Iterator[DemixError]:
@@ -87,23 +91,25 @@ class Recommended(Strategy):
         return ProxyPlan("merge", "merge")
 
     def ask(self) -> list[Array]:
-        """Return the weights of DeMix's next iteration, each of shape (C,); none where predictions alone are wanted."""
-        return [] if self._demix is None else self._demix.ask()
+        """Return the weights of the next merges, each of shape (C,); none where predictions alone are wanted."""
+        asking = self._bayes or self._demix
+        return [] if asking is None else asking.ask()
 
     def tell(self, rows: Sequence[ProxyRow]) -> None:
-        """Take the rows, and hand them to DeMix's iterations."""
-        assert self._demix is not None
+        """Take the rows, and hand them to what asks, and to DeMix's choice."""
         super().tell(rows)
-        self._demix.tell(rows)
+        for strategy in (self._demix, self._bayes):
+            if strategy is not None:
+                strategy.tell(rows)
 
     def result(self) -> Choice:
         """Return the optimum."""
         settings, space = self._problem.settings, self._problem.space
         if self._screen is None:
+            assert self._bayes is not None, "merges choose"
             if settings.heldout_floor is not None and space.heldout:
                 logger.info("search: no floor under held-out text: merges choose, and only predictions keep it")
-            step = len(settings.iterations)
-            choice = choose_refined(settings, space, self._rows, self._problem.seed, step, {"chosen_by": "merge"})
+            choice = replace(self._bayes.result(), notes={"chosen_by": "merge"})
         else:
             if settings.heldout_floor is not None and not space.heldout:
                 logger.info("search: no floor under held-out text: none is scored (suite.heldout_tokens)")
@@ -196,6 +202,15 @@ class Recommended(Strategy):
         scored = Scored(self._problem.space, self._rows)
         merged, predicted = scored.averages(), screened_averages(self._problem, screen, scored.weights_MC)
         return {"number": len(self._rows), "rho": {name: spearman(merged[name], predicted[name]) for name in merged}}
+
+
+def improving(problem: Problem) -> Problem:
+    """Return the problem as `Bayes` would have it, with as many proxies as DeMix's iterations: the first of these at
+    random.
+    """
+    settings = problem.settings
+    bayes = replace(settings.bayes, initial=settings.iterations[0], budget=sum(settings.iterations))
+    return replace(problem, settings=replace(settings, bayes=bayes))
 
 
 def published(problem: Problem) -> Problem:
