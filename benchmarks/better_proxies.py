@@ -1,15 +1,15 @@
 """Can the proxies that a run has be made better without training or scoring anything more?
 
-Works on the committed rows of `fidelity.json`, and again on those of `fidelity_fresh.json`, in seconds: what seems to
-help on the first references has to help on others. A proxy of the score that is searched (the mean of the capabilities'
-means) is compared with the trained references' own, equally weighted: by that a mixture is judged. Tried:
+Works on the committed rows of `fidelity.json`, and again on those of each `fidelity_fresh_SEED.json`, in seconds: what
+seems to help on the first references has to help on others. A proxy of the score that is searched (the mean of the
+capabilities' means) is compared with the trained references' own, equally weighted: by that a mixture is judged. Tried:
 
 1. Benchmarks weighted by how much of their spread is signal. `reliability`: the share of the variance between mixtures
    that a linear law of the shares predicts for a proxy left out (at least .01), known from the proxies alone, and its
    square; `signal_to_noise`: the references' standard deviation over that between training seeds, known only after a
    `verify`; `inverse_spread`: every benchmark on the scale of its own spread; `equal`, as the search does.
 2. `mean_of_both`: half a merge's score and half the mixed predictions'; the same with TIES merges, where there are any.
-3. `all_sets`: the mean over the component sets, three or two.
+3. `all_sets`: the mean over the component sets, where there are several.
 4. `corrected_<k>`: predictions plus a ridge regression, on the shares, of what they miss on k of the references, which
    is judged by the others; `uncorrected_<k>` and `ridge_<k>`, without predictions, on the same; drawn SPLITS times.
 
@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 from _provenance import RESULTS, finish
+from fidelity import own_sets
 from scipy.stats import spearmanr
 
 from nemo_demix.mixture import Array
 
 PROXIES = ("merge", "predictions")
-STUDIES = {"fidelity": "", "fidelity_fresh": "_fresh"}  # and what ends the names of its figures
+STUDIES = {"fidelity": "", "fidelity_fresh_7": "_7", "fidelity_fresh_11": "_11"}  # and what ends its figures' names
 LEAST = 0.01
 FITTED = (7, 10, 14)  # references; the components cost as much as 7
 SPLITS = 400
@@ -139,7 +140,7 @@ def tried(given: list[Row]) -> tuple[list[Row], list[Row], int]:
             {row["name"]: row for row in given if (row["kind"], row.get("components"), row.get("method")) == wanted}
         )
 
-    sets = sorted({row["components"] for row in given if row["kind"] == "predictions"})
+    sets = own_sets(given)
     rows: list[Row] = []
     for components in sets:
         for proxy in PROXIES:
@@ -155,7 +156,7 @@ def tried(given: list[Row]) -> tuple[list[Row], list[Row], int]:
         for way, scores_RB in (("equal", ties_RB), ("mean_of_both", (ties_RB + predictions_RB) / 2)):
             found = judge("ties", way, references.macro(scores_RB, equal_B), true_R)
             rows.append({**found, "components": components})
-    for proxy in PROXIES:
+    for proxy in PROXIES if len(sets) > 1 else ():
         mean_RB = np.mean([scores(proxy, components) for components in sets], axis=0)
         rows.append(judge(proxy, "all_sets", references.macro(mean_RB, equal_B), true_R))
     splits = corrected(references, references.macro(scores("predictions", sets[0]), equal_B), true_R)

@@ -6,9 +6,9 @@ predictor, other shares of general data in the components, other merge methods. 
 capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
 is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
 scores, --recompute writes these beside them, and --page makes the study's page from them under --runs. --fresh SEED
-draws everything anew, base and references too, and writes `fidelity_fresh.json`: what the first references showed is
-confirmed by others. --both works out the figures of the decision over both, from the committed scores, and writes
-`fidelity_both.json`.
+draws everything anew, base and references too, and writes `fidelity_fresh_SEED.json`: what the first references showed
+is confirmed by others. --all works out the figures of the decision over all studies, from the committed scores, and
+writes `fidelity_all.json`.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components.
 """
@@ -47,7 +47,7 @@ METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "ties_70": ("ties", {"density": 0.7}),
     "ties_50": ("ties", {"density": 0.5}),
 }
-FRESH = f"{RECIPE}_fresh"
+FRESH = f"{RECIPE}_fresh_{{}}"  # by seed
 NUM_PROXIES = 112  # of the search whose price is compared (DeMix Table 2)
 NUM_BOOTSTRAP = 2000
 CONFIDENCE = 0.95
@@ -99,7 +99,7 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
 
 
 def _betas(runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings: Sequence[str]) -> list[dict[str, Any]]:
-    """Merges of components with other shares of general data."""
+    """Proxies from components with other shares of general data."""
     rows = []
     for label in (label for label in BETAS if label in names):
         beta = BETAS[label]
@@ -110,6 +110,7 @@ def _betas(runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings:
         blend = blend_matrix(load_resolved(run / "config.yaml"))
         weights = {key: blend.merge_weights_for(row["data_shares"])[0] for key, row in mixtures.items()}
         _score(runs, name, weights, *overrides)
+        _score(runs, name, weights, *overrides, "search.proxy=predictions")
         rows += _proxy_rows(run, mixtures, {"components": label})
     return rows
 
@@ -240,7 +241,7 @@ def study_of(rows: Sequence[dict[str, Any]], label: str, seed: int) -> Study:
 
 def stand_ins(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """What stands for the references, by name: the rows of each set of components, as `Study.macro` wants them."""
-    components = sorted({row["components"] for row in rows if row["kind"] == "predictions"})
+    components = own_sets(rows)
     tokens = sorted({row["tokens"] for row in rows if row["kind"] == "trained" and row["tokens"]})
     merged = sorted({(row.get("method"), row["components"]) for row in rows if row["kind"] == "merge"}, key=str)
     found: dict[str, list[dict[str, Any]]] = {
@@ -251,7 +252,13 @@ def stand_ins(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     for method, one in merged:
         if method is not None or one not in components:
             found.setdefault(method or one, []).append({"kind": "merge", "components": one, "method": method})
-    return found
+    others = sorted({row["components"] for row in rows if row["kind"] == "predictions"} - set(components))
+    return found | {f"predictions_{name}": [{"kind": "predictions", "components": name}] for name in others}
+
+
+def own_sets(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The sets of components with the recipe's own share of general data, by name."""
+    return sorted({row["components"] for row in rows if row["kind"] == "predictions"} - set(BETAS))
 
 
 def deciding_of(rows: Sequence[dict[str, Any]], study: Study) -> DecisionStudy:
@@ -382,18 +389,17 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, metavar="SEED", help="everything anew, into a file of its own")
     parser.add_argument("--sets", type=int, default=1 + len(SEEDS), help="sets of component models")
     parser.add_argument("--ablations", nargs="*", choices=(*BETAS, *METHODS), default=[*BETAS, *METHODS])
-    parser.add_argument(
-        "--both", action="store_true", help="the committed studies together, the first and the fresh one"
-    )
+    parser.add_argument("--all", action="store_true", help="the committed studies together, the first and fresh ones")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     parser.add_argument("--recompute", action="store_true", help="the same, into the file that the scores are in")
     parser.add_argument("--page", action="store_true", help="the study's page, from the committed scores")
     arguments = parser.parse_args()
     if arguments.fresh in (0, *SEEDS):
         parser.error(f"--fresh {arguments.fresh}: a seed that the first study has not used")
-    result = RECIPE if arguments.fresh is None else FRESH
-    if arguments.both:
-        finish(f"{RECIPE}_both", arguments.quick, [], *joint([committed(name) for name in (RECIPE, FRESH)]))
+    result = RECIPE if arguments.fresh is None else FRESH.format(arguments.fresh)
+    if arguments.all:
+        fresh = sorted(path.stem for path in RESULTS.glob(f"{FRESH.format('*')}.json"))
+        finish(f"{RECIPE}_all", arguments.quick, [], *joint([committed(name) for name in (RECIPE, *fresh)]))
         return
     if arguments.quick or arguments.recompute or arguments.page:
         rows = committed(result)

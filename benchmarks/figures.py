@@ -79,8 +79,9 @@ def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int, trut
 
 
 def better(summary: Mapping[str, Any], way: str) -> str:
-    """Rho of a way in `better_proxies.json`, on the first references and on the fresh ones."""
-    return ", ".join(number(summary[f"rho_{way}{tail}"], 2) for tail in ("", "_fresh"))
+    """Rho of a way in `better_proxies.json`, on the first references and on fresh ones, where there is any."""
+    keys = [f"rho_{way}{tail}" for tail in ("", "_7", "_11")]
+    return ", ".join(number(summary[key], 2) for key in keys if key in summary)
 
 
 def share(rows: list[dict[str, Any]], strategy: str, dataset: str) -> str:

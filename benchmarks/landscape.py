@@ -3,15 +3,17 @@
 Five truths: a log-linear law; a power law with repetition; a Gaussian process through the merges that a finished
 search really scored (--run); its components' mixed predictions, exact (--run); and RegMix's public 768 trained models
 (--regmix), as a stack of predictors that was fitted on all of them. A search sees the truth with a little noise, at
-mixtures that DeMix's own steps ask for; then each way of choosing is given the same rows. Beside them, with 64 and 112
-scores: the recommended minimum over what `search=bayes` asks for, which goes where it may improve. Regret: truth of
-the choice minus the least truth there is, as a share of the range of the truth between its best and its median mixture.
+mixtures that DeMix's own steps ask for; then each way of choosing is given the same rows. Beside them `recommended`
+where merges choose: as many scores, of which all but the first step's are asked for where they may improve, and the
+minimum over these. Regret: truth of the choice minus the least truth there is, as a share of the range of the truth
+between its best and its median mixture.
 
 Axes: X mixtures, C components.
 """
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -55,10 +57,10 @@ CHOICES: dict[str, tuple[PredictorConfig, str]] = {
     "lightgbm_tuned_top": (replace(LIGHTGBM, tune=True), "mean"),
     "gaussian_process_top": (replace(LIGHTGBM, kind="gaussian_process"), "mean"),
     "gaussian_process_best": (replace(LIGHTGBM, kind="gaussian_process"), "best"),
-    "recommended": (replace(LIGHTGBM, kind="gaussian_process"), "minimum"),
+    "gaussian_process_minimum": (replace(LIGHTGBM, kind="gaussian_process"), "minimum"),
 }
-BAYES = "bayes"  # the minimum as `recommended` takes it, but over mixtures that `search=bayes` asked for
-BAYES_SIZES = (64, 112)
+RECOMMENDED = "recommended"  # the same minimum, over the mixtures that it asks for itself
+BATCHES = 6  # of what it asks for after the first step
 Scores = Callable[[Array], Array]  # weights_XC -> scores of the truth's columns, (X, B), lower is better
 
 
@@ -244,15 +246,17 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
     ]
 
 
-def searched_by_bayes(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]:
-    """Regret of as many proxies, of which all but the first half are asked for where they may improve on the rest."""
+def recommended(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]:
+    """Regret of the recommended search where merges choose, by as many proxies."""
+    _, *others = SIZES[size]
     settings = SearchConfig(
-        strategy="bayes", objective="mean", pool_size=20_000, num_refits=0, predictor=CHOICES["recommended"][0],
-        bayes=BayesConfig(initial=size // 2, budget=size, batch=8, candidates=5000),
+        strategy=RECOMMENDED, proxy="merge", objective="mean", iterations=SIZES[size], pool_size=50_000, num_refits=0,
+        predictor=CHOICES["gaussian_process_minimum"][0],
+        bayes=BayesConfig(batch=math.ceil(sum(others) / BATCHES), candidates=5000),
     )  # fmt: skip
     ranking = Ranking(settings, landscape.space, asked(landscape, settings, size, seed), seed)
     regret = round(landscape.regret(lowest_of(ranking, wide_pool(ranking))), 5)
-    return [{"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": BAYES, "regret": regret}]
+    return [{"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": RECOMMENDED, "regret": regret}]
 
 
 def analytic(make: Callable[[int], Truth], search: Search, job: tuple[int, int]) -> list[dict[str, Any]]:
@@ -286,7 +290,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean regret over sizes and seeds by truth and choice; for each choice the worst truth's."""
     truths = list(dict.fromkeys(row["truth"] for row in rows))
     summary: dict[str, Any] = {"num_truths": len(truths)}
-    for choice in ("best_measured", *CHOICES, BAYES):
+    for choice in ("best_measured", *CHOICES, RECOMMENDED):
         by_truth = {}
         for truth in truths:
             regrets = [row["regret"] for row in rows if row["truth"] == truth and row["choice"] == choice]
@@ -321,9 +325,8 @@ def main() -> None:
     if not arguments.quick and arguments.regmix:
         fixed["regmix"] = partial(regmix, arguments.regmix / "data")
     kept = Kept(None if arguments.quick else arguments.kept)
-    few = [job for job in jobs if job[0] in BAYES_SIZES]
     searches: list[tuple[Search, str, list[tuple[int, int]]]] = [
-        (searched, "recommended", jobs), (searched_by_bayes, BAYES, few)
+        (searched, "lightgbm_top", jobs), (recommended, RECOMMENDED, jobs)
     ]  # fmt: skip
     with ProcessPoolExecutor(arguments.workers) as pool:
         for name, make in makers.items():

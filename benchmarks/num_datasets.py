@@ -4,8 +4,8 @@ The fidelity study's text is cut into one, three or seven datasets of math and a
 dataset each time, as every component holds some of it. Cuts follow the corpora's own order, so that parts differ as
 corpora and their modules do. Components have the same tokens in all, so there are fewer for each where there are
 more; base, components and 24 references are trained anew with each number, as the recipe `fidelity` has it, with one
-seed. Seven datasets are `fidelity_fresh.json`'s, whose first set of components is taken. Resumable; about 45 minutes a
-number on one core. --quick works out the figures again from the committed scores.
+seed. Seven datasets are `fidelity_fresh_7.json`'s, whose first set of components is taken. Resumable; about 45 minutes
+a number on one core. --quick works out the figures again from the committed scores.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from nemo_demix.datasets.registry import corpus
 from nemo_demix.fidelity.consistency import summarise
 
 PARTS = {3: 1, 15: 7}  # of each capability but general, by the number of datasets
-SEED = 7  # of `fidelity_fresh.json`, the study of seven
+SEED = 7  # of `fidelity_fresh_7.json`, the study of seven
 CORPORA = {  # of conf/datasets/study.yaml
     "math": ("symbolic_docs", "numerical_docs", "symbolic_tests"),
     "code": ("codeio_high", "codeio_low", "python_stdlib"),
@@ -93,8 +93,10 @@ def measured(runs: Path, number: int) -> list[dict[str, Any]]:
 def of_seven() -> list[dict[str, Any]]:
     """The rows of seven datasets, of one set of components."""
     wanted = {"components": "seed_0", "tokens": None, "method": None, "run": RECIPE}  # where a row says so
-    kept = [row for row in committed(FRESH) if all(row.get(key, value) == value for key, value in wanted.items())]
-    return [{**row, "datasets": 7} for row in kept]
+    rows = committed(FRESH.format(SEED))
+    return [
+        {**row, "datasets": 7} for row in rows if all(row.get(key, value) == value for key, value in wanted.items())
+    ]
 
 
 def summary_of(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
