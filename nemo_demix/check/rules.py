@@ -30,6 +30,7 @@ from nemo_demix.merging.methods import build_method
 from nemo_demix.merging.settings import merge_errors
 from nemo_demix.mixture import load_mixtures, token_proportional
 from nemo_demix.model_shape import check_layout
+from nemo_demix.prepared import PreparedRun
 from nemo_demix.runtime.backend import backend_errors
 from nemo_demix.runtime.ranks import layout_errors
 from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
@@ -38,6 +39,7 @@ from nemo_demix.scoring.identity import suite_errors
 from nemo_demix.scoring.suite import heldout_errors, judged_errors
 from nemo_demix.search.imported import read_problem
 from nemo_demix.search.layout import proxy_groups, proxy_layout
+from nemo_demix.search.reach import reach_warnings
 from nemo_demix.search.rules import space_errors
 from nemo_demix.search.space import token_counts
 from nemo_demix.search.strategies import settings_errors, strategy_of
@@ -64,8 +66,11 @@ def mistakes(config: DemixConfig) -> list[DemixError]:
 
 
 def warnings_of(config: DemixConfig) -> list[str]:
-    """Return what may well be meant, and often is not."""
-    return list(capability_warnings(config))
+    """Return what may well be meant, and often is not; what depends on the data's tokens once they are prepared."""
+    found = list(capability_warnings(config))
+    if strategy_of(config.search).mixes_components() and (run := PreparedRun.find(config)) is not None:
+        found += reach_warnings(run)
+    return found
 
 
 def _data(config: DemixConfig) -> Iterator[DemixError]:

@@ -6,17 +6,54 @@ general data, every mixture has at least that. An answer on such an edge may be 
 Axes: X mixtures, C components, D datasets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from nemo_demix.mixture import Array
+from nemo_demix.mixture import Array, BlendMatrix
+from nemo_demix.prepared import PreparedRun
+from nemo_demix.search.baselines import baseline_shares
 from nemo_demix.search.space import SearchSpace
+from nemo_demix.training.jobs import blend_matrix
 
 NEAR = 1e-2  # of a share: so close to an edge is on it; the mean of a pool's top never comes quite there
 WHOLE = 1e-3  # of a share: nearer to 0 or 1 is none of the components' doing
 STEP = 1e-2  # of a share
+
+
+def reach_warnings(run: PreparedRun) -> Iterator[str]:
+    """Yield a warning for each mixture that the answer is compared with, or floors are counted from, and that no merge
+    can stand for. It is known before any component is trained.
+    """
+    config = run.config
+    blend, known = blend_matrix(config), baseline_shares(config, run.manifest)
+    for name in dict.fromkeys(("proportional", config.search.floor_baseline, *config.final.baselines)):
+        if name not in known or (missed := blend.merge_weights_for(known[name])[1] / 2) <= WHOLE:
+            continue
+        general = known[name][config.components.general]
+        advice = "components.blends"
+        if general < config.components.beta and not config.components.blends:
+            advice = f"components.beta={general / 2:.2g}, half of that share,"
+        yield (
+            f"{_why_beyond(blend, known[name], name)}. The nearest mixture that they can stand for differs by "
+            f"{100 * missed:.1f} % of the data: proxies are compared with that one, floors are counted from it, and no "
+            f"answer lies beyond it. Set {advice} before components are trained"
+        )
+
+
+def _why_beyond(blend: BlendMatrix, shares: Mapping[str, float], name: str) -> str:
+    """Say which dataset the components have too much or too little of for a mixture."""
+    least_D, most_D = blend.rows_CD.min(axis=0), blend.rows_CD.max(axis=0)
+    for dataset, least, most in zip(blend.datasets, least_D, most_D, strict=True):
+        share = shares[dataset]
+        for word, limit, is_beyond in (("less", least, share < least - WHOLE), ("more", most, share > most + WHOLE)):
+            if is_beyond:
+                return (
+                    f"{100 * share:.1f} % of the {name} mixture is {dataset}, and no component holds {word} of it than "
+                    f"{100 * limit:.1f} %"
+                )
+    return f"the {name} mixture is beyond what the components' blends hold together"
 
 
 def edges(space: SearchSpace, weights_C: Array, objective: Callable[[Array], Array] | None) -> list[dict[str, Any]]:
