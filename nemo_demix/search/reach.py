@@ -29,7 +29,10 @@ def reach_warnings(run: PreparedRun) -> Iterator[str]:
     config = run.config
     blend, known = blend_matrix(config), baseline_shares(config, run.manifest)
     for name in dict.fromkeys(("proportional", config.search.floor_baseline, *config.final.baselines)):
-        if name not in known or (missed := blend.merge_weights_for(known[name])[1] / 2) <= WHOLE:
+        if name not in known or _is_reached(blend, known[name]):
+            continue
+        missed = blend.merge_weights_for(known[name])[1] / 2
+        if missed <= WHOLE:
             continue
         general = known[name][config.components.general]
         advice = "components.blends"
@@ -40,6 +43,17 @@ def reach_warnings(run: PreparedRun) -> Iterator[str]:
             f"{100 * missed:.1f} % of the data: proxies are compared with that one, floors are counted from it, and no "
             f"answer lies beyond it. Set {advice} before components are trained"
         )
+
+
+def _is_reached(blend: BlendMatrix, shares: Mapping[str, float]) -> bool:
+    """Whether weights of the components plainly give these shares; scipy, which commands that only look would wait for,
+    finds the others.
+    """
+    try:
+        weights_C = np.linalg.solve(blend.rows_CD.T, [shares[name] for name in blend.datasets])
+    except np.linalg.LinAlgError:
+        return False
+    return bool((weights_C >= -WHOLE).all())
 
 
 def _why_beyond(blend: BlendMatrix, shares: Mapping[str, float], name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_demix.artifacts import write_text
+from nemo_demix.datasets.files import PACKED
 from nemo_demix.datasets.readers import ROWS, SUFFIXES, TEXT, first_row
 from nemo_demix.errors import ConfigError, DatasetError, DemixError
 
@@ -20,6 +21,11 @@ _WORDS = {
     "code": "code src source sources repo repos repositories python java github stack programs scripts",
 }
 _MANY = 100_000  # files, after which nobody waits for a guess
+_UNPACKED = {
+    **dict.fromkeys(PACKED, 3.0),
+    ".parquet": 2.5,
+}  # bytes of text for each on the disk: 3.3 and 2.4 in docs/first_hour.md
+_BETA = 0.25  # the quickstart's
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Guess:
     capability: str
     source: str  # as YAML
     why: str
+    num_bytes: float  # of text, about
 
 
 def init_command(arguments: Sequence[str]) -> None:
@@ -57,10 +64,11 @@ def init_command(arguments: Sequence[str]) -> None:
     for folder in given.folders:
         guesses.append(guess(Path(folder), {one.name for one in guesses}))
     general = general_of(guesses)
-    write_text(output, recipe_text(output.stem, guesses, general))
+    share = next(one.num_bytes for one in guesses if one.name == general) / (sum(one.num_bytes for one in guesses) or 1)
+    write_text(output, recipe_text(output.stem, guesses, general, share))
     for one in guesses:
         print(f"{one.name}: capability {one.capability}, {one.source}\n    {one.why}")
-    print(f"general dataset, mixed into every component: {general}")
+    print(f"general dataset, mixed into every component: {general}, about {100 * share:.0f} % of all text")
     print(f"{output}: read it, then `nemo-demix check --config-name {output}`")
 
 
@@ -98,7 +106,8 @@ def guess(folder: Path, taken: set[str]) -> Guess:
     if biggest in _CODE:
         kinds = [one for one, _ in suffixes.most_common() if one in _CODE]
         source = f"{{code: {_quoted(str(folder))}, code_suffixes: [{', '.join(kinds)}]}}"
-        return Guess(name, by_name or "code", source, f"most bytes are in {biggest} files; code_suffixes: those found")
+        why = f"most bytes are in {biggest} files; code_suffixes: those found"
+        return Guess(name, by_name or "code", source, why, sum(suffixes[one] for one in kinds))
     pattern = str(folder / ("**/*" if deepest > 1 else "*")) + biggest
     field, why = _text_field(first[biggest], biggest)
     more = [one for one in suffixes if one != biggest]
@@ -106,7 +115,8 @@ def guess(folder: Path, taken: set[str]) -> Guess:
     source = f"{{path: {_quoted(pattern)}{field}}}"
     reason = f"most bytes are in {biggest} files{why}{left_out}"
     said = "its name says" if by_name else "nothing in its name says"
-    return Guess(name, by_name or "general", source, f"{reason}; {said} {by_name or 'another capability'}")
+    num_bytes = suffixes[biggest] * next((more for end, more in _UNPACKED.items() if biggest.endswith(end)), 1.0)
+    return Guess(name, by_name or "general", source, f"{reason}; {said} {by_name or 'another capability'}", num_bytes)
 
 
 def _text_field(path: Path, suffix: str) -> tuple[str, str]:
@@ -147,8 +157,16 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9_./-]+", text) else json.dumps(text, ensure_ascii=False)
 
 
-def recipe_text(name: str, guesses: Sequence[Guess], general: str) -> str:
-    """Return the recipe as YAML."""
+def recipe_text(name: str, guesses: Sequence[Guess], general: str, share: float) -> str:
+    """Return the recipe as YAML.
+
+    Args:
+        share: The general dataset's part of all text, about. A mixture may then have half as much of it.
+    """
+    beta = ""
+    if share / 2 < _BETA:
+        half, why = round(share / 2, 3), f"half of its part of all text, about {100 * share:.0f} %"
+        beta = f"  beta: {half:g} # {why}; the quickstart's is {_BETA}\n"
     datasets = "".join(
         f"  {one.name}: # {one.why}\n    capability: {one.capability}\n    sources: [{one.source}]\n" for one in guesses
     )
@@ -166,7 +184,7 @@ datasets:
 # Every component is trained on a share `beta` of this dataset, so no mixture has less of it.
 components:
   general: {general}
-base:
+{beta}base:
   blend: {{{general}: 1.0}}
 
 # To grow: the model, its tokenizer and the tokens of each role (1B, 300M and 2.5e9 are numbers, too).

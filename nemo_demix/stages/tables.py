@@ -1,5 +1,6 @@
 """The tables a run ends with."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
 from nemo_demix.scoring.identity import JUDGED
 from nemo_demix.search.baselines import PUBLISHED
+from nemo_demix.search.strategies.floored import floor_label, nothing_gained
 
 _BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
 _MEANING = {
@@ -24,6 +26,14 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
     console.print(_mixture_table(manifest, mixture))
     for line in _edges(mixture):
         console.print(line)
+    if floors := mixture["notes"].get("floors"):
+        console.print(_floor_table(floors))
+        if nothing_gained(floors):
+            console.print(
+                "Above this run's floors nothing is predicted to be better than what they are counted from: what one "
+                "capability gains, another pays for. A team that takes such a trade sets search.default_floor and "
+                "search.heldout_floor."
+            )
     console.print(_score_table(mixture, result))
     if (demix := mixture["baselines"].get(PUBLISHED)) is not None:
         console.print(_published(mixture, demix))
@@ -58,6 +68,19 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
             line += " What lies beyond needs another components.beta, or components.blends of its own."
         lines.append(line)
     return lines
+
+
+def _floor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Show what floors cost: this run's first, then looser and tighter ones."""
+    title = "What floors cost, as predicted: differences from the mixture that they are counted from"
+    table = Table(title=title, title_justify="left")
+    for heading in ("floor", "objective", *rows[0]["capabilities"], "held-out text"):
+        table.add_column(heading, justify="left" if heading == "floor" else "right")
+    for number, row in enumerate(rows):
+        differences = (row["objective"], *row["capabilities"].values(), row["heldout"])
+        cells = ("-" if value is None else f"{value:+.4f}" for value in differences)
+        table.add_row(floor_label(row) + ("" if number else " (this run's)"), *cells)
+    return table
 
 
 def _published(mixture: dict[str, Any], demix: dict[str, Any]) -> str:

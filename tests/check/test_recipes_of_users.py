@@ -1,5 +1,7 @@
 """Recipes as users write them: what replaces what, counts as words, folders that know their recipe, and `init`."""
 
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -140,6 +142,32 @@ def test_a_run_is_found_by_its_folder_wherever_it_is(folder: Path, tmp_path: Pat
     assert "general: 0.1" in shown
     assert f"No run here: {tmp_path}" in run_cli("final", "--run", str(tmp_path), expect=2).stderr
     assert "--run: train takes a recipe" in run_cli("train", "--run", str(tmp_path), expect=2).stderr
+
+
+@pytest.mark.parametrize(("general", "code", "beta"), [(1000, 9000, 0.05), (3000, 7000, 0.15), (9000, 1000, 0.25)])
+def test_init_leaves_room_below_what_there_is_of_general_text(
+    general: int, code: int, beta: float, tmp_path: Path
+) -> None:
+    for name, size in (("notes/a.txt", general), ("source/b.py", code)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x" * size)
+    recipe = tmp_path / "mine.yaml"
+    said = run_cli("init", str(tmp_path / "notes"), str(tmp_path / "source"), "--output", str(recipe)).stdout
+    assert f"notes, about {general // 100} % of all text" in said
+    assert f"beta: {beta}\n" in shown(recipe)
+
+
+def test_init_counts_packed_text_as_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "source").mkdir()
+    rows = json.dumps({"text": "words that repeat are packed well " * 9}) + "\n"
+    with gzip.open(tmp_path / "notes" / "a.jsonl.gz", "wt") as file:
+        file.write(rows)
+    stored = (tmp_path / "notes" / "a.jsonl.gz").stat().st_size
+    (tmp_path / "source" / "b.py").write_text("x" * (3 * stored))  # as much as three times the packed bytes
+    recipe = tmp_path / "mine.yaml"
+    said = run_cli("init", str(tmp_path / "notes"), str(tmp_path / "source"), "--output", str(recipe)).stdout
+    assert "notes, about 50 % of all text" in said
 
 
 def test_init_writes_a_recipe_that_check_takes_and_overwrites_nothing(folder: Path) -> None:

@@ -384,6 +384,22 @@ def test_the_verdict_names_who_loses_and_predictions_stand_beside_measurements(m
         assert shown(last[name]) == pytest.approx(weight, abs=5.1e-4)
 
 
+def test_what_floors_cost_is_beside_the_shares(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    path = run.folder / "search/mixture.json"
+    rest = {"capabilities": {"general": 0.0, "math": -0.01, "code": 0.002}, "data_shares": run.mixture["data_shares"]}
+    floors = [
+        {"default_floor": 0.002, "heldout_floor": 0.0, "objective": -0.0027, "heldout": -0.0004, **rest},
+        {"default_floor": None, "heldout_floor": None, "objective": -0.0181, "heldout": 0.0125, **rest},
+    ]
+    write_json(path, {**run.mixture, "notes": {"floors": floors}})
+    table = Page(report_stage(run.config)).table("mixture", 1)
+    assert list(table) == ["0.002, held-out 0 (this run's)", "none"]
+    assert shown(table["none"]["objective"]) == -0.0181
+    assert shown(table["none"]["held-out text"]) == 0.0125
+    assert "math_1" in table["none"]["mixture"]
+
+
 def test_limits_noise_and_inputs_are_the_records(made: Run) -> None:
     page = Page(made.folder / "report.html")
     epochs = page.table("mixture", 1)

@@ -21,6 +21,7 @@ from nemo_demix.search.ranking import Ranking, floor_weights
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
+from nemo_demix.search.strategies.floored import LADDER, nothing_gained
 from nemo_demix.search.token_predictions import TokenPredictions
 from tests.search.bowls import BEST, FAST, NAMES, space_of
 from tests.search.bowls import row as scored_row
@@ -155,6 +156,42 @@ def test_where_only_the_baseline_keeps_its_floors_by_predictions_it_is_the_answe
         found = screen.optimum(free, dict.fromkeys(groups, 1 / 6), limits)
         assert found.weights_C == pytest.approx(baseline_C, abs=5e-3)
         assert found.value == pytest.approx(np.mean([at[name] for name in groups]), abs=1e-6)
+
+
+def test_what_floors_cost_is_the_optimum_above_each() -> None:
+    screen, space = TokenScreen.drawn(), replace(space_of(), heldout=HELDOUT)
+    settings = replace(SETTINGS, proxy="predictions", default_floor=0.002, heldout_floor=0.0)
+    own, *ladder = build_strategy(Problem(settings, space, 0), screen).result().notes["floors"]
+    assert (own["default_floor"], own["heldout_floor"]) == (0.002, 0.0)
+    assert [row["default_floor"] for row in ladder] == [row["heldout_floor"] for row in ladder] == list(LADDER)
+    assert all(looser["objective"] <= tighter["objective"] + 1e-6 for tighter, looser in pairwise(ladder))
+    assert ladder[-1]["objective"] < own["objective"] < ladder[0]["objective"]
+    for row in (own, *ladder):
+        assert row["objective"] == pytest.approx(np.mean(list(row["capabilities"].values())))
+        if row["default_floor"] is not None:
+            assert max(row["capabilities"].values()) <= row["default_floor"] + 1e-6
+            assert row["heldout"] <= row["heldout_floor"] + 1e-6
+        changed = replace(settings, default_floor=row["default_floor"], heldout_floor=row["heldout_floor"])
+        chosen = build_strategy(Problem(changed, space, 0), screen).result()
+        assert row["data_shares"] == space.blend.data_shares(chosen.merge_weights)
+
+
+def test_floors_that_leave_nothing_are_told_with_what_others_would_buy(caplog: pytest.LogCaptureFixture) -> None:
+    """A dataset a capability, and a baseline that is the best of some weighting: what one gains, another pays."""
+    screen, space = TokenScreen.drawn(), space_of()
+    best = screen.optimum(space.constraints, dict(zip(GROUPS, (0.2, 0.2, 0.6), strict=True)))
+    counted_from = space.blend.data_shares(space.as_weights(best.weights_C))
+    space = replace(space, baselines={"proportional": counted_from})
+    settings = replace(SETTINGS, proxy="predictions", default_floor=0.0)
+    with caplog.at_level("WARNING"):
+        prices = build_strategy(Problem(settings, space, 0), screen).result().notes["floors"]
+    assert prices[0]["objective"] == pytest.approx(0, abs=1e-4)
+    assert prices[-1]["objective"] < -0.001
+    assert nothing_gained(prices)
+    assert "no mixture is predicted to be better than the proportional one" in caplog.text
+    caplog.clear()
+    build_strategy(Problem(replace(settings, default_floor=0.005), space, 0), screen).result()
+    assert "no mixture is predicted" not in caplog.text
 
 
 def test_floors_of_single_capabilities_win_over_the_default() -> None:

@@ -55,3 +55,25 @@ def test_what_demix_pays_is_told_beside_its_answer(smoke_run: Path, capsys: pyte
         "DeMix keeps no floor, and is predicted to be worse than the proportional mixture in general +0.0125;"
         in shown()
     )
+
+
+def test_what_floors_cost_is_told_and_that_they_leave_nothing(
+    smoke_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixture, result = read_json(smoke_run / "search/mixture.json"), read_json(smoke_run / "final/result.json")
+    manifest, cost = DataManifest.load(smoke_run / "datasets/manifest.json"), read_json(smoke_run / "cost.json")
+
+    def shown(objective: float) -> str:
+        rest = {"capabilities": {"general": 0.0, "math": 0.001, "code": -0.002}, "data_shares": {}}
+        floors = [
+            {"default_floor": 0.0, "heldout_floor": None, "objective": objective, "heldout": None, **rest},
+            {"default_floor": None, "heldout_floor": None, "objective": -0.0181, "heldout": None, **rest},
+        ]
+        print_result(manifest, {**mixture, "notes": {"floors": floors}}, result, cost)
+        return " ".join(capsys.readouterr().out.split())
+
+    gained = shown(-0.0027)
+    assert "0 (this run's) │ -0.0027 │ +0.0000 │ +0.0010 │ -0.0020 │ - │" in gained
+    assert "none │ -0.0181 │" in gained
+    assert "nothing is predicted to be better" not in gained
+    assert "nothing is predicted to be better" in shown(-0.00002)

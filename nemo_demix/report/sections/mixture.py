@@ -9,6 +9,7 @@ from nemo_demix.report.blocks import Cell, Figure, Section, Table, number, perce
 from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter, shortened
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, spread_of_mean, units
+from nemo_demix.search.strategies.floored import floor_label
 
 _NO_MIXTURE = "No mixture has been chosen yet: `nemo-demix search` does."
 _SHOWN_BASELINES = 3  # in the figure; the table has all
@@ -26,7 +27,7 @@ def mixture_section(run: RunRecords) -> Section:
     return Section(
         "mixture", "The mixture", "What changes, and what limits it?",
         answer=_changes(shares, compared.get(first or "", {}), first), figures=figures,
-        tables=[_shares_table(run, compared), *_epochs_table(run, compared)], notes=notes,
+        tables=[_shares_table(run, compared), *_floors_table(run), *_epochs_table(run, compared)], notes=notes,
     )  # fmt: skip
 
 
@@ -102,6 +103,23 @@ def _shares_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) 
         )
     columns = ["dataset", "capability", "tokens there are", "merge weight", "chosen share", "5 to 95 % of refits"]
     return Table("Shares of the final run's tokens", [*columns, *compared], rows, num_text=2)
+
+
+def _floors_table(run: RunRecords) -> list[Table]:
+    """Return what floors cost, where predictions chose: this run's first."""
+    assert run.mixture is not None
+    prices = run.mixture["notes"].get("floors") or []
+    rows: list[list[Cell | str]] = []
+    for place, price in enumerate(prices):
+        differences = (price["objective"], *price["capabilities"].values(), price["heldout"])
+        label = floor_label(price) + ("" if place else " (this run's)")
+        shares = ", ".join(f"{name} {percent(share)}" for name, share in price["data_shares"].items() if share > 5e-4)
+        rows.append([label, shares, *(number(value, signed=True) for value in differences)])
+    if not rows:
+        return []
+    columns = ["floor", "mixture", "objective", *prices[0]["capabilities"], "held-out text"]
+    caption = "What floors cost, as predicted: differences from the mixture that they are counted from"
+    return [Table(caption, columns, rows, num_text=2)]
 
 
 def _epochs_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) -> list[Table]:

@@ -20,14 +20,12 @@ from nemo_demix.config import SearchConfig
 from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
-from nemo_demix.scoring.identity import shares_by
 from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
-from nemo_demix.search.convex import Limit, Optimum
-from nemo_demix.search.objective import LINEAR, OBJECTIVES, above_floors, linear_objective
+from nemo_demix.search.objective import LINEAR, OBJECTIVES, linear_objective
 from nemo_demix.search.pool import wide_draw
 from nemo_demix.search.proxy_row import ProxyRow
-from nemo_demix.search.ranking import Scored, floor_weights, floors_of, objective_scales
+from nemo_demix.search.ranking import Scored, objective_scales
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import up_to_top_rows
@@ -36,10 +34,15 @@ from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Scre
 from nemo_demix.search.strategies.bayes import Bayes
 from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
+from nemo_demix.search.strategies.floored import Floored, nothing_gained
 from nemo_demix.search.what_if import of_mixed
 
 logger = logging.getLogger(__name__)
 _REFIT_STREAM = 5  # of random numbers: the items' resamples
+NOTHING_GAINED = (
+    "above these floors no mixture is predicted to be better than the {} one: what one capability gains, another pays "
+    "for. What lower floors would buy is told with the result (search.default_floor, search.heldout_floor)"
+)
 
 
 class Recommended(Strategy):
@@ -128,16 +131,17 @@ class Recommended(Strategy):
         averages = screened_averages(self._problem, screen, pool_MC)
         scales = objective_scales(settings, space, averages)
         by_capability = linear_objective(settings.objective, scales)
-        found = self._optimum(screen, by_capability)
+        floored = Floored(self._problem, screen)
+        found = floored.optimum(by_capability)
         logger.info(OPTIMUM, found.value, max(0.0, found.optimality_gap))
         at_optimum = screened(self._problem, screen, found.weights_C)
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
-        refits_NC = [self._optimum(one, by_capability).weights_C for one in resampled]
-        kept_M = above_floors(averages, self._floor_baseline(screen), floors_of(settings, space), scales)
-        heldout = self._heldout_limit(screen)
-        if heldout is not None:
-            kept_M[kept_M] = _total(screen, pool_MC[kept_M], heldout.objective) <= heldout.most
+        refits_NC = [Floored(self._problem, one).optimum(by_capability).weights_C for one in resampled]
+        prices = floored.prices(by_capability)
+        if nothing_gained(prices):
+            logger.warning("search: %s", NOTHING_GAINED.format(settings.floor_baseline))
+        kept_M = floored.kept(pool_MC, averages, scales)
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
         averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
         objective_M = OBJECTIVES[settings.objective](averages, scales)
@@ -154,7 +158,8 @@ class Recommended(Strategy):
                 "chosen_by": "predictions",
                 "objective": found.value,
                 "optimality_gap": found.optimality_gap,
-                **({} if heldout is None else {"heldout": _against(heldout, screen, found.weights_C)}),
+                **floored.heldout_note(found.weights_C),
+                "floors": prices,
                 "merges": self._agreement(screen),
             },
             slices=slices(space, found.weights_C).record(
@@ -166,30 +171,6 @@ class Recommended(Strategy):
                 space, screen.portable(list(space.objective_capabilities), resampled), settings.objective, scales
             ),
         )
-
-    def _optimum(self, screen: Screen, by_capability: Mapping[str, float]) -> Optimum:
-        """Return the least objective above the floors, both by this screen."""
-        settings, space = self._problem.settings, self._problem.space
-        shares = shares_by(space.objective_capabilities, space.weights)
-        baseline = self._floor_baseline(screen)
-        limits = [Limit(shares[name], baseline[name] + floor) for name, floor in floors_of(settings, space).items()]
-        if (heldout := self._heldout_limit(screen)) is not None:
-            limits.append(heldout)
-        return screen.optimum(space.constraints, _by_score(shares, by_capability), limits)
-
-    def _heldout_limit(self, screen: Screen) -> Limit | None:
-        """Return the floor under held-out text; None where there is none, or no held-out text is scored."""
-        settings, space = self._problem.settings, self._problem.space
-        if settings.heldout_floor is None or not space.heldout:
-            return None
-        shares = shares_by(space.heldout, {})
-        weights = _by_score(shares, dict.fromkeys(shares, 1 / len(shares)))
-        baseline = float(_total(screen, floor_weights(settings, space)[None], weights)[0])
-        return Limit(weights, baseline + settings.heldout_floor)
-
-    def _floor_baseline(self, screen: Screen) -> dict[str, float]:
-        settings, space = self._problem.settings, self._problem.space
-        return screened(self._problem, screen, floor_weights(settings, space)) if floors_of(settings, space) else {}
 
     def _objective(self, screen: Screen, weights_MC: Array, by_capability: Mapping[str, float]) -> Array:
         averages = screened_averages(self._problem, screen, weights_MC)
@@ -226,18 +207,3 @@ def published(problem: Problem) -> Problem:
         heldout_floor=None,
     )
     return replace(problem, settings=settings)
-
-
-def _total(screen: Screen, weights_MC: Array, weights: Mapping[str, float]) -> Array:
-    """Return a weighted sum of scores of mixtures, shape (M,)."""
-    found = screen.scores_MB(weights_MC, list(weights))
-    return np.sum([weight * found[name] for name, weight in weights.items()], axis=0)
-
-
-def _against(limit: Limit, screen: Screen, weights_C: Array) -> dict[str, float]:
-    """Return a mixture's weighted sum of scores, and the most that it may be."""
-    return {"score": float(_total(screen, weights_C[None], limit.objective)[0]), "most": limit.most}
-
-
-def _by_score(shares: Mapping[str, Mapping[str, float]], by_capability: Mapping[str, float]) -> dict[str, float]:
-    return {name: by_capability[owner] * share for owner, scores in shares.items() for name, share in scores.items()}

@@ -1,0 +1,141 @@
+"""Floors under mixed predictions: the exact optimum above them, and what other floors would cost.
+
+Axes: M mixtures, C components.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nemo_demix.errors import MixtureError
+from nemo_demix.mixture import Array
+from nemo_demix.scoring.identity import shares_by
+from nemo_demix.search.convex import Limit, Optimum
+from nemo_demix.search.objective import Scale, above_floors
+from nemo_demix.search.ranking import floor_weights, floors_of
+from nemo_demix.search.strategies.base import Problem, Screen
+from nemo_demix.search.strategies.fixed import screened
+
+LADDER = (0.0, 0.005, 0.01, 0.02, None)  # floors, in the scores' unit; None: none
+
+
+class Floored:
+    """What mixed predictions say of mixtures above the floors of a problem's settings.
+
+    Args:
+        problem: Its floors are under the predicted capabilities, and under held-out text where some is scored.
+    Raises:
+        ConfigError: if floors are counted from a baseline that there is not.
+    """
+
+    def __init__(self, problem: Problem, screen: Screen) -> None:
+        settings, space = problem.settings, problem.space
+        self._problem, self._screen = problem, screen
+        self._shares = shares_by(space.objective_capabilities, space.weights)
+        self._floors = floors_of(settings, space)
+        baseline_C = floor_weights(settings, space) if self._floors or settings.heldout_floor is not None else None
+        self._baseline = screened(problem, screen, baseline_C) if baseline_C is not None and self._floors else {}
+        self._heldout: Limit | None = None
+        if settings.heldout_floor is not None and space.heldout:
+            assert baseline_C is not None
+            weights = self._heldout_weights()
+            self._heldout = Limit(weights, self._total(baseline_C, weights) + settings.heldout_floor)
+
+    def optimum(self, by_capability: Mapping[str, float]) -> Optimum:
+        """Return the least weighted sum of capabilities above the floors.
+
+        Args:
+            by_capability: Weights of the capabilities.
+        Raises:
+            MixtureError: if no mixture was found that keeps the floors.
+        """
+        limits = [Limit(self._shares[name], self._baseline[name] + floor) for name, floor in self._floors.items()]
+        limits += [] if self._heldout is None else [self._heldout]
+        weights = _by_score(self._shares, by_capability)
+        return self._screen.optimum(self._problem.space.constraints, weights, limits)
+
+    def kept(
+        self, weights_MC: Array, averages: Mapping[str, Array], scales: Mapping[str, Scale]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which mixtures of these capability averages are above the floors, bool, shape (M,)."""
+        kept_M = above_floors(averages, self._baseline, self._floors, scales)
+        if self._heldout is not None:
+            kept_M[kept_M] = self._totals_M(weights_MC[kept_M], self._heldout.objective) <= self._heldout.most
+        return kept_M
+
+    def heldout_note(self, weights_C: Array) -> dict[str, dict[str, float]]:
+        """Return a mixture's held-out score, and the most that it may be; empty without that floor."""
+        if self._heldout is None:
+            return {}
+        return {"heldout": {"score": self._total(weights_C, self._heldout.objective), "most": self._heldout.most}}
+
+    def prices(self, by_capability: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return what floors cost: a row each for those of the settings, first, and for all of `LADDER`.
+
+        Returns:
+            Mappings of `default_floor` and `heldout_floor` (null: none), `data_shares`, and what the optimum above them
+            differs by, as predicted, from the mixture that floors are counted from: `objective`, `capabilities` by
+            name, `heldout` (macro, bits per byte; null: none is scored). Floors that nothing keeps are left out; those
+            of single capabilities hold in all rows.
+        """
+        settings, space = self._problem.settings, self._problem.space
+        has_heldout = bool(space.heldout)
+        own = (settings.default_floor, settings.heldout_floor if has_heldout else None)
+        ladder = [(floor, floor if has_heldout else None) for floor in LADDER]
+        counted_from_C = floor_weights(settings, space)
+        at_baseline = screened(self._problem, self._screen, counted_from_C)
+        rows = []
+        for default_floor, heldout_floor in dict.fromkeys([own, *ladder]):
+            changed = replace(settings, default_floor=default_floor, heldout_floor=heldout_floor)
+            try:
+                found = Floored(replace(self._problem, settings=changed), self._screen).optimum(by_capability)
+            except MixtureError:
+                continue
+            averages = screened(self._problem, self._screen, found.weights_C)
+            differences = {name: averages[name] - at_baseline[name] for name in averages}
+            heldout = None
+            if has_heldout:
+                weights = self._heldout_weights()
+                heldout = self._total(found.weights_C, weights) - self._total(counted_from_C, weights)
+            rows.append(
+                {
+                    "default_floor": default_floor,
+                    "heldout_floor": heldout_floor,
+                    "objective": sum(weight * differences[name] for name, weight in by_capability.items()),
+                    "capabilities": differences,
+                    "heldout": heldout,
+                    "data_shares": space.blend.data_shares(space.as_weights(found.weights_C)),
+                }
+            )
+        return rows
+
+    def _heldout_weights(self) -> dict[str, float]:
+        shares = shares_by(self._problem.space.heldout, {})
+        return _by_score(shares, dict.fromkeys(shares, 1 / len(shares)))
+
+    def _total(self, weights_C: Array, weights: Mapping[str, float]) -> float:
+        return float(self._totals_M(weights_C[None], weights)[0])
+
+    def _totals_M(self, weights_MC: Array, weights: Mapping[str, float]) -> Array:
+        found = self._screen.scores_MB(weights_MC, list(weights))
+        return np.sum([weight * found[name] for name, weight in weights.items()], axis=0)
+
+
+def nothing_gained(prices: Sequence[Mapping[str, Any]], least: float = 1e-4) -> bool:
+    """Return whether the floors of the settings leave nothing better than what they are counted from, though without
+    them there is something.
+    """
+    return bool(prices) and prices[0]["objective"] > -least and prices[-1]["objective"] <= -least
+
+
+def floor_label(row: Mapping[str, Any]) -> str:
+    """Return what a row of `prices` is called: its floor, or both where they differ."""
+    floor, heldout = (f"{row[key]:g}" if row[key] is not None else "none" for key in ("default_floor", "heldout_floor"))
+    return floor if floor == heldout or row["heldout"] is None else f"{floor}, held-out {heldout}"
+
+
+def _by_score(shares: Mapping[str, Mapping[str, float]], by_capability: Mapping[str, float]) -> dict[str, float]:
+    return {name: by_capability[owner] * share for owner, scores in shares.items() for name, share in scores.items()}
