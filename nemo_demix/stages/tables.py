@@ -72,7 +72,7 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
 
 def _floor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Show what floors cost: this run's first, then looser and tighter ones."""
-    title = "What floors cost, as predicted: differences from the mixture that they are counted from"
+    title = "What floors cost (predicted, minus what they are counted from)"
     table = Table(title=title, title_justify="left")
     for heading in ("floor", "objective", *rows[0]["capabilities"], "held-out text"):
         table.add_column(heading, justify="left" if heading == "floor" else "right")

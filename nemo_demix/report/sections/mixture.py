@@ -118,7 +118,7 @@ def _floors_table(run: RunRecords) -> list[Table]:
     if not rows:
         return []
     columns = ["floor", "mixture", "objective", *prices[0]["capabilities"], "held-out text"]
-    caption = "What floors cost, as predicted: differences from the mixture that they are counted from"
+    caption = "What floors cost (predicted, minus what they are counted from)"
     return [Table(caption, columns, rows, num_text=2)]
 
 
