@@ -22,9 +22,9 @@ def nemo_demix(
     subprocess.run([*command, *overrides], cwd=REPOSITORY, env=environment, check=True)
 
 
-def branch(runs: Path, name: str, *parts: str, source: str = RECIPE) -> Path:
+def branch(runs: Path, name: str, *parts: str, source: str = RECIPE, with_base: bool = True) -> Path:
     """Another run that starts from parts of a study's own: its data, its base, perhaps its components."""
-    for part in ("datasets", "models/base", *parts):
+    for part in ("datasets", *(("models/base",) if with_base else ()), *parts):
         target = runs / name / part
         if not target.exists():
             partial = target.with_name(f".{target.name}.partial")
