@@ -78,7 +78,7 @@ def _floor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading == "floor" else "right")
     for number, row in enumerate(rows):
         differences = (row["objective"], *row["capabilities"].values(), row["heldout"])
-        cells = ("-" if value is None else f"{value:+.4f}" for value in differences)
+        cells = ("-" if value is None else f"{value:+.4f}".replace("-0.0000", "+0.0000") for value in differences)
         table.add_row(floor_label(row) + ("" if number else " (this run's)"), *cells)
     return table
 

@@ -36,13 +36,12 @@ class Floored:
         self._problem, self._screen = problem, screen
         self._shares = shares_by(space.objective_capabilities, space.weights)
         self._floors = floors_of(settings, space)
-        baseline_C = floor_weights(settings, space) if self._floors or settings.heldout_floor is not None else None
-        self._baseline = screened(problem, screen, baseline_C) if baseline_C is not None and self._floors else {}
+        self._baseline_C = floor_weights(settings, space)
+        self._baseline = screened(problem, screen, self._baseline_C)
         self._heldout: Limit | None = None
         if settings.heldout_floor is not None and space.heldout:
-            assert baseline_C is not None
             weights = self._heldout_weights()
-            self._heldout = Limit(weights, self._total(baseline_C, weights) + settings.heldout_floor)
+            self._heldout = Limit(weights, self._total(self._baseline_C, weights) + settings.heldout_floor)
 
     def optimum(self, by_capability: Mapping[str, float]) -> Optimum:
         """Return the least weighted sum of capabilities above the floors.
@@ -85,8 +84,6 @@ class Floored:
         has_heldout = bool(space.heldout)
         own = (settings.default_floor, settings.heldout_floor if has_heldout else None)
         ladder = [(floor, floor if has_heldout else None) for floor in LADDER]
-        counted_from_C = floor_weights(settings, space)
-        at_baseline = screened(self._problem, self._screen, counted_from_C)
         rows = []
         for default_floor, heldout_floor in dict.fromkeys([own, *ladder]):
             changed = replace(settings, default_floor=default_floor, heldout_floor=heldout_floor)
@@ -95,11 +92,11 @@ class Floored:
             except MixtureError:
                 continue
             averages = screened(self._problem, self._screen, found.weights_C)
-            differences = {name: averages[name] - at_baseline[name] for name in averages}
+            differences = {name: averages[name] - self._baseline[name] for name in averages}
             heldout = None
             if has_heldout:
                 weights = self._heldout_weights()
-                heldout = self._total(found.weights_C, weights) - self._total(counted_from_C, weights)
+                heldout = self._total(found.weights_C, weights) - self._total(self._baseline_C, weights)
             rows.append(
                 {
                     "default_floor": default_floor,
