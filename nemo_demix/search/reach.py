@@ -46,8 +46,8 @@ def reach_warnings(run: PreparedRun) -> Iterator[str]:
 
 
 def _is_reached(blend: BlendMatrix, shares: Mapping[str, float]) -> bool:
-    """Whether weights of the components plainly give these shares; scipy, which commands that only look would wait for,
-    finds the others.
+    """Return whether weights of the components plainly give these shares; scipy, which commands that only look would
+    wait for, finds the others.
     """
     try:
         weights_C = np.linalg.solve(blend.rows_CD.T, [shares[name] for name in blend.datasets])
