@@ -67,10 +67,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for label, (_, tail) in SETS.items():
         study = study_of(given, label, 0)
-        true_R, found = (
-            study.macro(kind="trained", tokens=None),
-            {key: study.macro(**one) for key, one in BESIDE.items()},
-        )
+        true_R = study.macro(kind="trained", tokens=None)
+        found = {key: study.macro(**one) for key, one in BESIDE.items()}
         cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
         data = study.data(meta["dataset_capability"])
         deciding = DecisionStudy.of(true_R, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost)
