@@ -35,10 +35,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 
 def collect(runs: Path) -> list[dict[str, Any]]:
     """Merge, train and score what is not there yet; a row a mixture."""
-    references = read_json(runs / RECIPE / "verify" / "references.json")
-    mixtures = {row["name"]: row for row in references if row["name"] == row["mixture"]}
-    known = committed(FRESH.format(SEED))
-    assert all({"kind": "mixture", **row} in known for row in mixtures.values()), f"{runs}: another study's references"
+    mixtures = mixtures_of(runs)
     path, merged = runs / RECIPE / "healed.json", runs / "healed_merges"
     write_json(path, {name: row["merge_weights"] for name, row in mixtures.items()})
     nemo_demix(runs, "merge", f"seed={SEED}", f"merge.mixtures={path}", f"merge.output={merged}")
@@ -60,15 +57,28 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of the decision, and of trained scores on proxies', beside the study's other proxies."""
+def mixtures_of(runs: Path) -> dict[str, dict[str, Any]]:
+    """The study's references, each mixture once, by name."""
+    references = read_json(runs / RECIPE / "verify" / "references.json")
+    mixtures = {row["name"]: row for row in references if row["name"] == row["mixture"]}
+    known = committed(FRESH.format(SEED))
+    assert all({"kind": "mixture", **row} in known for row in mixtures.values()), f"{runs}: another study's references"
+    return mixtures
+
+
+def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
+
+    Args:
+        proxies: What to judge, by name: as `Study.macro` wants it.
+    """
     given = [*committed(FRESH.format(SEED)), *rows]
     meta = next(row for row in given if row["kind"] == "meta")
     summary: dict[str, Any] = {}
     for label, (_, tail) in SETS.items():
         study = study_of(given, label, 0)
         true_R = study.macro(kind="trained", tokens=None)
-        found = {key: study.macro(**one) for key, one in BESIDE.items()}
+        found = {key: study.macro(**one) for key, one in proxies.items()}
         cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
         data = study.data(meta["dataset_capability"])
         deciding = DecisionStudy.of(true_R, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost)
@@ -87,7 +97,7 @@ def main() -> None:
         rows = json.loads((RESULTS / "healed.json").read_text())["rows"]
     else:
         rows = collect(arguments.runs.resolve())
-    finish(HEALED, arguments.quick, [SEED], rows, figures(rows))
+    finish(HEALED, arguments.quick, [SEED], rows, figures(rows, BESIDE))
 
 
 if __name__ == "__main__":
