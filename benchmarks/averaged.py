@@ -6,14 +6,11 @@ references. One set of components. Every stage is the product's own and resumes;
 the figures out again from the committed scores.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from _provenance import RESULTS, finish
+from _fresh import SEED, mixtures_of, study_command
 from _study import RECIPE, branch, json_lines, nemo_demix, values
-from healed import SEED, figures, mixtures_of
 
 from nemo_demix.artifacts import read_json, write_json
 
@@ -36,8 +33,8 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     path = run / "mixtures.json"
     write_json(path, {key: row["merge_weights"] for key, row in mixtures.items()})
     own = (f"seed={SEED}", *(f"+components.checkpoints.{key}={one}" for key, one in brought.items()))
+    nemo_demix(runs, "train", "role=component", *own, name=name)
     for proxy in ("merge", "predictions"):
-        nemo_demix(runs, "train", "role=component", *own, name=name)
         nemo_demix(runs, "score", f"score.mixtures={path}", f"search.proxy={proxy}", *own, name=name)
     return [
         {"kind": row["proxy"], "name": row["name"], "components": AVERAGED, "scores": values(row["scores"])}
@@ -68,17 +65,5 @@ def averaged(runs: Path, name: str, paths: list[Path]) -> Path:
     return output / "mean"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are")
-    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        rows = json.loads((RESULTS / "averaged.json").read_text())["rows"]
-    else:
-        rows = collect(arguments.runs.resolve())
-    finish(AVERAGED, arguments.quick, [SEED], rows, figures(rows, BESIDE))
-
-
 if __name__ == "__main__":
-    main()
+    study_command(__doc__, AVERAGED, collect, BESIDE)

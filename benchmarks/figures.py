@@ -80,7 +80,8 @@ def landscape_by(rows: list[dict[str, Any]], choice: str, num_proxies: int, trut
 
 def better(summary: Mapping[str, Any], way: str) -> str:
     """Rho of a way in `better_proxies.json`, on the first references and on fresh ones, where there is any."""
-    keys = [f"rho_{way}{tail}" for tail in ("", "_7", "_11")]
+    studies = "num_references"  # what the name of each study's count begins with
+    keys = [f"rho_{way}{key.removeprefix(studies)}" for key in summary if key.startswith(studies)]
     return ", ".join(number(summary[key], 2) for key in keys if key in summary)
 
 

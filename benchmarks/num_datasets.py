@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _fresh import SEED, of_study
 from _provenance import RESULTS, finish
 from _study import RECIPE
-from fidelity import CONFIDENCE, FRESH, SETS, collect, committed, deciding_of, meta_row, study_of
+from fidelity import CONFIDENCE, SETS, collect, deciding_of, meta_row, study_of
 
 from nemo_demix.artifacts import write_json, write_text
 from nemo_demix.datasets.registry import corpus
 from nemo_demix.fidelity.consistency import summarise
 
 PARTS = {3: 1, 15: 7}  # of each capability but general, by the number of datasets
-SEED = 7  # of `fidelity_fresh_7.json`, the study of seven
 CORPORA = {  # of conf/datasets/study.yaml
     "math": ("symbolic_docs", "numerical_docs", "symbolic_tests"),
     "code": ("codeio_high", "codeio_low", "python_stdlib"),
@@ -93,9 +93,10 @@ def measured(runs: Path, number: int) -> list[dict[str, Any]]:
 def of_seven() -> list[dict[str, Any]]:
     """The rows of seven datasets, of one set of components."""
     wanted = {"components": "seed_0", "tokens": None, "method": None, "run": RECIPE}  # where a row says so
-    rows = committed(FRESH.format(SEED))
     return [
-        {**row, "datasets": 7} for row in rows if all(row.get(key, value) == value for key, value in wanted.items())
+        {**row, "datasets": 7}
+        for row in of_study()
+        if all(row.get(key, value) == value for key, value in wanted.items())
     ]
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_demix.artifacts import DataManifest, is_done
 from nemo_demix.check.capabilities import capability_errors, capability_warnings
 from nemo_demix.check.checkpoints import checkpoint_errors
 from nemo_demix.check.places import place_errors
@@ -19,7 +18,7 @@ from nemo_demix.config.stages import STAGES
 from nemo_demix.config.tracking import track_errors
 from nemo_demix.constraints import Budget, Constraints
 from nemo_demix.datasets.benchmarks import BENCHMARKS, first_item_errors
-from nemo_demix.datasets.identity import data_errors, expected_fingerprint, tokenizer_errors
+from nemo_demix.datasets.identity import data_errors, tokenizer_errors
 from nemo_demix.datasets.lengths import length_errors
 from nemo_demix.datasets.sources import source_errors
 from nemo_demix.datasets.tasks import task_file_errors
@@ -160,12 +159,11 @@ def _search(config: DemixConfig) -> Iterator[DemixError]:
 
 def prepared_tokens(config: DemixConfig) -> dict[str, int] | None:
     """Return training tokens of each dataset, where this configuration is prepared; else None."""
-    path = config.run_dir / "datasets" / "manifest.json"
     try:
-        done = path.exists() and is_done(path, expected_fingerprint(config))
+        run = PreparedRun.find(config)
     except DemixError:
         return None
-    return token_counts(DataManifest.load(path)) if done else None
+    return None if run is None else token_counts(run.manifest)
 
 
 def _merging(config: DemixConfig) -> Iterator[DemixError]:

@@ -52,13 +52,21 @@ def wide_pool(ranking: Ranking, step: int = 0) -> RankedPool:
     try:
         pool = rank_pool(ranking, drawn_MC)
     except MixtureError:
-        counted_from_1C = floor_weights(settings, space)[None]
-        if not space.constraints.satisfied_M(counted_from_1C).all():
+        counted_from_MC = counted_from(settings, space)
+        if not len(counted_from_MC):
             raise
-        pool = rank_pool(ranking, counted_from_1C)
+        pool = rank_pool(ranking, counted_from_MC)
     constraints = capped(settings.sampler, space.prior, space.constraints)
     judge = Judge(ranking.averages, ranking.kept, ranking.objective)
     return refined(settings.sampler, constraints, pool, judge, [ranking.seed, step, REFINE_STREAM])
+
+
+def counted_from(settings: SearchConfig, space: SearchSpace) -> Array:
+    """Return the mixture that floors are counted from, which is above them all, shape (1, C); of shape (0, C) where the
+    constraints do not allow it.
+    """
+    weights_1C = floor_weights(settings, space)[None]
+    return weights_1C[space.constraints.satisfied_M(weights_1C)]
 
 
 def wide_draw(settings: SearchConfig, space: SearchSpace, count: int, stream: Sequence[int]) -> Array:

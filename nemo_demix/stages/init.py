@@ -21,10 +21,8 @@ _WORDS = {
     "code": "code src source sources repo repos repositories python java github stack programs scripts",
 }
 _MANY = 100_000  # files, after which nobody waits for a guess
-_UNPACKED = {
-    **dict.fromkeys(PACKED, 3.0),
-    ".parquet": 2.5,
-}  # bytes of text for each on the disk: 3.3 and 2.4 in docs/first_hour.md
+# Bytes of text for each stored one, about: docs/first_hour.md has 3.3 and 2.4.
+_UNPACKED = {**dict.fromkeys(PACKED, 3.0), ".parquet": 2.5}
 _BETA = 0.25  # the quickstart's
 
 

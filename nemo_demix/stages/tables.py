@@ -10,7 +10,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
 from nemo_demix.scoring.identity import JUDGED
 from nemo_demix.search.baselines import PUBLISHED
-from nemo_demix.search.strategies.floored import floor_label, nothing_gained
+from nemo_demix.search.strategies.floored import FLOORS_COST, differences_of, nothing_gained
 
 _BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
 _MEANING = {
@@ -70,16 +70,16 @@ def _edges(mixture: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _floor_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _floor_table(prices: Sequence[Mapping[str, Any]]) -> Table:
     """Show what floors cost: this run's first, then looser and tighter ones."""
-    title = "What floors cost (predicted, minus what they are counted from)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("floor", "objective", *rows[0]["capabilities"], "held-out text"):
+    table = Table(title=FLOORS_COST, title_justify="left")
+    columns, rows = differences_of(prices)
+    for heading in ("floor", *columns):
         table.add_column(heading, justify="left" if heading == "floor" else "right")
-    for number, row in enumerate(rows):
-        differences = (row["objective"], *row["capabilities"].values(), row["heldout"])
-        cells = ("-" if value is None else f"{value:+.4f}".replace("-0.0000", "+0.0000") for value in differences)
-        table.add_row(floor_label(row) + ("" if number else " (this run's)"), *cells)
+    for label, values in rows.items():
+        table.add_row(
+            label, *("-" if value is None else f"{value:+.4f}".replace("-0.0000", "+0.0000") for value in values)
+        )
     return table
 
 

@@ -9,7 +9,7 @@ from nemo_demix.report.blocks import Cell, Figure, Section, Table, number, perce
 from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter, shortened
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, spread_of_mean, units
-from nemo_demix.search.strategies.floored import floor_label
+from nemo_demix.search.strategies.floored import FLOORS_COST, differences_of
 
 _NO_MIXTURE = "No mixture has been chosen yet: `nemo-demix search` does."
 _SHOWN_BASELINES = 3  # in the figure; the table has all
@@ -108,18 +108,15 @@ def _shares_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) 
 def _floors_table(run: RunRecords) -> list[Table]:
     """Return what floors cost, where predictions chose: this run's first."""
     assert run.mixture is not None
-    prices = run.mixture["notes"].get("floors") or []
-    rows: list[list[Cell | str]] = []
-    for place, price in enumerate(prices):
-        differences = (price["objective"], *price["capabilities"].values(), price["heldout"])
-        label = floor_label(price) + ("" if place else " (this run's)")
-        shares = ", ".join(f"{name} {percent(share)}" for name, share in price["data_shares"].items() if share > 5e-4)
-        rows.append([label, shares, *(number(value, signed=True) for value in differences)])
-    if not rows:
+    prices = run.mixture["notes"].get("floors")
+    if not prices:
         return []
-    columns = ["floor", "mixture", "objective", *prices[0]["capabilities"], "held-out text"]
-    caption = "What floors cost (predicted, minus what they are counted from)"
-    return [Table(caption, columns, rows, num_text=2)]
+    columns, differences = differences_of(prices)
+    rows: list[list[Cell | str]] = []
+    for (label, values), price in zip(differences.items(), prices, strict=True):
+        shares = ", ".join(f"{name} {percent(share)}" for name, share in price["data_shares"].items() if share > 5e-4)
+        rows.append([label, shares, *(number(value, signed=True) for value in values)])
+    return [Table(FLOORS_COST, ["floor", "mixture", *columns], rows, num_text=2)]
 
 
 def _epochs_table(run: RunRecords, compared: Mapping[str, Mapping[str, float]]) -> list[Table]:

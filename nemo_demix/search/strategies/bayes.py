@@ -10,8 +10,8 @@ from nemo_demix.errors import ConfigError, DemixError
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import FIRST_STREAM, POOL_STREAM, Choice, best_mean, describe, draw
 from nemo_demix.search.objective import LINEAR
-from nemo_demix.search.pool import wide_draw, wide_pool
-from nemo_demix.search.ranking import Ranking, floor_weights
+from nemo_demix.search.pool import counted_from, wide_draw, wide_pool
+from nemo_demix.search.ranking import Ranking
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.select import spread_rows
 from nemo_demix.search.strategies.base import Problem, Screen, Strategy
@@ -63,9 +63,7 @@ class Bayes(Strategy):
         ranking = Ranking(settings, space, self._rows, seed)
         candidates_MC = wide_draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
         if ranking.floors:  # tight ones may be met by no draw, and are by what they are counted from
-            counted_from_1C = floor_weights(settings, space)[None]
-            allowed_M = space.constraints.satisfied_M(counted_from_1C)
-            candidates_MC = np.vstack([candidates_MC, counted_from_1C[allowed_M]])
+            candidates_MC = np.vstack([candidates_MC, counted_from(settings, space)])
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
 
     def result(self) -> Choice:

@@ -138,7 +138,7 @@ class Recommended(Strategy):
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
         refits_NC = [Floored(self._problem, one).optimum(by_capability).weights_C for one in resampled]
-        prices = floored.prices(by_capability)
+        prices = floored.prices(by_capability, found)
         if nothing_gained(prices):
             logger.warning("search: %s", NOTHING_GAINED.format(settings.floor_baseline))
         kept_M = floored.kept(pool_MC, averages, scales)

@@ -1,0 +1,79 @@
+"""What studies of other proxies share that start from `fidelity.py --fresh 7`: its mixtures, references, command."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _decision import DecisionStudy
+from _provenance import RESULTS, finish
+from _study import RECIPE
+from fidelity import CONFIDENCE, FRESH, SETS, committed, study_of
+
+from nemo_demix.artifacts import read_json
+from nemo_demix.fidelity.equal_cost import equal_cost
+
+SEED = 7  # of the study
+
+
+def of_study() -> list[dict[str, Any]]:
+    """The study's committed rows."""
+    return committed(FRESH.format(SEED))
+
+
+def mixtures_of(runs: Path) -> dict[str, dict[str, Any]]:
+    """The study's references, each mixture once, by name."""
+    references = read_json(runs / RECIPE / "verify" / "references.json")
+    mixtures = {row["name"]: row for row in references if row["name"] == row["mixture"]}
+    known = of_study()
+    assert all({"kind": "mixture", **row} in known for row in mixtures.values()), f"{runs}: another study's references"
+    return mixtures
+
+
+def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
+
+    Args:
+        proxies: What to judge, by name: as `Study.macro` wants it.
+    """
+    given = [*of_study(), *rows]
+    meta = next(row for row in given if row["kind"] == "meta")
+    summary: dict[str, Any] = {}
+    for label, (_, tail) in SETS.items():
+        study = study_of(given, label, 0)
+        true_R = study.macro(kind="trained", tokens=None)
+        found = {key: study.macro(**one) for key, one in proxies.items()}
+        cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
+        data = study.data(meta["dataset_capability"])
+        deciding = DecisionStudy.of(true_R, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost)
+        summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
+        for key, proxy_R in found.items():
+            summary[f"correlation{tail}_{key}"] = float(np.corrcoef(proxy_R, true_R)[0, 1])
+    return summary
+
+
+def study_command(
+    doc: str | None,
+    result: str,
+    collect: Callable[[Path], list[dict[str, Any]]],
+    proxies: dict[str, dict[str, Any]],
+) -> None:
+    """Collect rows, or with --quick take the committed ones, and write them with their figures.
+
+    Args:
+        doc: What the command says of itself.
+        result: Name of the file.
+        collect: Gives the rows, from the folder of the study's runs.
+        proxies: As `figures` wants them.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are")
+    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        rows = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    else:
+        rows = collect(arguments.runs.resolve())
+    finish(result, arguments.quick, [SEED], rows, figures(rows, proxies))
