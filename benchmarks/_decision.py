@@ -39,6 +39,7 @@ class DecisionStudy:
     def of(
         cls,
         reference_R: Array,
+        models_R: Array,
         stand_ins: Mapping[str, Sequence[Array]],
         mixtures: Mixtures,
         samples_SR: Rows,
@@ -48,6 +49,7 @@ class DecisionStudy:
 
         Args:
             reference_R: The references' macro scores, lower is better.
+            models_R: The same of one model each, which laws of equal cost are fitted to.
             stand_ins: By name, once for each set of component models; their intervals hold the luck of the sets too.
             mixtures: The references' data.
             samples_SR: Of the references.
@@ -64,7 +66,7 @@ class DecisionStudy:
         }
         splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng(2))
         flat = {f"{name}/{index}": one for name, found in sets.items() for index, one in enumerate(found)}
-        judged = left_out_decisions(reference_R, flat, mixtures.shares_RD, counts_SR, splits_KN)
+        judged = left_out_decisions(reference_R, models_R, flat, mixtures.shares_RD, counts_SR, splits_KN)
         left_out = {
             name: _over_sets([judged[f"{name}/{index}"] for index in range(len(found))]) for name, found in sets.items()
         }

@@ -43,11 +43,13 @@ def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]]) -> d
     summary: dict[str, Any] = {}
     for label, (_, tail) in SETS.items():
         study = study_of(given, label, 0)
-        true_R = study.macro(kind="trained", tokens=None)
+        true_R = study.reference_macro
         found = {key: study.macro(**one) for key, one in proxies.items()}
         cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
         data = study.data(meta["dataset_capability"])
-        deciding = DecisionStudy.of(true_R, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost)
+        deciding = DecisionStudy.of(
+            true_R, study.models_macro, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost
+        )
         summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
         for key, proxy_R in found.items():
             summary[f"correlation{tail}_{key}"] = float(np.corrcoef(proxy_R, true_R)[0, 1])

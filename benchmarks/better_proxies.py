@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from _provenance import RESULTS, finish
-from fidelity import own_sets
+from fidelity import orders_of, own_sets
 from scipy.stats import spearmanr
 
 from nemo_demix.mixture import Array
@@ -50,7 +50,9 @@ class References:
         self.mixtures = {row["name"]: row for row in rows if row["kind"] == "mixture"}
         trained = {row["name"]: row for row in rows if row["kind"] == "trained" and row["tokens"] is None}
         self.names = [name for name, row in self.mixtures.items() if name == row["mixture"] and name in trained]
-        self.scores_RB = self.table(trained)
+        orders = [self.table({name: trained[model] for name, model in one.items()}) for one in orders_of(rows)]
+        self.scores_RB: Array = np.mean(orders, axis=0)
+        self.first_RB = orders[0]  # one model each, which is what a reference costs
         again = [name for name, row in self.mixtures.items() if name != row["mixture"] and name in trained]
         differences = np.array(
             [self._row(trained[name]) - self._row(trained[self.mixtures[name]["mixture"]]) for name in again]
@@ -93,8 +95,8 @@ def ways_of(references: References, scores_RB: Array) -> dict[str, Array]:
     }
 
 
-def corrected(references: References, predicted_R: Array, true_R: Array) -> list[Row]:
-    """Part 4, of one component set."""
+def corrected(references: References, predicted_R: Array, true_R: Array, models_R: Array) -> list[Row]:
+    """Part 4, of one component set; `models_R` are the macro scores of one model each, which is what laws are given."""
     rng = np.random.default_rng(0)
     centred_RC = references.shares_RC[:, 1:] - references.shares_RC[:, 1:].mean(axis=0)
     terms = np.column_stack([np.ones(len(centred_RC)), centred_RC])
@@ -111,8 +113,8 @@ def corrected(references: References, predicted_R: Array, true_R: Array) -> list
 
             ways = {
                 f"uncorrected_{count}": predicted_R,
-                f"corrected_{count}": predicted_R + law(true_R - predicted_R),
-                f"ridge_{count}": law(true_R),
+                f"corrected_{count}": predicted_R + law(models_R - predicted_R),
+                f"ridge_{count}": law(models_R),
             }
             rows += [judge("predictions", way, found_R[judged], true_R[judged]) for way, found_R in ways.items()]
     return rows
@@ -159,7 +161,8 @@ def tried(given: list[Row]) -> tuple[list[Row], list[Row], int]:
     for proxy in PROXIES if len(sets) > 1 else ():
         mean_RB = np.mean([scores(proxy, components) for components in sets], axis=0)
         rows.append(judge(proxy, "all_sets", references.macro(mean_RB, equal_B), true_R))
-    splits = corrected(references, references.macro(scores("predictions", sets[0]), equal_B), true_R)
+    models_R = references.macro(references.first_RB, equal_B)
+    splits = corrected(references, references.macro(scores("predictions", sets[0]), equal_B), true_R, models_R)
     return rows, splits, len(references.names)
 
 

@@ -1,7 +1,8 @@
 """How well do merged proxies order mixtures? Against models really trained on them: DeMix's Tables 2, 4 and 5.
 
-One base; component models with three data orders; 24 references (recipes/fidelity.yaml) and their checkpoints at 1/8,
-1/4 and 1/2 of the tokens, which stand for trained proxies. Beside them: weight merges, mixed predictions, the null
+One base; component models with three data orders; 24 references (recipes/fidelity.yaml), each the mean of the data
+orders that all were trained in, and the first order's checkpoints at 1/8, 1/4 and 1/2 of the tokens, which stand for
+trained proxies. Beside them: weight merges, mixed predictions, the null
 predictor, other shares of general data in the components, other merge methods. Two kinds of figure: rho averaged over
 capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
 is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
@@ -32,6 +33,7 @@ from nemo_demix.fidelity.consistency import Columns, Figures, draw_samples, figu
 from nemo_demix.fidelity.equal_cost import equal_cost
 from nemo_demix.fidelity.noise import seed_noise
 from nemo_demix.fidelity.nulls import Mixtures
+from nemo_demix.fidelity.references import Reference, shared_orders
 from nemo_demix.mixture import Array
 from nemo_demix.training.jobs import blend_matrix
 
@@ -154,15 +156,25 @@ class Study:
         self._capability_of = capability_of
         self.mixtures = [row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]]
         self.samples_SR = draw_samples(len(self.mixtures), NUM_BOOTSTRAP, np.random.default_rng(seed))
-        self.reference = self._columns(kind="trained", tokens=None)
+        self._orders = orders_of(rows)
+        self.reference = self._columns(self._orders, kind="trained", tokens=None)
 
-    def _columns(self, **wanted: Any) -> Columns:
+    @property
+    def num_orders(self) -> int:
+        """How many data orders a reference is the mean of."""
+        return len(self._orders)
+
+    def _columns(self, orders: Sequence[dict[str, str]] = (), **wanted: Any) -> Columns:
+        """By capability, of the rows with these values; means over `orders`, each the names of rows by mixture."""
         rows = {row["name"]: row for row in self._rows if all(row.get(key) == value for key, value in wanted.items())}
-        missing = [row["name"] for row in self.mixtures if row["name"] not in rows]
+        of_order = orders or [{row["name"]: row["name"] for row in self.mixtures}]
+        missing = [name for names in of_order for name in names.values() if name not in rows]
         assert not missing, f"{wanted}: no row of {missing}"
         members: dict[str, list[list[float]]] = {}
         for name, capability in self._capability_of.items():
-            members.setdefault(capability, []).append([rows[row["name"]]["scores"][name] for row in self.mixtures])
+            members.setdefault(capability, []).extend(
+                [rows[names[row["name"]]]["scores"][name] for row in self.mixtures] for names in of_order
+            )
         scores = {capability: np.mean(np.array(columns), axis=0) for capability, columns in members.items()}
         return Columns(scores, dict.fromkeys(scores, False))
 
@@ -181,8 +193,17 @@ class Study:
 
     def macro(self, **wanted: Any) -> Array:
         """The macro score of the models or proxies whose rows have these values, shape (R,), bits a byte."""
-        mean_R: Array = np.mean(list(self._columns(**wanted).scores.values()), axis=0)
-        return mean_R
+        return _macro(self._columns(**wanted))
+
+    @property
+    def reference_macro(self) -> Array:
+        """The macro score of the references, shape (R,), bits a byte."""
+        return _macro(self.reference)
+
+    @property
+    def models_macro(self) -> Array:
+        """The same of one model each, in the first data order: what a reference costs."""
+        return self.macro(kind="trained", tokens=None)
 
     def data(self, dataset_capability: dict[str, str]) -> Mixtures:
         """The references' data shares."""
@@ -193,8 +214,8 @@ class Study:
         """By capability and macro: standard deviation of references between data orders, and between mixtures.
 
         What a data order does to all mixtures alike is no part of it (`seed_noise`). `ceiling` is the correlation that
-        a proxy without any error could be expected to reach with these references: the root of the share of their
-        variance that is not the data order's.
+        a proxy without any error could be expected to reach with these references, means over data orders: the root of
+        the share of their variance that is not the data orders'.
         """
         models = {
             row["name"]: self._averages(row) for row in self._rows if row["kind"] == "trained" and row["tokens"] is None
@@ -208,10 +229,11 @@ class Study:
         for name in (*self.reference.scores, "macro"):
             between = seeds[name]
             assert between is not None, "several mixtures were trained with two data orders"
-            mixtures = float(np.var([models[row["name"]][name] for row in self.mixtures], ddof=1))
+            means_R = self.reference_macro if name == "macro" else self.reference.scores[name]
+            mixtures = float(np.var(means_R, ddof=1))
             found[f"std_between_seeds_{name}"] = between
             found[f"std_between_mixtures_{name}"] = mixtures**0.5
-            found[f"ceiling_{name}"] = max(0.0, 1 - between**2 / mixtures) ** 0.5
+            found[f"ceiling_{name}"] = max(0.0, 1 - between**2 / self.num_orders / mixtures) ** 0.5
         return found
 
     def _averages(self, row: dict[str, Any]) -> dict[str, float]:
@@ -220,6 +242,18 @@ class Study:
             members.setdefault(capability, []).append(row["scores"][name])
         averages = {capability: float(np.mean(group)) for capability, group in members.items()}
         return {**averages, "macro": float(np.mean(list(averages.values())))}
+
+
+def orders_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The data orders that all mixtures were trained in, that of the references themselves first: model by mixture."""
+    fields = ("name", "mixture", "merge_weights", "data_shares", "seed")
+    models = [Reference(**{key: row[key] for key in fields}) for row in rows if row["kind"] == "mixture"]
+    return shared_orders(models, {model.mixture for model in models})
+
+
+def _macro(found: Columns) -> Array:
+    mean_R: Array = np.mean(list(found.scores.values()), axis=0)
+    return mean_R
 
 
 def rho(found: Figures) -> float | None:
@@ -265,7 +299,8 @@ def deciding_of(rows: Sequence[dict[str, Any]], study: Study) -> DecisionStudy:
     """The figures of the decision."""
     meta = _meta_of(rows)
     return DecisionStudy.of(
-        study.macro(kind="trained", tokens=None),
+        study.reference_macro,
+        study.models_macro,
         {name: [study.macro(**one) for one in each] for name, each in stand_ins(rows).items()},
         study.data(meta["dataset_capability"]),
         study.samples_SR,
@@ -351,7 +386,12 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             **deciding.summary(CONFIDENCE, tail, called),
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
-    summary |= {"num_references": len(study.mixtures), "num_seeds": len(wanted["merge"]), "delta_max": max(deltas)}
+    summary |= {
+        "num_references": len(study.mixtures),
+        "num_orders": study.num_orders,
+        "num_seeds": len(wanted["merge"]),
+        "delta_max": max(deltas),
+    }
     return table, summary
 
 

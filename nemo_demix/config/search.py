@@ -140,7 +140,7 @@ class VerifyConfig:
 
     references: int = 24  # 4 make a cheap gate before a large search
     seeds: list[int] = field(default_factory=list)  # more data orders, which measure the noise of training
-    seed_references: int = 4  # so many references are trained with every seed
+    seed_references: int = 4  # so many references are trained with every seed; where all are, their mean is judged by
     trained_shares: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5])  # of a reference's tokens: proxies
     num_bootstrap: int = 2000  # resamples of the references behind each interval
     confidence: float = 0.95

@@ -1,6 +1,7 @@
 """Score rows as columns by capability, and the order that needs no model."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,6 +43,18 @@ def columns(models: Mapping[str, Scores], capability_of: Mapping[str, str], what
                 raise ScoreError(f"{capability}: its average would mix scores of both directions, as of {score_name}")
     values = {name: np.array([scores[name].score for scores in models.values()]) for name in capability_of}
     return Columns(capability_averages(values, capability_of), higher_is_better)
+
+
+def mean_scores(models: Sequence[Scores]) -> Scores:
+    """Return the mean of one mixture's models, of one or several data orders, without standard errors where it is of
+    several: they met the same items.
+    """
+    if len(models) == 1:
+        return models[0]
+    return {
+        name: replace(score, score=float(np.mean([scores[name].score for scores in models])), stderr=None)
+        for name, score in models[0].items()
+    }
 
 
 def null_columns(references: Sequence[Reference], manifest: DataManifest, capabilities: Sequence[str]) -> Columns:

@@ -96,6 +96,7 @@ def draw_splits(num_references: int, num_fitted: int, rng: np.random.Generator) 
 
 def left_out_decisions(
     reference_R: Array,
+    models_R: Array,
     stand_ins: Mapping[str, StandIn],
     shares_RD: Array,
     counts_SR: Array,
@@ -106,6 +107,7 @@ def left_out_decisions(
 
     Args:
         reference_R: The references' scores, shape (R,), lower is better.
+        models_R: The same of one model each, which the laws are fitted to: a mean over data orders costs more.
         stand_ins: Stand-ins by name, their values in the references' order.
         shares_RD: The references' data shares, shape (R, D).
         counts_SR: `multiplicities` of the samples, shape (S, R).
@@ -123,12 +125,18 @@ def left_out_decisions(
         for name, one in stand_ins.items()
     }
     for name, law in laws.items():
-        found[name] = _law_decision(law, reference_R, shares_RD, counts_SR, splits_KN, left_out)
+        found[name] = _law_decision(law, reference_R, models_R, shares_RD, counts_SR, splits_KN, left_out)
     return found
 
 
 def _law_decision(
-    law: Law, reference_R: Array, shares_RD: Array, counts_SR: Array, splits_KN: Rows, left_out: list[Rows]
+    law: Law,
+    reference_R: Array,
+    models_R: Array,
+    shares_RD: Array,
+    counts_SR: Array,
+    splits_KN: Rows,
+    left_out: list[Rows],
 ) -> Decision:
     num_fitted, needed = splits_KN.shape[1], law.min_rows(shares_RD.shape[1])
     if num_fitted < needed:
@@ -137,7 +145,7 @@ def _law_decision(
     found = []
     for fitted_N, out in zip(splits_KN, left_out, strict=True):
         try:
-            predicted = law.fit(shares_RD[fitted_N], reference_R[fitted_N])(shares_RD[out])
+            predicted = law.fit(shares_RD[fitted_N], models_R[fitted_N])(shares_RD[out])
         except ScoreError as error:
             return undefined(f"it could not be fitted: {error}", len(counts_SR), len(out))
         found.append(decision(reference_R[out], StandIn(predicted), counts_SR[:, out]))

@@ -29,12 +29,14 @@ class Compared:
     """What one set of scores compares.
 
     Attributes:
-        reference: Scores of the references, by mixture.
+        reference: Scores of the references, by mixture: means over data orders.
+        models: The same of one model each, which is what a reference costs.
         measured: Scores of the kinds that components make (merge, predictions), by kind and mixture.
         trained: Scores of earlier checkpoints, by `trained_<tokens>` and mixture.
     """
 
     reference: Mapping[str, Scores]
+    models: Mapping[str, Scores]
     measured: Mapping[str, Mapping[str, Scores]]
     trained: Mapping[str, Mapping[str, Scores]]
 
@@ -74,7 +76,10 @@ def objective_report(
     left_out: dict[str, Any] = {"num_fitted": cost.num_fitted, "reason": cost.reason, "proxies": {}, "differences": {}}
     if not cost.reason:
         splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng([config.seed, _STREAM]))
-        judged = left_out_decisions(reference_R, {**stand_ins, **nulls}, mixtures.shares_RD, counts_SR, splits_KN)
+        models_R = macro_losses(found, compared.models, higher_is_better)
+        judged = left_out_decisions(
+            reference_R, models_R, {**stand_ins, **nulls}, mixtures.shares_RD, counts_SR, splits_KN
+        )
         left_out["num_splits"] = len(splits_KN)
         left_out |= _figures(judged, compared.measured, list(LAWS), config.verify.confidence)
     return {

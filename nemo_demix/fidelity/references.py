@@ -1,6 +1,6 @@
 """Which models `verify` trains: mixtures drawn as the search draws them, so that merged proxies can stand for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,17 @@ def jobs_of(run: PreparedRun, references: Sequence[Reference]) -> list[TrainJob]
     """Return the jobs of references that were drawn, in their order."""
     shares = {reference.name: reference.data_shares for reference in references}
     return run.references(shares, {reference.name: reference.seed for reference in references})
+
+
+def shared_orders(references: Sequence[Reference], mixtures: Collection[str]) -> list[dict[str, str]]:
+    """Return the data orders that all of these mixtures were trained in, the references' own first: in each the name of
+    the model, by mixture.
+    """
+    orders: dict[int, dict[str, str]] = {}
+    for reference in references:
+        if reference.mixture in mixtures:
+            orders.setdefault(reference.seed, {})[reference.mixture] = reference.name
+    return [models for models in orders.values() if len(models) == len(mixtures)]
 
 
 def reference_names(config: DemixConfig) -> list[tuple[int, str, int]]:

@@ -14,7 +14,7 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest, ModelRecord
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ScoreError
-from nemo_demix.fidelity.columns import columns, null_columns, score_sets
+from nemo_demix.fidelity.columns import columns, mean_scores, null_columns, score_sets
 from nemo_demix.fidelity.consistency import (
     Columns,
     Figures,
@@ -28,7 +28,7 @@ from nemo_demix.fidelity.consistency import (
 from nemo_demix.fidelity.noise import residual_std, seed_noise
 from nemo_demix.fidelity.objective import macro_of_sets
 from nemo_demix.fidelity.objective_report import Compared, mixtures_of, objective_report
-from nemo_demix.fidelity.references import Reference
+from nemo_demix.fidelity.references import Reference, shared_orders
 from nemo_demix.prediction.correlation import MIN_RANKED
 from nemo_demix.scoring.items import Scores
 from nemo_demix.search.proxy_row import ProxyRow
@@ -46,6 +46,11 @@ class Measured:
     trained: Mapping[int, Mapping[str, Scores]]  # tokens of an earlier checkpoint -> scores by mixture
     proxies: Mapping[str, Mapping[str, ProxyRow]]  # kind (merge | predictions) -> rows by mixture, FAILED ones too
 
+    def orders(self, kept: Sequence[Reference]) -> list[dict[str, Scores]]:
+        """Take the scores of the kept mixtures' models, in each data order that all were trained in, by mixture."""
+        orders = shared_orders(self.references, [reference.mixture for reference in kept])
+        return [{mixture: self.scores[name] for mixture, name in models.items()} for models in orders]
+
     def proxy_scores(self, kept: Sequence[Reference]) -> dict[str, dict[str, Scores]]:
         """Take the scores of the kept mixtures' proxies, by kind and mixture."""
         return {
@@ -59,7 +64,8 @@ def fidelity_report(
 ) -> dict[str, Any]:
     """Return all figures of the study.
 
-    Of a mixture trained with several seeds, the first seed's model is the reference; the others measure noise.
+    A mixture's reference is the mean of its models, over the data orders that all mixtures were trained in: the luck of
+    one order is no error of a proxy's. Further orders of some mixtures measure noise only.
 
     Raises:
         ScoreError: if a score is missing, too many proxies failed, or fewer than 3 references are left.
@@ -69,22 +75,25 @@ def fidelity_report(
     if not sets:
         raise ScoreError("verify: nothing to compare: set suite.benchmarks, or suite.heldout_tokens above 0")
     deltas = {record.name: record.delta for record in components}
+    orders = measured.orders(kept)
+    means = {mixture: mean_scores([models[mixture] for models in orders]) for mixture in orders[0]}
     rng = np.random.default_rng([config.seed, _STREAM])
     samples_SR = draw_samples(len(kept), config.verify.num_bootstrap, rng)
     report: dict[str, Any] = {
         "num_references": len(kept),
         "num_models": len(measured.references),
+        "num_orders": len(orders),
         "excluded": excluded,
         "confidence": config.verify.confidence,
         "num_bootstrap": config.verify.num_bootstrap,
         "delta": deltas,
     }
     macros, mixtures = macro_of_sets(config, manifest), mixtures_of(kept, manifest)
-    compared = _compared(measured, kept)
+    compared = _compared(measured, kept, means)
     for name, capability_of in sets.items():
-        report[name] = _set_report(config, manifest, measured, kept, capability_of, samples_SR, components)
+        report[name] = _set_report(config, manifest, measured, kept, means, capability_of, samples_SR, components)
         report[name]["objective"] = objective_report(config, mixtures, macros[name], compared, samples_SR, components)
-    report["spot_checks"] = [_spot_check(measured, reference, sets, deltas) for reference in kept]
+    report["spot_checks"] = [_spot_check(measured, reference, means, sets, deltas) for reference in kept]
     return report
 
 
@@ -109,11 +118,12 @@ def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], d
     return kept, excluded
 
 
-def _compared(measured: Measured, kept: Sequence[Reference]) -> Compared:
+def _compared(measured: Measured, kept: Sequence[Reference], means: Mapping[str, Scores]) -> Compared:
     def of(models: Mapping[str, Scores]) -> dict[str, Scores]:
         return {reference.name: models[reference.name] for reference in kept}
 
     return Compared(
+        means,
         of(measured.scores),
         measured.proxy_scores(kept),
         {f"trained_{tokens}": of(models) for tokens, models in measured.trained.items()},
@@ -125,6 +135,7 @@ def _set_report(
     manifest: DataManifest,
     measured: Measured,
     kept: Sequence[Reference],
+    means: Mapping[str, Scores],
     capability_of: Mapping[str, str],
     samples_SR: np.ndarray,
     components: Sequence[ModelRecord],
@@ -134,7 +145,7 @@ def _set_report(
     def of(models: Mapping[str, Scores], what: str) -> Columns:
         return columns({name: models[name] for name in names}, capability_of, what)
 
-    reference = of(measured.scores, "reference")
+    reference = of(means, "reference")
     stand_ins = {kind: of(models, f"{kind} proxy of") for kind, models in measured.proxy_scores(kept).items()}
     trained = {
         f"trained_{tokens}": of(models, f"after {tokens} tokens, reference")
@@ -206,16 +217,20 @@ def _macro_rho(found: Figures) -> float | None:
 
 
 def _spot_check(
-    measured: Measured, reference: Reference, sets: Mapping[str, Mapping[str, str]], deltas: Mapping[str, float | None]
+    measured: Measured,
+    reference: Reference,
+    means: Mapping[str, Scores],
+    sets: Mapping[str, Mapping[str, str]],
+    deltas: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """Return a mixture's proxies against the model trained on it, and how far the components had moved (DeMix Table
+    """Return a mixture's proxies against the models trained on it, and how far the components had moved (DeMix Table
     12).
     """
     recovery: dict[str, Any] = {}
     for kind, rows in measured.proxies.items():
         recovery[kind] = {}
         for name, capability_of in sets.items():
-            trained = columns({reference.name: measured.scores[reference.name]}, capability_of, "reference").scores
+            trained = columns({reference.name: means[reference.name]}, capability_of, "reference").scores
             proxy = columns({reference.name: rows[reference.name].scores}, capability_of, "proxy of").scores
             recovery[kind][name] = {
                 capability: float(proxy[capability][0] / trained[capability][0]) if trained[capability][0] else None

@@ -3,7 +3,7 @@
 Nothing is worked out from the configuration that the records do not say: a run of a cluster is reported on a laptop.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from nemo_demix.artifacts import DataManifest, ModelRecord, load_record, read_js
 from nemo_demix.config import DemixConfig, load_resolved
 from nemo_demix.config.stages import STAGE_OF
 from nemo_demix.errors import ConfigError, DemixError
+from nemo_demix.fidelity.columns import mean_scores
 from nemo_demix.fidelity.cost import Stages, spent
+from nemo_demix.fidelity.references import Reference, shared_orders
 from nemo_demix.runtime.ranks import world_size
 from nemo_demix.scoring.items import ModelItems, Scores, scores_from_json
 from nemo_demix.search.layout import search_groups
@@ -33,7 +35,8 @@ class RunRecords:
         rows_reason: Why there are no rows.
         models: Finished models, by role and name.
         losses: Steps and losses of each model that was trained here, by role and name.
-        references: The models that `verify` trained, one a mixture, as rows; their weights are data shares.
+        references: The mixtures that `verify` trained models on, as rows; their weights are data shares, their scores
+            means over the data orders that all were trained in.
         stand_ins: Scores of what stands for these, by kind and mixture.
         result: `final/result.json`.
         slices: The predicted objective along lines through the mixture.
@@ -230,21 +233,37 @@ def _items(config: DemixConfig, result: Mapping[str, Any]) -> dict[str, ModelIte
     return found
 
 
+def _orders(folder: Path, drawn: Sequence[Mapping[str, Any]], kept: Collection[str]) -> dict[str, list[str]]:
+    """Return each kept mixture's models, of the data orders that `verify` takes the mean of."""
+    references = [
+        Reference(one["name"], one.get("mixture", one["name"]), {}, one["data_shares"], one.get("seed", 0))
+        for one in drawn
+    ]
+    orders = shared_orders(references, kept)
+    return {mixture: [models[mixture] for models in orders] for mixture in kept}
+
+
 def _study(found: RunRecords) -> dict[str, Any]:
     """Return scores of the references and of what stands for them, by mixture; the latest row of a mixture counts."""
     folder = found.folder
     drawn = _json(folder / "verify" / "references.json") or []
     first = [one for one in drawn if one.get("mixture", one["name"]) == one["name"]]
+    orders = _orders(folder, drawn, {one["name"] for one in first} - set((found.fidelity or {})["excluded"]))
     references = {}
     for one in first:
-        path = folder / "scores" / f"reference_{one['name']}.json"
-        if path.exists():
-            record = read_json(path)
+        models = orders.get(one["name"], [one["name"]])
+        records = [
+            read_json(path)
+            for path in (folder / "scores" / f"reference_{name}.json" for name in models)
+            if path.exists()
+        ]
+        if len(records) == len(models):
+            scores, capabilities = (
+                mean_scores([scores_from_json(record.get(key, {})) for record in records])
+                for key in ("scores", "capabilities")
+            )
             references[one["name"]] = ProxyRow(
-                one["name"],
-                one["data_shares"],
-                scores=scores_from_json(record["scores"]),
-                capabilities=scores_from_json(record.get("capabilities", {})),
+                one["name"], one["data_shares"], scores=scores, capabilities=capabilities
             )
     name_of = {weights_key(one["merge_weights"]): one["name"] for one in first if "merge_weights" in one}
     stand_ins: dict[str, dict[str, Scores]] = {}

@@ -11,8 +11,8 @@ from nemo_demix.fidelity.resampled import SIZES
 _LINE = {"slope": 2, "residual": 4}  # digits; what has an order and no score has neither
 _SETS = {"benchmarks": "the benchmarks", "heldout": "held-out text"}
 _TITLES = {
-    "benchmarks": "Proxies against {count} references: gold answers of the benchmarks",
-    "heldout": "Proxies against {count} references: held-out text",
+    "benchmarks": "Proxies against {references}: gold answers of the benchmarks",
+    "heldout": "Proxies against {references}: held-out text",
 }
 
 
@@ -69,7 +69,7 @@ def _objective_table(report: dict[str, Any], name: str) -> Table:
     objective = report[name]["objective"]
     left_out = objective["left_out"]
     title = (
-        f"Would a proxy choose as {report['num_references']} references do? The macro score of {_SETS[name]}, "
+        f"Would a proxy choose as {_references(report)} do? The macro score of {_SETS[name]}, "
         f"{objective['unit']}\n(rho with its {report['confidence']:.0%} interval; pairs: all, and of small, middle, "
         "large difference; regret: of its best, of its best 5;\nresidual: standard deviation; left out: rho on "
         "references that a regression of equal cost was not fitted to)"
@@ -87,6 +87,11 @@ def _objective_table(report: dict[str, Any], name: str) -> Table:
     return table
 
 
+def _references(report: dict[str, Any]) -> str:
+    orders = report.get("num_orders", 1)  # earlier releases took the first alone
+    return f"{report['num_references']} references" + (f", means of {orders} data orders," if orders > 1 else "")
+
+
 def _decision_cells(figures: dict[str, Any]) -> list[str]:
     value = {measure: estimate["value"] for measure, estimate in figures.items()}
     sizes = ", ".join(_show(value[f"pairs_{size}"], 0, 100) for size in SIZES)
@@ -98,7 +103,7 @@ def _decision_cells(figures: dict[str, Any]) -> list[str]:
 
 def _table(report: dict[str, Any], name: str) -> Table:
     section = report[name]
-    title = _TITLES[name].format(count=report["num_references"])
+    title = _TITLES[name].format(references=_references(report))
     title += f"\n(macro with its {report['confidence']:.0%} interval; recovery: proxy / reference; "
     title += "null: more data of a capability is better)"
     table = Table(title=title, title_justify="left")

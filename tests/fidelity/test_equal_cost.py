@@ -20,11 +20,14 @@ def study(
     num_fitted: int,
     laws: Sequence[str],
     stand_ins: dict[str, StandIn] | None = None,
+    models: np.ndarray | None = None,
 ) -> dict[str, Decision]:
     rng = np.random.default_rng(5)
     counts = multiplicities(draw_samples(len(reference), 40, rng))
     splits = draw_splits(len(reference), num_fitted, rng)
-    return left_out_decisions(reference, stand_ins or {}, shares, counts, splits, {name: LAWS[name] for name in laws})
+    models = reference if models is None else models
+    wanted = {name: LAWS[name] for name in laws}
+    return left_out_decisions(reference, models, stand_ins or {}, shares, counts, splits, wanted)
 
 
 def test_as_many_references_as_the_components_cost() -> None:
@@ -52,6 +55,17 @@ def test_a_perfect_stand_in_is_perfect_in_every_split_and_resample() -> None:
     assert one.values["rho"] == pytest.approx(np.ones(41))
     assert one.values["regret"] == pytest.approx(np.zeros(41))
     assert one.values["residual"] == pytest.approx(np.zeros(41), abs=1e-12)
+
+
+def test_a_law_is_fitted_to_one_model_a_mixture_and_judged_by_the_references() -> None:
+    rng = np.random.default_rng(2)
+    shares = rng.dirichlet(2 * np.ones(3), 24)
+    reference = log_shares(shares) @ np.array([-0.1, -0.3, 0.2])
+    models = reference + rng.normal(0, reference.std(), 24)  # one data order's luck
+    noisy = study(reference, shares, 12, [RIDGE], models=models)[RIDGE].values
+    exact = study(reference, shares, 12, [RIDGE])[RIDGE].values
+    assert noisy["rho"][0] < exact["rho"][0] - 0.02
+    assert noisy["rho"][0] > study(models, shares, 12, [RIDGE])[RIDGE].values["rho"][0], "judged by what is not luck"
 
 
 def test_regressions_find_laws_that_hold() -> None:

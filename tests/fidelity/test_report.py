@@ -60,8 +60,10 @@ def component(name: str, delta: float) -> ModelRecord:
 COMPONENTS = [component("general", 0.05), component("math_1", 0.08), component("math_2", 0.12)]
 
 
-def make_measured(count: int = 8, noise: float = 0.0) -> Measured:
-    """Scores that fall with the capability's own share, and proxies of them with a common offset and some noise."""
+def make_measured(count: int = 8, noise: float = 0.0, repeated: int = 3) -> Measured:
+    """Scores that fall with the capability's own share, and proxies of them with a common offset and some noise; so
+    many mixtures were trained in a second data order.
+    """
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(3), count)
     references, scores, trained, merged = [], {}, {}, {}
@@ -74,7 +76,7 @@ def make_measured(count: int = 8, noise: float = 0.0) -> Measured:
         trained[name] = scores_of(*(value + rng.normal(0, 0.3) for value in truth))
         proxy = scores_of(*(1.1 * value + rng.normal(0, noise) for value in truth))
         merged[name] = ProxyRow(name, shares, scores=proxy)
-        if index < 3:
+        if index < repeated:
             references.append(Reference(f"{name}_seed1", name, shares, shares, 1))
             scores[f"{name}_seed1"] = scores_of(truth[0] + 0.02 * (index + 1), truth[1])
     return Measured(references, scores, {100: trained}, {"merge": merged})
@@ -109,6 +111,26 @@ def test_figures_follow_from_the_rows(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().out
     assert "112 trained proxies that order as well need more than 3.7 x the components' tokens" in printed
     assert "Delta of the components: 0.050 to 0.120 (math_2)." in printed
+
+
+def test_a_reference_is_the_mean_of_the_data_orders_that_all_mixtures_have(capsys: pytest.CaptureFixture[str]) -> None:
+    some, every = make_measured(12, 0.2), make_measured(12, 0.2, repeated=12)
+    reports = report_of(some), report_of(every)
+    assert [report["num_orders"] for report in reports] == [1, 2]
+    general = [
+        every.scores[f"ref_{index:03d}{tail}"]["benchmark/piqa"].score for tail in ("", "_seed1") for index in range(12)
+    ]
+    merged = [every.proxies["merge"][f"ref_{index:03d}"].scores["benchmark/piqa"].score for index in range(12)]
+    first, mean = general[:12], np.mean([general[:12], general[12:]], axis=0)
+    for report, reference in zip(reports, (first, mean), strict=True):
+        found = report["benchmarks"]["proxies"]["merge"]["rho"]["general"]["value"]
+        assert found == pytest.approx(spearmanr(reference, merged).statistic)
+    assert spearmanr(first, merged).statistic != pytest.approx(spearmanr(mean, merged).statistic)
+    # What a law of equal cost is fitted to is one model each.
+    laws = [report["benchmarks"]["objective"]["left_out"]["proxies"]["ridge_equal_cost"]["rho"] for report in reports]
+    assert laws[0] != laws[1]
+    print_fidelity(reports[1])
+    assert "choose as 12 references, means of 2 data orders, do?" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_spot_check_is_one_mixture_against_its_merge() -> None:

@@ -1,5 +1,6 @@
 """Is the proxy true, is the predictor true: each against what was really measured."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,13 @@ def _study_answer(run: RunRecords, objective: Mapping[str, Any], called: str) ->
                 f"{stand_in_name(kind)}: rho {number(rho['value'], 2)} ({interval(rho['low'], rho['high'], 2)}), "
                 f"{percent(pairs['value'], 0)} of pairs in the right order"
             )
-    return f"On {called}, against {run.fidelity['num_references']} trained references: {'; '.join(parts)}."
+    orders = f" (means of {_num_orders(run)} data orders)" if _num_orders(run) > 1 else ""
+    return f"On {called}, against {run.fidelity['num_references']} trained references{orders}: {'; '.join(parts)}."
+
+
+def _num_orders(run: RunRecords) -> int:
+    """Return how many data orders a reference is the mean of; earlier releases took the first alone."""
+    return int((run.fidelity or {}).get("num_orders", 1))
 
 
 def _rho_figure(run: RunRecords, name: str, objective: Mapping[str, Any], called: str) -> Figure:
@@ -196,7 +203,7 @@ def _references_figure(
     except KeyError:  # the suite has changed since
         return None
     noise = (run.fidelity or {})[name]["seed_noise"]["std"]["macro"]
-    error = None if noise is None else NORMAL * noise
+    error = None if noise is None else NORMAL * noise / math.sqrt(_num_orders(run))
     points = [Point(float(x), float(y), one, None, error) for one, x, y in zip(names, proxy, true, strict=True)]
     unit, called = objective["unit"], stand_in_name(kind)
     way = "higher" if objective["higher_is_better"] else "lower"
