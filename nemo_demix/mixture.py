@@ -37,6 +37,11 @@ def check_names(given: Collection[str], names: Collection[str], what: str) -> No
     raise MixtureError(f"{what}: unknown name {', '.join(map(repr, unknown))}; expected some of {list(names)}; {hint}")
 
 
+def placed_otherwise(shares: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Return the share of the data, 0 to 1, that two mixtures place otherwise; a name left out has share 0."""
+    return sum(abs(shares.get(name, 0.0) - other.get(name, 0.0)) for name in {*shares, *other}) / 2
+
+
 def check_simplex(weights: Mapping[str, float], names: Sequence[str], what: str) -> dict[str, float]:
     """Return a mixture over all of `names`, in their order, from one that may leave zeros out.
 

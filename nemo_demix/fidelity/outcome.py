@@ -50,6 +50,7 @@ def write_outcome(run: PreparedRun, expected_fingerprint: str) -> None:
             "predicted": mixture["predicted"],
             "proxy": mixture["measured"],
             "chosen_minus": comparisons,
+            "same_as_chosen": [name for name in config.final.baselines if name not in models],
             "fingerprint": expected_fingerprint,
         },
     )

@@ -8,7 +8,7 @@ from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.prepared import PreparedRun
 
-FORMAT = 2  # raise when a report has figures, or means something by them, that earlier ones lack
+FORMAT = 3  # raise when a report has figures, or means something by them, that earlier ones lack
 _NAMES = {
     "merge": "merged",
     "null": "null: own data share",

@@ -10,6 +10,7 @@ from typing import Any
 from nemo_demix.artifacts import write_text
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
+from nemo_demix.mixture import placed_otherwise
 from nemo_demix.report.blocks import (
     Cell,
     Figure,
@@ -120,15 +121,11 @@ def _mixtures(runs: Mapping[str, RunRecords]) -> Section:
         forest("shares", "Data shares by run", series, "data share, % (neither way is better)"),
         "Line: from the 5th to the 95th percentile of what refits, or the best of the pool, choose.",
     )
-    apart = [f"{one} and {other}: {percent(_distance(shares[one], shares[other]))}"
+    apart = [f"{one} and {other}: {percent(placed_otherwise(shares[one], shares[other]))}"
              for place, one in enumerate(shares) for other in list(shares)[place + 1 :]]  # fmt: skip
     answer = f"Of the data, placed differently: {sentence(apart)}." if apart else f"Only {next(iter(shares))} has one."
     table = Table("Chosen shares", ["dataset", *shares], rows)
     return Section("mixture", title, question, answer=answer, figures=[figure], tables=[table])
-
-
-def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    return sum(abs(one.get(name, 0.0) - other.get(name, 0.0)) for name in {*one, *other}) / 2
 
 
 def _scores(runs: Mapping[str, RunRecords]) -> Section:

@@ -35,6 +35,8 @@ def final_stage(config: DemixConfig) -> None:
     fidelity = load_fidelity(run)
     check_trust(run, mixture, fidelity)
     shares = final_shares(run, mixture)
+    for name in (name for name in config.final.baselines if name not in shares):
+        logger.warning("final: the %s mixture is the chosen one, so one model is trained and nothing compared", name)
     folder = config.run_dir / "final"
     write_json(folder / "shares.json", shares)
     write_blend(run, mixture["data_shares"])

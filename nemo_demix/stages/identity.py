@@ -8,11 +8,14 @@ from nemo_demix.artifacts import fingerprint
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import refuse
 from nemo_demix.fidelity.record import FORMAT, macro_seeds_std
+from nemo_demix.mixture import placed_otherwise
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.identity import suite_fingerprint
 from nemo_demix.search.baselines import CHOSEN, PUBLISHED, baseline_shares, order_errors, unknown_baseline
 from nemo_demix.search.identity import proxy_identity
 from nemo_demix.training.jobs import TrainJob
+
+SAME = 1e-3  # of the data: mixtures that differ by less are one, for a final run
 
 
 def proxy_kinds(config: DemixConfig) -> list[str]:
@@ -43,6 +46,9 @@ def verify_fingerprint(run: PreparedRun, references: Sequence[TrainJob]) -> str:
 def final_shares(run: PreparedRun, mixture: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return data shares of the final run and of its baselines, by name.
 
+    A baseline that is the chosen mixture, but for less than `SAME` of the data, is left out: of the same model trained
+    twice nothing can be learnt, and a final run is dear.
+
     Raises:
         ConfigError: if a baseline is unknown, or several data orders are asked for and no comparison.
     """
@@ -53,7 +59,9 @@ def final_shares(run: PreparedRun, mixture: dict[str, Any]) -> dict[str, dict[st
     for name in wanted:
         if name not in available:
             raise unknown_baseline(name, available)
-    return {CHOSEN: mixture["data_shares"], **{name: available[name] for name in wanted}}
+    chosen = mixture["data_shares"]
+    others = {name: available[name] for name in wanted if placed_otherwise(chosen, available[name]) >= SAME}
+    return {CHOSEN: chosen, **others}
 
 
 def final_fingerprint(

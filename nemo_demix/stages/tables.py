@@ -47,6 +47,8 @@ def print_result(manifest: DataManifest, mixture: dict[str, Any], result: dict[s
         if by_capability := comparison.get("capabilities"):  # earlier releases did not write it
             heldout = comparison.get("heldout")
             console.print(_by_capability({**by_capability, **({"held-out text": heldout} if heldout else {})}))
+    for name in result.get("same_as_chosen", ()):  # earlier releases trained the same mixture twice
+        console.print(f"The {name} mixture is the chosen one: one model was trained for both.")
     console.print(_cost_line(cost))
 
 

@@ -1,6 +1,7 @@
 """The whole pipeline as a user runs it: whole, skipped, changed, and killed."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,6 +104,26 @@ def test_more_data_orders_are_trained_beside_the_first_and_all_are_in_the_verdic
         "final", "--config-name", "smoke", f"runs_dir={runs}", "final.seeds=[1]", "final.baselines=[]", expect=2
     )
     assert "final.seeds=[1]: more data orders are for a comparison, and final.baselines is empty" in alone.stderr
+
+
+@pytest.mark.slow
+def test_a_baseline_that_is_the_chosen_mixture_is_not_trained_beside_it(smoke_run: Path, tmp_path: Path) -> None:
+    """As where floors leave nothing better: a final run is dear, and its twin shows nothing."""
+    runs = fork_run(smoke_run, tmp_path)
+    run, base = runs / "smoke", ["--config-name", "smoke", f"runs_dir={runs}", "search=proportional"]
+    shutil.rmtree(run / "models/final")
+    run_cli("search", *base)
+    said = run_cli("final", *base)
+    assert {path.name for path in (run / "models/final").iterdir()} == {"mixture"}
+    assert "the proportional mixture is the chosen one" in said.stderr
+    assert "The proportional mixture is the chosen one: one model was trained for both." in " ".join(
+        said.stdout.split()
+    )
+    result = json.loads((run / "final/result.json").read_text())
+    assert (list(result["models"]), result["chosen_minus"]) == (["mixture"], {})
+    assert result["same_as_chosen"] == ["proportional"]
+    assert "Keep the proportional mixture" in Page(run / "report.html").text("verdict")
+    assert "final: done already" in run_cli("final", *base).stderr
 
 
 @pytest.mark.slow

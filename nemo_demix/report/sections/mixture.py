@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from nemo_demix.mixture import epochs
+from nemo_demix.mixture import epochs, placed_otherwise
 from nemo_demix.report.blocks import Cell, Figure, Section, Table, number, percent, sentence
 from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter, shortened
 from nemo_demix.report.records import RunRecords
@@ -35,7 +35,7 @@ def _changes(shares: Mapping[str, float], baseline: Mapping[str, float], name: s
     if name is None:
         return f"The shares of {len(shares)} datasets."
     changes = sorted(((share - baseline.get(key, 0.0), key) for key, share in shares.items()), key=lambda one: one[0])
-    moved = sum(abs(change) for change, _ in changes) / 2
+    moved = placed_otherwise(shares, baseline)
     up = [f"{key} {percent(change, signed=True)}" for change, key in reversed(changes[-2:]) if change > 0.0005]
     down = [f"{key} {percent(change, signed=True)}" for change, key in changes[:2] if change < -0.0005]
     return (

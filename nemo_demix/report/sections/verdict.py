@@ -106,7 +106,7 @@ def verdict(run: RunRecords) -> Section:
     if name is None:
         return Section(
             "verdict", "Verdict", "Act, or not?", answer=_nothing_yet(run), facts=_facts(run, None, found),
-            notes=[] if run.mixture is None else [_no_mean(run)],
+            notes=[] if run.mixture is None or _same(run) else [_no_mean(run)],
         )  # fmt: skip
     leader = found.of[name]
     notes = [_meaning(leader, name, found), _in_the_interval(leader)]
@@ -154,9 +154,16 @@ def _sentence(leader: Mapping[str, Any], name: str, found: Comparisons) -> str:
     )
 
 
+def _same(run: RunRecords) -> list[str]:
+    """Return the baselines that are the chosen mixture, so that none of them was trained beside it."""
+    return list((run.result or {}).get("same_as_chosen", ()))
+
+
 def _nothing_yet(run: RunRecords) -> str:
     if run.mixture is not None:
         chosen_by = _BY.get(run.mixture["proxy"], run.mixture["proxy"])
+        if same := _same(run):
+            return f"Keep the {same[0]} mixture: it is the chosen one, by {chosen_by}; one model was trained for both."
         return f"A mixture is chosen, by {chosen_by}; it was compared with no baseline as one number."
     parts = []
     if run.manifest is not None:
