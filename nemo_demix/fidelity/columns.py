@@ -12,7 +12,7 @@ from nemo_demix.fidelity.consistency import Columns
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.scoring.identity import PROXY_USES, averaged_scores, heldout_scores, judged_scores
-from nemo_demix.scoring.items import Scores
+from nemo_demix.scoring.items import Score, Scores
 
 
 def score_sets(config: DemixConfig, manifest: DataManifest) -> dict[str, dict[str, str]]:
@@ -45,12 +45,12 @@ def columns(models: Mapping[str, Scores], capability_of: Mapping[str, str], what
     return Columns(capability_averages(values, capability_of), higher_is_better)
 
 
-def mean_scores(models: Sequence[Scores]) -> Scores:
+def mean_scores(models: Sequence[Scores]) -> dict[str, Score]:
     """Return the mean of one mixture's models, of one or several data orders, without standard errors where it is of
     several: they met the same items.
     """
     if len(models) == 1:
-        return models[0]
+        return dict(models[0])
     return {
         name: replace(score, score=float(np.mean([scores[name].score for scores in models])), stderr=None)
         for name, score in models[0].items()
