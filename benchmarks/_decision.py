@@ -1,6 +1,6 @@
-"""The study's figures of the decision: by the macro score, over the references and the sets of component models.
+"""The study's figures of the decision: by the macro score, over references, their data orders, and component sets.
 
-Axes: R references, S samples, P sets of component models.
+Axes: R references, S samples, P sets of component models, E data orders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from nemo_demix.fidelity.consistency import Rows
-from nemo_demix.fidelity.decision import Decision, StandIn, averaged, decision, decision_estimates, rho_difference
+from nemo_demix.fidelity.decision import (
+    Decision,
+    StandIn,
+    averaged,
+    decision,
+    decision_estimates,
+    over_orders,
+    rho_difference,
+)
 from nemo_demix.fidelity.equal_cost import LAWS, EqualCost, draw_splits, left_out_decisions
 from nemo_demix.fidelity.intervals import Estimate
 from nemo_demix.fidelity.nulls import Mixtures, null_stand_ins
@@ -38,8 +46,7 @@ class DecisionStudy:
     @classmethod
     def of(
         cls,
-        reference_R: Array,
-        models_R: Array,
+        reference_ER: Array,
         stand_ins: Mapping[str, Sequence[Array]],
         mixtures: Mixtures,
         samples_SR: Rows,
@@ -48,8 +55,8 @@ class DecisionStudy:
         """Judge every stand-in.
 
         Args:
-            reference_R: The references' macro scores, lower is better.
-            models_R: The same of one model each, which laws of equal cost are fitted to.
+            reference_ER: The references' macro scores in each data order, lower is better; they are judged by the
+                mean, and laws of equal cost are fitted to the first.
             stand_ins: By name, once for each set of component models; their intervals hold the luck of the sets too.
             mixtures: The references' data.
             samples_SR: Of the references.
@@ -61,16 +68,24 @@ class DecisionStudy:
         nulls = null_stand_ins(mixtures, dict.fromkeys(sorted(capabilities), 1 / len(capabilities)))
         sets = {name: [StandIn(values_R) for values_R in found] for name, found in stand_ins.items()}
         sets |= {name: [null] for name, null in nulls.items()}
-        whole = {
-            name: _over_sets([decision(reference_R, one, counts_SR) for one in found]) for name, found in sets.items()
-        }
-        splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng(2))
+        splits_KN = draw_splits(reference_ER.shape[1], cost.num_fitted, np.random.default_rng(2))
         flat = {f"{name}/{index}": one for name, found in sets.items() for index, one in enumerate(found)}
-        judged = left_out_decisions(reference_R, models_R, flat, mixtures.shares_RD, counts_SR, splits_KN)
-        left_out = {
-            name: _over_sets([judged[f"{name}/{index}"] for index in range(len(found))]) for name, found in sets.items()
-        }
-        return cls(whole, {**left_out, **{law: judged[law] for law in LAWS}}, tuple(nulls))
+
+        def on_all(reference_R: Array, some_SR: Array) -> dict[str, Decision]:
+            return {name: decision(reference_R, one, some_SR) for name, one in flat.items()}
+
+        def on_left_out(reference_R: Array, some_SR: Array) -> dict[str, Decision]:
+            return left_out_decisions(reference_R, reference_ER[0], flat, mixtures.shares_RD, some_SR, splits_KN)
+
+        def by_stand_in(judged: Mapping[str, Decision]) -> dict[str, Decision]:
+            return {
+                name: _over_sets([judged[f"{name}/{index}"] for index in range(len(found))])
+                for name, found in sets.items()
+            }
+
+        whole, left_out = (over_orders(reference_ER, counts_SR, 3, judge) for judge in (on_all, on_left_out))
+        laws = {law: left_out[law] for law in LAWS}
+        return cls(by_stand_in(whole), {**by_stand_in(left_out), **laws}, tuple(nulls))
 
     @classmethod
     def joined(cls, studies: Sequence["DecisionStudy"]) -> "DecisionStudy":

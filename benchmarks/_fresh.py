@@ -48,7 +48,7 @@ def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]]) -> d
         cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
         data = study.data(meta["dataset_capability"])
         deciding = DecisionStudy.of(
-            true_R, study.models_macro, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost
+            study.orders_macro, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost
         )
         summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
         for key, proxy_R in found.items():

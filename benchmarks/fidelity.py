@@ -11,7 +11,7 @@ draws everything anew, base and references too, and writes `fidelity_fresh_SEED.
 is confirmed by others. --all works out the figures of the decision over all studies, from the committed scores, and
 writes `fidelity_all.json`.
 
-Axes: R references, S samples (the first is the references themselves), P seeds of the components.
+Axes: R references, S samples (the first is the references themselves), P seeds of the components, E data orders.
 """
 
 import argparse
@@ -201,9 +201,9 @@ class Study:
         return _macro(self.reference)
 
     @property
-    def models_macro(self) -> Array:
-        """The same of one model each, in the first data order: what a reference costs."""
-        return self.macro(kind="trained", tokens=None)
+    def orders_macro(self) -> Array:
+        """The macro score of the references' models in each data order, shape (E, R), bits a byte."""
+        return np.array([_macro(self._columns([one], kind="trained", tokens=None)) for one in self._orders])
 
     def data(self, dataset_capability: dict[str, str]) -> Mixtures:
         """The references' data shares."""
@@ -299,8 +299,7 @@ def deciding_of(rows: Sequence[dict[str, Any]], study: Study) -> DecisionStudy:
     """The figures of the decision."""
     meta = _meta_of(rows)
     return DecisionStudy.of(
-        study.reference_macro,
-        study.models_macro,
+        study.orders_macro,
         {name: [study.macro(**one) for one in each] for name, each in stand_ins(rows).items()},
         study.data(meta["dataset_capability"]),
         study.samples_SR,

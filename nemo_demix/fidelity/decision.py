@@ -4,10 +4,11 @@ Every figure is worked out on the references and on bootstrap resamples of them 
 times that each reference is in it, so that ranks, pairs and sums are products of matrices. Inside this module NaN
 marks "undefined"; nothing that leaves it does.
 
-Axes: R references, S samples: row 0 is the references themselves, the others are resamples; K groups of figures.
+Axes: R references, S samples: row 0 is the references themselves, the others are resamples; K groups of figures; E data
+orders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,6 +90,37 @@ def decision(reference_R: Array, stand_in: StandIn, counts_SR: Array) -> Decisio
         values |= {measure: np.full(len(counts_SR), np.nan) for measure in WITH_UNIT}
     centred_SR = centred(np.broadcast_to(proxy_R, counts_SR.shape), counts_SR)
     return Decision(values, reasons, len(reference_R), (counts_SR * centred_SR**2).sum(axis=1))
+
+
+def over_orders(
+    reference_ER: Array, counts_SR: Array, seed: int, judge: Callable[[Array, Array], dict[str, Decision]]
+) -> dict[str, Decision]:
+    """Judge by the mean over data orders; resamples draw the orders too, as what an order does hangs on the mixture.
+
+    Drawing from few orders holds their noise twice, so that intervals are wide rather than narrow.
+
+    Args:
+        reference_ER: The references' scores in each data order.
+        counts_SR: `multiplicities` of the samples of references, shape (S, R).
+        seed: Draws the orders.
+        judge: Gives decisions by name, of references' scores, shape (R,), on some of the samples.
+    """
+    num_orders, num_samples = len(reference_ER), len(counts_SR)
+    drawn_SE = np.sort(np.random.default_rng(seed).integers(0, num_orders, (num_samples, num_orders)), axis=1)
+    drawn_SE[0] = np.arange(num_orders)
+    found: dict[str, Decision] = {}
+    for drawn_E in np.unique(drawn_SE, axis=0):
+        rows = np.flatnonzero((drawn_SE == drawn_E).all(axis=1))
+        for name, part in judge(reference_ER[drawn_E].mean(axis=0), counts_SR[rows]).items():
+            if name not in found:
+                nothing = {measure: np.full(num_samples, np.nan) for measure in part.values}
+                found[name] = replace(part, values=nothing, spread_S=np.zeros(num_samples))
+            for measure, values_S in part.values.items():
+                found[name].values[measure][rows] = values_S
+            found[name].spread_S[rows] = part.spread_S
+            if rows[0] == 0:
+                found[name] = replace(found[name], reasons=part.reasons)
+    return found
 
 
 def undefined(reason: str, num_samples: int, num_references: int) -> Decision:

@@ -1,6 +1,6 @@
 """The part of `verify/fidelity.json` that the choice hangs on: stand-ins against references by the run's macro score.
 
-Axes: R references, S samples, K splits, N fitted references of a split.
+Axes: R references, S samples, K splits, N fitted references of a split, E data orders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,20 @@ import numpy as np
 from nemo_demix.artifacts import DataManifest, ModelRecord
 from nemo_demix.config import DemixConfig
 from nemo_demix.fidelity.consistency import Rows
-from nemo_demix.fidelity.decision import Decision, StandIn, decision, decision_estimates, rho_difference
+from nemo_demix.fidelity.decision import (
+    Decision,
+    StandIn,
+    decision,
+    decision_estimates,
+    over_orders,
+    rho_difference,
+)
 from nemo_demix.fidelity.equal_cost import LAWS, draw_splits, equal_cost, left_out_decisions
 from nemo_demix.fidelity.nulls import Mixtures, null_stand_ins
 from nemo_demix.fidelity.objective import Macro, kind_of_score, macro_losses
 from nemo_demix.fidelity.references import Reference
 from nemo_demix.fidelity.resampled import multiplicities, pair_edges
+from nemo_demix.mixture import Array
 from nemo_demix.scoring.items import Scores
 from nemo_demix.training.jobs import reference_settings
 
@@ -29,14 +37,12 @@ class Compared:
     """What one set of scores compares.
 
     Attributes:
-        reference: Scores of the references, by mixture: means over data orders.
-        models: The same of one model each, which is what a reference costs.
+        orders: Scores of the references' models, by mixture, in each data order that all were trained in.
         measured: Scores of the kinds that components make (merge, predictions), by kind and mixture.
         trained: Scores of earlier checkpoints, by `trained_<tokens>` and mixture.
     """
 
-    reference: Mapping[str, Scores]
-    models: Mapping[str, Scores]
+    orders: Sequence[Mapping[str, Scores]]
     measured: Mapping[str, Mapping[str, Scores]]
     trained: Mapping[str, Mapping[str, Scores]]
 
@@ -59,27 +65,35 @@ def objective_report(
     """
     nothing = dict.fromkeys(("unit", "higher_is_better", "pair_edges", "proxies", "differences", "left_out"))
     try:
-        unit, higher_is_better = kind_of_score(found, next(iter(compared.reference.values())))
+        unit, higher_is_better = kind_of_score(found, next(iter(compared.orders[0].values())))
     except ValueError as error:
         return {"reason": str(error), "weights": found.capability_weights, **nothing}
 
-    reference_R = macro_losses(found, compared.reference, higher_is_better)
+    reference_ER = np.array([macro_losses(found, models, higher_is_better) for models in compared.orders])
+    reference_R = reference_ER.mean(axis=0)
     stand_ins = {
         name: StandIn(macro_losses(found, rows, higher_is_better))
         for name, rows in {**compared.measured, **compared.trained}.items()
     }
     nulls = null_stand_ins(mixtures, found.capability_weights)
     counts_SR = multiplicities(samples_SR)
-    decisions = {name: decision(reference_R, one, counts_SR) for name, one in {**stand_ins, **nulls}.items()}
+    everything = {**stand_ins, **nulls}
+
+    def whole(scores_R: Array, some_SR: Array) -> dict[str, Decision]:
+        return {name: decision(scores_R, one, some_SR) for name, one in everything.items()}
+
+    decisions = over_orders(reference_ER, counts_SR, config.seed, whole)
     tokens = sum(record.num_tokens for record in components)
     cost = equal_cost(len(reference_R), tokens, reference_settings(config).num_tokens)
     left_out: dict[str, Any] = {"num_fitted": cost.num_fitted, "reason": cost.reason, "proxies": {}, "differences": {}}
     if not cost.reason:
         splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng([config.seed, _STREAM]))
-        models_R = macro_losses(found, compared.models, higher_is_better)
-        judged = left_out_decisions(
-            reference_R, models_R, {**stand_ins, **nulls}, mixtures.shares_RD, counts_SR, splits_KN
-        )
+
+        def apart(scores_R: Array, some_SR: Array) -> dict[str, Decision]:
+            # A regression is fitted to one model each, which is what a reference costs.
+            return left_out_decisions(scores_R, reference_ER[0], everything, mixtures.shares_RD, some_SR, splits_KN)
+
+        judged = over_orders(reference_ER, counts_SR, config.seed, apart)
         left_out["num_splits"] = len(splits_KN)
         left_out |= _figures(judged, compared.measured, list(LAWS), config.verify.confidence)
     return {

@@ -89,7 +89,7 @@ def fidelity_report(
         "delta": deltas,
     }
     macros, mixtures = macro_of_sets(config, manifest), mixtures_of(kept, manifest)
-    compared = _compared(measured, kept, means)
+    compared = _compared(measured, kept, orders)
     for name, capability_of in sets.items():
         report[name] = _set_report(config, manifest, measured, kept, means, capability_of, samples_SR, components)
         report[name]["objective"] = objective_report(config, mixtures, macros[name], compared, samples_SR, components)
@@ -118,13 +118,12 @@ def _usable(config: DemixConfig, measured: Measured) -> tuple[list[Reference], d
     return kept, excluded
 
 
-def _compared(measured: Measured, kept: Sequence[Reference], means: Mapping[str, Scores]) -> Compared:
+def _compared(measured: Measured, kept: Sequence[Reference], orders: Sequence[Mapping[str, Scores]]) -> Compared:
     def of(models: Mapping[str, Scores]) -> dict[str, Scores]:
         return {reference.name: models[reference.name] for reference in kept}
 
     return Compared(
-        means,
-        of(measured.scores),
+        orders,
         measured.proxy_scores(kept),
         {f"trained_{tokens}": of(models) for tokens, models in measured.trained.items()},
     )
