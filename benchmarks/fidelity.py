@@ -26,6 +26,7 @@ from _decision import DecisionStudy
 from _fidelity_page import write_page
 from _provenance import RESULTS, finish, recompute
 from _study import RECIPE, branch, json_lines, nemo_demix, values
+from scipy.stats import spearmanr
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.config import load_resolved
@@ -205,6 +206,22 @@ class Study:
         """The macro score of the references' models in each data order, shape (E, R), bits a byte."""
         return np.array([_macro(self._columns([one], kind="trained", tokens=None)) for one in self._orders])
 
+    def one_training(self, stand_ins: Sequence[Array]) -> dict[str, float]:
+        """How well one model trained on each mixture orders what two or more other orders give on average, and these
+        stand-ins the same: rho, the mean over which order is the one; empty where there are fewer than three.
+        """
+        orders_ER = self.orders_macro
+        if self.num_orders < 3:
+            return {}
+        others_ER = [np.delete(orders_ER, place, axis=0).mean(axis=0) for place in range(self.num_orders)]
+
+        def mean_rho(given: Sequence[Array]) -> float:
+            pairs = zip(given, others_ER, strict=True)
+            return float(np.mean([spearmanr(one_R, other_R).statistic for one_R, other_R in pairs]))
+
+        predicted = float(np.mean([mean_rho([one_R] * self.num_orders) for one_R in stand_ins]))
+        return {"one_training": mean_rho(list(orders_ER)), "predictions_of_others": predicted}
+
     def data(self, dataset_capability: dict[str, str]) -> Mixtures:
         """The references' data shares."""
         shares = [[row["data_shares"][name] for name in dataset_capability] for row in self.mixtures]
@@ -349,6 +366,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
         trained = {int(name.removeprefix("trained_")): named[name][0] for name in called}
         others = [name for name in wanted if name not in by_seed and name not in called]
         deciding = deciding_of(rows, study)
+        predictions = [study.macro(**one) for one in wanted["predictions"]]
         table += [{"kind": "figures", "set": label, **row} for row in deciding.table(CONFIDENCE)]
 
         merged, predicted = (np.mean([f.values["rho"]["macro"] for f in by_seed[kind]], axis=0) for kind in by_seed)
@@ -383,6 +401,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
                 for name in others
             },
             **deciding.summary(CONFIDENCE, tail, called),
+            **{f"objective_rho{tail}_{key}": value for key, value in study.one_training(predictions).items()},
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
     summary |= {
