@@ -26,7 +26,6 @@ from _decision import DecisionStudy
 from _fidelity_page import write_page
 from _provenance import RESULTS, finish, recompute
 from _study import RECIPE, branch, json_lines, nemo_demix, values
-from scipy.stats import spearmanr
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.config import load_resolved
@@ -35,6 +34,7 @@ from nemo_demix.fidelity.equal_cost import equal_cost
 from nemo_demix.fidelity.noise import seed_noise
 from nemo_demix.fidelity.nulls import Mixtures
 from nemo_demix.fidelity.references import Reference, shared_orders
+from nemo_demix.fidelity.resampled import multiplicities, weighted_rho
 from nemo_demix.mixture import Array
 from nemo_demix.training.jobs import blend_matrix
 
@@ -206,21 +206,30 @@ class Study:
         """The macro score of the references' models in each data order, shape (E, R), bits a byte."""
         return np.array([_macro(self._columns([one], kind="trained", tokens=None)) for one in self._orders])
 
-    def one_training(self, stand_ins: Sequence[Array]) -> dict[str, float]:
-        """How well one model trained on each mixture orders what two or more other orders give on average, and these
-        stand-ins the same: rho, the mean over which order is the one; empty where there are fewer than three.
+    def one_training(self, tail: str, stand_ins: Sequence[Array]) -> dict[str, float | None]:
+        """How well one model trained on each mixture orders what the other data orders give on average, and these
+        stand-ins the same: rho, the mean over which order is the one, and the difference with its interval over the
+        references; empty where there are fewer than three orders.
         """
-        orders_ER = self.orders_macro
+        orders_ER, counts_SR = self.orders_macro, multiplicities(self.samples_SR)
         if self.num_orders < 3:
             return {}
         others_ER = [np.delete(orders_ER, place, axis=0).mean(axis=0) for place in range(self.num_orders)]
 
-        def mean_rho(given: Sequence[Array]) -> float:
-            pairs = zip(given, others_ER, strict=True)
-            return float(np.mean([spearmanr(one_R, other_R).statistic for one_R, other_R in pairs]))
+        def mean_rho(given: Sequence[Array]) -> Array:
+            pairs = zip(others_ER, given, strict=True)
+            mean_S: Array = np.mean([weighted_rho(other_R, one_R, counts_SR) for other_R, one_R in pairs], axis=0)
+            return mean_S
 
-        predicted = float(np.mean([mean_rho([one_R] * self.num_orders) for one_R in stand_ins]))
-        return {"one_training": mean_rho(list(orders_ER)), "predictions_of_others": predicted}
+        trained_S = mean_rho(list(orders_ER))
+        predicted_S = np.mean([mean_rho([one_R] * self.num_orders) for one_R in stand_ins], axis=0)
+        above = summarise(predicted_S - trained_S, CONFIDENCE, None)
+        name = f"objective_rho{tail}_predictions_minus_one_training"
+        return {
+            f"objective_rho{tail}_one_training": float(trained_S[0]),
+            f"objective_rho{tail}_predictions_of_others": float(predicted_S[0]),
+            **{name: above.value, f"{name}_lo": above.low, f"{name}_hi": above.high},
+        }
 
     def data(self, dataset_capability: dict[str, str]) -> Mixtures:
         """The references' data shares."""
@@ -401,7 +410,7 @@ def analyse(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
                 for name in others
             },
             **deciding.summary(CONFIDENCE, tail, called),
-            **{f"objective_rho{tail}_{key}": value for key, value in study.one_training(predictions).items()},
+            **study.one_training(tail, predictions),
         }
     deltas = [row["delta"] for row in rows if row["kind"] == "component" and row["run"] == RECIPE]
     summary |= {

@@ -18,6 +18,7 @@ from nemo_demix.fidelity.decision import (
     averaged,
     decision,
     decision_estimates,
+    over_orders,
     rho_difference,
     undefined,
 )
@@ -198,3 +199,25 @@ def test_a_difference_is_on_the_same_resamples() -> None:
     assert better.low is not None
     assert better.low > 0
     assert rho_difference(one, decide(reference, [1.0] * 24), 0.95).reason == "the proxies' scores are constant"
+
+
+def test_resamples_draw_the_data_orders_and_the_references_are_their_mean() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.normal(size=12)
+    orders = truth + rng.normal(0, 0.5, (3, 12))
+    counts = multiplicities(draw_samples(12, 300, rng))
+    stand_in = StandIn(truth)
+
+    def judge(reference: np.ndarray, some: np.ndarray) -> dict[str, Decision]:
+        return {"truth": decision(reference, stand_in, some)}
+
+    found = over_orders(orders, counts, 0, judge)["truth"]
+    mean = decision(orders.mean(axis=0), stand_in, counts)
+    assert all(found.values[measure][0] == pytest.approx(mean.values[measure][0]) for measure in found.values)
+    assert not np.isnan(found.values["rho"]).any()
+    assert found.values["rho"].std() > mean.values["rho"].std(), "the orders' luck is in the interval"
+    one = over_orders(orders[:1], counts, 0, judge)["truth"]
+    alone = decision(orders[0], stand_in, counts)
+    assert all((one.values[measure] == alone.values[measure]).all() for measure in ("rho", "pairs", "regret", "slope"))
+    constant = over_orders(np.ones((2, 12)), counts, 0, judge)["truth"]
+    assert constant.reasons["rho"] == "the references' scores are constant"

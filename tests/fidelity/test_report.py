@@ -13,7 +13,7 @@ from nemo_demix.artifacts import BenchmarkRecord, DataManifest, DatasetRecord, M
 from nemo_demix.config import BenchmarkConfig, DemixConfig
 from nemo_demix.errors import ScoreError
 from nemo_demix.fidelity.objective import macro_of_sets
-from nemo_demix.fidelity.references import Reference
+from nemo_demix.fidelity.references import Reference, shared_orders
 from nemo_demix.fidelity.report import Measured, fidelity_report
 from nemo_demix.scoring.items import Score, Scores
 from nemo_demix.search.proxy_row import ProxyRow
@@ -317,3 +317,14 @@ def test_no_benchmarks_or_no_heldout_text_leave_the_other() -> None:
     manifest.benchmarks.clear()
     with pytest.raises(ScoreError, match="nothing to compare"):
         fidelity_report(config, manifest, make_measured(), COMPONENTS)
+
+
+def test_only_data_orders_that_all_mixtures_have_are_shared() -> None:
+    measured = make_measured(4, repeated=4)
+    names = [f"ref_00{index}" for index in range(4)]
+    orders = shared_orders(measured.references, names)
+    assert orders == [{name: name for name in names}, {name: f"{name}_seed1" for name in names}]
+    fewer = [one for one in measured.references if one.name != "ref_002_seed1"]
+    assert shared_orders(fewer, names) == orders[:1]
+    kept = ["ref_000", "ref_003"]  # what is left out has no say
+    assert shared_orders(fewer, kept) == [{name: order[name] for name in kept} for order in orders]
