@@ -19,7 +19,7 @@ from nemo_demix.fidelity.decision import (
     over_orders,
     rho_difference,
 )
-from nemo_demix.fidelity.equal_cost import LAWS, EqualCost, draw_splits, left_out_decisions
+from nemo_demix.fidelity.equal_cost import LAWS, EqualCost, draw_splits, fit_laws, left_out_decisions
 from nemo_demix.fidelity.intervals import Estimate
 from nemo_demix.fidelity.nulls import Mixtures, null_stand_ins
 from nemo_demix.fidelity.resampled import multiplicities
@@ -74,8 +74,10 @@ class DecisionStudy:
         def on_all(reference_R: Array, some_SR: Array) -> dict[str, Decision]:
             return {name: decision(reference_R, one, some_SR) for name, one in flat.items()}
 
+        fitted = fit_laws(reference_ER[0], mixtures.shares_RD, splits_KN)
+
         def on_left_out(reference_R: Array, some_SR: Array) -> dict[str, Decision]:
-            return left_out_decisions(reference_R, reference_ER[0], flat, mixtures.shares_RD, some_SR, splits_KN)
+            return left_out_decisions(reference_R, flat, fitted, some_SR, splits_KN)
 
         def by_stand_in(judged: Mapping[str, Decision]) -> dict[str, Decision]:
             return {

@@ -2,14 +2,13 @@
 
 One base; component models with three data orders; 24 references (recipes/fidelity.yaml), each the mean of the data
 orders that all were trained in, and the first order's checkpoints at 1/8, 1/4 and 1/2 of the tokens, which stand for
-trained proxies. Beside them: weight merges, mixed predictions, the null
-predictor, other shares of general data in the components, other merge methods. Two kinds of figure: rho averaged over
-capabilities, as the paper has it, and what the decision hangs on, the macro score that a search minimises. Every stage
-is the product's own and resumes. Some hours on two cores; --quick works out every figure again from the committed
-scores, --recompute writes these beside them, and --page makes the study's page from them under --runs. --fresh SEED
-draws everything anew, base and references too, and writes `fidelity_fresh_SEED.json`: what the first references showed
-is confirmed by others. --all works out the figures of the decision over all studies, from the committed scores, and
-writes `fidelity_all.json`.
+trained proxies. Beside them: weight merges, mixed predictions, the null predictor, other shares of general data in the
+components, other merge methods. Two kinds of figure: rho averaged over capabilities, as the paper has it, and what the
+decision hangs on, the macro score that a search minimises. Every stage is the product's own and resumes. Some hours on
+two cores; --quick works out every figure again from the committed scores, --recompute writes these beside them, and
+--page makes the study's page from them under --runs. --fresh SEED draws everything anew, base and references too, and
+writes `fidelity_fresh_SEED.json`: what the first references showed is confirmed by others. --all works out the figures
+of the decision over all studies, from the committed scores, and writes `fidelity_all.json`.
 
 Axes: R references, S samples (the first is the references themselves), P seeds of the components, E data orders.
 """

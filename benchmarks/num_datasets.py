@@ -4,7 +4,7 @@ The fidelity study's text is cut into one, three or seven datasets of math and a
 dataset each time, as every component holds some of it. Cuts follow the corpora's own order, so that parts differ as
 corpora and their modules do. Components have the same tokens in all, so there are fewer for each where there are
 more; base, components and 24 references are trained anew with each number, as the recipe `fidelity` has it, with one
-seed. Seven datasets are `fidelity_fresh_7.json`'s, whose first set of components is taken. Resumable; about 45 minutes
+seed. Seven datasets are `fidelity_fresh_7.json`'s, whose first set of components is taken. Resumable; about 90 minutes
 a number on one core. --quick works out the figures again from the committed scores.
 """
 

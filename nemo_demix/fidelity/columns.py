@@ -46,14 +46,15 @@ def columns(models: Mapping[str, Scores], capability_of: Mapping[str, str], what
 
 
 def mean_scores(models: Sequence[Scores]) -> dict[str, Score]:
-    """Return the mean of one mixture's models, of one or several data orders, without standard errors where it is of
-    several: they met the same items.
+    """Return the mean of one mixture's models, of one or several data orders, of the scores that all have; without
+    standard errors where it is of several: they met the same items.
     """
     if len(models) == 1:
         return dict(models[0])
     return {
         name: replace(score, score=float(np.mean([scores[name].score for scores in models])), stderr=None)
         for name, score in models[0].items()
+        if all(name in scores for scores in models)
     }
 
 

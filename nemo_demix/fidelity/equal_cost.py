@@ -94,59 +94,75 @@ def draw_splits(num_references: int, num_fitted: int, rng: np.random.Generator) 
     return np.array([np.sort(rng.permutation(num_references)[:num_fitted]) for _ in range(NUM_SPLITS)])
 
 
+@dataclass(frozen=True)
+class FittedLaw:
+    """What a law that was fitted to each split's references says of all references.
+
+    Attributes:
+        predicted_KR: By split; without rows where it was not fitted.
+        reason: Why it was not fitted.
+    """
+
+    predicted_KR: Array
+    reason: str | None = None
+
+
+def fit_laws(
+    models_R: Array, shares_RD: Array, splits_KN: Rows, laws: Mapping[str, Law] = LAWS
+) -> dict[str, FittedLaw]:
+    """Fit each law to the references of each split.
+
+    Args:
+        models_R: Scores of one model a reference, lower is better: a mean over data orders costs more.
+        shares_RD: The references' data shares.
+        splits_KN: References that each split fits on, see `draw_splits`.
+    """
+    return {name: _fit(law, models_R, shares_RD, splits_KN) for name, law in laws.items()}
+
+
+def _fit(law: Law, models_R: Array, shares_RD: Array, splits_KN: Rows) -> FittedLaw:
+    nothing = np.empty((0, len(models_R)))
+    num_fitted, needed = splits_KN.shape[1], law.min_rows(shares_RD.shape[1])
+    if num_fitted < needed:
+        reason = f"not enough references: the components cost as much as {num_fitted}; it takes {needed} to fit"
+        return FittedLaw(nothing, reason)
+    try:
+        predicted = [law.fit(shares_RD[fitted_N], models_R[fitted_N])(shares_RD) for fitted_N in splits_KN]
+    except ScoreError as error:
+        return FittedLaw(nothing, f"it could not be fitted: {error}")
+    return FittedLaw(np.array(predicted))
+
+
 def left_out_decisions(
     reference_R: Array,
-    models_R: Array,
     stand_ins: Mapping[str, StandIn],
-    shares_RD: Array,
+    fitted: Mapping[str, FittedLaw],
     counts_SR: Array,
     splits_KN: Rows,
-    laws: Mapping[str, Law] = LAWS,
 ) -> dict[str, Decision]:
     """Judge all stand-ins and laws on the references that each split leaves out, averaged over the splits.
 
     Args:
         reference_R: The references' scores, shape (R,), lower is better.
-        models_R: The same of one model each, which the laws are fitted to: a mean over data orders costs more.
         stand_ins: Stand-ins by name, their values in the references' order.
-        shares_RD: The references' data shares, shape (R, D).
+        fitted: Laws by name, see `fit_laws`, of the same splits.
         counts_SR: `multiplicities` of the samples, shape (S, R).
         splits_KN: References that each split fits on, shape (K, N), see `draw_splits`.
     """
     rows_R = np.arange(len(reference_R))
     left_out = [np.setdiff1d(rows_R, fitted_N) for fitted_N in splits_KN]
-    found = {
-        name: averaged(
+
+    def judged(values_KR: Array, has_unit: bool = True) -> Decision:
+        return averaged(
             [
-                decision(reference_R[out], StandIn(one.values_R[out], one.has_unit), counts_SR[:, out])
-                for out in left_out
+                decision(reference_R[out], StandIn(values_R[out], has_unit), counts_SR[:, out])
+                for values_R, out in zip(values_KR, left_out, strict=True)
             ]
         )
-        for name, one in stand_ins.items()
-    }
-    for name, law in laws.items():
-        found[name] = _law_decision(law, reference_R, models_R, shares_RD, counts_SR, splits_KN, left_out)
+
+    found = {name: judged(np.tile(one.values_R, (len(left_out), 1)), one.has_unit) for name, one in stand_ins.items()}
+    for name, law in fitted.items():
+        found[name] = (
+            undefined(law.reason, len(counts_SR), len(left_out[0])) if law.reason else judged(law.predicted_KR)
+        )
     return found
-
-
-def _law_decision(
-    law: Law,
-    reference_R: Array,
-    models_R: Array,
-    shares_RD: Array,
-    counts_SR: Array,
-    splits_KN: Rows,
-    left_out: list[Rows],
-) -> Decision:
-    num_fitted, needed = splits_KN.shape[1], law.min_rows(shares_RD.shape[1])
-    if num_fitted < needed:
-        reason = f"not enough references: the components cost as much as {num_fitted}; it takes {needed} to fit"
-        return undefined(reason, len(counts_SR), len(left_out[0]))
-    found = []
-    for fitted_N, out in zip(splits_KN, left_out, strict=True):
-        try:
-            predicted = law.fit(shares_RD[fitted_N], models_R[fitted_N])(shares_RD[out])
-        except ScoreError as error:
-            return undefined(f"it could not be fitted: {error}", len(counts_SR), len(out))
-        found.append(decision(reference_R[out], StandIn(predicted), counts_SR[:, out]))
-    return averaged(found)

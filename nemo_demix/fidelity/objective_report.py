@@ -20,7 +20,7 @@ from nemo_demix.fidelity.decision import (
     over_orders,
     rho_difference,
 )
-from nemo_demix.fidelity.equal_cost import LAWS, draw_splits, equal_cost, left_out_decisions
+from nemo_demix.fidelity.equal_cost import LAWS, draw_splits, equal_cost, fit_laws, left_out_decisions
 from nemo_demix.fidelity.nulls import Mixtures, null_stand_ins
 from nemo_demix.fidelity.objective import Macro, kind_of_score, macro_losses
 from nemo_demix.fidelity.references import Reference
@@ -89,9 +89,11 @@ def objective_report(
     if not cost.reason:
         splits_KN = draw_splits(len(reference_R), cost.num_fitted, np.random.default_rng([config.seed, _STREAM]))
 
+        # To one model each, which is what a reference costs.
+        fitted = fit_laws(reference_ER[0], mixtures.shares_RD, splits_KN)
+
         def apart(scores_R: Array, some_SR: Array) -> dict[str, Decision]:
-            # A regression is fitted to one model each, which is what a reference costs.
-            return left_out_decisions(scores_R, reference_ER[0], everything, mixtures.shares_RD, some_SR, splits_KN)
+            return left_out_decisions(scores_R, everything, fitted, some_SR, splits_KN)
 
         judged = over_orders(reference_ER, counts_SR, config.seed, apart)
         left_out["num_splits"] = len(splits_KN)

@@ -258,10 +258,8 @@ def _study(found: RunRecords) -> dict[str, Any]:
             if path.exists()
         ]
         if len(records) == len(models):
-            scores, capabilities = (
-                mean_scores([scores_from_json(record.get(key, {})) for record in records])
-                for key in ("scores", "capabilities")
-            )
+            scores = mean_scores([scores_from_json(record["scores"]) for record in records])
+            capabilities = mean_scores([scores_from_json(record.get("capabilities", {})) for record in records])
             references[one["name"]] = ProxyRow(
                 one["name"], one["data_shares"], scores=scores, capabilities=capabilities
             )

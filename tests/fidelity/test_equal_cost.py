@@ -7,7 +7,15 @@ import pytest
 
 from nemo_demix.fidelity.consistency import draw_samples
 from nemo_demix.fidelity.decision import Decision, StandIn, decision_estimates
-from nemo_demix.fidelity.equal_cost import LAWS, NUM_SPLITS, EqualCost, draw_splits, equal_cost, left_out_decisions
+from nemo_demix.fidelity.equal_cost import (
+    LAWS,
+    NUM_SPLITS,
+    EqualCost,
+    draw_splits,
+    equal_cost,
+    fit_laws,
+    left_out_decisions,
+)
 from nemo_demix.fidelity.nulls import log_shares
 from nemo_demix.fidelity.resampled import multiplicities
 
@@ -26,8 +34,8 @@ def study(
     counts = multiplicities(draw_samples(len(reference), 40, rng))
     splits = draw_splits(len(reference), num_fitted, rng)
     models = reference if models is None else models
-    wanted = {name: LAWS[name] for name in laws}
-    return left_out_decisions(reference, models, stand_ins or {}, shares, counts, splits, wanted)
+    fitted = fit_laws(models, shares, splits, {name: LAWS[name] for name in laws})
+    return left_out_decisions(reference, stand_ins or {}, fitted, counts, splits)
 
 
 def test_as_many_references_as_the_components_cost() -> None:
