@@ -99,8 +99,8 @@ class FittedLaw:
     """What a law that was fitted to each split's references says of all references.
 
     Attributes:
-        predicted_KR: By split; without rows where it was not fitted.
-        reason: Why it was not fitted.
+        predicted_KR: Predictions by split; without rows where it was not fitted.
+        reason: Says why it was not fitted.
     """
 
     predicted_KR: Array
