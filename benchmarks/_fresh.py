@@ -1,4 +1,4 @@
-"""What studies of other proxies share that start from `fidelity.py --fresh 7`: its mixtures, references, command."""
+"""What studies of other proxies share that start from `fidelity.py --fresh SEED`: mixtures, references, command."""
 
 import argparse
 import json
@@ -15,30 +15,30 @@ from fidelity import CONFIDENCE, FRESH, SETS, committed, study_of
 from nemo_demix.artifacts import read_json
 from nemo_demix.fidelity.equal_cost import equal_cost
 
-SEED = 7  # of the study
+SEED = 7  # of the study, where it is not said
 
 
-def of_study() -> list[dict[str, Any]]:
+def of_study(seed: int = SEED) -> list[dict[str, Any]]:
     """The study's committed rows."""
-    return committed(FRESH.format(SEED))
+    return committed(FRESH.format(seed))
 
 
-def mixtures_of(runs: Path) -> dict[str, dict[str, Any]]:
+def mixtures_of(runs: Path, seed: int = SEED) -> dict[str, dict[str, Any]]:
     """The study's references, each mixture once, by name."""
     references = read_json(runs / RECIPE / "verify" / "references.json")
     mixtures = {row["name"]: row for row in references if row["name"] == row["mixture"]}
-    known = of_study()
+    known = of_study(seed)
     assert all({"kind": "mixture", **row} in known for row in mixtures.values()), f"{runs}: another study's references"
     return mixtures
 
 
-def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]], seed: int = SEED) -> dict[str, Any]:
     """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
 
     Args:
         proxies: What to judge, by name: as `Study.macro` wants it.
     """
-    given = [*of_study(), *rows]
+    given = [*of_study(seed), *rows]
     meta = next(row for row in given if row["kind"] == "meta")
     summary: dict[str, Any] = {}
     for label, (_, tail) in SETS.items():

@@ -42,14 +42,14 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     ]
 
 
-def kept_checkpoints(runs: Path) -> dict[str, list[Path]]:
-    """The last checkpoints of each component, trained as the study's own."""
+def kept_checkpoints(runs: Path, seed: int = SEED) -> dict[str, list[Path]]:
+    """The last checkpoints of each component, trained as the study's own; all but the very last with the optimizer."""
     name = f"{RECIPE}_kept"
     run = branch(runs, name)
     records = [read_json(path) for path in (runs / RECIPE).glob("models/component/*/record.json")]
     tokens = {record["num_tokens"] for record in records}.pop()
     kept = ",".join(str(round(share * tokens)) for share in SHARES)
-    nemo_demix(runs, "train", "role=component", f"seed={SEED}", f"components.keep_tokens=[{kept}]", name=name)
+    nemo_demix(runs, "train", "role=component", f"seed={seed}", f"components.keep_tokens=[{kept}]", name=name)
     names = [record["name"] for record in records]
     return {one: sorted((run / "models" / "component" / one / "checkpoints").iterdir()) for one in names}
 
