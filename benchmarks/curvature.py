@@ -3,10 +3,10 @@
 A parameter of a merge is sum(alpha h theta) / sum(alpha h) over the components, where theta is a component's finished
 value and h the second moment that Adam kept of its gradients, one sixteenth of the training before the end: a component
 has a say where its loss is sensitive. h is damped by a thousandth of its tensor's mean, so that parameters without
-gradients are merged linearly. The studies' components are trained again as `averaged.py` does, and the merges
-of the 24 mixtures are written, brought as components, and scored one-hot. They are compared with the references, linear
-merges and mixed predictions of the same first set of components. Every stage is the product's own and resumes, but the
-merging itself; 15 minutes a study on one core. --quick works the figures out again from the committed scores.
+gradients are merged linearly. The studies' components are trained again as `averaged.py` does, and the merges of the 24
+mixtures are written, brought as components, and scored one-hot. They are compared with the references, linear merges
+and mixed predictions of the same first set of components. Every stage is the product's own and resumes, but the merging
+itself; 15 minutes a study on one core. --quick works the figures out again from the committed scores.
 """
 
 import argparse
@@ -113,10 +113,12 @@ def main() -> None:
         rows = [row for seed, runs in studies for row in collect(runs.resolve(), seed)]
     else:
         parser.error("--runs RUNS_7 RUNS_11, or --quick")
-    summary = {}
+    summary: dict[str, Any] = {}
     for seed in STUDIES:
         found = figures([row for row in rows if row["study"] == seed], BESIDE, seed)
-        summary |= {f"{key}_{seed}": value for key, value in found.items()}
+        for key, value in found.items():
+            measure = key.removesuffix("_lo").removesuffix("_hi")
+            summary[f"{measure}_{seed}{key.removeprefix(measure)}"] = value
     finish(CURVATURE, arguments.quick, [*STUDIES], rows, summary)
 
 

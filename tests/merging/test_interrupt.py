@@ -32,6 +32,7 @@ from tests.merging.faults import (
 )
 
 MIXTURES = {"mix_0": {"c0": 0.5, "c1": 0.25, "c2": 0.25}, "mix_1": {"c0": 0.1, "c1": 0.0, "c2": 0.9}}
+MANY = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(4)}  # to be met at work
 Components = dict[str, Path]
 
 
@@ -259,7 +260,7 @@ def test_a_lost_worker_fails_the_merge_and_is_said(components: Components, tmp_p
     pid = os.fork()
     if not pid:
         try:
-            run_merge(plan_of(components, MIXTURES), output, 2)
+            run_merge(plan_of(components, MANY), output, 2)
         except BaseException as error:
             os.write(writer, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
@@ -283,8 +284,7 @@ def test_stopping_the_command_says_how_to_go_on(
     components: Components, tmp_path: Path, expected: tuple[dict[str, str], float], number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "output"
-    many = MIXTURES | {f"more_{place}": MIXTURES["mix_0"] for place in range(4)}  # to be met at work
-    (tmp_path / "mixtures.json").write_text(json.dumps(many))
+    (tmp_path / "mixtures.json").write_text(json.dumps(MANY))
     arguments = [f"+merge.components.{name}={path}" for name, path in components.items()]
     arguments += [f"merge.mixtures={tmp_path / 'mixtures.json'}", f"merge.output={output}", f"runs_dir={tmp_path}"]
     command = [sys.executable, "-m", "nemo_demix", "merge", *arguments, "merge.workers=2"]
@@ -305,7 +305,7 @@ def test_stopping_the_command_says_how_to_go_on(
     assert f"stopped by {number.name}; the same command goes on from here" in text
     assert "Traceback" not in text
     assert _gone(workers)
-    run_merge(plan_of(components, many), output)
+    run_merge(plan_of(components, MANY), output)
     assert {name: found for name, found in contents(output).items() if not name.startswith("more_")} == expected[0]
     shutil.rmtree(output)
 
