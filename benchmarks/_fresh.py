@@ -32,16 +32,20 @@ def mixtures_of(runs: Path, seed: int = SEED) -> dict[str, dict[str, Any]]:
     return mixtures
 
 
-def figures(rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]], seed: int = SEED) -> dict[str, Any]:
+def figures(
+    rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]], seed: int = SEED, of: str = ""
+) -> dict[str, Any]:
     """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
 
     Args:
         proxies: What to judge, by name: as `Study.macro` wants it.
+        of: What is put before a proxy's name in those of its figures.
     """
     given = [*of_study(seed), *rows]
     meta = next(row for row in given if row["kind"] == "meta")
     summary: dict[str, Any] = {}
-    for label, (_, tail) in SETS.items():
+    for label, (_, set_tail) in SETS.items():
+        tail = f"{set_tail}{of}"
         study = study_of(given, label, 0)
         true_R = study.reference_macro
         found = {key: study.macro(**one) for key, one in proxies.items()}

@@ -37,7 +37,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def tensors(checkpoint: Path, prefix: str) -> Tensors:
-    """The tensors of a checkpoint of ours whose names begin so, by the rest of the name."""
+    """The tensors of a checkpoint of ours whose names begin so, by the rest of the name.
+
+    Read by torch: the product's own reader leaves the optimizer's state out.
+    """
     weights = checkpoint / "weights"
     metadata = dcp.FileSystemReader(weights).read_metadata().state_dict_metadata
     found = {
@@ -115,10 +118,7 @@ def main() -> None:
         parser.error("--runs RUNS_7 RUNS_11, or --quick")
     summary: dict[str, Any] = {}
     for seed in STUDIES:
-        found = figures([row for row in rows if row["study"] == seed], BESIDE, seed)
-        for key, value in found.items():
-            measure = key.removesuffix("_lo").removesuffix("_hi")
-            summary[f"{measure}_{seed}{key.removeprefix(measure)}"] = value
+        summary |= figures([row for row in rows if row["study"] == seed], BESIDE, seed, f"_{seed}")
     finish(CURVATURE, arguments.quick, [*STUDIES], rows, summary)
 
 
