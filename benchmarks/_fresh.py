@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,12 @@ def mixtures_of(runs: Path, seed: int = SEED) -> dict[str, dict[str, Any]]:
 
 
 def figures(
-    rows: list[dict[str, Any]], proxies: dict[str, dict[str, Any]], seed: int = SEED, of: str = ""
+    rows: list[dict[str, Any]], proxies: Mapping[str, Sequence[dict[str, Any]]], seed: int = SEED, of: str = ""
 ) -> dict[str, Any]:
     """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
 
     Args:
-        proxies: What to judge, by name: as `Study.macro` wants it.
+        proxies: What to judge, by name: the rows of each set of components, as `Study.macro` wants them.
         of: What is put before a proxy's name in those of its figures.
     """
     given = [*of_study(seed), *rows]
@@ -48,15 +48,14 @@ def figures(
         tail = f"{set_tail}{of}"
         study = study_of(given, label, 0)
         true_R = study.reference_macro
-        found = {key: study.macro(**one) for key, one in proxies.items()}
+        found = {key: [study.macro(**one) for one in each] for key, each in proxies.items()}
         cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
         data = study.data(meta["dataset_capability"])
-        deciding = DecisionStudy.of(
-            study.orders_macro, {key: [one] for key, one in found.items()}, data, study.samples_SR, cost
-        )
+        deciding = DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
         summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
-        for key, proxy_R in found.items():
-            summary[f"correlation{tail}_{key}"] = float(np.corrcoef(proxy_R, true_R)[0, 1])
+        for key, each in found.items():
+            correlations = [np.corrcoef(proxy_R, true_R)[0, 1] for proxy_R in each]
+            summary[f"correlation{tail}_{key}"] = float(np.mean(correlations))
     return summary
 
 
@@ -72,7 +71,7 @@ def study_command(
         doc: What the command says of itself.
         result: Name of the file.
         collect: Gives the rows, from the folder of the study's runs.
-        proxies: As `figures` wants them.
+        proxies: What to judge, by name: the rows of the one set of components, as `Study.macro` wants them.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are")
@@ -82,4 +81,4 @@ def study_command(
         rows = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
     else:
         rows = collect(arguments.runs.resolve())
-    finish(result, arguments.quick, [SEED], rows, figures(rows, proxies))
+    finish(result, arguments.quick, [SEED], rows, figures(rows, {key: [one] for key, one in proxies.items()}))

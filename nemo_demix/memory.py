@@ -102,28 +102,26 @@ def checkpoint_bytes(shape: ModelShape, precision: str) -> tuple[float, float]:
 def search_memory(
     config: DemixConfig,
     shape: ModelShape,
-    num_components: int,
-    on_task_vectors: bool,
-    uses_base: bool,
+    num_held: int,
+    in_fp32: bool,
     on_gpu: bool = True,
 ) -> SearchMemory:
     """Estimate the bytes of a GPU that holds its shard of the live model and of every component.
 
-    These are K resident shards at tensor x pipeline.
+    These are K resident shards at tensor x pipeline, and what else the merge method uses.
 
     Args:
-        on_task_vectors: Whether the merge method keeps differences from the base, in fp32.
-        uses_base: Whether it reads the base too.
+        num_held: Shards beside the live model: the components, the base and second moments where the method uses them.
+        in_fp32: Whether they are held in fp32, as differences from the base are, rather than as stored.
     """
     parallel, item = config.parallel, _WEIGHT_BYTES[config.train.precision]
     held = shape.parameters_of_rank(parallel).total
-    sources = num_components + uses_base
     tokens = config.suite.batch_tokens
     return SearchMemory(
         live_model=held * item,
-        components=held * sources * (4 if on_task_vectors else item),
+        components=held * num_held * (4 if in_fp32 else item),
         merged_ahead=held * item * max(0, config.search.merge_batch - 1),
-        scratch=4.0 * min(_DEVICE_BLOCK, held) * (sources + config.search.merge_batch + 1),
+        scratch=4.0 * min(_DEVICE_BLOCK, held) * (num_held + config.search.merge_batch + 1),
         activations=layer_bytes(shape, parallel, tokens, item),  # one layer's: nothing is kept for a backward pass
         logits=logit_bytes(shape, parallel, tokens, item),
         overhead=_overhead(on_gpu),

@@ -10,7 +10,7 @@ from nemo_demix.artifacts import read_json
 from nemo_demix.config import DemixConfig
 from nemo_demix.errors import ConfigError
 from nemo_demix.memory import GIB, search_memory, training_memory
-from nemo_demix.merging.methods import DeltaMethod, build_method
+from nemo_demix.merging.methods import BlockMethod, build_method
 from nemo_demix.model_shape import ModelShape
 from nemo_demix.progress import doing
 from nemo_demix.remembered import recalled, remembered
@@ -112,7 +112,10 @@ def _estimates_of(
     merge, count = config.merge, len(config.datasets)
     # A run with one dataset is not the doctor's to refuse.
     method = build_method(merge.method, merge.parameters, merge.seed, max(2, count), has_base=True)
-    search = search_memory(search_config, shape, count, isinstance(method, DeltaMethod), bool(method.uses_base), on_gpu)
+    held = count * (1 + method.uses_moments) + bool(method.uses_base)
+    is_bf16 = config.train.precision == "bf16-mixed"
+    in_fp32 = isinstance(method, BlockMethod) and not (is_bf16 and method.keeps_bf16)
+    search = search_memory(search_config, shape, held, in_fp32, on_gpu)
     yield (
         "search", search_config, search.total, str(search),
         "raise search.tensor, or parallel.pipeline for it alone (launch.jobs.search.overrides), or lower "

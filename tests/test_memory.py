@@ -38,12 +38,12 @@ def test_the_optimizers_of_experts_are_shared_between_fewer_ranks() -> None:
 def test_resident_components_are_shards_in_the_stored_type_or_fp32_task_vectors() -> None:
     config = config_with(ParallelConfig(tensor=4, pipeline=2))
     held = LLAMA_8B.parameters_of_rank(config.parallel).total
-    linear = search_memory(config, LLAMA_8B, 7, on_task_vectors=False, uses_base=False)
-    ties = search_memory(config, LLAMA_8B, 7, on_task_vectors=True, uses_base=True)
+    linear = search_memory(config, LLAMA_8B, 7, in_fp32=False)
+    ties = search_memory(config, LLAMA_8B, 8, in_fp32=True)
     assert (linear.live_model, linear.components) == (2 * held, 7 * 2 * held)
     assert ties.components == 8 * 4 * held
     config.search.merge_batch = 4
-    assert search_memory(config, LLAMA_8B, 7, False, False).merged_ahead == 3 * 2 * held
+    assert search_memory(config, LLAMA_8B, 7, False).merged_ahead == 3 * 2 * held
 
 
 def test_activations_are_32_bytes_for_gpt_and_divided_by_sequence_parallelism() -> None:

@@ -42,7 +42,8 @@ def _space_errors(config: DemixConfig, there: Path) -> Iterator[DemixError]:
 def checkpoints_to_come(config: DemixConfig) -> float | None:
     """Return bytes of the checkpoints that are not there yet; None where the model's sizes are not known.
 
-    Each model keeps one checkpoint and those of `keep_tokens`; in training, one more with the optimizer's state.
+    Each model keeps one checkpoint, components perhaps with the optimizer's state, and those of `keep_tokens`; in
+    training, one more with that state.
     """
     shape = known_shape(config)
     if shape is None:
@@ -62,5 +63,7 @@ def checkpoints_to_come(config: DemixConfig) -> float | None:
             if name not in brought and not (config.run_dir / "models" / role / name / "record.json").exists()
         ]
         total += len(to_train) * (1 + len(settings.keep_tokens)) * kept
+        if role == "component" and config.components.save_optimizer:
+            total += len(to_train) * (resumed - kept)
         in_training |= bool(to_train)
     return total + (resumed if in_training else 0.0)

@@ -73,6 +73,7 @@ class ComponentsConfig(RoleConfig):
     # will (its tokens / all datasets' tokens, where it is proportional). null: it is shown all of every dataset.
     epochs: float | None = None
     general: str = "general"  # the dataset the others are mixed with
+    save_optimizer: bool = False  # the finished checkpoints keep the optimizer's state, which merge.method=fisher uses
     checkpoints: dict[str, str] = field(default_factory=dict)  # bring your own, by component name
     blends: dict[str, dict[str, float]] = field(default_factory=dict)  # what a brought component was trained on
 

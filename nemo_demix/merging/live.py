@@ -1,10 +1,12 @@
 """Merged proxies in memory: any method's mixture, straight into a live, sharded model.
 
-Each rank holds its own shards of every component (for methods on task vectors: the sparsified task vectors, and the
-base). A proxy is then arithmetic on resident shards: no proxy on disk, no gather, no communication. Statistics of whole
-matrices, where a method asks for them, are gathered once, from the checkpoints, by all ranks together.
+Each rank holds its own shards of every component; for methods that work element by element, of what they prepare: the
+sparsified task vectors and the base, or the components and their second moments. A proxy is then arithmetic on resident
+shards: no proxy on disk, no gather, no communication. Statistics of whole matrices, where a method asks for them, are
+gathered once, from the checkpoints, by all ranks together.
 
-Axes: M mixtures, K components, T sources (the components, then the base where the method uses one), N elements.
+Axes: M mixtures, K components, T rows that are held (the components, then the base where the method uses one; or what
+the method prepares), N elements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ from nemo_demix.checkpoints.reader import CheckpointReader, stored_name
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Grid, Span
 from nemo_demix.merging.kernel import Coefficients, all_within, padded, put
-from nemo_demix.merging.methods import DeltaMethod, LinearMethod, Method, Statistics
+from nemo_demix.merging.methods import BlockMethod, LinearMethod, Method, Statistics
 from nemo_demix.merging.passes import check_payloads, collect_matrices, matrices_of
 from nemo_demix.merging.plan import MergePlan, Range, make_plan
 from nemo_demix.merging.sources import open_sources
@@ -43,8 +45,7 @@ class _Region(NamedTuple):
 @dataclass(frozen=True)
 class _Resident:
     shard: Shard
-    values_TN: torch.Tensor  # sources in their stored dtype; or task vectors, fp32
-    base_N: torch.Tensor | None  # fp32, for methods on task vectors
+    values_TN: torch.Tensor  # sources in their stored dtype; or what the method prepared
     regions: tuple[_Region, ...]
 
 
@@ -58,9 +59,10 @@ class LiveProxies:
         base: The base model's checkpoint, where the method uses one.
         batch: How many announced mixtures are merged at a time; their weights are held until they are written.
     Raises:
-        CheckpointError: if a component is of another architecture than the model, or damaged.
-    Memory: one shard of the model a source, in the stored dtype (fp32 for methods on task vectors), and `batch` - 1
-        more for the mixtures merged ahead.
+        CheckpointError: if a component is of another architecture than the model, damaged, or without the second
+            moments that the method uses.
+    Memory: one shard of the model a source, in the stored dtype (fp32 for methods on task vectors; with second moments
+        two a component), and `batch` - 1 more for the mixtures merged ahead.
     Collective: construction, where the method needs statistics.
     """
 
@@ -74,7 +76,7 @@ class LiveProxies:
     ) -> None:
         self.names = list(components)
         self._method, self._batch = method, batch
-        sources, base_source = open_sources(components, base if method.uses_base else None, None)
+        sources, base_source = open_sources(components, base if method.uses_base else None, None, method.uses_moments)
         self._plan = make_plan(sources, base_source, method, {})
         self._statistics = _gather_statistics(self._plan)
         numbers = {tensor.name: number for number, tensor in enumerate(self._plan.tensors)}
@@ -83,9 +85,9 @@ class LiveProxies:
             if shard.name not in numbers:
                 raise CheckpointError(f"{sources[0].path}: has no tensor {shard.name}; it is of another architecture")
             shard.check(tuple(self._plan.tensors[numbers[shard.name]].shape), sources[0].path)
-        if isinstance(method, DeltaMethod):
+        if isinstance(method, BlockMethod):
             _check_share(self._plan)
-            self._residents = _load_deltas(self._plan, method, self._statistics, held, numbers)
+            self._residents = _load_prepared(self._plan, method, self._statistics, held, numbers)
         else:
             self._residents = _load_sources(self._plan, held, numbers)
         self._announced: list[tuple[float, ...]] = []
@@ -95,10 +97,7 @@ class LiveProxies:
     @property
     def num_bytes(self) -> int:
         """Bytes of component weights this rank holds."""
-        return sum(
-            resident.values_TN.nbytes + (resident.base_N.nbytes if resident.base_N is not None else 0)
-            for resident in self._residents
-        )
+        return sum(resident.values_TN.nbytes for resident in self._residents)
 
     def announce(self, mixtures: Sequence[Mapping[str, float]]) -> None:
         """Say which mixtures will be written next, so that `batch` of them can be merged from one read."""
@@ -146,7 +145,7 @@ class LiveProxies:
             CheckpointError: if a sum, or its dtype, overflows, or a component holds NaN or infinity.
         """
         coefficients: dict[Key, Coefficients] = {}
-        scratch = _Scratch(len(self._plan.sources), self._residents)
+        scratch = _Scratch(len(self._plan.inputs), self._residents)
         for resident, out_M in zip(self._residents, outs, strict=True):
             within = []
             for region in resident.regions:
@@ -160,10 +159,9 @@ class LiveProxies:
                             coefficients[key] = Coefficients(values_MT)
                         merged_MPD = coefficients[key].apply(scratch.widened(resident.values_TN[:, start:stop]))
                     else:
-                        assert isinstance(self._method, DeltaMethod)
-                        assert resident.base_N is not None
-                        deltas_K1N, base_1N = resident.values_TN[:, None, start:stop], resident.base_N[None, start:stop]
-                        merged_MPD = self._method.mix(deltas_K1N, base_1N, weights_MK, statistics)
+                        assert isinstance(self._method, BlockMethod)
+                        prepared_T1N = resident.values_TN[:, None, start:stop].float()
+                        merged_MPD = self._method.mix(prepared_T1N, weights_MK, statistics)
                     within.append(all_within(merged_MPD, out_M[0].dtype))
                     for out_N, merged_PD in zip(out_M, merged_MPD, strict=True):
                         put(merged_PD, out_N[start:stop])
@@ -208,24 +206,25 @@ def _load_sources(plan: MergePlan, held: Sequence[Shard], numbers: Mapping[str, 
         for row, reader in zip(values_TN, readers, strict=True):
             reader.read_slice(shard.name, shard.offsets, shard.sizes, row.view(shard.sizes))
         regions = _regions(plan, numbers[shard.name], shard)
-        residents.append(_Resident(shard, values_TN.to(shard.view.device), None, regions))
+        residents.append(_Resident(shard, values_TN.to(shard.view.device), regions))
     return residents
 
 
-def _load_deltas(
+def _load_prepared(
     plan: MergePlan,
-    method: DeltaMethod,
+    method: BlockMethod,
     statistics: Mapping[Key, Statistics],
     held: Sequence[Shard],
     numbers: Mapping[str, int],
 ) -> list[_Resident]:
-    """Sparsify the task vectors once: whole rows are read, and this rank's part of them is kept."""
+    """Prepare all sources once: whole rows are read, and this rank's part of what is made of them is kept."""
     blocks = SourceBlocks(plan, keep_crcs=False)
     residents = []
     for shard in held:
         number = numbers[shard.name]
-        deltas_KN = torch.empty(len(plan.components), shard.view.numel())
-        base_N = torch.empty(shard.view.numel())
+        in_bf16 = method.keeps_bf16 and plan.tensors[number].dtype is torch.bfloat16
+        dtype = torch.bfloat16 if in_bf16 else torch.float32
+        values_TN = torch.empty((len(plan.inputs), shard.view.numel()), dtype=dtype)
         grid = _grid(plan, number, shard)
         for index, matrix in enumerate(plan.tensors[number].matrices):
             for first, end in matrix.runs:
@@ -236,14 +235,12 @@ def _load_deltas(
                         continue
                     block = blocks.block(part, span)
                     blocks.check_finite(part, span, block.sources_TRC.flatten(1))
-                    prepared_KRC = method.prepare(block, statistics.get((number, index)))
+                    prepared_TRC = method.prepare(block, statistics.get((number, index)))
                     for piece in own:
                         place = slice(piece.start, piece.start + piece.size)
-                        deltas_KN[:, place] = prepared_KRC[:, piece.rows, piece.columns].flatten(1)
-                        base_N[place] = block.sources_TRC[-1, piece.rows, piece.columns].flatten()
-        device = shard.view.device
+                        values_TN[:, place] = prepared_TRC[:, piece.rows, piece.columns].flatten(1)
         regions = _regions(plan, number, shard)
-        residents.append(_Resident(shard, deltas_KN.to(device), base_N.to(device), regions))
+        residents.append(_Resident(shard, values_TN.to(shard.view.device), regions))
     blocks.close()
     return residents
 

@@ -18,7 +18,7 @@ from nemo_demix.merging.files import as_mistake
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS
 from nemo_demix.merging.journal import Journal, UnitRecord, read_journals
 from nemo_demix.merging.kernel import num_bytes
-from nemo_demix.merging.methods.base import DeltaMethod
+from nemo_demix.merging.methods.base import BlockMethod
 from nemo_demix.merging.output import (
     RECORD,
     bad_units,
@@ -257,15 +257,15 @@ def _source_in(plan: MergePlan, folder: Path) -> Source | None:
 
 def planned_memory_gib(plan: MergePlan, workers: int) -> float:
     """Return what the processes of one machine need together; shared pages counted once."""
-    num_sources, num_mixtures = len(plan.sources), len(plan.mixtures)
+    num_inputs, num_mixtures = len(plan.inputs), len(plan.mixtures)
     widest = max(tensor.rows.width for tensor in plan.tensors) if plan.method.needs_rows else 0
     elements = max(BLOCK_ELEMENTS, widest)
-    held = num_sources * 8 + 4 + num_bytes(num_sources, min(num_mixtures, MIXTURES_AT_ONCE)) + 4
-    if isinstance(plan.method, DeltaMethod):
-        held += num_sources * 4 * _DELTA_TEMPORARIES
+    held = num_inputs * 8 + 4 + num_bytes(num_inputs, min(num_mixtures, MIXTURES_AT_ONCE)) + 4
+    if isinstance(plan.method, BlockMethod):
+        held += num_inputs * 4 * _DELTA_TEMPORARIES
     ahead, files = plan.read_ahead
     fetched = ahead * (files + 1) + _CLIENT_BYTES if ahead else 0  # an answer is there before it is put in its place
-    runs = len(plan.units) * num_sources + (len(plan.units) + plan.chunk_counts[-1]) * num_mixtures
+    runs = len(plan.units) * num_inputs + (len(plan.units) + plan.chunk_counts[-1]) * num_mixtures
     of_many = runs * _RUN_BYTES + sum(plan.chunk_counts) * _CHUNK_BYTES
     return _BASE_GIB + workers * (_WORKER_GIB + (elements * held + fetched) / 2**30) + of_many / 2**30
 

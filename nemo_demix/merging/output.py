@@ -102,8 +102,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
     """
     assert set(records) == {unit.index for unit in plan.units}, "a unit was not done"
     found: dict[int, str] = {}
-    itemsizes = [tensor.dtype.itemsize for tensor in plan.tensors]
-    for index, source in enumerate(plan.sources):
+    for index, source in enumerate(plan.inputs):
+        itemsizes = [tensor.dtypes[index].itemsize for tensor in plan.tensors]
         runs = [run for record in records.values() for run in record.read[source.name]]
         files = OpenFiles()
         chunks = list(whole_chunks(runs, itemsizes))
@@ -111,8 +111,8 @@ def bad_units(plan: MergePlan, records: Mapping[int, UnitRecord]) -> dict[int, s
         def saved(key: Key, index: int = index, files: OpenFiles = files) -> Payload:
             tensor = plan.tensors[key[0]]
             chunk = tensor.chunks[index][key[1]]
-            path = plan.sources[index].layout.weights / chunk.file
-            return find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
+            path = plan.inputs[index].layout.weights / chunk.file
+            return find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtypes[index])
 
         payloads = side_by_side(saved, [key for key, _, _ in chunks], source.layout.weights)
         for ((t, c), count, crc), payload in zip(chunks, payloads, strict=True):

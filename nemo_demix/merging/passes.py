@@ -59,21 +59,21 @@ def gather(plan: MergePlan, keys: Sequence[Key], path: Path, done: Callable[[int
 
 
 def check_payloads(plan: MergePlan, worker: int, num_workers: int) -> None:
-    """Compare a worker's share of the sources' payloads with the CRCs they were saved with.
+    """Compare a worker's share of the inputs' payloads with the CRCs they were saved with.
 
     Raises:
         CheckpointError: naming the first that differs.
     """
     files = OpenFiles()
     chunks = [
-        (source, tensor, chunk)
-        for index, source in enumerate(plan.sources)
+        (source, tensor, tensor.dtypes[index], chunk)
+        for index, source in enumerate(plan.inputs)
         for tensor in plan.tensors
         for chunk in tensor.chunks[index]
     ]
-    for source, tensor, chunk in chunks[worker::num_workers]:
+    for source, tensor, dtype, chunk in chunks[worker::num_workers]:
         path = source.layout.weights / chunk.file
-        payload = find_payload(files[str(path)], path, tensor.name, chunk, tensor.dtype)
+        payload = find_payload(files[str(path)], path, tensor.name, chunk, dtype)
         crc = crc_of(files[str(path)], payload.offset, payload.num_bytes)
         if crc != payload.crc:
             raise damaged(path, tensor.name, chunk, crc, payload.crc)

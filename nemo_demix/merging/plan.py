@@ -18,6 +18,7 @@ from nemo_demix.checkpoints.store import StorePath
 from nemo_demix.errors import MixtureError
 from nemo_demix.merging.geometry import Grid, Matrix, Rows, Span, as_rows, matrices, spans, units
 from nemo_demix.merging.methods.base import Array, Method
+from nemo_demix.merging.moments import Moments, second_moments
 from nemo_demix.merging.sources import Source
 from nemo_demix.mixture import is_folder_name
 
@@ -34,11 +35,16 @@ class TensorPlan:
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype  # in every source
+    dtypes: tuple[torch.dtype, ...]  # by input: one in all sources, and one of all second moments
     out_dtype: torch.dtype
     rows: Rows
     matrices: tuple[Matrix, ...]
-    chunks: tuple[tuple[Chunk, ...], ...]  # by source, then the output's own
+    chunks: tuple[tuple[Chunk, ...], ...]  # by input, then the output's own; none of second moments it has not
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its type in every source."""
+        return self.dtypes[0]
 
     @property
     def is_averaged(self) -> bool:
@@ -82,6 +88,7 @@ class MergePlan:
 
     components: tuple[Source, ...]
     base: Source | None
+    moments: tuple[Moments, ...]  # of the components in their order, where the method uses them
     method: Method
     mixtures: Mapping[str, Mapping[str, float]]
     tensors: tuple[TensorPlan, ...]
@@ -95,6 +102,11 @@ class MergePlan:
     def sources(self) -> tuple[Source, ...]:
         """The components, then the base where the method uses one."""
         return (*self.components, self.base) if self.base is not None else self.components
+
+    @property
+    def inputs(self) -> tuple[Source | Moments, ...]:
+        """All that tensors are read from: the sources, then the components' second moments."""
+        return (*self.sources, *self.moments)
 
     @property
     def template(self) -> Source:
@@ -111,7 +123,7 @@ class MergePlan:
 
     @cached_property
     def grids(self) -> tuple[tuple[Grid, ...], ...]:
-        """Where rows lie: by tensor, a grid for each source and then the output's. Equal grids are one object."""
+        """Where rows lie: by tensor, a grid for each input and then the output's. Equal grids are one object."""
         known: dict[object, Grid] = {}
 
         def grid(tensor: TensorPlan, chunks: tuple[Chunk, ...]) -> Grid:
@@ -133,21 +145,30 @@ class MergePlan:
         return sum(tensor.rows.num_elements * tensor.dtype.itemsize for tensor in self.tensors)
 
     @property
+    def moment_bytes(self) -> int:
+        """Bytes of one component's second moments that are read."""
+        return sum(
+            tensor.rows.num_elements * tensor.dtypes[-1].itemsize
+            for tensor in self.tensors
+            if self.moments and tensor.chunks[-2]
+        )
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of one output's files."""
         return sum(file.num_bytes for file in self.files)
 
     @cached_property
     def chunk_counts(self) -> tuple[int, ...]:
-        """Chunks of each source's tensors, and then of an output's."""
-        lists = len(self.sources) + 1
+        """Chunks of each input's tensors, and then of an output's."""
+        lists = len(self.inputs) + 1
         return tuple(sum(len(tensor.chunks[index]) for tensor in self.tensors) for index in range(lists))
 
     @cached_property
     def read_ahead(self) -> tuple[int, int]:
         """Bytes that a worker fetches at a time from a file in an object store, and how many files it has open.
 
-        The parts of one tensor are read side by side, from all sources; so many files there are. 0 bytes: all sources
+        The parts of one tensor are read side by side, from all inputs; so many files there are. 0 bytes: all sources
         are on this machine, where the kernel reads ahead.
         """
         if not any(isinstance(source.path, StorePath) for source in self.sources):
@@ -210,13 +231,15 @@ def make_plan(
         dtype: Type of the outputs' averaged tensors; None: as in the sources.
 
     Raises:
-        CheckpointError: if the checkpoints' configuration does not fit their tensors.
+        CheckpointError: if the checkpoints' configuration does not fit their tensors, or they lack the second moments
+            that the method uses.
         MixtureError: if a mixture's name cannot be a folder's.
     """
     for name in mixtures:
         if not is_folder_name(name):
             raise MixtureError(f"a mixture is called {name!r:.80}, which cannot be a folder's name; rename it")
-    everyone = [*components, base] if base is not None else list(components)
+    sources = [*components, base] if base is not None else list(components)
+    moments = second_moments(components) if method.uses_moments else ()
     template = next((source for source in components if source.name == objects_from), components[0])
     tensors = []
     for name, entry in template.stored.tensors.items():
@@ -225,13 +248,15 @@ def make_plan(
             logical = matrices(rows, template.layout.architecture)
         else:
             logical = units(rows) if method.is_random else [Matrix(((0, rows.num_rows),))]
-        chunks = (*(source.stored.tensors[name].chunks for source in everyone), entry.chunks)
+        inputs = [*(source.stored.tensors[name] for source in sources), *(one.of(name, entry) for one in moments)]
+        dtypes, chunks = tuple(one.dtype for one in inputs), (*(one.chunks for one in inputs), entry.chunks)
         out_dtype = dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype
-        tensors.append(TensorPlan(name, entry.shape, entry.dtype, out_dtype, rows, tuple(logical), chunks))
+        tensors.append(TensorPlan(name, entry.shape, dtypes, out_dtype, rows, tuple(logical), chunks))
     tensors, files, object_offsets = _place(tensors, template)
     return MergePlan(
         components=tuple(components),
         base=base,
+        moments=moments,
         method=method,
         mixtures=mixtures,
         tensors=tuple(tensors),

@@ -5,13 +5,24 @@ from collections.abc import Collection, Iterator
 from nemo_demix.checkpoints.store import checkpoint_path
 from nemo_demix.config import DemixConfig, MergeConfig
 from nemo_demix.errors import ConfigError, DemixError, found_by, near
+from nemo_demix.merging.methods import METHODS
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # torch's names, by merge.dtype
 
 
 def merge_errors(config: DemixConfig) -> Iterator[DemixError]:
-    """Yield errors for names that do not exist, and numbers of the wrong kind."""
+    """Yield errors for names that do not exist, numbers of the wrong kind, and a method that the run's own components
+    will not do for.
+    """
     yield from setting_errors(config.merge, config.merge.components or config.datasets)
+    method, components = METHODS.get(config.merge.method), config.components
+    trained = not config.merge.components and any(name not in components.checkpoints for name in config.datasets)
+    if method is not None and method.uses_moments and trained and not components.save_optimizer:
+        yield ConfigError(
+            f"merge.method={method.name}: weighs elements by the second moments of the components' optimizers, and "
+            "components.save_optimizer=false does not keep them; set it to true before components are trained, or "
+            "choose another merge.method"
+        )
 
 
 def setting_errors(settings: MergeConfig, components: Collection[str]) -> Iterator[DemixError]:

@@ -24,6 +24,7 @@ from nemo_demix.checkpoints.objects import check_archive, common_objects
 from nemo_demix.checkpoints.saved import metadata_sha256
 from nemo_demix.checkpoints.store import State, StorePath, one_look
 from nemo_demix.errors import CheckpointError
+from nemo_demix.merging.moments import moments_in
 from nemo_demix.merging.precision import check_precision, rounded_to_fp8
 from nemo_demix.runtime.lifetime import die_with_parent
 
@@ -46,6 +47,7 @@ class Source:
     layout: Layout
     stored: Stored  # without training state
     common: Mapping[str, bytes]  # the common state without training state, where it is a byte object: by its name
+    moments: Mapping[str, TensorEntry]  # the optimizer's second moments, by the weight's name, where asked for
     left_out: tuple[str, ...]  # names of training state
     files: Mapping[str, State]  # by path below the root
 
@@ -74,11 +76,12 @@ class Source:
 
 
 @one_look()
-def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = None) -> Source:
+def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = None, moments: bool = False) -> Source:
     """Find a checkpoint and read what it says of itself.
 
     Args:
         known: What was read before, by the folder of the weights.
+        moments: Whether the optimizer's second moments are to be read too.
     Raises:
         CheckpointError: if it is absent, damaged, of a layout that cannot be read, or lacks a file.
     """
@@ -99,9 +102,10 @@ def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = Non
     small = [*layout.companions, layout.weights_relative / ".metadata"]
     needed = {path: 0 for path in small if path.name not in layout.moving}
     ends: dict[str, int] = {}  # by file: a path for each of many chunks would take most of the time
+    found_moments = moments_in(stored) if moments else {}
     places: list[Chunk | ObjectEntry] = [
         *objects.values(),
-        *(chunk for item in tensors.values() for chunk in item.chunks),
+        *(chunk for item in (*tensors.values(), *found_moments.values()) for chunk in item.chunks),
     ]
     for place in places:
         ends[place.file] = max(ends.get(place.file, 0), place.file_offset + place.num_bytes)
@@ -120,7 +124,7 @@ def open_source(name: str, path: Path, known: Mapping[Path, Stored] | None = Non
         check_archive(found.data, found.where)
         common[key] = without_training_state(found)
     kept = Stored(tensors, objects, stored.planner_data, {})
-    return Source(name, path, layout, kept, common, tuple(left_out), files)
+    return Source(name, path, layout, kept, common, found_moments, tuple(left_out), files)
 
 
 def recorded_base(source: Source) -> tuple[str, str] | None:
@@ -166,30 +170,31 @@ def _state(root: Path, path: Path) -> State:
 
 
 def open_sources(
-    components: Mapping[str, Path], base: Path | None, objects_from: str | None
+    components: Mapping[str, Path], base: Path | None, objects_from: str | None, moments: bool = False
 ) -> tuple[list[Source], Source | None]:
     """Open what is to be merged, and compare it.
 
     Args:
         base: Where the method uses one.
+        moments: Whether the method uses the optimizer's second moments.
 
     Raises:
         CheckpointError: as `open_source` and `compare`.
     """
-    opened = open_each([*components.items(), *([] if base is None else [("base", base)])])
+    opened = open_each([*components.items(), *([] if base is None else [("base", base)])], moments)
     base_source = None if base is None else opened.pop()
     compare(opened, base_source, objects_from)
     return opened, base_source
 
 
-def open_each(paths: Sequence[tuple[str, Path]]) -> list[Source]:
-    """Open checkpoints, given by name and path, in that order.
+def open_each(paths: Sequence[tuple[str, Path]], moments: bool = False) -> list[Source]:
+    """Open checkpoints, given by name and path, in that order, as `open_source` does.
 
     Raises:
         CheckpointError: as `open_source`.
     """
     known = read_side_by_side([path for _, path in paths])
-    return [open_source(name, path, known) for name, path in paths]
+    return [open_source(name, path, known, moments) for name, path in paths]
 
 
 def read_side_by_side(paths: Sequence[Path]) -> dict[Path, Stored]:

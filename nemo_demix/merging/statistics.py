@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from nemo_demix.errors import CheckpointError
-from nemo_demix.merging.methods.base import Array, Block, DeltaMethod, Method, Statistics
+from nemo_demix.merging.methods.base import Array, Block, BlockMethod, DeltaMethod, Method, Statistics
 from nemo_demix.merging.methods.combine import task_vectors
 
 Blocks = Callable[[], Iterator[Block]]
@@ -40,15 +40,13 @@ def collect(method: Method, blocks: Blocks, num_elements: int) -> Statistics:
     statistics = Statistics(num_elements)
     if method.needs_gram:
         statistics = dataclasses.replace(statistics, gram_KK=_gram(method, blocks()))
-    if not isinstance(method, DeltaMethod):
-        return statistics
-    if ranks := method.ranks(num_elements):
+    if isinstance(method, DeltaMethod) and (ranks := method.ranks(num_elements)):
         order_SQ = order_statistics(lambda: _magnitudes(method, blocks()), ranks, num_elements)
         statistics = dataclasses.replace(statistics, order_SQ=order_SQ)
-    if method.needs_sums:
+    if isinstance(method, BlockMethod) and method.needs_sums:
         sums_S: Array = np.zeros(1)
         for block in blocks():
-            sums_S = sums_S + _finite(method.sums(task_vectors(block.sources_TRC), statistics), block, method)
+            sums_S = sums_S + _finite(method.sums(block, statistics), block, method)
         statistics = dataclasses.replace(statistics, sums_S=sums_S)
     return statistics
 

@@ -1,7 +1,8 @@
 """One worker of a merge: read, sum, cast, write, a block of rows at a time, all mixtures from one read.
 
 Memory: a few blocks, whatever the size of the model.
-Axes: M mixtures, K components, T sources (components, then the base), N elements of a block.
+Axes: M mixtures, K components, T inputs (components, then the base, then second moments), N elements of a
+block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from nemo_demix.merging.files import EarlyWriteback, OpenFiles
 from nemo_demix.merging.geometry import BLOCK_ELEMENTS, Span
 from nemo_demix.merging.journal import Journal, Run, UnitRecord
 from nemo_demix.merging.kernel import Coefficients, all_within, padded, put
-from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Statistics
+from nemo_demix.merging.methods.base import Block, BlockMethod, LinearMethod, Statistics
 from nemo_demix.merging.plan import MergePlan, Range, Unit, output_weights
 
 MIXTURES_AT_ONCE = 16  # more do not make a sum cheaper
@@ -27,7 +28,7 @@ OUTPUT = "-> "  # before a mixture's name, where it and no source is not finite
 
 
 class SourceBlocks:
-    """Reads blocks of every source, keeps the CRC of what it read, and refuses NaN and infinity."""
+    """Reads blocks of every input, keeps the CRC of what it read, and refuses NaN and infinity."""
 
     def __init__(self, plan: MergePlan, keep_crcs: bool = True) -> None:
         self._plan = plan
@@ -38,13 +39,13 @@ class SourceBlocks:
         self._paths: dict[tuple[int, str], Path] = {}
         widest = max(tensor.rows.width for tensor in plan.tensors)
         self.capacity = padded(max(BLOCK_ELEMENTS, widest) if plan.method.needs_rows else BLOCK_ELEMENTS)
-        num_sources = len(plan.sources)
-        self._raw_TB = np.zeros((num_sources, self.capacity * 4), dtype=np.uint8)
+        self._raw_TB = np.zeros((len(plan.inputs), self.capacity * 4), dtype=np.uint8)
         self._part = np.zeros(self.capacity * 4, dtype=np.uint8)
         typed_TN = torch.from_numpy(self._raw_TB)
-        self._typed = {dtype: typed_TN.view(dtype) for dtype in {tensor.dtype for tensor in plan.tensors}}
-        self._values_TN = torch.zeros(num_sources, self.capacity)
-        self._runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.sources]
+        dtypes = {dtype for tensor in plan.tensors for dtype in tensor.dtypes}
+        self._typed = {dtype: typed_TN.view(dtype) for dtype in dtypes}
+        self._values_TN = torch.zeros(len(plan.inputs), self.capacity)
+        self._runs: list[dict[tuple[int, int], list[int]]] = [{} for _ in plan.inputs]
         self.bytes_read = 0
 
     def forget(self) -> None:
@@ -54,16 +55,16 @@ class SourceBlocks:
             runs.clear()
 
     def unchecked_runs(self) -> dict[str, tuple[Run, ...]]:
-        """Return the runs that were read, by source, but for whole chunks that are as they were saved."""
+        """Return the runs that were read, by input, but for whole chunks that are as they were saved."""
         return {
             source.name: as_runs({key: run for key, run in runs.items() if not self._is_as_saved(index, key, run)})
-            for index, (source, runs) in enumerate(zip(self._plan.sources, self._runs, strict=True))
+            for index, (source, runs) in enumerate(zip(self._plan.inputs, self._runs, strict=True))
         }
 
     def _is_as_saved(self, source: int, key: tuple[int, int], run: Sequence[int]) -> bool:
         _, count, crc = run
         _, payload = self._places[source, *key]
-        return count * self._plan.tensors[key[0]].dtype.itemsize == payload.num_bytes and crc == payload.crc
+        return count * self._plan.tensors[key[0]].dtypes[source].itemsize == payload.num_bytes and crc == payload.crc
 
     def _place(self, source: int, tensor: int, chunk: int) -> tuple[str, Payload]:
         """Find the file and the payload of a chunk; its archive is checked the first time."""
@@ -72,21 +73,24 @@ class SourceBlocks:
             found = self._plan.tensors[tensor]
             place = found.chunks[source][chunk]
             if (source, place.file) not in self._paths:
-                self._paths[source, place.file] = self._plan.sources[source].layout.weights / place.file
+                self._paths[source, place.file] = self._plan.inputs[source].layout.weights / place.file
             path = self._paths[source, place.file]
-            payload = find_payload(self._files[str(path)], path, found.name, place, found.dtype)
+            payload = find_payload(self._files[str(path)], path, found.name, place, found.dtypes[source])
             self._places[key] = (str(path), payload)
         return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
-        """Return a block's bytes as stored, uint8, shape (T, elements x item size); overwritten by the next call."""
+        """Return a block's bytes as stored, uint8, shape (T, elements x largest item size); overwritten by the next
+        call. What has no chunks reads as 0.
+        """
         plan = self._plan
         tensor = plan.tensors[part.tensor]
-        item = tensor.dtype.itemsize
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
-        num_bytes = height * width * item
-        for index, grid in enumerate(plan.grids[part.tensor][:-1]):
-            row = self._raw_TB[index, :num_bytes]
+        for index, (grid, dtype) in enumerate(zip(plan.grids[part.tensor][:-1], tensor.dtypes, strict=True)):
+            item = dtype.itemsize
+            row = self._raw_TB[index, : height * width * item]
+            if not tensor.chunks[index]:
+                row.fill(0)
             for piece in grid.pieces(span):
                 path, payload = self._place(index, part.tensor, piece.chunk)
                 size = piece.size * item
@@ -101,14 +105,16 @@ class SourceBlocks:
                     columns = slice(piece.columns.start * item, piece.columns.stop * item)
                     into = row.reshape(height, width * item)[piece.rows, columns]
                     into[...] = target.reshape(into.shape)
-        return self._raw_TB[:, :num_bytes]
+        return self._raw_TB[:, : height * width * max(dtype.itemsize for dtype in tensor.dtypes)]
 
     def values(self, part: Range, span: Span) -> torch.Tensor:
         """Return a block in fp32, shape (T, N), N padded with what was there before; overwritten by the next call."""
-        raw_TB = self.read(part, span)
-        dtype = self._plan.tensors[part.tensor].dtype
-        num_elements = raw_TB.shape[1] // dtype.itemsize
-        self._values_TN[:, :num_elements].copy_(self._typed[dtype][:, :num_elements])
+        self.read(part, span)
+        dtypes, first = self._plan.tensors[part.tensor].dtypes, len(self._plan.sources)
+        num_elements = (span.end_row - span.first_row) * (span.end_column - span.first_column)
+        self._values_TN[:first, :num_elements].copy_(self._typed[dtypes[0]][:first, :num_elements])
+        if self._plan.moments:
+            self._values_TN[first:, :num_elements].copy_(self._typed[dtypes[-1]][first:, :num_elements])
         return self._values_TN[:, : padded(num_elements)]
 
     def block(self, part: Range, span: Span) -> Block:
@@ -139,7 +145,7 @@ class SourceBlocks:
         height, width = span.end_row - span.first_row, span.end_column - span.first_column
         name = self._plan.tensors[part.tensor].name
         found = {}
-        for source, values_N in zip(self._plan.sources, values_TN, strict=True):
+        for source, values_N in zip(self._plan.inputs, values_TN, strict=True):
             count = int((~values_N[: height * width].isfinite()).sum())
             if count and not self._plan.allow_nonfinite:
                 instead = "merge from another base" if source is self._plan.base else "leave the component out"
@@ -227,8 +233,8 @@ class Worker:
     ) -> None:
         """Copy integers from the template; where none was named, all components have to agree."""
         plan = self._plan
-        raw_TB = self._sources.read(part, span)
         names = [source.name for source in plan.sources]
+        raw_TB = self._sources.read(part, span)[: len(names)]
         if plan.objects_from is None:
             for name, raw_B in zip(names, raw_TB, strict=True):
                 if not np.array_equal(raw_B, raw_TB[0]):
@@ -261,13 +267,13 @@ class Worker:
                     overflown |= {} if is_within else self._overflown(name, part, rounded_N)
                 first += some.num_mixtures
             return found or overflown
-        assert isinstance(method, DeltaMethod)
+        assert isinstance(method, BlockMethod)
         block = self._sources.block(part, span)
         found = self._sources.check_finite(part, span, block.sources_TRC.flatten(1))
-        prepared_KRC = method.prepare(block, statistics)
+        prepared_TRC = method.prepare(block, statistics)
         for index, name in enumerate(names):
             weights_MK = plan.weights_MK[index : index + 1]
-            (merged_RC,) = method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
+            (merged_RC,) = method.mix(prepared_TRC, weights_MK, statistics)
             rounded_N = self._put(name, part, span, merged_RC, written, paths)
             overflown |= {} if all_within(merged_RC, dtype) else self._overflown(name, part, rounded_N)
         return found or overflown

@@ -35,7 +35,7 @@ class Training:
         blend: Megatron's data-path list.
         seed: Seed of the data order.
         save_steps: Steps that end in a checkpoint; of those that `keep_steps` does not name, only the newest is kept.
-        optimizer_at_end: The last checkpoint holds the optimizer's state too; all others do.
+        optimizer_at_end: The last checkpoint holds the optimizer's state too, by parameter; all others do, somehow.
         source: A vetted checkpoint to take weights from; None: the recipe's initial ones.
         origin: The checkpoint that `source` stands for; nothing of it is shown to a loader that would run it.
         done_steps: Steps that this very run had done when `source` was saved; it goes on in the same data order.

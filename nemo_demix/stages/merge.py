@@ -142,7 +142,9 @@ def plan_of(
     from nemo_demix.merging.plan import make_plan
     from nemo_demix.merging.sources import open_sources
 
-    sources, base_source = open_sources(dict(components), base if method.uses_base else None, settings.objects_from)
+    sources, base_source = open_sources(
+        dict(components), base if method.uses_base else None, settings.objects_from, method.uses_moments
+    )
     return make_plan(
         sources,
         base_source,

@@ -37,7 +37,9 @@ def print_plan(plan: MergePlan, output: Path, staging: Path, options: MergeOptio
         "each": shapes,
         "mixtures": f"{len(plan.mixtures)}: {len(done)} done, {len(todo)} to merge into {output}",
         "grid, objects and context from": plan.template.name,
-        "to read": f"{len(plan.sources)} x {gib:.3f} GiB of weights, once"
+        "to read": f"{len(plan.sources)} x {gib:.3f} GiB of weights"
+        + (f" and {len(plan.moments)} x {plan.moment_bytes / 2**30:.3f} GiB of second moments" if plan.moments else "")
+        + ", once"
         + (", after a pass for statistics" if passes > 1 else ""),
         "to write": f"{len(todo)} x {plan.output_bytes / 2**30:.3f} GiB, {', '.join(_dtypes(plan))}",
         "memory": f"{planned_memory_gib(plan, workers):.2f} GiB for {workers} workers (promised: {options.memory_gib})",
@@ -72,7 +74,7 @@ def _estimate(plan: MergePlan, output: Path, num_mixtures: int, workers: int) ->
     blocks = SourceBlocks(plan, keep_crcs=False)
     started = time.monotonic()
     elements = 0
-    coefficients = Coefficients(np.ones((num_mixtures, len(plan.sources))))
+    coefficients = Coefficients(np.ones((num_mixtures, len(plan.inputs))))
     for unit in plan.units:
         for part in unit.ranges:
             for span in plan.blocks(part):

@@ -44,7 +44,7 @@ class TrainJob:
     checkpoint_every_steps: int
     start: Path | None  # weights come from this checkpoint; delta is measured against it
     load_optimizer: bool
-    save_optimizer: bool  # keep the optimizer state in the finished checkpoint: a later role continues with it
+    save_optimizer: bool  # keep the optimizer state in the finished checkpoint: a later role, or a merge, uses it
     adopt: Path | None
     inputs: dict[str, Any]  # what the fingerprint is of, as plain values
     fingerprint: str
@@ -356,6 +356,7 @@ def _job(
     every = config.train.checkpoint_every_tokens
     continued = (config.components, config.reference, config.search.trained, config.final)
     save_optimizer = role == "base" and any(later.load_optimizer for later in continued)
+    save_optimizer |= role == "component" and config.components.save_optimizer
     seed = config.seed if settings.seed is None else settings.seed
     parts = dataset_parts(config, manifest, shares) if role == "component" and adopt is None else {}
     inputs = {

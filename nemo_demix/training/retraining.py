@@ -16,7 +16,7 @@ _SETTINGS = {
     "seed": "seed",
     "adopt": "the checkpoint it is",
     "load_optimizer": "load_optimizer",
-    "save_optimizer": "load_optimizer of a later role",
+    "save_optimizer": "components.save_optimizer, or load_optimizer of a later role",
     "format": "this package's way of training",
 }
 

@@ -120,6 +120,7 @@ WRONG: dict[str, Any] = {
     "components.beta": 1.5,
     "components.epochs": 0,
     "components.general": "generel",
+    "components.save_optimizer": "maybe",
     "components.checkpoints": {"math_9": "/nowhere"},
     "components.blends": {"math_1": {"math_1": 0.5}},
     "reference.num_tokens": -1,

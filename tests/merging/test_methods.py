@@ -15,7 +15,7 @@ from nemo_demix.merging.methods import METHODS, Block, LinearMethod, Method, Sta
 from nemo_demix.merging.methods.base import Array
 from nemo_demix.merging.methods.randomness import uniforms
 from nemo_demix.merging.statistics import collect
-from tests.merging.oracles import ORACLES
+from tests.merging.oracles import ORACLES, second_moments
 
 TENSOR, FIRST, SEED = "decoder.layers.weight", 1003, 7
 NAMES = tuple("abcdefg")
@@ -35,6 +35,7 @@ PARAMETERS = {
     "breadcrumbs": [{"density": 0.4, "gamma": 0.2, "scale": 1.5}],
     "breadcrumbs_ties": [{"density": 0.4, "gamma": 0.0, "normalize": False}],
     "sce": [{"select_topk": 0.3}],
+    "fisher": [{"damping": 0.5}],
 }
 CASES = [(name, parameters) for name in METHODS for parameters in ({}, *PARAMETERS.get(name, []))]
 every_method = pytest.mark.parametrize("name", list(METHODS))
@@ -65,6 +66,8 @@ def mixtures(num_components: int, number: int, seed: int = 1) -> Array:
 def blocks(method: Method, sources_TRC: torch.Tensor, cuts: Sequence[int] = (), names=NAMES) -> Iterator[Block]:
     """The matrix cut before the given rows."""
     used_TRC = sources_TRC if method.uses_base else sources_TRC[:-1]
+    if method.uses_moments:
+        used_TRC = torch.cat([used_TRC, second_moments(sources_TRC[:-1])])
     _, num_rows, num_columns = used_TRC.shape
     bounds = sorted({0, *cuts, num_rows})
     for start, stop in itertools.pairwise(bounds):
@@ -78,8 +81,7 @@ def statistics_of(method: Method, sources_TRC: torch.Tensor, cuts: Sequence[int]
 
 def merge_block(method: Method, block: Block, weights_MK: Array, statistics: Statistics) -> torch.Tensor:
     if not isinstance(method, LinearMethod):
-        prepared_KRC = method.prepare(block, statistics)
-        return method.mix(prepared_KRC, block.sources_TRC[-1], weights_MK, statistics)
+        return method.mix(method.prepare(block, statistics), weights_MK, statistics)
     coefficients_MT = method.coefficients(weights_MK, statistics).tolist()
     return torch.stack([sum(c * s for c, s in zip(row, block.sources_TRC, strict=True)) for row in coefficients_MT])
 
@@ -224,9 +226,13 @@ def test_degenerate_input_has_a_finite_result(name, parameters, kind):
 
 
 @every_method
-def test_negative_weights_agree_with_the_oracle_or_are_finite_on_the_sphere(name):
+def test_negative_weights_agree_with_the_oracle_are_finite_on_the_sphere_or_refused(name):
     k = count(name)
     sources_TRC, weights_K = models(k), np.array([1.5, *[-0.5 / (k - 1)] * (k - 1)])
+    if name == "fisher":  # which divides, at each element, by a sum that could vanish
+        with pytest.raises(MixtureError, match="row 0: expected weights >= 0"):
+            merge(build(name), sources_TRC, weights_K[None])
+        return
     merged_RC = merge(build(name), sources_TRC, weights_K[None])[0]
     assert torch.isfinite(merged_RC).all()
     if name not in ("multislerp", "karcher"):
@@ -306,7 +312,7 @@ def test_elements_are_kept_as_often_as_asked(name, density):
     sources_TRC[:-1] = 1 + torch.rand(2, 200, 500)
     method = build(name, {"density": density}, 2)
     block = next(blocks(method, sources_TRC))
-    prepared_KRC = method.prepare(block, None)
+    prepared_KRC = method.prepare(block, None)[:-1]
     number = prepared_KRC.numel()
     kept = int((prepared_KRC != 0).sum())
     assert abs(kept - density * number) < 4.5 * (number * density * (1 - density)) ** 0.5
@@ -318,7 +324,7 @@ def test_della_keeps_the_larger_of_a_row_more_often():
     sources_TRC[:-1] = torch.arange(1.0, 9.0)
     prepared_KRC = build("della_linear", {"density": 0.5, "epsilon": 0.4}, 2).prepare(
         Block(sources_TRC, ("a", "b"), TENSOR, TENSOR, 0), None
-    )
+    )[:-1]
     rates_C = (prepared_KRC != 0).double().mean(dim=(0, 1)).numpy()
     assert abs(rates_C - np.linspace(0.1, 0.9, 8)).max() < 0.03
 
@@ -356,6 +362,8 @@ def test_every_method_has_an_oracle_and_says_what_it_is(name):
         ("sce", {"select_topk": 0}, r"merge.parameters.select_topk"),
         ("task_arithmetic", {"scale": float("inf")}, r"merge.parameters.scale: expected a finite number"),
         ("della", {"scale": float("nan")}, r"merge.parameters.scale"),
+        ("fisher", {"damping": 0.0}, r"merge.parameters.damping: expected a number above 0, found 0.0"),
+        ("fisher", {"damping": float("inf")}, r"merge.parameters.damping"),
     ],
 )
 def test_a_wrong_name_or_parameter_is_refused(name, parameters, message):

@@ -6,7 +6,8 @@ from typing import Any
 
 from nemo_demix.config.parameters import typed_parameters
 from nemo_demix.errors import ConfigError, near
-from nemo_demix.merging.methods.base import Block, DeltaMethod, LinearMethod, Method, Statistics
+from nemo_demix.merging.methods.base import Block, BlockMethod, DeltaMethod, LinearMethod, Method, Statistics
+from nemo_demix.merging.methods.fisher import Fisher
 from nemo_demix.merging.methods.geodesic import Karcher, MultiSlerp, NuSlerp, Slerp
 from nemo_demix.merging.methods.linear import Linear, ModelStock, TaskArithmetic
 from nemo_demix.merging.methods.sce import Sce
@@ -20,7 +21,7 @@ from nemo_demix.merging.methods.sparse import (
     Ties,
 )
 
-__all__ = ["METHODS", "Block", "DeltaMethod", "LinearMethod", "Method", "Statistics", "build_method"]
+__all__ = ["METHODS", "Block", "BlockMethod", "DeltaMethod", "LinearMethod", "Method", "Statistics", "build_method"]
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
         Breadcrumbs,
         BreadcrumbsTies,
         Sce,
+        Fisher,
     )
 }
 

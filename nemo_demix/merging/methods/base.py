@@ -8,8 +8,9 @@ Whatever depends on the tensors only, `prepare`, is done once for all mixtures; 
 Every operation is element by element in fp32 and in the components' order, so results do not depend on how rows are cut
 into blocks, on the number of workers, or on which mixtures are merged together.
 
-Axes: M mixtures, K components, T sources (the components, then the base where the method uses one), R rows, C columns,
-S series whose order statistics are wanted, Q ranks asked of each.
+Axes: M mixtures, K components, T sources (the components, then the base where the method uses one, then the components'
+second moments where it uses those), R rows, C columns, S series whose order statistics are wanted, Q ranks asked of
+each.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Array = npt.NDArray[np.float64]
 class Block:
     """Consecutive rows of one logical matrix, in every source."""
 
-    sources_TRC: torch.Tensor  # fp32; the components in order, then the base where the method uses one
+    sources_TRC: torch.Tensor  # fp32; the components in order, then the base, then second moments, as the method uses
     components: tuple[str, ...]
     tensor: str  # the stored tensor's name
     unit: str  # the same wherever its layer and expert are stored; see `geometry.Rows.unit`
@@ -54,6 +55,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     uses_base: bool = False  # a parameter may decide: ask the instance
+    uses_moments: ClassVar[bool] = False  # the second moments that Adam kept of each component's gradients
     num_components: ClassVar[int | None] = None  # exactly so many; None: two or more
     needs_gram: ClassVar[bool] = False  # `Statistics.gram_KK`
     needs_rows: ClassVar[bool] = False  # rows must not be cut
@@ -78,8 +80,36 @@ class LinearMethod(Method):
         """Return coefficients, float64, shape (M, T), from merge weights of shape (M, K)."""
 
 
-class DeltaMethod(Method):
-    """Works on task vectors, delta_k = theta_k - base; sparsifies them once, then combines them for each mixture."""
+class BlockMethod(Method):
+    """Works element by element: prepares a block of all sources once, then combines what it prepared for each
+    mixture.
+    """
+
+    needs_sums: ClassVar[bool] = False
+    keeps_bf16: ClassVar[bool] = False  # what is prepared of sources in bf16 is bf16, if held as fp32
+
+    def sums(self, block: Block, statistics: Statistics) -> Array:
+        """Return this block's part of `Statistics.sums_S`, float64, shape (S,); the order statistics are known
+        by then.
+        """
+        raise NotImplementedError
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether passes over the sources have to come before the merge."""
+        return self.needs_gram or self.needs_sums
+
+    @abstractmethod
+    def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
+        """Return what `mix` needs of each source, fp32, shape (T, R, C); the same for every mixture."""
+
+    @abstractmethod
+    def mix(self, prepared_TRC: torch.Tensor, weights_MK: Array, statistics: Statistics | None) -> torch.Tensor:
+        """Return the merged rows, fp32, shape (M, R, C)."""
+
+
+class DeltaMethod(BlockMethod):
+    """Works on task vectors, delta_k = theta_k - base; prepares them, sparsified, and the base behind them."""
 
     uses_base = True
 
@@ -93,25 +123,7 @@ class DeltaMethod(Method):
         """
         return deltas_KRC.abs()
 
-    needs_sums: ClassVar[bool] = False
-
-    def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Any:
-        """Return this block's part of `Statistics.sums_S`, float64, shape (S,); the order statistics are known
-        by then.
-        """
-        raise NotImplementedError
-
     @property
     def needs_statistics(self) -> bool:
         """Whether passes over the sources have to come before the merge."""
-        return self.needs_gram or self.needs_sums or bool(self.ranks(1000))
-
-    @abstractmethod
-    def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return sparsified task vectors, fp32, shape (K, R, C); the same for every mixture."""
-
-    @abstractmethod
-    def mix(
-        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
-    ) -> torch.Tensor:
-        """Return the merged rows, fp32, shape (M, R, C)."""
+        return super().needs_statistics or bool(self.ranks(1000))

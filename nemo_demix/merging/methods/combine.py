@@ -1,8 +1,8 @@
 """How sparsified task vectors become a mixture: a weighted sum, or a weighted mean under an elected sign.
 
-Axes: M mixtures, K components, R rows, C columns. Loops over components are in their order and only multiply and add
-element by element, each rounded by itself: a fused multiply-add could round otherwise in a vector's tail than in its
-body, and the bits would depend on where blocks end.
+Axes: M mixtures, K components, T the task vectors of these and then the base, R rows, C columns. Loops over components
+are in their order and only multiply and add element by element, each rounded by itself: a fused multiply-add could
+round otherwise in a vector's tail than in its body, and the bits would depend on where blocks end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ def task_vectors(sources_TRC: torch.Tensor) -> torch.Tensor:
     return torch.sub(sources_TRC[:-1], sources_TRC[-1])
 
 
+def prepared(sources_TRC: torch.Tensor) -> torch.Tensor:
+    """Return the task vectors and behind them the base, fp32, shape (T, R, C): a copy, to be thinned out."""
+    prepared_TRC = sources_TRC.clone()
+    prepared_TRC[:-1].sub_(prepared_TRC[-1])
+    return prepared_TRC
+
+
 @dataclass(frozen=True)
 class OnBase(DeltaMethod):
     """The base plus `scale` times what is made of the task vectors."""
@@ -39,16 +46,15 @@ class OnBase(DeltaMethod):
 class WeightedSum(OnBase):
     """out = base + scale sum_k w_k d_k."""
 
-    def mix(
-        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
-    ) -> torch.Tensor:
+    def mix(self, prepared_TRC: torch.Tensor, weights_MK: Array, statistics: Statistics | None) -> torch.Tensor:
         """Return the merged rows, fp32, shape (M, R, C)."""
         import torch
 
-        mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
+        deltas_KRC, base_RC = prepared_TRC[:-1], prepared_TRC[-1]
+        mixed_MRC = base_RC.new_empty((len(weights_MK), *base_RC.shape))
         scratch_RC = torch.empty_like(mixed_MRC[0])
         for mixed_RC, weights_K in zip(mixed_MRC, weights_MK.tolist(), strict=True):
-            _weighted_sum(prepared_KRC, weights_K, mixed_RC, scratch_RC)
+            _weighted_sum(deltas_KRC, weights_K, mixed_RC, scratch_RC)
             _on_base(mixed_RC, base_RC, self.scale)
         return mixed_MRC
 
@@ -65,13 +71,12 @@ class SignElection(OnBase):
 
     normalize: bool = True
 
-    def mix(
-        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
-    ) -> torch.Tensor:
+    def mix(self, prepared_TRC: torch.Tensor, weights_MK: Array, statistics: Statistics | None) -> torch.Tensor:
         """Return the merged rows, fp32, shape (M, R, C)."""
-        mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
+        deltas_KRC, base_RC = prepared_TRC[:-1], prepared_TRC[-1]
+        mixed_MRC = base_RC.new_empty((len(weights_MK), *base_RC.shape))
         for mixed_RC, weights_K in zip(mixed_MRC, weights_MK.tolist(), strict=True):
-            elected_mean(prepared_KRC, weights_K, weights_K, mixed_RC, self.normalize)
+            elected_mean(deltas_KRC, weights_K, weights_K, mixed_RC, self.normalize)
             _on_base(mixed_RC, base_RC, self.scale)
         return mixed_MRC
 

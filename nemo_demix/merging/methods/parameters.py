@@ -50,3 +50,17 @@ def normalised(weights_MK: Array) -> Array:
             )
         weights_K /= total
     return rows_MK
+
+
+def check_not_negative(weights_MK: Array) -> None:
+    """Refuse weights below 0, and a row of nothing but 0.
+
+    Raises:
+        MixtureError: naming the row.
+    """
+    for row, weights_K in enumerate(weights_MK):
+        if (weights_K < 0).any() or not weights_K.any():
+            raise MixtureError(
+                f"merge weights: row {row}: expected weights >= 0 with a sum above 0, found {weights_K.tolist()}; "
+                "choose other weights or another merge.method"
+            )

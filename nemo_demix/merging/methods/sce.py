@@ -1,6 +1,7 @@
 """SCE: select the elements that vary most, calculate coefficients from energies, erase the minority's sign.
 
-Axes: M mixtures, K components, R rows, C columns, S series (here one: the variance).
+Axes: M mixtures, K components, T their task vectors and then the base, R rows, C columns, S series (here one: the
+variance).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nemo_demix.merging.methods.base import Array, Block, DeltaMethod, Statistics
-from nemo_demix.merging.methods.combine import elected_mean, task_vectors
+from nemo_demix.merging.methods.combine import elected_mean, prepared, task_vectors
 from nemo_demix.merging.methods.parameters import check_density
 from nemo_demix.merging.methods.sparsify import kept_ranks
 
@@ -62,31 +63,32 @@ class Sce(DeltaMethod):
             variance_RC.add_(torch.sub(delta_RC, mean_RC).square_())
         return variance_RC.div_(len(deltas_KRC))[None]
 
-    def sums(self, deltas_KRC: torch.Tensor, statistics: Statistics) -> Array:
+    def sums(self, block: Block, statistics: Statistics) -> Array:
         """Return the energy of each component in this block, float64, shape (K,)."""
         import torch
 
-        selected_KRC = self._select(deltas_KRC.clone(), statistics)
+        selected_KRC = self._select(task_vectors(block.sources_TRC), statistics)
         flat_KN = selected_KRC.reshape(len(selected_KRC), -1).double()
         return np.array([float(torch.dot(flat_N, flat_N)) for flat_N in flat_KN])
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return task vectors where the variance is large, fp32, shape (K, R, C)."""
+        """Return task vectors where the variance is large, and the base, fp32, shape (T, R, C)."""
         assert statistics is not None
-        return self._select(task_vectors(block.sources_TRC), statistics)
+        prepared_TRC = prepared(block.sources_TRC)
+        self._select(prepared_TRC[:-1], statistics)
+        return prepared_TRC
 
-    def mix(
-        self, prepared_KRC: torch.Tensor, base_RC: torch.Tensor, weights_MK: Array, statistics: Statistics | None
-    ) -> torch.Tensor:
+    def mix(self, prepared_TRC: torch.Tensor, weights_MK: Array, statistics: Statistics | None) -> torch.Tensor:
         """Return the merged rows, fp32, shape (M, R, C)."""
         assert statistics is not None
         assert statistics.sums_S is not None
-        mixed_MRC = prepared_KRC.new_empty((len(weights_MK), *base_RC.shape))
+        deltas_KRC, base_RC = prepared_TRC[:-1], prepared_TRC[-1]
+        mixed_MRC = base_RC.new_empty((len(weights_MK), *base_RC.shape))
         for mixed_RC, weights_K in zip(mixed_MRC, weights_MK, strict=True):
             weighted_K = weights_K * statistics.sums_S
             total = math.fsum(np.abs(weighted_K))
             coefficients_K = (weighted_K / total if total > 0 else weights_K).tolist()
-            elected_mean(prepared_KRC, weights_K.tolist(), coefficients_K, mixed_RC)
+            elected_mean(deltas_KRC, weights_K.tolist(), coefficients_K, mixed_RC)
             mixed_RC.add_(base_RC)
         return mixed_MRC
 

@@ -2,7 +2,8 @@
 
 Masks are fp32 factors, 1 or 0: torch's kernels for bool tensors are several times as slow. Infinity dropped is NaN.
 
-Axes: K components, R rows, C columns, S series of magnitudes (here the components), Q ranks.
+Axes: K components, T their task vectors and then the base, R rows, C columns, S series of magnitudes (here the
+components), Q ranks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from nemo_demix.merging.methods.base import Block, Statistics
-from nemo_demix.merging.methods.combine import OnBase, task_vectors
+from nemo_demix.merging.methods.combine import OnBase, prepared
 from nemo_demix.merging.methods.parameters import check_density, check_parameter
 from nemo_demix.merging.methods.randomness import uniforms
 
@@ -46,17 +47,17 @@ class Trimming(OnBase):
         return kept_ranks(num_elements, self.density)[1:] if self.density < 1 else ()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return trimmed task vectors, fp32, shape (K, R, C)."""
+        """Return trimmed task vectors and the base, fp32, shape (T, R, C)."""
         import torch
 
-        deltas_KRC = task_vectors(block.sources_TRC)
+        prepared_TRC = prepared(block.sources_TRC)
         if self.density < 1:
             assert statistics is not None
             assert statistics.order_SQ is not None
-            for delta_RC, (smallest,) in zip(deltas_KRC, statistics.order_SQ.tolist(), strict=True):
+            for delta_RC, (smallest,) in zip(prepared_TRC[:-1], statistics.order_SQ.tolist(), strict=True):
                 keep_RC = delta_RC.abs()
                 delta_RC.mul_(torch.ge(keep_RC, smallest, out=keep_RC))
-        return deltas_KRC
+        return prepared_TRC
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,18 @@ class Crumbs(OnBase):
         return kept_ranks(num_elements, self.density, self.gamma) if self.density < 1 else ()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return task vectors without their largest and smallest elements, fp32, shape (K, R, C)."""
+        """Return task vectors without their largest and smallest elements, and the base, fp32, shape (T, R, C)."""
         import torch
 
-        deltas_KRC = task_vectors(block.sources_TRC)
+        prepared_TRC = prepared(block.sources_TRC)
         if self.density < 1:
             assert statistics is not None
             assert statistics.order_SQ is not None
-            for delta_RC, (largest, smallest) in zip(deltas_KRC, statistics.order_SQ.tolist(), strict=True):
+            for delta_RC, (largest, smallest) in zip(prepared_TRC[:-1], statistics.order_SQ.tolist(), strict=True):
                 magnitude_RC, keep_RC = delta_RC.abs(), torch.empty_like(delta_RC)
                 delta_RC.mul_(torch.ge(magnitude_RC, smallest, out=keep_RC))
                 delta_RC.mul_(torch.le(magnitude_RC, largest, out=keep_RC))
-        return deltas_KRC
+        return prepared_TRC
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,15 @@ class Dropping(OnBase):
         super().__post_init__()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        """Return dropped and rescaled task vectors and the base, fp32, shape (T, R, C)."""
         import torch
 
-        deltas_KRC = task_vectors(block.sources_TRC)
+        prepared_TRC = prepared(block.sources_TRC)
         if self.density < 1:
-            for component, delta_RC in zip(block.components, deltas_KRC, strict=True):
+            for component, delta_RC in zip(block.components, prepared_TRC[:-1], strict=True):
                 keep_RC = _uniforms_of(block, component, self.seed)
                 delta_RC.mul_(torch.lt(keep_RC, self.density, out=keep_RC)).mul_(1 / self.density)
-        return deltas_KRC
+        return prepared_TRC
 
 
 @dataclass(frozen=True)
@@ -140,16 +141,16 @@ class RankedDropping(OnBase):
         super().__post_init__()
 
     def prepare(self, block: Block, statistics: Statistics | None) -> torch.Tensor:
-        """Return dropped and rescaled task vectors, fp32, shape (K, R, C)."""
+        """Return dropped and rescaled task vectors and the base, fp32, shape (T, R, C)."""
         import torch
 
-        deltas_KRC = task_vectors(block.sources_TRC)
+        prepared_TRC = prepared(block.sources_TRC)
         if self.density < 1:
-            for component, delta_RC in zip(block.components, deltas_KRC, strict=True):
+            for component, delta_RC in zip(block.components, prepared_TRC[:-1], strict=True):
                 probability_RC = self._probabilities(delta_RC)
                 keep_RC = _uniforms_of(block, component, self.seed)
                 delta_RC.mul_(torch.lt(keep_RC, probability_RC, out=keep_RC)).div_(probability_RC)
-        return deltas_KRC
+        return prepared_TRC
 
     def _probabilities(self, delta_RC: torch.Tensor) -> torch.Tensor:
         """Return the probability with which each element is kept, fp32, shape (R, C)."""

@@ -96,6 +96,8 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
     saving = recipe.checkpoint
     saving.save, saving.save_interval = str(training.checkpoints.absolute()), training.num_steps
     saving.save_optim, saving.save_rng, saving.load_rng = True, False, False  # the data order is by its seed
+    # What is kept for others is kept by parameter; the distributed optimizer's own buffers are of this layout alone.
+    saving.dist_ckpt_optim_fully_reshardable = training.optimizer_at_end
     start = None if training.source is None else str(training.source / "weights")
     # Bridge resumes with the optimizer, and starts a run of its own from weights alone.
     saving.load, saving.pretrained_checkpoint = (start, None) if _has_optimizer(training) else (None, start)

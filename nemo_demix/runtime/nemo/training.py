@@ -85,6 +85,8 @@ def training_recipe(config: DemixConfig, manifest: DataManifest, training: Train
         keep_steps=list(training.keep_steps),
         optimizer_at_end=training.optimizer_at_end,
     )
+    # What is kept for others is kept by parameter; the distributed optimizer's own buffers are of this layout alone.
+    recipe.trainer.strategy.ckpt_optim_fully_reshardable = training.optimizer_at_end
     recipe.log.use_datetime_version = False
     recipe.log.tensorboard, recipe.log.wandb = _trackers(config, training.label)
     recipe.log.update_logger_directory = False  # each has its place

@@ -25,7 +25,7 @@ class ProxyMerger:
         live: The model to merge into.
     Raises:
         ConfigError: if a component or the base is not trained yet.
-        CheckpointError: if one is of another architecture, or damaged.
+        CheckpointError: if one is of another architecture, damaged, or without what the method uses.
     Memory: one shard of the model a component, see `LiveProxies`, beside the live one.
     Collective: construction and `evaluate`.
     """
