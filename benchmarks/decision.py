@@ -29,6 +29,7 @@ RECIPE = "decision"
 PLAIN = "proportional"
 TRAINED = 14  # proxies of regmix and climb, which share the components' tokens
 PREDICTED = ("search=recommended", "search.proxy=predictions", "search.heldout_floor=null")
+MERGED = ("search=recommended", "search.proxy=merge")
 ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is cut off has these
     "proportional": ("search=proportional",),
     # Merges change nothing in what predictions choose (tests/search/test_recommended.py): none is made here.
@@ -39,6 +40,10 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "demix": ("search=demix",),
     "mixmin": ("search=mixmin",),
     "equal": ("search=equal",),
+    # Where scores cannot be had from predictions: merges choose, linear and by second moments. `unfloored` beside them.
+    "merges": (*MERGED, "search.default_floor=null"),
+    "fisher": (*MERGED, "search.default_floor=null", "merge.method=fisher"),
+    "fisher_floored": (*MERGED, "merge.method=fisher"),
     "bayes": ("search=bayes",),
     "mergemix": ("search=mergemix",),
     "regmix": ("search=regmix", f"search.iterations=[{TRAINED}]"),

@@ -90,7 +90,7 @@ def merge_checkpoints(
 ) -> MergeReport:
     """A merge on disk in this process, as the command does it; `more` goes to `make_plan`."""
     built = build_method(method, parameters or {}, seed, len(components), base is not None)
-    sources, base_source = open_sources(components, base if built.uses_base else None, objects_from)
+    sources, base_source = open_sources(components, base if built.uses_base else None, objects_from, built.uses_moments)
     plan = make_plan(sources, base_source, built, mixtures, objects_from=objects_from, **more)
     output.mkdir(parents=True, exist_ok=True)
     return merge(plan, output, options or MergeOptions(1, 2.0), Peers(), lambda phase, count: None)

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from nemo_demix.checkpoints.metadata import read_metadata
+from nemo_demix.checkpoints.reader import CheckpointReader
 from nemo_demix.merging.methods import METHODS
-from tests.helpers import merge_checkpoints, run_program
+from tests.helpers import fork_run, merge_checkpoints, run_cli, run_program
 
 MIXTURES = {
     "a": {"general": 0.2, "math_1": 0.5, "code_1": 0.3},
@@ -27,10 +30,33 @@ def test_a_live_merge_is_exact_to_fp32_at_any_layout(smoke_run: Path, tensor: in
     assert found["worst_ulp"] < 4
 
 
+CHECKPOINT = "models/component/{}/checkpoints/step_00000016"
+
+
+@pytest.fixture(scope="module")
+def kept_run(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke run with its components trained again, and their optimizers' state kept."""
+    runs = fork_run(smoke_run, tmp_path_factory.mktemp("kept"), "models/component", "search", "final", "scores")
+    run_cli(
+        "train", "--config-name", "smoke", f"runs_dir={runs}", "role=component", "components.save_optimizer=true"
+    )  # fmt: skip
+    return runs / "smoke"
+
+
 @pytest.mark.slow
-def test_every_method_gives_the_same_bits_live_and_on_disk(smoke_run: Path, tmp_path: Path) -> None:
+def test_a_component_keeps_its_optimizers_state_where_asked_and_is_the_same(smoke_run: Path, kept_run: Path) -> None:
+    one, kept = (CheckpointReader(run / CHECKPOINT.format("math_1")) for run in (smoke_run, kept_run))
+    assert all(torch.equal(one.read_tensor(name), kept.read_tensor(name)) for name in one)
+    stored = [
+        set(read_metadata(run / CHECKPOINT.format("math_1") / "weights").tensors) for run in (smoke_run, kept_run)
+    ]
+    assert {f"optimizer.state.exp_avg_sq.{name}" for name in one} <= stored[1] - stored[0]
+
+
+@pytest.mark.slow
+def test_every_method_gives_the_same_bits_live_and_on_disk(smoke_run: Path, kept_run: Path, tmp_path: Path) -> None:
     names = ("general", "math_1", "code_1")
-    paths = {name: smoke_run / f"models/component/{name}/checkpoints/step_00000016" for name in names}
+    paths = {name: kept_run / CHECKPOINT.format(name) for name in names}
     base = smoke_run / "models/base/base/checkpoints/step_00000040"
     jobs = []
     for method, kind in METHODS.items():

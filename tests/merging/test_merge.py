@@ -5,7 +5,7 @@ import json
 import shutil
 import tracemalloc
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from nemo_demix.merging.verify import verify
 from tests.helpers import merge_checkpoints, other
 from tests.merging.faults import plan_of
 from tests.merging.grids import SHAPES, assemble, logical, random_model, write_checkpoint
-from tests.merging.oracles import ORACLES
+from tests.merging.oracles import ORACLES, second_moments
 
 LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
 NAMES = ("general", "math", "code")
@@ -53,13 +53,22 @@ def models() -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def saved(models: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, tuple[int, int]], Path]:
-    """Every model at every layout."""
+    """Every model at every layout; components with their optimizer's second moments, in one of their precisions."""
     folder = tmp_path_factory.mktemp("saved")
     return {
-        (name, layout): write_checkpoint(folder / f"{name}_{layout[0]}_{layout[1]}", tensors, *layout)
+        (name, layout): write_checkpoint(
+            folder / f"{name}_{layout[0]}_{layout[1]}", tensors if name == "base" else with_moments(tensors), *layout
+        )
         for name, tensors in models.items()
         for layout in LAYOUTS
     }
+
+
+MOMENTS = "optimizer.state.exp_avg_sq."
+
+
+def with_moments(tensors: Mapping[str, torch.Tensor], names: Iterable[str] = SHAPES) -> dict[str, torch.Tensor]:
+    return {**tensors, **{f"{MOMENTS}{name}": second_moments(tensors[name].float()) for name in names}}
 
 
 def run(components, base, output, method="linear", parameters=None, mixtures=None, workers=1, **more) -> MergeReport:
@@ -347,6 +356,90 @@ def test_the_promised_memory_holds_the_places_of_many_chunks(saved: dict) -> Non
     many = replace(plan, tensors=(replace(some, chunks=(chunks,) * len(some.chunks)), *plan.tensors[1:]))
     more_gib = planned_memory_gib(many, 1) - planned_memory_gib(plan, 1)
     assert more_gib * 2**30 >= len(some.chunks) * held
+
+
+FC1 = "module.decoder.layers.mlp.linear_fc1.weight"
+FINAL = "module.decoder.final_layernorm.weight"
+
+
+def test_weights_without_second_moments_are_averaged(models: dict, tmp_path: Path, caplog) -> None:
+    """Such as a bias of a router, which no optimizer trains."""
+    some = [name for name in SHAPES if name != FINAL]
+    paths = {name: write_checkpoint(tmp_path / name, with_moments(models[name], some)) for name in NAMES}
+    run(paths, None, tmp_path / "fisher", "fisher")
+    run(paths, None, tmp_path / "linear", "linear")
+    assert f"no second moments of 1 tensors ({FINAL}, ...): averaged as linear does" in caplog.text
+    fisher, linear = (tensors_of(tmp_path / name / "mix_0") for name in ("fisher", "linear"))
+    assert torch.allclose(fisher[FINAL], linear[FINAL], rtol=1e-6, atol=0)
+    assert not torch.allclose(fisher[FC1], linear[FC1], rtol=1e-3, atol=0)
+
+
+def test_a_one_hot_fisher_merge_is_the_component_and_the_moments_are_part_of_what_it_is(saved: dict, models, tmp_path):
+    components = {name: shutil.copytree(saved[name, (1, 1)], tmp_path / name) for name in NAMES}
+    report = run(components, None, tmp_path / "out", "fisher")
+    assert report.bytes_read == 3 * 2 * 4 * sum(int(np.prod(shape)) for shape in SHAPES.values())
+    one_hot = tensors_of(tmp_path / "out/mix_2")
+    assert all(torch.equal(one_hot[name], models["code"][name]) for name in SHAPES)
+    assert list(one_hot) == list(tensors_of(saved["base", (1, 1)])), "an output has no training state"
+    assert verify(tmp_path / "out/mix_0", sample_tensors=100).num_tensors == len(SHAPES)
+    assert run(components, None, tmp_path / "out", "fisher").done_before == tuple(MIXTURES)
+    shutil.rmtree(components["math"])  # the same weights, after another training
+    other = {**with_moments(models["math"]), MOMENTS + FC1: second_moments(models["code"][FC1])}
+    write_checkpoint(components["math"], other)
+    with pytest.raises(CheckpointError, match="was merged from other sources"):
+        run(components, None, tmp_path / "out", "fisher")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda moments: {}, r"math: merge.method=fisher weighs .* holds none; train .*components.save_optimizer=true"),
+        (
+            lambda moments: {"optimizer.distributed.dp_group_idx_0.gbuf_idx_0.bucket_idx_0.exp_avg_sq": moments[FC1]},
+            r"holds only those of a distributed optimizer's flat buffers; .*ckpt_optim_fully_reshardable=true",
+        ),
+        (lambda moments: {MOMENTS + FC1: moments[FC1]}, r"only .*/general.* has second moments of module\.decoder"),
+        (
+            lambda moments: {MOMENTS + name: value[..., :8].clone() for name, value in moments.items()},
+            r"math: the second moments of \S+ are torch.float32 of shape .*8\), expected .* of shape \(.*32\)",
+        ),
+        (
+            lambda moments: {MOMENTS + name: value.bfloat16() for name, value in moments.items()},
+            r"math: the second moments of \S+ are torch.bfloat16 .* expected torch.float32",
+        ),
+        (
+            lambda moments: {MOMENTS + name: -value for name, value in moments.items()},
+            r"module\.\S+: found second moments below 0 in math; they are squares",
+        ),
+        (
+            lambda moments: {MOMENTS + name: value * torch.nan for name, value in moments.items()},
+            r"math: module\.\S+ has \d+ values that are NaN",
+        ),
+    ],
+)
+def test_second_moments_that_are_none_are_refused(change, message: str, models: dict, saved: dict, tmp_path: Path):
+    moments = {name: second_moments(models["math"][name]) for name in SHAPES}
+    math = write_checkpoint(tmp_path / "math", {**models["math"], **change(moments)})
+    with pytest.raises(CheckpointError, match=message):
+        run({n: saved[n, (1, 1)] for n in NAMES} | {"math": math}, None, tmp_path / "out", "fisher")
+    assert not list((tmp_path / "out").glob("mix_*"))
+    run({n: saved[n, (1, 1)] for n in NAMES} | {"math": math}, None, tmp_path / "linear")
+
+
+def test_second_moments_of_chained_optimizers_and_in_half_precision_are_found(models: dict, tmp_path: Path) -> None:
+    found = {}
+    for prefix, dtype in (("", torch.float32), ("chained_1.", torch.float32), ("", torch.bfloat16)):
+        folder = tmp_path / f"{prefix}{dtype}"
+        paths = {}
+        for name in NAMES:
+            tensors = with_moments(models[name])
+            moments = {f"{prefix}{key}": tensors.pop(key).to(dtype) for key in list(tensors) if MOMENTS in key}
+            paths[name] = write_checkpoint(folder / name, {**tensors, **moments}, 2)
+        run(paths, None, folder / "out", "fisher")
+        found[folder] = tensors_of(folder / "out/mix_0")
+    first, *others = found.values()
+    assert all(torch.equal(one[name], first[name]) for one in others[:1] for name in SHAPES)
+    assert all(torch.allclose(others[1][name], first[name], rtol=1e-3, atol=1e-4) for name in SHAPES)
 
 
 def test_weights_that_cannot_be_normalised_are_refused(saved: dict, tmp_path: Path) -> None:
