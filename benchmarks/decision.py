@@ -238,6 +238,7 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
     ours = [arm for arm in ("recommended", "floor005", "unfloored", "floor0") if arm in arms]
     pairs += [(one, arm) for one in ours for arm in arms if arm not in (PLAIN, *ours)]
+    pairs += [pair for pair in [("fisher", "merges")] if set(pair) <= set(arms)]
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):
             gaps = study.difference(arm, other, measure)
@@ -263,6 +264,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
             add(f"heldout_{arm}_minus_proportional", (arm, PLAIN, "heldout"))
         for one in ours:
             add(f"{one}_minus_{arm}", (one, arm, "judged"))
+    add("fisher_minus_merges", ("fisher", "merges", "judged"))
+    add("heldout_fisher_minus_merges", ("fisher", "merges", "heldout"))
     if "recommended" in arms:
         worst = max(capabilities, key=lambda name: found["recommended", PLAIN, name][0])
         summary["worst_capability"] = worst

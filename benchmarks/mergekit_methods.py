@@ -22,7 +22,7 @@ import torch
 from _provenance import finish
 from safetensors.torch import load_file, save_file
 
-from nemo_demix.merging.methods import Block, DeltaMethod, LinearMethod, build_method
+from nemo_demix.merging.methods import Block, BlockMethod, LinearMethod, build_method
 from nemo_demix.merging.statistics import collect
 
 _PEER = """
@@ -139,11 +139,8 @@ def merge(case: Case, models: list[dict[str, torch.Tensor]], name: str) -> torch
         (coefficients_T,) = method.coefficients(weights_1K, statistics).tolist()
         merged = sum(c * source_RC for c, source_RC in zip(coefficients_T, sources_TRC, strict=True))
         return torch.as_tensor(merged).reshape(used[0].shape)
-    assert isinstance(method, DeltaMethod)
-    parts = [
-        method.mix(method.prepare(block, statistics), block.sources_TRC[-1], weights_1K, statistics)[0]
-        for block in blocks
-    ]
+    assert isinstance(method, BlockMethod)
+    parts = [method.mix(method.prepare(block, statistics), weights_1K, statistics)[0] for block in blocks]
     return torch.cat(parts).reshape(used[0].shape)
 
 

@@ -44,7 +44,7 @@ class SearchMemory:
     """Bytes of one GPU while merged proxies are scored."""
 
     live_model: float
-    components: float  # resident shards of all of them, and of the base where the method uses one
+    components: float  # resident shards of all of them, and of the base and second moments where the method uses them
     merged_ahead: float  # search.merge_batch - 1 proxies
     scratch: float
     activations: float

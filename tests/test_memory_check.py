@@ -34,6 +34,13 @@ def test_what_fits_is_listed_in_parts(llama: DemixConfig) -> None:
     assert "components 52.4" in verdict.used["memory of a rank, search"]
 
 
+def test_second_moments_are_held_beside_the_components_in_their_precision(llama: DemixConfig) -> None:
+    llama.merge.method = "fisher"
+    assert "components 104.7" in judge_memory(llama, llama, 2 * H100_GIB, 1000.0).used["memory of a rank, search"]
+    llama.merge.method = "ties"  # seven differences and the base, in fp32
+    assert "components 119.7" in judge_memory(llama, llama, 2 * H100_GIB, 1000.0).used["memory of a rank, search"]
+
+
 def test_what_does_not_fit_the_gpu_is_a_problem_and_without_one_a_warning(llama: DemixConfig) -> None:
     wide = replace(llama, parallel=ParallelConfig(data=64, nodes=8))
     seen = judge_memory(wide, llama, H100_GIB, 1000.0)

@@ -74,6 +74,13 @@ def test_the_base_of_these_tests_has_nothing_wrong(base: dict[str, Any]) -> None
     assert found(base) == []
 
 
+def test_a_method_that_weighs_by_second_moments_asks_for_components_that_keep_them(base: dict[str, Any]) -> None:
+    (said,) = found(base, ("merge.method", "fisher"))
+    assert said.startswith("merge.method=fisher: ")
+    assert "components.save_optimizer=false does not keep them; set it to true before components are trained" in said
+    assert found(base, ("merge.method", "fisher"), ("components.save_optimizer", True)) == []
+
+
 def keys_of(section: Any = DemixConfig, key: str = "") -> list[str]:
     """Every key of the schema that holds a value; the user's own names stand as their type's."""
     names = []
