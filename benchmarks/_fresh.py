@@ -32,29 +32,38 @@ def mixtures_of(runs: Path, seed: int = SEED) -> dict[str, dict[str, Any]]:
     return mixtures
 
 
-def figures(
-    rows: list[dict[str, Any]], proxies: Mapping[str, Sequence[dict[str, Any]]], seed: int = SEED, of: str = ""
-) -> dict[str, Any]:
-    """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
+Proxies = Mapping[str, Sequence[dict[str, Any]]]  # by name, the rows of each set of components, for `Study.macro`
+
+
+def decided(rows: list[dict[str, Any]], proxies: Proxies, label: str, seed: int, draw: int = 0) -> DecisionStudy:
+    """The decision by proxies in these rows and in the study's.
 
     Args:
-        proxies: What to judge, by name: the rows of each set of components, as `Study.macro` wants them.
-        of: What is put before a proxy's name in those of its figures.
+        label: The set of scores, of `SETS`.
+        draw: Seed of the resamples.
     """
     given = [*of_study(seed), *rows]
     meta = next(row for row in given if row["kind"] == "meta")
+    study = study_of(given, label, draw)
+    found = {key: [study.macro(**one) for one in each] for key, each in proxies.items()}
+    cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
+    data = study.data(meta["dataset_capability"])
+    return DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
+
+
+def figures(rows: list[dict[str, Any]], proxies: Proxies, seed: int = SEED, of: str = "") -> dict[str, Any]:
+    """The figures of the decision, and linear correlations, of proxies in these rows and in the study's.
+
+    Args:
+        of: What is put before a proxy's name in those of its figures.
+    """
     summary: dict[str, Any] = {}
     for label, (_, set_tail) in SETS.items():
-        tail = f"{set_tail}{of}"
-        study = study_of(given, label, 0)
-        true_R = study.reference_macro
-        found = {key: [study.macro(**one) for one in each] for key, each in proxies.items()}
-        cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
-        data = study.data(meta["dataset_capability"])
-        deciding = DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
+        tail, deciding = f"{set_tail}{of}", decided(rows, proxies, label, seed)
         summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
-        for key, each in found.items():
-            correlations = [np.corrcoef(proxy_R, true_R)[0, 1] for proxy_R in each]
+        study = study_of([*of_study(seed), *rows], label, 0)
+        for key, each in proxies.items():
+            correlations = [np.corrcoef(study.macro(**one), study.reference_macro)[0, 1] for one in each]
             summary[f"correlation{tail}_{key}"] = float(np.mean(correlations))
     return summary
 

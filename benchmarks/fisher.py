@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _fresh import figures, mixtures_of
+from _decision import DecisionStudy
+from _fresh import decided, figures, mixtures_of
 from _provenance import RESULTS, finish
 from _study import RECIPE, branch, json_lines, nemo_demix, values
+from fidelity import CONFIDENCE, SETS
 
 from nemo_demix.artifacts import write_json
+from nemo_demix.fidelity.decision import rho_difference
 
 FISHER = "fisher"
 STUDIES: dict[int, dict[str, tuple[str, ...]]] = {  # sets of components, by study: overrides
@@ -60,10 +63,18 @@ def beside(seed: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def all_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of the decision, by study."""
+    """The figures of the decision, by study; and how far such merges are above others, over both."""
     summary: dict[str, Any] = {}
-    for seed in STUDIES:
-        summary |= figures([row for row in rows if row["study"] == seed], beside(seed), seed, f"_{seed}")
+    of_study = {seed: [row for row in rows if row["study"] == seed] for seed in STUDIES}
+    for seed, own in of_study.items():
+        summary |= figures(own, beside(seed), seed, f"_{seed}")
+    for label, (_, tail) in SETS.items():
+        each = [decided(own, beside(seed), label, seed, draw) for draw, (seed, own) in enumerate(of_study.items())]
+        judged = DecisionStudy.joined(each).whole
+        for other in ("merge", "predictions"):
+            above = rho_difference(judged[FISHER], judged[other], CONFIDENCE)
+            name = f"objective_rho{tail}_{FISHER}_minus_{other}"
+            summary |= {name: above.value, f"{name}_lo": above.low, f"{name}_hi": above.high}
     return summary
 
 
