@@ -44,12 +44,14 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "merges": (*MERGED, "search.default_floor=null"),
     "fisher": (*MERGED, "search.default_floor=null", "merge.method=fisher"),
     "fisher_floored": (*MERGED, "merge.method=fisher"),
+    "merges_floored": MERGED,
     "bayes": ("search=bayes",),
     "mergemix": ("search=mergemix",),
     "regmix": ("search=regmix", f"search.iterations=[{TRAINED}]"),
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
+FISHER = (("fisher", "merges"), ("fisher_floored", "merges_floored"))
 # The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
 QUICKSTART = "quickstart"
 ORDERS = "quickstart_orders"  # the same with final.seeds: what each data order gave, and the verdict of all
@@ -238,7 +240,7 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     pairs = [(arm, PLAIN) for arm in arms if arm != PLAIN]
     ours = [arm for arm in ("recommended", "floor005", "unfloored", "floor0") if arm in arms]
     pairs += [(one, arm) for one in ours for arm in arms if arm not in (PLAIN, *ours)]
-    pairs += [pair for pair in [("fisher", "merges")] if set(pair) <= set(arms)]
+    pairs += [pair for pair in FISHER if set(pair) <= set(arms)]
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):
             gaps = study.difference(arm, other, measure)
@@ -264,8 +266,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
             add(f"heldout_{arm}_minus_proportional", (arm, PLAIN, "heldout"))
         for one in ours:
             add(f"{one}_minus_{arm}", (one, arm, "judged"))
-    add("fisher_minus_merges", ("fisher", "merges", "judged"))
-    add("heldout_fisher_minus_merges", ("fisher", "merges", "heldout"))
+    for pair in FISHER:
+        add("_minus_".join(pair), (*pair, "judged"))
     if "recommended" in arms:
         worst = max(capabilities, key=lambda name: found["recommended", PLAIN, name][0])
         summary["worst_capability"] = worst
