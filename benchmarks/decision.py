@@ -175,6 +175,10 @@ def _what(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def verdict(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a quickstart said of its final model and the proportional one, and by how much they differ by capability."""
+    if PLAIN in result.get("same_as_chosen", ()):  # one model is both
+        capabilities = dict.fromkeys(result["models"]["mixture"]["capabilities"], 0.0)
+        nothing = {"difference": 0.0, "low": 0.0, "high": 0.0, "orders": [0.0] * len(result["seeds"])}
+        return {"verdict": "the same mixture", **nothing, "capabilities": capabilities}
     said = result["chosen_minus"][PLAIN]
     capabilities = {name: round(one["difference"], 6) for name, one in said["capabilities"].items()}
     kept = ("verdict", "difference", "low", "high", "orders")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from _provenance import finish
+from decision import verdict
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         "capability_rho": {},
     }  # nothing is fitted to predictions
     agreement = mixture["notes"].get("merges", {}).get("rho", {})
-    comparison = result["chosen_minus"]["proportional"]
+    comparison = verdict(result)
     summary = {
         "wall_s": round(sum(wall_s.values()), 1),
         **{f"wall_s_{stage}": round(seconds, 1) for stage, seconds in wall_s.items()},
