@@ -80,8 +80,10 @@ class SourceBlocks:
         return self._places[key]
 
     def read(self, part: Range, span: Span) -> np.ndarray:
-        """Return a block's bytes as stored, uint8, shape (T, elements x largest item size); overwritten by the next
-        call. What has no chunks reads as 0.
+        """Read a block of every input; what has no chunks is 0.
+
+        Returns:
+            The sources' bytes as stored, uint8, shape (sources, elements x item size); overwritten by the next call.
         """
         plan = self._plan
         tensor = plan.tensors[part.tensor]
@@ -105,7 +107,7 @@ class SourceBlocks:
                     columns = slice(piece.columns.start * item, piece.columns.stop * item)
                     into = row.reshape(height, width * item)[piece.rows, columns]
                     into[...] = target.reshape(into.shape)
-        return self._raw_TB[:, : height * width * max(dtype.itemsize for dtype in tensor.dtypes)]
+        return self._raw_TB[: len(plan.sources), : height * width * tensor.dtype.itemsize]
 
     def values(self, part: Range, span: Span) -> torch.Tensor:
         """Return a block in fp32, shape (T, N), N padded with what was there before; overwritten by the next call."""
@@ -233,8 +235,8 @@ class Worker:
     ) -> None:
         """Copy integers from the template; where none was named, all components have to agree."""
         plan = self._plan
+        raw_TB = self._sources.read(part, span)
         names = [source.name for source in plan.sources]
-        raw_TB = self._sources.read(part, span)[: len(names)]
         if plan.objects_from is None:
             for name, raw_B in zip(names, raw_TB, strict=True):
                 if not np.array_equal(raw_B, raw_TB[0]):

@@ -426,6 +426,20 @@ def test_second_moments_that_are_none_are_refused(change, message: str, models: 
     run({n: saved[n, (1, 1)] for n in NAMES} | {"math": math}, None, tmp_path / "linear")
 
 
+def test_integers_beside_second_moments_are_taken_over(models: dict, tmp_path: Path) -> None:
+    """Whose elements are smaller than those of the moments."""
+    table = torch.arange(12, dtype=torch.int8)
+    paths = {
+        name: write_checkpoint(tmp_path / name, {**with_moments(models[name]), "module.table": table}) for name in NAMES
+    }
+    run(paths, None, tmp_path / "out", "fisher")
+    assert torch.equal(tensors_of(tmp_path / "out/mix_0")["module.table"], table)
+    other = {**with_moments(models["code"]), "module.table": table + 1}
+    paths["code"] = write_checkpoint(tmp_path / "other", other)
+    with pytest.raises(CheckpointError, match="integers are not averaged, and general and code differ"):
+        run(paths, None, tmp_path / "refused", "fisher")
+
+
 def test_second_moments_of_chained_optimizers_and_in_half_precision_are_found(models: dict, tmp_path: Path) -> None:
     found = {}
     for prefix, dtype in (("", torch.float32), ("chained_1.", torch.float32), ("", torch.bfloat16)):
