@@ -248,6 +248,8 @@ def analyse(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[
     for arm, other in pairs:
         for measure in ("judged", "searched", "heldout", *capabilities):
             gaps = study.difference(arm, other, measure)
+            if not gaps:  # never trained in one data order of one draw
+                continue
             found[arm, other, measure] = interval(gaps)
             table.append({"kind": "figure", "arm": arm, "minus": other, "measure": measure, "by_replicate": gaps,
                           "mean": found[arm, other, measure]})  # fmt: skip
