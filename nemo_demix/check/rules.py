@@ -36,6 +36,7 @@ from nemo_demix.runtime.recipe import factory_errors, known_vocab_size
 from nemo_demix.scoring.external.settings import external_errors
 from nemo_demix.scoring.identity import suite_errors
 from nemo_demix.scoring.suite import heldout_errors, judged_errors
+from nemo_demix.search.advice import merge_warnings
 from nemo_demix.search.imported import read_problem
 from nemo_demix.search.layout import proxy_groups, proxy_layout
 from nemo_demix.search.reach import reach_warnings
@@ -67,8 +68,13 @@ def mistakes(config: DemixConfig) -> list[DemixError]:
 def warnings_of(config: DemixConfig) -> list[str]:
     """Return what may well be meant, and often is not; what depends on the data's tokens once they are prepared."""
     found = list(capability_warnings(config))
-    if strategy_of(config.search).mixes_components() and (run := PreparedRun.find(config)) is not None:
+    if not strategy_of(config.search).mixes_components():
+        return found
+    run = PreparedRun.find(config)
+    if run is not None:
         found += reach_warnings(run)
+    if run is None or not all(job.is_done for job in run.components):
+        found += merge_warnings(config)
     return found
 
 

@@ -14,7 +14,13 @@ from nemo_demix.artifacts import parse_json
 from nemo_demix.checkpoints.architecture import Architecture
 from nemo_demix.checkpoints.files import read_file, sizes_below
 from nemo_demix.checkpoints.layouts import Layout, detect
-from nemo_demix.checkpoints.metadata import TensorEntry, is_common_state, is_training_state, read_metadata
+from nemo_demix.checkpoints.metadata import (
+    TensorEntry,
+    is_common_state,
+    is_training_state,
+    read_metadata,
+    weight_of_moments,
+)
 from nemo_demix.checkpoints.store import one_look
 
 
@@ -43,6 +49,7 @@ class CheckpointSummary:
     num_training_objects: int
     training_bytes: int
     has_optimizer_state: bool
+    num_second_moments: int  # weights whose second moments are stored by name: all that merge.method=fisher can use
     files: dict[str, int]  # bytes, by path relative to the root
     merge: dict[str, Any] | None  # how it was merged, if it was
 
@@ -90,6 +97,7 @@ def describe(path: Path) -> CheckpointSummary:
         num_training_objects=len(training_objects),
         training_bytes=sum(tensor.num_bytes for tensor in training),
         has_optimizer_state=bool(training),
+        num_second_moments=sum(weight_of_moments(name) in stored.tensors for name in stored.tensors),
         files=_files(layout),
         merge=_merge_record(layout),
     )
@@ -109,6 +117,9 @@ def print_summary(summary: CheckpointSummary) -> None:
             f"Training state, which a merge leaves out: {summary.num_training_tensors} tensors "
             f"({_size(summary.training_bytes)}), {summary.num_training_objects} byte objects."
         )
+    if summary.has_optimizer_state:
+        found = summary.num_second_moments or "none"
+        console.print(f"Second moments by a weight's name, which merge.method=fisher uses: {found}.", highlight=False)
     console.print(_pairs("Files", ((name, _size(size)) for name, size in sorted(summary.files.items()))))
     if summary.merge is not None:
         console.print(_pairs("Merged from (merge.json)", summary.merge.items()))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ _TRAINING_STATE = (
     "rng_state",
     "rerun_state_machine",
 )
+# Several optimizers, as for experts, are chained.
+_SECOND_MOMENTS = re.compile(r"(chained_\d+\.)?optimizer\.state\.exp_avg_sq\.(?P<weight>.+)")
 WHOLE_SHAPE = "nd_reformulated_orig_global_shape"  # Megatron's word for it
 _LARGEST = 1 << 62
 _LONGEST_NAME = 4096
@@ -34,6 +37,16 @@ _MOST_DIVIDED = 8  # axes of a tensor that is stored in chunks
 def is_training_state(name: str) -> bool:
     """Return whether a stored name is optimizer, scheduler or random state: not a part of the model."""
     return name.startswith(_TRAINING_STATE)
+
+
+def weight_of_moments(name: str) -> str | None:
+    """Return the weight whose second moments are stored under this name, as Adam kept them of its gradients; else None.
+
+    Source: megatron.core.optimizer.optimizer (`optim_state_to_sharding_state`), distrib_optimizer
+    (`sharded_param_state_fully_reshardable`).
+    """
+    found = _SECOND_MOMENTS.fullmatch(name)
+    return found and found["weight"]
 
 
 def is_common_state(name: str) -> bool:

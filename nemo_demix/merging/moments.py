@@ -1,13 +1,10 @@
 """The second moments that Adam kept of each component's gradients, where its checkpoint holds the optimizer's state.
 
 Megatron saves them a parameter at a time, under the parameter's name, unless its distributed optimizer saves its flat
-buffers: `optimizer.state.exp_avg_sq.<parameter>`.
-Source: megatron.core.optimizer.optimizer (`optim_state_to_sharding_state`), distrib_optimizer
-(`sharded_param_state_fully_reshardable`).
+buffers, see `weight_of_moments`.
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nemo_demix.checkpoints.layouts import Layout
-from nemo_demix.checkpoints.metadata import Stored, TensorEntry, dtype_name
+from nemo_demix.checkpoints.metadata import Stored, TensorEntry, dtype_name, weight_of_moments
 from nemo_demix.errors import CheckpointError
 from nemo_demix.merging.precision import AVERAGED
 
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from nemo_demix.merging.sources import Source
 
 logger = logging.getLogger(__name__)
-# Several optimizers, as for experts, are chained.
-_STORED = re.compile(r"(chained_\d+\.)?optimizer\.state\.exp_avg_sq\.(?P<parameter>.+)")
 _BUFFERS = ".exp_avg_sq"  # how a buffer's name ends
 _REMEDY = (
     "train the components with components.save_optimizer=true, bring checkpoints that hold it (NeMo's "
@@ -49,8 +44,8 @@ class Moments:
 
 def moments_in(stored: Stored) -> dict[str, TensorEntry]:
     """Return the second moments that a checkpoint holds, by the names of its weights."""
-    named = ((_STORED.fullmatch(name), entry) for name, entry in stored.tensors.items())
-    return {match["parameter"]: entry for match, entry in named if match and match["parameter"] in stored.tensors}
+    named = ((weight_of_moments(name), entry) for name, entry in stored.tensors.items())
+    return {weight: entry for weight, entry in named if weight in stored.tensors}
 
 
 def second_moments(components: Sequence["Source"]) -> tuple[Moments, ...]:

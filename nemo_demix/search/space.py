@@ -98,9 +98,17 @@ def can_mix_predictions(config: DemixConfig) -> bool:
     """Return whether the objective can be had from mixed predictions: merges are linear, scores are likelihoods of
     text.
     """
-    others = [one.use for one in config.suite.tasks.values()]
-    others += [score.use for command in config.suite.external.values() for score in command.scores.values()]
-    return config.merge.method == "linear" and "search" not in others
+    return config.merge.method == "linear" and not model_scores(config)
+
+
+def model_scores(config: DemixConfig) -> list[str]:
+    """Return the keys of what is searched and only a model can be asked for: tasks, and programs of the user."""
+    suite = config.suite
+    found = [f"suite.tasks.{name}" for name, task in suite.tasks.items() if task.use == "search"]
+    for name, command in suite.external.items():
+        scores = [score for score, one in command.scores.items() if one.use == "search"]
+        found += [f"suite.external.{name}.scores.{score}" for score in scores]
+    return found
 
 
 def linear_errors(config: DemixConfig) -> Iterator[DemixError]:

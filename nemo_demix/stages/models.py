@@ -12,6 +12,7 @@ from nemo_demix.errors import ConfigError
 from nemo_demix.fidelity.references import Reference, draw_references
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.ranks.leader import launch
+from nemo_demix.search.advice import merge_warnings
 from nemo_demix.search.reach import reach_warnings
 from nemo_demix.stages.retraining import confirm_retraining
 from nemo_demix.training.jobs import TrainJob, load_model
@@ -75,7 +76,7 @@ def train_jobs_if_needed(run: PreparedRun, jobs: Sequence[tuple[str, Sequence[Tr
         logger.info("train: done already")
         return
     if any(role == "component" for role, _ in todo):
-        for line in reach_warnings(run):
+        for line in (*reach_warnings(run), *merge_warnings(config)):
             logger.warning("train: %s", line)
     confirm_retraining(config, [job for _, some in jobs for job in some])
     write_missing_parts(run, [job for _, some in jobs for job in some if not job.is_done])

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_demix.check import mistakes
+from nemo_demix.check import mistakes, warnings_of
 from nemo_demix.config import DemixConfig, to_dataclasses
 from nemo_demix.config.values import fitted, hints_of
 from nemo_demix.errors import DemixError
@@ -61,13 +61,19 @@ def base(data: Path) -> dict[str, Any]:
 def found(base: dict[str, Any], *changes: tuple[str, Any]) -> list[str]:
     """What is wrong where some keys have other values, as a recipe would give them."""
     errors: list[DemixError] = []
+    config = changed(base, errors, *changes)
+    return [str(error) for error in (*errors, *mistakes(config))]
+
+
+def changed(base: dict[str, Any], errors: list[DemixError], *changes: tuple[str, Any]) -> DemixConfig:
+    """The configuration with these values; what cannot be read of them joins the errors."""
     content = OmegaConf.create(base)
     for key, value in changes:
         nested = value
         for part in reversed(key.split(".")):
             nested = [nested] if part == "[0]" else {part: nested}
         content = OmegaConf.merge(content, fitted(nested, errors))
-    return [str(error) for error in (*errors, *mistakes(to_dataclasses(content)))]  # type: ignore[arg-type]
+    return to_dataclasses(content)  # type: ignore[arg-type]
 
 
 def test_the_base_of_these_tests_has_nothing_wrong(base: dict[str, Any]) -> None:
@@ -79,6 +85,26 @@ def test_a_method_that_weighs_by_second_moments_asks_for_components_that_keep_th
     assert said.startswith("merge.method=fisher: ")
     assert "components.save_optimizer=false does not keep them; set it to true before components are trained" in said
     assert found(base, ("merge.method", "fisher"), ("components.save_optimizer", True)) == []
+
+
+def test_linear_merges_that_will_choose_are_told_of_before_components_are_trained(base: dict[str, Any]) -> None:
+    def told(*changes: tuple[str, Any]) -> list[str]:
+        ours = ("search.strategy", "recommended"), ("search.objective", "mean"), ("search.proxy", "auto")
+        return warnings_of(changed(base, [], *ours, *changes))
+
+    (said,) = told()
+    assert "(suite.tasks.t, suite.external.e.scores.s cannot be had from mixed predictions)" in said
+    assert "Set merge.method=fisher with components.save_optimizer=true, before they are trained" in said
+    (said,) = told(("components.save_optimizer", True))
+    assert said.endswith("Set merge.method=fisher")
+    assert not told(("components.save_optimizer", True), ("merge.method", "fisher"))
+    assert not told(("merge.method", "ties"))
+    reported = [("suite.tasks.t.use", "report"), ("suite.external.e.scores.s.use", "report")]
+    assert not told(*reported)
+    (said,) = told(*reported, ("search.proxy", "merge"))
+    assert "(search.proxy=merge)" in said
+    assert not told(("search.strategy", "demix"), ("search.proxy", "merge"))  # a published one is taken as it is
+    assert not told(("components.checkpoints", {name: "c" for name in base["datasets"]}))
 
 
 def keys_of(section: Any = DemixConfig, key: str = "") -> list[str]:

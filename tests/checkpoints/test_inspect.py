@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,21 @@ def test_training_state_is_counted_apart(layouts: dict[str, Path]) -> None:
     assert not without.has_optimizer_state
     assert with_optimizer.num_training_tensors == 2 * len(with_optimizer.tensors)
     assert with_optimizer.training_bytes == 2 * 4 * with_optimizer.num_parameters  # two moments in fp32
-    assert (without.num_training_tensors, without.training_bytes) == (0, 0)
+    assert with_optimizer.num_second_moments == len(with_optimizer.tensors)
+    assert (without.num_training_tensors, without.training_bytes, without.num_second_moments) == (0, 0, 0)
     assert without.num_training_objects == 2  # random state of two pipeline stages
     assert with_optimizer.num_objects == without.num_objects == 8  # extra states of four linear layers, twice
     assert with_optimizer.model_bytes == 2 * with_optimizer.num_parameters == without.model_bytes / 2
+
+
+def test_whether_a_merge_by_second_moments_could_use_it_is_shown(
+    layouts: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = describe(layouts["megatron_lm"])
+    print_summary(summary)
+    assert f"which merge.method=fisher uses: {len(summary.tensors)}." in capsys.readouterr().out
+    print_summary(replace(summary, num_second_moments=0))  # flat buffers alone
+    assert "which merge.method=fisher uses: none." in capsys.readouterr().out
 
 
 def test_files_are_this_checkpoints_alone(layouts: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Can components answer for mixtures with less general data than they hold, by a negative weight of the general one?
+
+A study as `fidelity.py --fresh`: a base of its own, 24 references in two data orders, of mixtures that components of
+beta .25 reach. A second set of components of the same base has the paper's beta of .5, which most of these mixtures are
+beyond: there the weights whose data shares are the mixture's own have one below 0. Compared with the references are the
+proxies of beta .25, those of beta .5 with such weights, and those of beta .5 with the nearest weights of which none is
+below 0: merges, and mixed predictions, whose probabilities are held above 1e-5. One set of
+components each. Every stage is the product's own and resumes; two hours on one core. --quick works the figures out
+again from the committed scores.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _decision import DecisionStudy
+from _provenance import RESULTS, finish
+from _study import RECIPE, branch, json_lines, nemo_demix, values
+from fidelity import CONFIDENCE, SETS, collect, meta_row, study_of
+
+from nemo_demix.artifacts import read_json, write_json
+from nemo_demix.config import load_resolved
+from nemo_demix.fidelity.decision import rho_difference
+from nemo_demix.fidelity.equal_cost import equal_cost
+from nemo_demix.mixture import BlendMatrix
+from nemo_demix.prepared import PreparedRun
+from nemo_demix.scoring.suite import build_suite
+from nemo_demix.search.proxies.predictions import token_weights
+from nemo_demix.training.jobs import blend_matrix
+
+NEGATIVE = "negative"
+SEED = 13
+OWN = (f"seed={SEED}", "components.beta=0.25", "verify.seeds=[1]", "verify.trained_shares=[]")
+PAPERS = (f"seed={SEED}", "components.beta=0.5")
+BEYOND = f"{RECIPE}_b50"
+STAND_INS: dict[str, dict[str, Any]] = {
+    f"{kind}{tail}": {"kind": kind, "components": components, "method": method}
+    for kind in ("merge", "predictions")
+    for tail, components, method in (
+        ("", "seed_0", None),
+        ("_negative", "beta_50", NEGATIVE),
+        ("_edge", "beta_50", "edge"),
+    )
+}
+PAIRS = [
+    (f"{kind}_negative", f"{kind}{other}") for kind in ("merge", "predictions") for other in ("", "_edge")
+]  # whose rho is compared
+LEAST = 1e-5  # of a mixed probability: of 2,048 tokens, one guessed blindly has 5e-4
+
+
+def collect_all(runs: Path) -> list[dict[str, Any]]:
+    """Train and score what is not there yet; one row a model or proxy, with its scores by name."""
+    rows = [*collect(runs, 1, (), *OWN), meta_row(runs)]
+    mixtures = {row["name"]: row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]}
+    run = branch(runs, BEYOND, "models/component/general")
+    nemo_demix(runs, "train", "role=component", *PAPERS, name=BEYOND)
+    blend = blend_matrix(load_resolved(run / "config.yaml"))
+    exact = {name: weights_beyond(blend, row["data_shares"]) for name, row in mixtures.items()}
+    nearest = {name: blend.merge_weights_for(row["data_shares"])[0] for name, row in mixtures.items()}
+    rows += [{"kind": "weights", "name": name, "merge_weights": weights} for name, weights in exact.items()]
+    path = run / "mixtures.json"
+    write_json(path, nearest)
+    for proxy in ("merge", "predictions"):
+        nemo_demix(runs, "score", *PAPERS, f"score.mixtures={path}", f"search.proxy={proxy}", name=BEYOND)
+    rows += [
+        {**STAND_INS[f"{row['proxy']}_edge"], "name": row["name"], "scores": values(row["scores"])}
+        for row in json_lines(run / "scores" / "proxies.jsonl")
+    ]
+    of_merges = merged_scores(runs, exact)
+    of_predictions = predicted_scores(run, exact)
+    for kind, scores in (("merge", of_merges), ("predictions", of_predictions)):
+        rows += [{**STAND_INS[f"{kind}_negative"], "name": name, "scores": one} for name, one in scores.items()]
+    return rows
+
+
+def weights_beyond(blend: BlendMatrix, shares: dict[str, float]) -> dict[str, float]:
+    """The one set of weights whose data shares these are, some perhaps below 0; they sum to 1."""
+    weights_C = np.linalg.solve(blend.rows_CD.T, [shares[name] for name in blend.datasets])
+    return dict(zip(blend.components, weights_C.tolist(), strict=True))
+
+
+def merged_scores(runs: Path, mixtures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Scores of merges on disk, by mixture."""
+    run = runs / BEYOND
+    path, merged = run / f"{NEGATIVE}.json", run / NEGATIVE
+    write_json(path, mixtures)
+    anything = ("merge.any_weights=true", f"merge.mixtures={path}", f"merge.output={merged}")
+    nemo_demix(runs, "merge", *PAPERS, *anything, name=BEYOND)
+    found = {}
+    for name in mixtures:
+        scored = run / "scores" / f"{NEGATIVE}_{name}.json"
+        if not scored.exists():
+            of_merge = (f"score.checkpoint={merged / name}", f"score.name={scored.stem}")
+            nemo_demix(runs, "score", *PAPERS, *of_merge, name=BEYOND)
+        found[name] = values(read_json(scored)["scores"])
+    return found
+
+
+def predicted_scores(run: Path, mixtures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Scores of mixed predictions with any weights, by mixture: what `nemo-demix score` stored of the components."""
+    prepared = PreparedRun.open(load_resolved(run / "config.yaml"))
+    members = token_weights(build_suite(prepared.config.suite, prepared.manifest))
+    names = [job.name for job in prepared.components]
+    (folder,) = (run / "search" / "predictions").iterdir()
+    probabilities_CT = np.exp(np.stack([np.load(folder / f"{name}.npy") for name in names]).astype(np.float64))
+    found = {}
+    for name, weights in mixtures.items():
+        mixed_T = np.array([weights[one] for one in names]) @ probabilities_CT
+        bits_T = -np.log2(np.maximum(mixed_T, LEAST))
+        found[name] = {score: round(float(bits_T[tokens] @ each), 6) for score, (tokens, each) in members.items()}
+    return found
+
+
+def all_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the decision, how far the stand-ins are apart, and how many mixtures are beyond the paper's."""
+    meta = next(row for row in rows if row["kind"] == "meta")
+    summary: dict[str, Any] = {}
+    for label, (_, tail) in SETS.items():
+        study = study_of(rows, label, 0)
+        cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
+        found = {name: [study.macro(**one)] for name, one in STAND_INS.items()}
+        data = study.data(meta["dataset_capability"])
+        deciding = DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
+        summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
+        for one, other in PAIRS:
+            apart = rho_difference(deciding.whole[one], deciding.whole[other], CONFIDENCE)
+            name = f"objective_rho{tail}_{one}_minus_{other}"
+            summary |= {name: apart.value, f"{name}_lo": apart.low, f"{name}_hi": apart.high}
+    least = [min(row["merge_weights"].values()) for row in rows if row["kind"] == "weights"]
+    return summary | {"num_references": len(least), "num_beyond": sum(one < 0 for one in least), "least": min(least)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
+    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        rows = json.loads((RESULTS / f"{NEGATIVE}.json").read_text())["rows"]
+    else:
+        rows = collect_all(arguments.runs.resolve())
+    finish(NEGATIVE, arguments.quick, [SEED], rows, all_figures(rows))
+
+
+if __name__ == "__main__":
+    main()
