@@ -54,7 +54,7 @@ def test_the_merge_method_is_one(module: types.ModuleType, monkeypatch: pytest.M
     test_methods.test_the_order_of_components_is_only_rounding("sharpened", {})
     test_methods.test_identical_components_give_that_component("sharpened")
     test_methods.test_a_one_hot_mixture_gives_that_component("sharpened")
-    test_methods.test_negative_weights_agree_with_the_oracle_or_are_finite_on_the_sphere("sharpened")
+    test_methods.test_negative_weights_agree_with_the_oracle_are_finite_on_the_sphere_or_refused("sharpened")
 
 
 @with_example("class OneShot(")
