@@ -45,13 +45,16 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "fisher": (*MERGED, "search.default_floor=null", "merge.method=fisher"),
     "fisher_floored": (*MERGED, "merge.method=fisher"),
     "merges_floored": MERGED,
+    "fisher_heldout": (*MERGED, "merge.method=fisher"),
+    "merges_heldout": MERGED,
     "bayes": ("search=bayes",),
     "mergemix": ("search=mergemix",),
     "regmix": ("search=regmix", f"search.iterations=[{TRAINED}]"),
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
-FISHER = (("fisher", "merges"), ("fisher_floored", "merges_floored"))
+WITH_HELDOUT = ("recommended", "fisher_heldout", "merges_heldout")  # with a floor under held-out text too
+FISHER = (("fisher", "merges"), ("fisher_floored", "merges_floored"), ("fisher_heldout", "merges_heldout"))
 # The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
 QUICKSTART = "quickstart"
 ORDERS = "quickstart_orders"  # the same with final.seeds: what each data order gave, and the verdict of all
@@ -97,7 +100,7 @@ def _as_run(run: Path) -> Path:
 def _search(runs: Path, replicate: int, arm: str, settings: Sequence[str]) -> dict[str, Any]:
     name = f"{RECIPE}_{replicate}_{arm}"
     branch(runs, name, "models/component", source=f"{RECIPE}_{replicate}")
-    if arm != "recommended":  # that one has a floor under held-out text
+    if arm not in WITH_HELDOUT:
         settings = [*settings, "suite.heldout_tokens=0"]
     nemo_demix(runs, "search", *ARMS[arm], *settings, name=name, recipe=RECIPE)
     found: dict[str, Any] = read_json(runs / name / "search" / "mixture.json")

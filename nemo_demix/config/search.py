@@ -111,7 +111,7 @@ class SearchConfig:
     capability_weights: dict[str, float] = field(default_factory=dict)  # in the objective; empty: all alike
     floors: dict[str, float] = field(default_factory=dict)  # capability: how much worse than `floor_baseline` it may be
     default_floor: float | None = None  # of every capability that `floors` does not name; null: none
-    heldout_floor: float | None = None  # recommended: of held-out text, macro, where predictions choose; null: none
+    heldout_floor: float | None = None  # recommended: the same of held-out text, macro; null: none
     floor_baseline: str = "proportional"
     tensor: int = 0  # tensor parallel size of the models that are scored, by the same ranks; 0: parallel.tensor
     groups: int = 0  # of ranks that score different proxies at once; 0: so many that each has tensor x pipeline ranks

@@ -89,7 +89,7 @@ def rank_pool(ranking: Ranking, pool_MC: Array) -> RankedPool:
         MixtureError: if nothing is above the floors.
     """
     averages = ranking.averages(pool_MC)
-    kept_M = ranking.kept(averages)
+    kept_M = ranking.kept(pool_MC, averages)
     if not kept_M.any():
         raise ranking.nearest_miss(averages)
     averages = {name: values[kept_M] for name, values in averages.items()}
@@ -118,7 +118,7 @@ def choose_from_rows(
 def best_mean(ranking: Ranking, pool: RankedPool, count: int) -> Array:
     """Return the mean of the pool's top, shape (C,); its best single row where the mean falls below a floor."""
     mean_C = mean_of_top(pool.weights_MC, pool.objective_M, count, ranking.space.constraints)
-    if not ranking.kept(ranking.averages(mean_C[None])).all():
+    if not ranking.kept(mean_C[None], ranking.averages(mean_C[None])).all():
         return pool.weights_MC[int(top_rows(pool.objective_M, 1)[0])]
     return mean_C
 

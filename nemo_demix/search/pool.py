@@ -32,10 +32,12 @@ REFINE_STREAM = 6  # of random numbers
 
 
 class Judge(NamedTuple):
-    """How the rows of a pool are ranked: capability averages, which rows are above the floors, and the objective."""
+    """How the rows of a pool are ranked: capability averages, which rows are above the floors (by these and their
+    averages), and the objective.
+    """
 
     averages: Callable[[Array], Mapping[str, Array]]
-    kept: Callable[[Mapping[str, Array]], npt.NDArray[np.bool_]]
+    kept: Callable[[Array, Mapping[str, Array]], npt.NDArray[np.bool_]]
     objective: Callable[[Mapping[str, Array]], Array]
 
 
@@ -143,7 +145,7 @@ def _joined(pool: RankedPool, judge: Judge, rows_MC: Array) -> RankedPool:
     if not len(rows_MC):
         return pool
     found = judge.averages(rows_MC)
-    kept_M = judge.kept(found)
+    kept_M = judge.kept(rows_MC, found)
     averages = {name: np.append(values, found[name][kept_M]) for name, values in pool.averages.items()}
     return RankedPool(np.vstack([pool.weights_MC, rows_MC[kept_M]]), averages, judge.objective(averages))
 

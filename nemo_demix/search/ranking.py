@@ -16,6 +16,7 @@ from nemo_demix.prediction.base import Predictor
 from nemo_demix.prediction.capabilities import capability_averages
 from nemo_demix.prediction.predictors import fit_predictor
 from nemo_demix.search.baselines import unknown_floor_baseline
+from nemo_demix.search.heldout import HeldoutFloor
 from nemo_demix.search.objective import OBJECTIVES, Scale, above_floors, capability_weights, nearest_miss
 from nemo_demix.search.proxy_row import ProxyRow
 from nemo_demix.search.space import SearchSpace
@@ -33,6 +34,7 @@ class Scored:
         higher_is_better: Whether higher is better, of each of these columns.
         fit_columns: Scores that are predicted and in no objective (use=fit).
         fit_higher_is_better: Whether higher is better, of each of those.
+        heldout_M: The macro score on held-out text, shape (M,), bits per byte; None: not all were scored on it.
     """
 
     def __init__(self, space: SearchSpace, rows: Sequence[ProxyRow], by_capability: bool = False) -> None:
@@ -55,6 +57,10 @@ class Scored:
         fitted = [name for name in space.capabilities if name not in objective]
         self.fit_columns = {name: _column(rows, name) for name in fitted}
         self.fit_higher_is_better = {name: space.higher_is_better[name] for name in fitted}
+        heldout = space.heldout_weights()
+        self.heldout_M: Array | None = None
+        if heldout and all(name in row.scores for row in rows for name in heldout):
+            self.heldout_M = np.sum([weight * _column(rows, name) for name, weight in heldout.items()], axis=0)
 
     def averages(self) -> dict[str, Array]:
         """Return measured capability averages, each of shape (M,)."""
@@ -91,6 +97,11 @@ class Ranking:
         self.predictor: Predictor = fit_predictor(settings.predictor, self.scored.weights_MC, columns, seed)
         self.scales = objective_scales(settings, space, self.scored.averages())
         self.floors = floors_of(settings, space)
+        self.heldout: HeldoutFloor | None = None
+        if settings.heldout_floor is not None and (heldout_M := self.scored.heldout_M) is not None:
+            baseline_C, weights_MC = floor_weights(settings, space), self.scored.weights_MC
+            floor = settings.heldout_floor
+            self.heldout = HeldoutFloor(settings.predictor, weights_MC, heldout_M, baseline_C, floor, seed)
 
     def averages(self, weights_XC: Array) -> dict[str, Array]:
         """Return predicted capability averages, each of shape (X,)."""
@@ -113,13 +124,32 @@ class Ranking:
         """Return the objective over a pool's averages, shape (X,); lower is better."""
         return OBJECTIVES[self.settings.objective](averages, self.scales)
 
-    def kept(self, averages: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """Return which mixtures of a pool are above the floors, bool, shape (X,)."""
-        return above_floors(averages, self.floor_baseline, self.floors, self.scales)
+    def kept(self, weights_XC: Array, averages: Mapping[str, Array], bound: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Return which mixtures are above the floors, bool, shape (X,).
+
+        Args:
+            averages: What is taken for their averages, perhaps better than predicted.
+            bound: Standard deviations by which their held-out score is taken for better than predicted.
+        """
+        kept_X = above_floors(averages, self.floor_baseline, self.floors, self.scales)
+        if self.heldout is not None and kept_X.any():
+            kept_X[kept_X] = self.heldout.kept(weights_XC[kept_X], bound)
+        return kept_X
 
     def nearest_miss(self, averages: Mapping[str, Array]) -> MixtureError:
         """Return what to raise where no mixture of a pool is above the floors."""
+        if self.heldout is not None and above_floors(averages, self.floor_baseline, self.floors, self.scales).any():
+            return MixtureError(
+                f"search.heldout_floor={self.settings.heldout_floor}: no mixture of the pool that is above the other "
+                "floors is above this one; raise it"
+            )
         return nearest_miss(averages, self.floor_baseline, self.floors, self.scales)
+
+    def heldout_note(self, weights_C: Array) -> dict[str, dict[str, float]]:
+        """Return a mixture's predicted held-out score, and the most that it may be; empty without that floor."""
+        if self.heldout is None:
+            return {}
+        return {"heldout": {"score": float(self.heldout.scores(weights_C[None])[0]), "most": self.heldout.most}}
 
     @cached_property
     def floor_baseline(self) -> dict[str, float]:

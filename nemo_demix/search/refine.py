@@ -11,6 +11,7 @@ import numpy as np
 from nemo_demix.config import SearchConfig
 from nemo_demix.mixture import Array
 from nemo_demix.search.choose import Choice, RankedPool, describe
+from nemo_demix.search.heldout import HELDOUT
 from nemo_demix.search.minimise import Smooth, minimise
 from nemo_demix.search.objective import linear_objective
 from nemo_demix.search.pool import wide_pool
@@ -56,7 +57,7 @@ def choose_refined(
     def refit_choice(averages: Averages) -> Array:
         return lowest(ranking, averages, weights_C[None])
 
-    return describe(ranking, pool, weights_C, notes, refit_choice)
+    return describe(ranking, pool, weights_C, {**(notes or {}), **ranking.heldout_note(weights_C)}, refit_choice)
 
 
 def lowest_of(ranking: Ranking, pool: RankedPool) -> Array:
@@ -90,6 +91,9 @@ def lowest(ranking: Ranking, averages: Averages, starts_SC: Array) -> Array:
         )
         for name, floor in ranking.floors.items()
     ]
+    if (heldout := ranking.heldout) is not None:
+        of_heldout = Slopes(lambda weights_XC: {HELDOUT: heldout.scores(weights_XC)})
+        limits.append(of_heldout.combined({HELDOUT: 1.0}, heldout.most))
     found_C = minimise(loss, ranking.space.constraints, limits, starts_SC)
     return starts_SC[0] if found_C is None else found_C
 
@@ -129,9 +133,10 @@ def starts(ranking: Ranking, pool: RankedPool) -> Array:
     """Take the pool's best that are apart, and the scored mixture predicted best above the floors; shape (S, C)."""
     none_EC = np.empty((0, pool.weights_MC.shape[1]))
     found = [spread_rows(pool.weights_MC, pool.objective_M, STARTS, SPACING, none_EC)]
-    averages = ranking.averages(ranking.scored.weights_MC)
-    allowed_M = ranking.kept(averages) & ranking.space.constraints.satisfied_M(ranking.scored.weights_MC)
+    weights_MC = ranking.scored.weights_MC
+    averages = ranking.averages(weights_MC)
+    allowed_M = ranking.kept(weights_MC, averages) & ranking.space.constraints.satisfied_M(weights_MC)
     if allowed_M.any():
         best = np.flatnonzero(allowed_M)[np.argmin(ranking.objective(averages)[allowed_M])]
-        found.append(ranking.scored.weights_MC[best][None])
+        found.append(weights_MC[best][None])
     return np.vstack(found)

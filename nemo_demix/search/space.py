@@ -21,7 +21,7 @@ from nemo_demix.errors import ConfigError, DemixError, ScoreError
 from nemo_demix.mixture import Array, BlendMatrix, token_proportional
 from nemo_demix.scoring.external.settings import external_scores
 from nemo_demix.scoring.harness.directions import task_directions
-from nemo_demix.scoring.identity import PROXY_USES, heldout_scores, judged_scores
+from nemo_demix.scoring.identity import PROXY_USES, heldout_scores, judged_scores, shares_by
 from nemo_demix.search.baselines import baseline_shares, given_heuristic
 from nemo_demix.search.sample import max_prior_weights
 
@@ -84,6 +84,11 @@ class SearchSpace:
                     "average; put scores where higher is better and where lower is into different capabilities"
                 )
         return directions
+
+    def heldout_weights(self) -> dict[str, float]:
+        """Return what each held-out set counts in the macro score over capabilities, by its score's name; sums to 1."""
+        shares = shares_by(self.heldout, {})
+        return {name: share / len(shares) for scores in shares.values() for name, share in scores.items()}
 
     def as_weights(self, weights_C: Array) -> dict[str, float]:
         """Return a row of weights, by component name."""

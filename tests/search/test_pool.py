@@ -29,7 +29,7 @@ def bowl(best_C: Array) -> Judge:
     """One capability, whose score is the distance from a mixture."""
     return Judge(
         lambda weights_MC: {"all": np.abs(weights_MC - best_C).sum(axis=1)},
-        lambda averages: np.ones(len(averages["all"]), dtype=bool),
+        lambda _, averages: np.ones(len(averages["all"]), dtype=bool),
         lambda averages: averages["all"],
     )
 

@@ -32,6 +32,7 @@ SETTINGS = SearchConfig(
 )  # fmt: skip
 GROUPS = [f"benchmark/{name}" for name in NAMES]
 HELDOUT = {f"heldout/{name}": name for name in NAMES}
+BESIDE = {"general": {"general": 0.9, "math": 0.05, "code": 0.05}}
 
 
 class TokenScreen:
@@ -119,7 +120,7 @@ def test_no_mixture_of_a_grid_that_keeps_the_floor_under_held_out_text_is_better
         scores = screen.scores_MB(weights_MC, list(heldout))
         return np.sum([weight * scores[name] for name, weight in heldout.items()], axis=0)
 
-    space = replace(space, baselines={"general": {"general": 0.9, "math": 0.05, "code": 0.05}})
+    space = replace(space, baselines=BESIDE)
     baseline_C = space.as_array(space.blend.merge_weights_for(space.baselines["general"])[0])
     most = float(of_heldout(baseline_C[None])[0])
     settings = replace(SETTINGS, proxy="predictions", floor_baseline="general", heldout_floor=0.0)
@@ -326,6 +327,67 @@ def test_the_minimum_over_merges_keeps_floors_and_constraints() -> None:
     assert space.constraints.satisfied_M(space.as_array(choice.merge_weights)[None]).all()
     worse = [choice.predicted[name]["score"] - choice.baselines["proportional"][name] for name in NAMES]
     assert max(worse) <= 0.001 + 1e-6
+
+
+def of_heldout(weights_MC: Array) -> Array:
+    """What held-out text costs in the tests below: the less of the first component, the more, and little else."""
+    found_M: Array = 1.0 + (0.7 - weights_MC[:, 0]) ** 2 + 0.05 * weights_MC[:, 1] ** 2
+    return found_M
+
+
+def with_heldout(weights_C: Array) -> ProxyRow:
+    """A bowl's row with three held-out scores whose macro mean is `of_heldout`."""
+    bowl = scored_row(weights_C)
+    value = float(of_heldout(weights_C[None])[0])
+    heldout = {name: value + shift for name, shift in zip(HELDOUT, (-0.1, 0.0, 0.1), strict=True)}
+    return scored_row(weights_C, {**{name: score.score for name, score in bowl.scores.items()}, **heldout})
+
+
+def test_where_merges_choose_the_floor_under_held_out_text_is_kept_too() -> None:
+    space = replace(space_of(), heldout=HELDOUT, baselines=BESIDE)
+    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    found = {}
+    for floor in (None, 0.0):
+        strategy = build_strategy(Problem(replace(settings, heldout_floor=floor), space, 0))
+        while batch := strategy.ask():
+            strategy.tell([with_heldout(weights_C) for weights_C in batch])
+        found[floor] = strategy.result()
+    free_C, kept_C = (space.as_array(choice.merge_weights) for choice in found.values())
+    most = float(of_heldout(floor_weights(settings, space)[None])[0])
+    assert of_heldout(free_C[None])[0] > most + 0.01  # it pays with held-out text
+    assert of_heldout(kept_C[None])[0] == pytest.approx(most, abs=2e-3)  # by a predictor of 22 proxies
+    assert "heldout" not in found[None].notes
+    note = found[0.0].notes["heldout"]
+    assert note["score"] <= note["most"] + 1e-6
+    assert note["most"] == pytest.approx(most, abs=2e-3)
+    grid_MC = grid()
+    allowed_M = of_heldout(grid_MC) <= most
+    rows = [scored_row(weights_C) for weights_C in (kept_C, *grid_MC[allowed_M][::7])]
+    bowl = [np.mean([row.scores[name].score for name in GROUPS]) for row in rows]
+    assert bowl[0] <= min(bowl[1:]) + 2e-3
+    front_MC = np.array([space.as_array(one["merge_weights"]) for one in found[0.0].pareto])
+    assert (of_heldout(front_MC) <= most + 5e-3).all()
+
+
+def test_proxies_without_held_out_scores_leave_that_floor_out_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    space = replace(space_of(), heldout=HELDOUT, baselines=BESIDE)
+    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    earlier = tuple(scored_row(weights_C) for weights_C in np.random.default_rng(0).dirichlet(np.ones(3), 4))
+    strategy = build_strategy(Problem(settings, space, 0, earlier))
+    while batch := strategy.ask():
+        strategy.tell([with_heldout(weights_C) for weights_C in batch])
+    with caplog.at_level("INFO"):
+        assert strategy.result().notes == {"chosen_by": "merge"}
+    assert "no floor under held-out text: not all proxies were scored on all of it" in caplog.text
+
+
+def test_a_floor_under_held_out_text_that_the_constraints_do_not_reach_is_refused() -> None:
+    elsewhere = space_of(Constraints.build(ConstraintsConfig(max={"general": 0.7}), space_of().blend, None, None))
+    space = replace(elsewhere, heldout=HELDOUT, baselines=BESIDE)
+    rows = [with_heldout(weights_C) for weights_C in np.random.default_rng(2).dirichlet(np.ones(3), 40)]
+    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    with pytest.raises(MixtureError, match=r"search\.heldout_floor=0\.0: no mixture of the pool"):
+        choose_refined(settings, space, rows, 0)
 
 
 def test_floors_that_only_their_own_baseline_keeps_leave_it() -> None:

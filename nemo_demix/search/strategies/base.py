@@ -110,7 +110,7 @@ class Strategy(ABC):
         from_rows: Chooses from scores that cannot be added to, by (settings, space, rows, seed); None: it needs proxies
             of its own.
         own_baselines: What it puts beside the baselines in `mixture.json`, which `final.baselines` may name.
-        keeps_heldout: It keeps `search.heldout_floor`, at least where predictions choose.
+        keeps_heldout: It keeps `search.heldout_floor`, where held-out text is scored.
         Parameters: A frozen dataclass of numbers and truth values, read from `search.parameters`; None: it has none.
     """
 

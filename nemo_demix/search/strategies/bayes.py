@@ -62,7 +62,7 @@ class Bayes(Strategy):
             return list(draw(settings, space, count, [seed, 0, FIRST_STREAM]))
         ranking = Ranking(settings, space, self._rows, seed)
         candidates_MC = wide_draw(settings, space, self._settings.candidates, [seed, step, POOL_STREAM])
-        if ranking.floors:  # tight ones may be met by no draw, and are by what they are counted from
+        if ranking.floors or ranking.heldout:  # tight ones may be met by no draw, and are by what they are counted from
             candidates_MC = np.vstack([candidates_MC, counted_from(settings, space)])
         return list(spread_rows(*self._acquisition(ranking, candidates_MC), count, _SPACING, ranking.scored.weights_MC))
 
@@ -85,7 +85,7 @@ class Bayes(Strategy):
             name: means[name] + (BOUND if ranking.scales[name].higher_is_better else -BOUND) * stds[name]
             for name in means
         }
-        kept_M = ranking.kept(optimistic)
+        kept_M = ranking.kept(candidates_MC, optimistic, BOUND)
         if not kept_M.any():
             raise ranking.nearest_miss(optimistic)
         return candidates_MC[kept_M], ranking.objective({name: values[kept_M] for name, values in optimistic.items()})

@@ -112,7 +112,7 @@ class Floored:
         differences = {name: averages[name] - self._baseline[name] for name in averages}
         heldout = None
         if space.heldout:
-            weights = self._heldout_weights()
+            weights = space.heldout_weights()
             heldout = self._total(weights_C, weights) - self._total(self._baseline_C, weights)
         return {
             "default_floor": default_floor,
@@ -126,12 +126,8 @@ class Floored:
     def _heldout_limit(self, settings: SearchConfig) -> Limit | None:
         if settings.heldout_floor is None or not self._problem.space.heldout:
             return None
-        weights = self._heldout_weights()
+        weights = self._problem.space.heldout_weights()
         return Limit(weights, self._total(self._baseline_C, weights) + settings.heldout_floor)
-
-    def _heldout_weights(self) -> dict[str, float]:
-        shares = shares_by(self._problem.space.heldout, {})
-        return _by_score(shares, dict.fromkeys(shares, 1 / len(shares)))
 
     def _total(self, weights_C: Array, weights: Mapping[str, float]) -> float:
         return float(self._totals_M(weights_C[None], weights)[0])

@@ -108,14 +108,15 @@ class Recommended(Strategy):
     def result(self) -> Choice:
         """Return the optimum."""
         settings, space = self._problem.settings, self._problem.space
+        if settings.heldout_floor is not None and not space.heldout:
+            logger.info("search: no floor under held-out text: none is scored (suite.heldout_tokens)")
         if self._screen is None:
             assert self._bayes is not None, "merges choose"
-            if settings.heldout_floor is not None and space.heldout:
-                logger.info("search: no floor under held-out text: merges choose, and only predictions keep it")
-            choice = replace(self._bayes.result(), notes={"chosen_by": "merge"})
+            choice = self._bayes.result()
+            choice = replace(choice, notes={"chosen_by": "merge", **choice.notes})
+            if settings.heldout_floor is not None and space.heldout and "heldout" not in choice.notes:
+                logger.info("search: no floor under held-out text: not all proxies were scored on all of it")
         else:
-            if settings.heldout_floor is not None and not space.heldout:
-                logger.info("search: no floor under held-out text: none is scored (suite.heldout_tokens)")
             choice = self._by_predictions(self._screen)
         if self._demix is None:
             return choice

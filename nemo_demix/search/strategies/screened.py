@@ -98,10 +98,10 @@ class Screened(Strategy):
             baseline = screened(self._problem, self._with, floor_weights(settings, space)) if floors else {}
             judge = Judge(
                 partial(screened_averages, self._problem, self._with),
-                lambda averages: above_floors(averages, baseline, floors, scales),
+                lambda _, averages: above_floors(averages, baseline, floors, scales),
                 lambda averages: OBJECTIVES[settings.objective](averages, scales),
             )
-            kept_M = judge.kept(averages)
+            kept_M = judge.kept(pool_MC, averages)
             if not kept_M.any():
                 raise nearest_miss(averages, baseline, floors, scales)
             averages = {name: values[kept_M] for name, values in averages.items()}

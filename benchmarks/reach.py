@@ -1,16 +1,17 @@
-"""Can components answer for mixtures with less general data than they hold, by a negative weight of the general one?
+"""How well do proxies order mixtures with less general data than half? And can the paper's components reach them?
 
 A study as `fidelity.py --fresh`: a base of its own, 24 references in two data orders, of mixtures that components of
-beta .25 reach. A second set of components of the same base has the paper's beta of .5, which most of these mixtures are
-beyond: there the weights whose data shares are the mixture's own have one below 0. Compared with the references are the
-proxies of beta .25, those of beta .5 with such weights, and those of beta .5 with the nearest weights of which none is
-below 0: merges, and mixed predictions, whose probabilities are held above 1e-5. One set of
-components each. Every stage is the product's own and resumes; two hours on one core. --quick works the figures out
-again from the committed scores.
+beta .25 reach; most have less than half of general data. Compared with them are proxies of these components: linear
+merges, merges by second moments, mixed predictions. A second set of the same base has the paper's beta of .5. Most of
+the mixtures are beyond it: the weights whose data shares are the mixture's own have a negative one, of the general
+component. Compared are proxies with such weights, and with the nearest that are not below 0: merges, and mixed
+predictions, whose probabilities are held above 1e-5. One set of components each. Every stage is the product's own and
+resumes; two hours on one core. --quick works the figures out again from the committed scores.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,23 @@ from nemo_demix.scoring.suite import build_suite
 from nemo_demix.search.proxies.predictions import token_weights
 from nemo_demix.training.jobs import blend_matrix
 
-NEGATIVE = "negative"
+REACH, NEGATIVE, EDGE, FISHER = "reach", "negative", "edge", "fisher"
 SEED = 13
 OWN = (f"seed={SEED}", "components.beta=0.25", "verify.seeds=[1]", "verify.trained_shares=[]")
+KEPT = (f"seed={SEED}", "components.beta=0.25", "components.save_optimizer=true", f"merge.method={FISHER}")
 PAPERS = (f"seed={SEED}", "components.beta=0.5")
-BEYOND = f"{RECIPE}_b50"
+OF_FISHER, OF_PAPER = f"{RECIPE}_{FISHER}", f"{RECIPE}_b50"
 STAND_INS: dict[str, dict[str, Any]] = {
     f"{kind}{tail}": {"kind": kind, "components": components, "method": method}
     for kind in ("merge", "predictions")
     for tail, components, method in (
         ("", "seed_0", None),
-        ("_negative", "beta_50", NEGATIVE),
-        ("_edge", "beta_50", "edge"),
+        (f"_{NEGATIVE}", "beta_50", NEGATIVE),
+        (f"_{EDGE}", "beta_50", EDGE),
     )
-}
-PAIRS = [
-    (f"{kind}_negative", f"{kind}{other}") for kind in ("merge", "predictions") for other in ("", "_edge")
-]  # whose rho is compared
+} | {FISHER: {"kind": "merge", "components": "seed_0", "method": FISHER}}
+PAIRS = [(f"{kind}_{NEGATIVE}", f"{kind}{other}") for kind in ("merge", "predictions") for other in ("", f"_{EDGE}")]
+PAIRS += [(FISHER, "merge"), (FISHER, "predictions")]  # whose rho is compared
 LEAST = 1e-5  # of a mixed probability: of 2,048 tokens, one guessed blindly has 5e-4
 
 
@@ -54,28 +55,43 @@ def collect_all(runs: Path) -> list[dict[str, Any]]:
     """Train and score what is not there yet; one row a model or proxy, with its scores by name."""
     rows = [*collect(runs, 1, (), *OWN), meta_row(runs)]
     mixtures = {row["name"]: row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]}
-    run = branch(runs, BEYOND, "models/component/general")
-    nemo_demix(runs, "train", "role=component", *PAPERS, name=BEYOND)
+    branch(runs, OF_FISHER)
+    nemo_demix(runs, "train", "role=component", *KEPT, name=OF_FISHER)
+    given = {name: row["merge_weights"] for name, row in mixtures.items()}
+    rows += proxy_rows(runs, OF_FISHER, given, FISHER, ("merge",), KEPT)
+
+    run = branch(runs, OF_PAPER, "models/component/general")
+    nemo_demix(runs, "train", "role=component", *PAPERS, name=OF_PAPER)
     blend = blend_matrix(load_resolved(run / "config.yaml"))
-    exact = {name: weights_beyond(blend, row["data_shares"]) for name, row in mixtures.items()}
     nearest = {name: blend.merge_weights_for(row["data_shares"])[0] for name, row in mixtures.items()}
+    rows += proxy_rows(runs, OF_PAPER, nearest, f"merge_{EDGE}", ("merge", "predictions"), PAPERS)
+    exact = {name: exact_weights(blend, row["data_shares"]) for name, row in mixtures.items()}
     rows += [{"kind": "weights", "name": name, "merge_weights": weights} for name, weights in exact.items()]
-    path = run / "mixtures.json"
-    write_json(path, nearest)
-    for proxy in ("merge", "predictions"):
-        nemo_demix(runs, "score", *PAPERS, f"score.mixtures={path}", f"search.proxy={proxy}", name=BEYOND)
-    rows += [
-        {**STAND_INS[f"{row['proxy']}_edge"], "name": row["name"], "scores": values(row["scores"])}
-        for row in json_lines(run / "scores" / "proxies.jsonl")
-    ]
-    of_merges = merged_scores(runs, exact)
-    of_predictions = predicted_scores(run, exact)
-    for kind, scores in (("merge", of_merges), ("predictions", of_predictions)):
-        rows += [{**STAND_INS[f"{kind}_negative"], "name": name, "scores": one} for name, one in scores.items()]
+    merged, predicted = merged_scores(runs, exact), predicted_scores(run, exact)
+    rows += [{**STAND_INS[f"merge_{NEGATIVE}"], "name": name, "scores": one} for name, one in merged.items()]
+    rows += [{**STAND_INS[f"predictions_{NEGATIVE}"], "name": name, "scores": one} for name, one in predicted.items()]
     return rows
 
 
-def weights_beyond(blend: BlendMatrix, shares: dict[str, float]) -> dict[str, float]:
+def proxy_rows(
+    runs: Path,
+    name: str,
+    mixtures: dict[str, dict[str, float]],
+    stand_in: str,
+    proxies: Sequence[str],
+    settings: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Score proxies of a run's components in memory; a row each, which says what it is as `stand_in`'s do."""
+    path = runs / name / "mixtures.json"
+    write_json(path, mixtures)
+    for proxy in proxies:
+        nemo_demix(runs, "score", *settings, f"score.mixtures={path}", f"search.proxy={proxy}", name=name)
+    scored = json_lines(runs / name / "scores" / "proxies.jsonl")
+    said = STAND_INS[stand_in]
+    return [{**said, "kind": row["proxy"], "name": row["name"], "scores": values(row["scores"])} for row in scored]
+
+
+def exact_weights(blend: BlendMatrix, shares: dict[str, float]) -> dict[str, float]:
     """The one set of weights whose data shares these are, some perhaps below 0; they sum to 1."""
     weights_C = np.linalg.solve(blend.rows_CD.T, [shares[name] for name in blend.datasets])
     return dict(zip(blend.components, weights_C.tolist(), strict=True))
@@ -83,17 +99,17 @@ def weights_beyond(blend: BlendMatrix, shares: dict[str, float]) -> dict[str, fl
 
 def merged_scores(runs: Path, mixtures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Scores of merges on disk, by mixture."""
-    run = runs / BEYOND
+    run = runs / OF_PAPER
     path, merged = run / f"{NEGATIVE}.json", run / NEGATIVE
     write_json(path, mixtures)
     anything = ("merge.any_weights=true", f"merge.mixtures={path}", f"merge.output={merged}")
-    nemo_demix(runs, "merge", *PAPERS, *anything, name=BEYOND)
+    nemo_demix(runs, "merge", *PAPERS, *anything, name=OF_PAPER)
     found = {}
     for name in mixtures:
         scored = run / "scores" / f"{NEGATIVE}_{name}.json"
         if not scored.exists():
             of_merge = (f"score.checkpoint={merged / name}", f"score.name={scored.stem}")
-            nemo_demix(runs, "score", *PAPERS, *of_merge, name=BEYOND)
+            nemo_demix(runs, "score", *PAPERS, *of_merge, name=OF_PAPER)
         found[name] = values(read_json(scored)["scores"])
     return found
 
@@ -138,10 +154,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     arguments = parser.parse_args()
     if arguments.quick:
-        rows = json.loads((RESULTS / f"{NEGATIVE}.json").read_text())["rows"]
+        rows = json.loads((RESULTS / f"{REACH}.json").read_text())["rows"]
     else:
         rows = collect_all(arguments.runs.resolve())
-    finish(NEGATIVE, arguments.quick, [SEED], rows, all_figures(rows))
+    finish(REACH, arguments.quick, [SEED], rows, all_figures(rows))
 
 
 if __name__ == "__main__":
