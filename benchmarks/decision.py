@@ -46,15 +46,14 @@ ARMS: dict[str, tuple[str, ...]] = {  # the most wanted first: a study that is c
     "fisher_floored": (*MERGED, "merge.method=fisher"),
     "merges_floored": MERGED,
     "fisher_heldout": (*MERGED, "merge.method=fisher"),
-    "merges_heldout": MERGED,
     "bayes": ("search=bayes",),
     "mergemix": ("search=mergemix",),
     "regmix": ("search=regmix", f"search.iterations=[{TRAINED}]"),
     "climb": ("search=climb", "search.iterations=[8,4,2]"),
     "regmix8x": ("search=regmix", f"search.iterations=[{2 * TRAINED}]", "search.trained.num_tokens=262144"),
 }
-WITH_HELDOUT = ("recommended", "fisher_heldout", "merges_heldout")  # with a floor under held-out text too
-FISHER = (("fisher", "merges"), ("fisher_floored", "merges_floored"), ("fisher_heldout", "merges_heldout"))
+WITH_HELDOUT = ("recommended", "fisher_heldout")  # with a floor under held-out text too
+FISHER = (("fisher", "merges"), ("fisher_floored", "merges_floored"), ("fisher_heldout", "fisher_floored"))
 # The recipe as users run it, a seed a run; rows of "quickstart_study" are of the text that datasets=study has.
 QUICKSTART = "quickstart"
 ORDERS = "quickstart_orders"  # the same with final.seeds: what each data order gave, and the verdict of all

@@ -40,7 +40,7 @@ from nemo_demix.search.pool import wide_pool
 from nemo_demix.search.proxies.predictions import PredictionProxies
 from nemo_demix.search.proxy_row import ProxyRow, read_rows
 from nemo_demix.search.ranking import Ranking
-from nemo_demix.search.refine import lowest_of
+from nemo_demix.search.refine import lowest, starts
 from nemo_demix.search.space import SearchSpace
 from nemo_demix.search.strategies import Problem, build_strategy
 from nemo_demix.training.jobs import blend_matrix
@@ -236,7 +236,7 @@ def searched(landscape: Landscape, size: int, seed: int) -> list[dict[str, Any]]
             rankings[key] = Ranking(replace(settings, predictor=predictor), space, rows, seed)
         ranking = rankings[key]
         if how == "minimum":
-            chosen_C = lowest_of(ranking, wide_pool(ranking))
+            chosen_C = lowest(ranking, ranking.averages, starts(ranking, wide_pool(ranking)))
         else:
             chosen_C = best_mean(ranking, rank_pool(ranking, pool_MC), settings.select_top if how == "mean" else 1)
         regrets[name] = landscape.regret(chosen_C)
@@ -255,7 +255,8 @@ def recommended(landscape: Landscape, size: int, seed: int) -> list[dict[str, An
         bayes=BayesConfig(batch=math.ceil(sum(others) / BATCHES), candidates=5000),
     )  # fmt: skip
     ranking = Ranking(settings, landscape.space, asked(landscape, settings, size, seed), seed)
-    regret = round(landscape.regret(lowest_of(ranking, wide_pool(ranking))), 5)
+    chosen_C = lowest(ranking, ranking.averages, starts(ranking, wide_pool(ranking)))
+    regret = round(landscape.regret(chosen_C), 5)
     return [{"truth": landscape.truth.name, "num_proxies": size, "seed": seed, "choice": RECOMMENDED, "regret": regret}]
 
 

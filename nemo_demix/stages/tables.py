@@ -10,7 +10,7 @@ from nemo_demix.artifacts import DataManifest
 from nemo_demix.mixture import token_proportional
 from nemo_demix.scoring.identity import JUDGED
 from nemo_demix.search.baselines import PUBLISHED
-from nemo_demix.search.strategies.floored import FLOORS_COST, differences_of, nothing_gained
+from nemo_demix.search.floors import FLOORS_COST, differences_of, nothing_gained
 
 _BY = {"merge": "merged proxies", "predictions": "mixed predictions"}
 _MEANING = {

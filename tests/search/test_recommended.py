@@ -14,6 +14,7 @@ from nemo_demix.errors import ConfigError, MixtureError, refuse
 from nemo_demix.mixture import Array, BlendMatrix
 from nemo_demix.search import refine
 from nemo_demix.search.convex import Limit, Optimum, best_prediction_mixture
+from nemo_demix.search.floors import LADDER, nothing_gained
 from nemo_demix.search.minimise import minimise
 from nemo_demix.search.pool import wide_pool
 from nemo_demix.search.proxy_row import ProxyRow
@@ -21,7 +22,6 @@ from nemo_demix.search.ranking import Ranking, floor_weights
 from nemo_demix.search.reach import edges
 from nemo_demix.search.refine import choose_refined
 from nemo_demix.search.strategies import Problem, build_strategy, settings_errors, strategy_of
-from nemo_demix.search.strategies.floored import LADDER, nothing_gained
 from nemo_demix.search.token_predictions import TokenPredictions
 from tests.search.bowls import BEST, FAST, NAMES, space_of
 from tests.search.bowls import row as scored_row
@@ -30,6 +30,7 @@ SETTINGS = SearchConfig(
     strategy="recommended", proxy="auto", objective="mean", iterations=[12, 6, 4], pool_size=3000, select_top=16,
     num_refits=4, predictor=replace(FAST, kind="gaussian_process"),
 )  # fmt: skip
+MERGED = replace(SETTINGS, proxy="merge", num_refits=0, pool_size=1000)
 GROUPS = [f"benchmark/{name}" for name in NAMES]
 HELDOUT = {f"heldout/{name}": name for name in NAMES}
 BESIDE = {"general": {"general": 0.9, "math": 0.05, "code": 0.05}}
@@ -345,7 +346,7 @@ def with_heldout(weights_C: Array) -> ProxyRow:
 
 def test_where_merges_choose_the_floor_under_held_out_text_is_kept_too() -> None:
     space = replace(space_of(), heldout=HELDOUT, baselines=BESIDE)
-    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    settings = replace(MERGED, floor_baseline="general", heldout_floor=0.0)
     found = {}
     for floor in (None, 0.0):
         strategy = build_strategy(Problem(replace(settings, heldout_floor=floor), space, 0))
@@ -369,9 +370,29 @@ def test_where_merges_choose_the_floor_under_held_out_text_is_kept_too() -> None
     assert (of_heldout(front_MC) <= most + 5e-3).all()
 
 
+def test_where_merges_choose_what_floors_cost_is_told_too() -> None:
+    space = replace(space_of(), heldout=HELDOUT, baselines=BESIDE)
+    settings = replace(MERGED, floor_baseline="general", default_floor=0.002, heldout_floor=0.0)
+    rows = [with_heldout(weights_C) for weights_C in np.random.default_rng(3).dirichlet(np.ones(3), 40)]
+    own, *ladder = choose_refined(settings, space, rows, 0).notes["floors"]
+    assert (own["default_floor"], own["heldout_floor"]) == (0.002, 0.0)
+    assert [row["default_floor"] for row in ladder] == [row["heldout_floor"] for row in ladder] == list(LADDER)
+    assert all(looser["objective"] <= tighter["objective"] + 1e-4 for tighter, looser in pairwise(ladder))
+    assert ladder[-1]["objective"] < ladder[0]["objective"] - 0.001
+    for row in (own, *ladder):
+        assert row["objective"] == pytest.approx(np.mean(list(row["capabilities"].values())))
+        if row["default_floor"] is not None:
+            assert max(row["capabilities"].values()) <= row["default_floor"] + 1e-6
+            assert row["heldout"] <= row["heldout_floor"] + 1e-6
+    for floor in (0.01, None):
+        (row,) = [row for row in ladder if row["default_floor"] == floor]
+        chosen = choose_refined(replace(settings, default_floor=floor, heldout_floor=floor), space, rows, 0)
+        assert row["data_shares"] == pytest.approx(space.blend.data_shares(chosen.merge_weights), abs=5e-3)
+
+
 def test_proxies_without_held_out_scores_leave_that_floor_out_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     space = replace(space_of(), heldout=HELDOUT, baselines=BESIDE)
-    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    settings = replace(MERGED, floor_baseline="general", heldout_floor=0.0)
     earlier = tuple(scored_row(weights_C) for weights_C in np.random.default_rng(0).dirichlet(np.ones(3), 4))
     strategy = build_strategy(Problem(settings, space, 0, earlier))
     while batch := strategy.ask():
@@ -385,7 +406,7 @@ def test_a_floor_under_held_out_text_that_the_constraints_do_not_reach_is_refuse
     elsewhere = space_of(Constraints.build(ConstraintsConfig(max={"general": 0.7}), space_of().blend, None, None))
     space = replace(elsewhere, heldout=HELDOUT, baselines=BESIDE)
     rows = [with_heldout(weights_C) for weights_C in np.random.default_rng(2).dirichlet(np.ones(3), 40)]
-    settings = replace(SETTINGS, proxy="merge", floor_baseline="general", heldout_floor=0.0)
+    settings = replace(MERGED, floor_baseline="general", heldout_floor=0.0)
     with pytest.raises(MixtureError, match=r"search\.heldout_floor=0\.0: no mixture of the pool"):
         choose_refined(settings, space, rows, 0)
 

@@ -9,7 +9,7 @@ from nemo_demix.report.blocks import Cell, Figure, Section, Table, number, perce
 from nemo_demix.report.figures import Line, Mark, Point, forest, lines, scatter, shortened
 from nemo_demix.report.records import RunRecords
 from nemo_demix.report.units import UNKNOWN, directions, spread_of_mean, units
-from nemo_demix.search.strategies.floored import FLOORS_COST, differences_of
+from nemo_demix.search.floors import FLOORS_COST, differences_of
 
 _NO_MIXTURE = "No mixture has been chosen yet: `nemo-demix search` does."
 _SHOWN_BASELINES = 3  # in the figure; the table has all

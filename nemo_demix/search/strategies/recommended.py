@@ -22,6 +22,7 @@ from nemo_demix.mixture import Array
 from nemo_demix.prediction.correlation import spearman
 from nemo_demix.search.baselines import PUBLISHED
 from nemo_demix.search.choose import POOL_STREAM, Choice, front, share_intervals
+from nemo_demix.search.floors import NOTHING_GAINED, nothing_gained
 from nemo_demix.search.objective import LINEAR, OBJECTIVES, linear_objective
 from nemo_demix.search.pool import wide_draw
 from nemo_demix.search.proxy_row import ProxyRow
@@ -34,15 +35,11 @@ from nemo_demix.search.strategies.base import FromRows, Problem, ProxyPlan, Scre
 from nemo_demix.search.strategies.bayes import Bayes
 from nemo_demix.search.strategies.demix import Demix
 from nemo_demix.search.strategies.fixed import OPTIMUM, screened, screened_averages, screened_baselines, without_std
-from nemo_demix.search.strategies.floored import Floored, nothing_gained
+from nemo_demix.search.strategies.floored import Floored
 from nemo_demix.search.what_if import of_mixed
 
 logger = logging.getLogger(__name__)
 _REFIT_STREAM = 5  # of random numbers: the items' resamples
-NOTHING_GAINED = (
-    "above these floors no mixture is predicted to be better than the {} one: what one capability gains, another pays "
-    "for. What lower floors would buy is told with the result (search.default_floor, search.heldout_floor)"
-)
 
 
 class Recommended(Strategy):
@@ -118,6 +115,8 @@ class Recommended(Strategy):
                 logger.info("search: no floor under held-out text: not all proxies were scored on all of it")
         else:
             choice = self._by_predictions(self._screen)
+        if nothing_gained(choice.notes.get("floors", ())):
+            logger.warning("search: %s", NOTHING_GAINED.format(settings.floor_baseline))
         if self._demix is None:
             return choice
         published_C = self._demix.chosen()
@@ -139,9 +138,7 @@ class Recommended(Strategy):
         rng = np.random.default_rng([self._problem.seed, _REFIT_STREAM])
         resampled = [screen.resampled(rng) for _ in range(settings.num_refits)]
         refits_NC = [Floored(self._problem, one).optimum(by_capability).weights_C for one in resampled]
-        prices = floored.prices(by_capability, found)
-        if nothing_gained(prices):
-            logger.warning("search: %s", NOTHING_GAINED.format(settings.floor_baseline))
+        prices = floored.prices(by_capability, found.weights_C)
         kept_M = floored.kept(pool_MC, averages, scales)
         pool_MC = np.vstack([found.weights_C, pool_MC[kept_M]])
         averages = {name: np.append(at_optimum[name], values[kept_M]) for name, values in averages.items()}
