@@ -82,12 +82,20 @@ def study_command(
         collect: Gives the rows, from the folder of the study's runs.
         proxies: What to judge, by name: the rows of the one set of components, as `Study.macro` wants them.
     """
+    quick, rows = given_rows(doc, result, collect)
+    finish(result, quick, [SEED], rows, figures(rows, {key: [one] for key, one in proxies.items()}))
+
+
+def given_rows(
+    doc: str | None, result: str, collect: Callable[[Path], list[dict[str, Any]]]
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether the command line has --quick; and the rows: the committed ones there, else collected; see
+    `study_command`.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are")
     parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
     arguments = parser.parse_args()
     if arguments.quick:
-        rows = json.loads((RESULTS / f"{result}.json").read_text())["rows"]
-    else:
-        rows = collect(arguments.runs.resolve())
-    finish(result, arguments.quick, [SEED], rows, figures(rows, {key: [one] for key, one in proxies.items()}))
+        return True, json.loads((RESULTS / f"{result}.json").read_text())["rows"]
+    return False, collect(arguments.runs.resolve())

@@ -9,15 +9,14 @@ predictions, whose probabilities are held above 1e-5. One set of components each
 resumes; two hours on one core. --quick works the figures out again from the committed scores.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _decision import DecisionStudy
-from _provenance import RESULTS, finish
+from _fresh import given_rows
+from _provenance import finish
 from _study import RECIPE, branch, json_lines, nemo_demix, values
 from fidelity import CONFIDENCE, SETS, collect, meta_row, study_of
 
@@ -148,17 +147,6 @@ def all_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return summary | {"num_references": len(least), "num_beyond": sum(one < 0 for one in least), "least": min(least)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the study's runs are, or will be")
-    parser.add_argument("--quick", action="store_true", help="the figures again, from the committed scores")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        rows = json.loads((RESULTS / f"{REACH}.json").read_text())["rows"]
-    else:
-        rows = collect_all(arguments.runs.resolve())
-    finish(REACH, arguments.quick, [SEED], rows, all_figures(rows))
-
-
 if __name__ == "__main__":
-    main()
+    is_quick, found_rows = given_rows(__doc__, REACH, collect_all)
+    finish(REACH, is_quick, [SEED], found_rows, all_figures(found_rows))

@@ -28,7 +28,7 @@ class Told:
     """What the proxies that choose say of a mixture.
 
     Attributes:
-        averages: By capability, in its scores' unit.
+        averages: Averages by capability, in their scores' unit.
         heldout: The macro score on held-out text, bits per byte; None: there is none.
     """
 
