@@ -29,8 +29,15 @@ def find_peers() -> Peers:
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": listed.stdout.split()[0],
-        "MASTER_PORT": str(20_000 + step % 20_000),
+        "MASTER_PORT": str(meeting_port(step)),
     }
     for name, value in meeting.items():
         os.environ.setdefault(name, value)
     return Peers(rank, size)
+
+
+def meeting_port(step: int) -> int:
+    """Return the port where the processes of a Slurm step meet, by its number: below those that the kernel gives to
+    outgoing connections (from 32768 on Linux), any of which may be in use.
+    """
+    return 10_000 + step % 10_000
