@@ -126,14 +126,14 @@ class DecisionStudy:
         for name, apart in defined.items():
             label = names.get(name, name)
             estimates = decision_estimates(self.whole.get(name, apart), confidence)
-            flat |= _with_interval(f"objective_rho{tail}_{label}", estimates["rho"])
+            flat |= with_interval(f"objective_rho{tail}_{label}", estimates["rho"])
             flat |= {f"{measure}{tail}_{label}": estimates[measure].value for measure in SHOWN}
             flat[f"objective_rho_left_out{tail}_{label}"] = decision_estimates(apart, confidence)["rho"].value
         for kind in KINDS:
             for other in (*self.null_names, *(law for law in LAWS if law in defined)):
                 where = self.whole if other in self.whole else self.left_out
                 difference = rho_difference(where[kind], where[other], confidence)
-                flat |= _with_interval(f"objective_rho{tail}_{kind}_minus_{other}", difference)
+                flat |= with_interval(f"objective_rho{tail}_{kind}_minus_{other}", difference)
         return flat
 
 
@@ -151,5 +151,6 @@ def _rounded(estimate: Estimate) -> list[float | None]:
     return [None if value is None else round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
 
 
-def _with_interval(key: str, estimate: Estimate) -> dict[str, float | None]:
+def with_interval(key: str, estimate: Estimate) -> dict[str, float | None]:
+    """A figure and the ends of its interval, as a summary has them."""
     return {key: estimate.value, f"{key}_lo": estimate.low, f"{key}_hi": estimate.high}

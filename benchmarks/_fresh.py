@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 from _decision import DecisionStudy
 from _provenance import RESULTS, finish
 from _study import RECIPE
-from fidelity import CONFIDENCE, FRESH, SETS, committed, study_of
+from fidelity import CONFIDENCE, FRESH, SETS, Proxies, committed, deciding_of, study_of
 
 from nemo_demix.artifacts import read_json
-from nemo_demix.fidelity.equal_cost import equal_cost
 
 SEED = 7  # of the study, where it is not said
 
@@ -32,9 +31,6 @@ def mixtures_of(runs: Path, seed: int = SEED) -> dict[str, dict[str, Any]]:
     return mixtures
 
 
-Proxies = Mapping[str, Sequence[dict[str, Any]]]  # by name, the rows of each set of components, for `Study.macro`
-
-
 def decided(rows: list[dict[str, Any]], proxies: Proxies, label: str, seed: int, draw: int = 0) -> DecisionStudy:
     """The decision by proxies in these rows and in the study's.
 
@@ -43,12 +39,7 @@ def decided(rows: list[dict[str, Any]], proxies: Proxies, label: str, seed: int,
         draw: Seed of the resamples.
     """
     given = [*of_study(seed), *rows]
-    meta = next(row for row in given if row["kind"] == "meta")
-    study = study_of(given, label, draw)
-    found = {key: [study.macro(**one) for one in each] for key, each in proxies.items()}
-    cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
-    data = study.data(meta["dataset_capability"])
-    return DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
+    return deciding_of(given, study_of(given, label, draw), proxies)
 
 
 def figures(rows: list[dict[str, Any]], proxies: Proxies, seed: int = SEED, of: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ Axes: R references, S samples (the first is the references themselves), P seeds 
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "ties_50": ("ties", {"density": 0.5}),
 }
 FRESH = f"{RECIPE}_fresh_{{}}"  # by seed
+Proxies = Mapping[str, Sequence[dict[str, Any]]]  # by name, the rows of each set of components, for `Study.macro`
 NUM_PROXIES = 112  # of the search whose price is compared (DeMix Table 2)
 NUM_BOOTSTRAP = 2000
 CONFIDENCE = 0.95
@@ -80,7 +81,7 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
                 rows.append(
                     {"kind": "trained", "name": name, "tokens": int(tokens) if tokens else None, "scores": scores}
                 )
-    rows += _proxy_rows(main, mixtures, {"components": "seed_0"})
+    rows += proxy_rows(main, mixtures, {"components": "seed_0"})
     rows += _methods(runs, RECIPE, "seed_0", mixtures, ablations, settings)
     for seed in SEEDS[: sets - 1]:
         name = f"{RECIPE}_s{seed}"
@@ -88,9 +89,9 @@ def collect(runs: Path, sets: int, ablations: Sequence[str], *settings: str) -> 
         overrides = (*settings, f"components.seed={seed}")
         weights = {key: row["merge_weights"] for key, row in mixtures.items()}
         nemo_demix(runs, "train", "role=component", *overrides, name=name)
-        _score(runs, name, weights, *overrides)
-        _score(runs, name, weights, *overrides, "search.proxy=predictions")
-        rows += _proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
+        score_mixtures(runs, name, weights, *overrides)
+        score_mixtures(runs, name, weights, *overrides, "search.proxy=predictions")
+        rows += proxy_rows(run, mixtures, {"components": f"seed_{seed}"})
         rows += _methods(runs, name, f"seed_{seed}", mixtures, ablations, overrides)
     rows += _betas(runs, mixtures, ablations, settings)
     for run in (main, *(runs / f"{RECIPE}_{tail}" for tail in ("s1", "s2", "b0", "b25"))):
@@ -111,9 +112,9 @@ def _betas(runs: Path, mixtures: dict[str, Any], names: Sequence[str], settings:
         nemo_demix(runs, "train", "role=component", *overrides, name=name)
         blend = blend_matrix(load_resolved(run / "config.yaml"))
         weights = {key: blend.merge_weights_for(row["data_shares"])[0] for key, row in mixtures.items()}
-        _score(runs, name, weights, *overrides)
-        _score(runs, name, weights, *overrides, "search.proxy=predictions")
-        rows += _proxy_rows(run, mixtures, {"components": label})
+        score_mixtures(runs, name, weights, *overrides)
+        score_mixtures(runs, name, weights, *overrides, "search.proxy=predictions")
+        rows += proxy_rows(run, mixtures, {"components": label})
     return rows
 
 
@@ -127,18 +128,19 @@ def _methods(
         overrides = [*settings, f"merge.method={method}"]
         overrides += [f"+merge.parameters.{key}={value}" for key, value in parameters.items()]
         named = {f"{label}:{key}": row for key, row in mixtures.items()}
-        _score(runs, run, {name: row["merge_weights"] for name, row in named.items()}, *overrides)
-        rows += _proxy_rows(runs / run, named, {"components": components, "method": label})
+        score_mixtures(runs, run, {name: row["merge_weights"] for name, row in named.items()}, *overrides)
+        rows += proxy_rows(runs / run, named, {"components": components, "method": label})
     return rows
 
 
-def _score(runs: Path, name: str, mixtures: dict[str, dict[str, float]], *overrides: str) -> None:
+def score_mixtures(runs: Path, name: str, mixtures: dict[str, dict[str, float]], *overrides: str) -> None:
+    """Score proxies of a run's components in memory, by weights of the components."""
     path = runs / name / "mixtures.json"
     write_json(path, mixtures)
     nemo_demix(runs, "score", f"score.mixtures={path}", *overrides, name=name)
 
 
-def _proxy_rows(run: Path, mixtures: dict[str, Any], more: dict[str, Any]) -> list[dict[str, Any]]:
+def proxy_rows(run: Path, mixtures: dict[str, Any], more: dict[str, Any]) -> list[dict[str, Any]]:
     """The proxies of these names, merges and predictions."""
     lines = json_lines(run / "scores" / "proxies.jsonl")
     found = {(row["proxy"], row["name"]): row for row in lines if row["name"] in mixtures}
@@ -320,12 +322,13 @@ def own_sets(rows: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({row["components"] for row in rows if row["kind"] == "predictions"} - set(BETAS))
 
 
-def deciding_of(rows: Sequence[dict[str, Any]], study: Study) -> DecisionStudy:
-    """The figures of the decision."""
+def deciding_of(rows: Sequence[dict[str, Any]], study: Study, proxies: Proxies | None = None) -> DecisionStudy:
+    """The figures of the decision by these stand-ins; None: by all of `stand_ins`."""
     meta = _meta_of(rows)
+    judged = stand_ins(rows) if proxies is None else proxies
     return DecisionStudy.of(
         study.orders_macro,
-        {name: [study.macro(**one) for one in each] for name, each in stand_ins(rows).items()},
+        {name: [study.macro(**one) for one in each] for name, each in judged.items()},
         study.data(meta["dataset_capability"]),
         study.samples_SR,
         equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"]),

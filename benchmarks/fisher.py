@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _decision import DecisionStudy
+from _decision import DecisionStudy, with_interval
 from _fresh import decided, figures, mixtures_of
 from _provenance import RESULTS, finish
 from _study import RECIPE, branch, json_lines, nemo_demix, values
@@ -73,8 +73,7 @@ def all_figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         judged = DecisionStudy.joined(each).whole
         for other in ("merge", "predictions"):
             above = rho_difference(judged[FISHER], judged[other], CONFIDENCE)
-            name = f"objective_rho{tail}_{FISHER}_minus_{other}"
-            summary |= {name: above.value, f"{name}_lo": above.low, f"{name}_hi": above.high}
+            summary |= with_interval(f"objective_rho{tail}_{FISHER}_minus_{other}", above)
     return summary
 
 

@@ -9,21 +9,19 @@ predictions, whose probabilities are held above 1e-5. One set of components each
 resumes; two hours on one core. --quick works the figures out again from the committed scores.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _decision import DecisionStudy
+from _decision import with_interval
 from _fresh import given_rows
 from _provenance import finish
-from _study import RECIPE, branch, json_lines, nemo_demix, values
-from fidelity import CONFIDENCE, SETS, collect, meta_row, study_of
+from _study import RECIPE, branch, nemo_demix, values
+from fidelity import CONFIDENCE, SETS, collect, deciding_of, meta_row, proxy_rows, score_mixtures, study_of
 
 from nemo_demix.artifacts import read_json, write_json
 from nemo_demix.config import load_resolved
 from nemo_demix.fidelity.decision import rho_difference
-from nemo_demix.fidelity.equal_cost import equal_cost
 from nemo_demix.mixture import BlendMatrix
 from nemo_demix.prepared import PreparedRun
 from nemo_demix.scoring.suite import build_suite
@@ -54,40 +52,24 @@ def collect_all(runs: Path) -> list[dict[str, Any]]:
     """Train and score what is not there yet; one row a model or proxy, with its scores by name."""
     rows = [*collect(runs, 1, (), *OWN), meta_row(runs)]
     mixtures = {row["name"]: row for row in rows if row["kind"] == "mixture" and row["name"] == row["mixture"]}
-    branch(runs, OF_FISHER)
+    run = branch(runs, OF_FISHER)
     nemo_demix(runs, "train", "role=component", *KEPT, name=OF_FISHER)
-    given = {name: row["merge_weights"] for name, row in mixtures.items()}
-    rows += proxy_rows(runs, OF_FISHER, given, FISHER, ("merge",), KEPT)
+    score_mixtures(runs, OF_FISHER, {name: row["merge_weights"] for name, row in mixtures.items()}, *KEPT)
+    rows += proxy_rows(run, mixtures, {"components": "seed_0", "method": FISHER})
 
     run = branch(runs, OF_PAPER, "models/component/general")
     nemo_demix(runs, "train", "role=component", *PAPERS, name=OF_PAPER)
     blend = blend_matrix(load_resolved(run / "config.yaml"))
     nearest = {name: blend.merge_weights_for(row["data_shares"])[0] for name, row in mixtures.items()}
-    rows += proxy_rows(runs, OF_PAPER, nearest, f"merge_{EDGE}", ("merge", "predictions"), PAPERS)
+    score_mixtures(runs, OF_PAPER, nearest, *PAPERS)
+    score_mixtures(runs, OF_PAPER, nearest, *PAPERS, "search.proxy=predictions")
+    rows += proxy_rows(run, mixtures, {"components": "beta_50", "method": EDGE})
     exact = {name: exact_weights(blend, row["data_shares"]) for name, row in mixtures.items()}
     rows += [{"kind": "weights", "name": name, "merge_weights": weights} for name, weights in exact.items()]
     merged, predicted = merged_scores(runs, exact), predicted_scores(run, exact)
     rows += [{**STAND_INS[f"merge_{NEGATIVE}"], "name": name, "scores": one} for name, one in merged.items()]
     rows += [{**STAND_INS[f"predictions_{NEGATIVE}"], "name": name, "scores": one} for name, one in predicted.items()]
     return rows
-
-
-def proxy_rows(
-    runs: Path,
-    name: str,
-    mixtures: dict[str, dict[str, float]],
-    stand_in: str,
-    proxies: Sequence[str],
-    settings: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Score proxies of a run's components in memory; a row each, which says what it is as `stand_in`'s do."""
-    path = runs / name / "mixtures.json"
-    write_json(path, mixtures)
-    for proxy in proxies:
-        nemo_demix(runs, "score", *settings, f"score.mixtures={path}", f"search.proxy={proxy}", name=name)
-    scored = json_lines(runs / name / "scores" / "proxies.jsonl")
-    said = STAND_INS[stand_in]
-    return [{**said, "kind": row["proxy"], "name": row["name"], "scores": values(row["scores"])} for row in scored]
 
 
 def exact_weights(blend: BlendMatrix, shares: dict[str, float]) -> dict[str, float]:
@@ -130,19 +112,14 @@ def predicted_scores(run: Path, mixtures: dict[str, dict[str, float]]) -> dict[s
 
 def all_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of the decision, how far the stand-ins are apart, and how many mixtures are beyond the paper's."""
-    meta = next(row for row in rows if row["kind"] == "meta")
     summary: dict[str, Any] = {}
     for label, (_, tail) in SETS.items():
-        study = study_of(rows, label, 0)
-        cost = equal_cost(len(study.mixtures), meta["component_tokens"], meta["reference_tokens"])
-        found = {name: [study.macro(**one)] for name, one in STAND_INS.items()}
-        data = study.data(meta["dataset_capability"])
-        deciding = DecisionStudy.of(study.orders_macro, found, data, study.samples_SR, cost)
+        proxies = {name: [one] for name, one in STAND_INS.items()}
+        deciding = deciding_of(rows, study_of(rows, label, 0), proxies)
         summary |= {key: value for key, value in deciding.summary(CONFIDENCE, tail, {}).items() if "null" not in key}
         for one, other in PAIRS:
             apart = rho_difference(deciding.whole[one], deciding.whole[other], CONFIDENCE)
-            name = f"objective_rho{tail}_{one}_minus_{other}"
-            summary |= {name: apart.value, f"{name}_lo": apart.low, f"{name}_hi": apart.high}
+            summary |= with_interval(f"objective_rho{tail}_{one}_minus_{other}", apart)
     least = [min(row["merge_weights"].values()) for row in rows if row["kind"] == "weights"]
     return summary | {"num_references": len(least), "num_beyond": sum(one < 0 for one in least), "least": min(least)}
 
